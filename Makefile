@@ -1,0 +1,90 @@
+# One target for each check, and CI runs the same ones (.ci/run). `make help` lists them.
+#
+# All of them work on a fresh Debian 12 as root, from a clean clone, with no more than the Rust toolchain and make, and can be
+# run again. They start no service of the system; what tests and demo start, they stop.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+# One cargo at a time: they would wait for each other's lock anyway, and mix their output.
+.NOTPARALLEL:
+
+CARGO ?= cargo
+# `test` builds for the workspace as a whole, never for one package: features would be resolved anew, and half of the
+# dependencies built again. --tests, so that the programs under test and the tests are built with the same ones.
+BUILD_TESTS := $(CARGO) build --workspace --bins --tests --locked
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: install ## the main job for real, in about a minute; KEEP=1 leaves it running until Ctrl-C
+	$(CARGO) build --workspace --bins --locked
+	@KEEP="$(KEEP)" $(CARGO) run --locked --quiet --bin defib-demo
+
+.PHONY: test
+test: install fmt clippy doc unit-and-e2e ## everything that must hold
+
+.PHONY: install
+install: toolchain ## what is missing of the Debian packages in deploy/dev/packages.txt
+	@deploy/dev/install.sh
+
+.PHONY: toolchain
+toolchain:
+	@command -v $(CARGO) >/dev/null || { echo "no cargo: install Rust, see rust-version in Cargo.toml" >&2; exit 1; }
+	@$(CARGO) fmt --version >/dev/null 2>&1 && $(CARGO) clippy --version >/dev/null 2>&1 || rustup component add rustfmt clippy
+
+.PHONY: fmt
+fmt: ## formatting, as a check; `cargo fmt --all` mends it
+	$(CARGO) fmt --all --check
+
+.PHONY: clippy
+clippy: ## lints, warnings denied
+	$(CARGO) clippy --workspace --all-targets --locked -- --deny warnings
+
+.PHONY: doc
+doc: ## documentation, warnings denied
+	RUSTDOCFLAGS='--deny warnings' $(CARGO) doc --workspace --no-deps --document-private-items --locked
+
+# The programs first: cargo builds those of other packages only when asked to, and the whole-program tests start them.
+.PHONY: unit-and-e2e
+unit-and-e2e:
+	$(BUILD_TESTS)
+	$(CARGO) test --workspace --locked
+
+.PHONY: unit
+unit: ## all tests but the whole-program ones
+	$(CARGO) test --workspace --exclude defib-tests --locked
+
+.PHONY: e2e
+e2e: install ## the whole-program tests alone, on a real Postgres and a real Docker engine
+	$(BUILD_TESTS)
+	$(CARGO) test --package defib-tests --locked
+
+.PHONY: deploy
+deploy: install ## the files of deploy/ against the program and the published schemas
+	$(BUILD_TESTS)
+	$(CARGO) test --workspace --test deploy --locked
+
+.PHONY: env-file
+env-file: ## writes deploy/defib.env anew from the table of knobs
+	$(CARGO) build --workspace --bins --locked
+	$(CARGO) run --locked --quiet --bin defib -- help-env >deploy/defib.env.new
+	mv deploy/defib.env.new deploy/defib.env
+
+# Not a part of `test`: cargo-deny takes minutes to build, and its advisories come from a repository, not from a registry.
+.PHONY: deny
+deny: ## licences, sources and duplicates of the dependencies; ADVISORIES=1 also known vulnerabilities
+	@$(CARGO) deny --version >/dev/null 2>&1 || { echo "no cargo-deny: cargo install --locked cargo-deny" >&2; exit 1; }
+	$(CARGO) deny --locked check licenses bans sources $(if $(ADVISORIES),advisories)
+
+.PHONY: alerts
+alerts: ## the alerts of deploy/prometheus against made-up series
+	@command -v promtool >/dev/null || { echo "no promtool: apt-get install prometheus" >&2; exit 1; }
+	promtool check rules deploy/prometheus/alerts.yaml
+	promtool test rules deploy/prometheus/alerts.test.yaml
+
+.PHONY: clean
+clean: ## removes what was built
+	$(CARGO) clean

@@ -1,0 +1,202 @@
+//! `defib check`: is everything reachable, permitted and sanely tuned? Every line that is not well says what to do.
+
+use std::time::Duration;
+
+use defib_policy::moment::Timestamp;
+use defib_store::{CheckFacts, SchemaState, Store};
+
+use super::{Ended, show};
+use crate::config::Config;
+use crate::logging::{chain, printable};
+use crate::{clock, daemon};
+
+/// Clocks further apart than this are worth a word: verdicts do not depend on it, people reading timelines do.
+const SKEW_MAX: Duration = Duration::from_secs(2);
+
+/// The findings, printed as they come.
+#[derive(Default)]
+struct Findings {
+    failed: usize,
+}
+
+impl Findings {
+    fn well(&self, what: &str, detail: &str) {
+        let _ = self;
+        println!("ok    {what}: {detail}");
+    }
+
+    fn note(&self, what: &str, detail: &str) {
+        let _ = self;
+        println!("note  {what}: {detail}");
+    }
+
+    fn fail(&mut self, what: &str, detail: &str) {
+        self.failed += 1;
+        println!("FAIL  {what}: {detail}");
+    }
+}
+
+pub(super) async fn run(config: &Config) -> anyhow::Result<Ended> {
+    let mut findings = Findings::default();
+    let clock = clock::monotonic();
+    let store = daemon::store(&config.database_url, "defib check", clock.clone())?;
+    let now = check_database(&mut findings, config, &store).await;
+    for engine in daemon::engines(config, &clock)?.values() {
+        let what = format!("engine {}", engine.name());
+        match engine.check().await {
+            Ok(found) => findings.well(
+                &what,
+                &format!(
+                    "{} {} (API {}), {} containers, id {}",
+                    printable(&found.name),
+                    printable(&found.version),
+                    printable(&found.api_version),
+                    found.containers,
+                    printable(&found.id)
+                ),
+            ),
+            Err(error) => findings.fail(
+                &what,
+                &format!("{}. Is it running at {}, and may this user use it?", chain(&error), engine.settings().url),
+            ),
+        }
+    }
+    check_tuning(&findings, config, now.as_ref());
+    if findings.failed == 0 {
+        println!("\nall is well");
+        return Ok(Ended::Well);
+    }
+    println!("\n{} to mend", findings.failed);
+    Ok(Ended::Failed)
+}
+
+async fn check_database(findings: &mut Findings, config: &Config, store: &Store) -> Option<CheckFacts> {
+    let facts = match store.check_facts().await {
+        Ok(facts) => facts,
+        Err(error) => {
+            findings.fail("database", &format!("{}. Is DEFIB_DATABASE_URL right?", chain(&error)));
+            return None;
+        }
+    };
+    findings.well(
+        "database",
+        &format!("Postgres {} as {} in {}", facts.server_version, printable(&facts.user), printable(&facts.database)),
+    );
+    let skew = skew(facts.our_now, facts.now);
+    if skew > SKEW_MAX {
+        findings.note(
+            "clock",
+            &format!(
+                "ours and the database's differ by {}; ages are computed by the database, so verdicts stand",
+                show::age(skew)
+            ),
+        );
+    }
+    if facts.in_recovery || facts.read_only {
+        findings.fail("database", "it is read-only (a stand-by?): nothing can be claimed, so nothing is restarted. Point DEFIB_DATABASE_URL at the primary");
+    }
+    match facts.schema {
+        SchemaState::Current => findings.well("schema", "defib is up to date"),
+        SchemaState::Missing => {
+            findings.fail("schema", "there is no schema defib. Run `defib migrate`");
+            return Some(facts);
+        }
+        SchemaState::Older { have, want } => {
+            findings.fail("schema", &format!("version {have}, this program needs {want}. Run `defib migrate`"));
+        }
+        SchemaState::Newer { have, want } => {
+            findings.fail("schema", &format!("version {have}, this program knows {want}. Use a newer defib"));
+        }
+    }
+    for role in facts.roles.iter().filter(|role| !role.exists) {
+        findings.note(
+            "role",
+            &format!("{} does not exist. Have a superuser create it, then `defib migrate` again", role.name),
+        );
+    }
+    let missing: Vec<String> = facts
+        .privileges
+        .iter()
+        .filter(|privilege| !privilege.granted)
+        .map(|privilege| format!("{} on {}", privilege.needed, privilege.object))
+        .collect();
+    if missing.is_empty() {
+        findings.well("rights", "all that the daemon needs");
+    } else {
+        findings.fail(
+            "rights",
+            &format!("missing: {}. Grant the role defib_daemon to {}", missing.join(", "), printable(&facts.user)),
+        );
+    }
+    check_fleet(findings, config, &facts);
+    Some(facts)
+}
+
+fn check_fleet(findings: &mut Findings, config: &Config, facts: &CheckFacts) {
+    let fleet = match &facts.fleet {
+        Ok(fleet) => fleet,
+        Err(error) => return findings.fail("fleet", &format!("defib.fleet cannot be read: {}", printable(error))),
+    };
+    let is_watched =
+        |status: &Option<String>| status.as_ref().is_some_and(|status| config.watched_statuses.contains(status));
+    let watched: i64 = fleet.by_status.iter().filter(|(status, _)| is_watched(status)).map(|(_, count)| count).sum();
+    let all: i64 = fleet.by_status.iter().map(|(_, count)| count).sum();
+    let detail = format!(
+        "{watched} of {all} workspaces have a watched status, {} are suspended, {} never sent a heartbeat",
+        fleet.suspended, fleet.never_beat
+    );
+    if watched == 0 && all > 0 {
+        findings.note(
+            "fleet",
+            &format!(
+                "{detail}. Does DEFIB_WATCHED_STATUSES ({}) name the platform's words?",
+                config.watched_statuses.join(",")
+            ),
+        );
+    } else {
+        findings.well("fleet", &detail);
+    }
+    // The median age of a healthy fleet is half an interval. Twice that is an estimate that a skewed or half dead fleet
+    // can only make too large, and too large warns too soon.
+    if let Some([_, median, _, _]) = fleet.heartbeat_ages {
+        let interval = median * 2;
+        if interval > config.policy.recent_max / 2 {
+            findings.note("tuning", &format!(
+                "half of the fleet's heartbeats are older than {}: with an interval of about {} DEFIB_RECENT_MAX={} is less than two of them, and healthy workspaces look stale",
+                show::age(median), show::age(interval), show::age(config.policy.recent_max)
+            ));
+        }
+    }
+}
+
+fn check_tuning(findings: &Findings, config: &Config, facts: Option<&CheckFacts>) {
+    let policy = &config.policy;
+    if policy.dead_window < 2 * policy.poll_interval {
+        findings.note(
+            "tuning",
+            "DEFIB_DEAD_WINDOW is less than two polls: without engine events two misses may never fit into it",
+        );
+    }
+    if config.engine_timeout > policy.poll_interval {
+        findings.note("tuning", "DEFIB_ENGINE_TIMEOUT is longer than DEFIB_POLL_INTERVAL: a slow engine is looked at less often than it is polled");
+    }
+    if policy.settle < policy.heartbeat_interval {
+        findings.note("tuning", "DEFIB_SETTLE is shorter than DEFIB_HEARTBEAT_INTERVAL: a new incarnation may be judged before its first heartbeat is due");
+    }
+    if let Some(facts) = facts {
+        let uptime = facts.now.since(facts.started_at);
+        if uptime < policy.recent_max {
+            findings.note(
+                "heartbeats",
+                &format!(
+                    "the database started {} ago: stale heartbeats are held against nobody for one window",
+                    show::age(uptime)
+                ),
+            );
+        }
+    }
+}
+
+fn skew(ours: Timestamp, theirs: Timestamp) -> Duration {
+    ours.since(theirs).max(theirs.since(ours))
+}

@@ -1,0 +1,168 @@
+//! `defib explain`: what is held to be true of a workspace, on what evidence, what would change it, and how it came to that.
+
+use defib_policy::id::WorkspaceId;
+use defib_store::{Explanation, Store, TimelineEntry, TimelineWhat};
+use serde_json::{Value, json};
+
+use super::{Ended, Format, show};
+use crate::logging::printable;
+
+pub(super) async fn run(store: &Store, workspace: &str, format: Format, limit: i64) -> anyhow::Result<Ended> {
+    let id = WorkspaceId::from(workspace);
+    let explanation = store.explain(&id, limit).await?;
+    let known = explanation.workspace.is_some();
+    if !known && explanation.timeline.is_empty() {
+        eprintln!(
+            "defib: there is no workspace {} in defib.fleet, and nothing is recorded about it",
+            printable(workspace)
+        );
+        return Ok(Ended::Failed);
+    }
+    if format == Format::Json {
+        println!("{}", serde_json::to_string_pretty(&as_json(&explanation))?);
+    } else {
+        print(workspace, &explanation);
+    }
+    Ok(Ended::Well)
+}
+
+fn print(workspace: &str, explanation: &Explanation) {
+    println!("{}", printable(workspace));
+    match &explanation.workspace {
+        None => println!("  not in defib.fleet any more"),
+        Some(row) => {
+            let container = explanation.container_ref.as_deref().or(explanation.instance_ref.as_deref());
+            println!(
+                "  status {}{}, kind {}, engine {}, container {}",
+                show::or_dash(row.status.as_deref()),
+                if row.suspended == Some(true) { " (suspended: never touched)" } else { "" },
+                show::or_dash(row.kind.as_deref()),
+                show::or_dash(row.engine.as_deref()),
+                container.map_or_else(|| "found by its label".to_owned(), printable),
+            );
+            let heartbeat =
+                row.heartbeat_ago.map_or_else(|| "never".to_owned(), |ago| format!("{} ago", show::age(ago)));
+            println!("  last sign of life {heartbeat}");
+            match &row.verdict {
+                None => println!("  verdict: alive, or not judged (see `defib status`)"),
+                Some(current) => {
+                    println!("  verdict: {} for {}", current.verdict, show::age(current.since_ago));
+                    println!("    because  {} (rule {})", printable(&current.because), printable(&current.rule));
+                    if let Some(change) = text(&current.evidence, "would_change") {
+                        println!("    changes  with {}", printable(change));
+                    }
+                    if let Some(held) = &current.held {
+                        let sentence = defib_policy::verdict::Held::ALL.iter().find(|known| known.label() == held);
+                        println!(
+                            "    held     {}",
+                            sentence.map_or_else(|| printable(held), |held| held.sentence().to_owned())
+                        );
+                    }
+                }
+            }
+        }
+    }
+    for hold in &explanation.holds {
+        let until =
+            hold.expires_at.map_or_else(|| "until released".to_owned(), |at| format!("until {}", show::clock(at)));
+        println!("  restarts held {until} by {}: {}", printable(&hold.owner), printable(&hold.reason));
+    }
+    println!("\n  timeline (database clock, now {})", show::clock(explanation.now));
+    if explanation.timeline.is_empty() {
+        println!("    nothing recorded: it was never in doubt");
+    }
+    for entry in &explanation.timeline {
+        println!("    {}  {}", show::clock(entry.at), line(&entry.what));
+    }
+}
+
+fn line(what: &TimelineWhat) -> String {
+    match what {
+        TimelineWhat::Verdict { from, to, evidence } => {
+            let because = text(evidence, "because").unwrap_or_default();
+            let rule = text(evidence, "rule").unwrap_or_default();
+            let held = text(evidence, "held").map_or_else(String::new, |held| format!(" [held: {held}]"));
+            printable(&format!(
+                "verdict    {} -> {to}: {because} (rule {rule}){held}",
+                from.as_deref().unwrap_or("(none)")
+            ))
+        }
+        TimelineWhat::Claimed { attempt, container_id, verdict, claimed_by, evidence, .. } => {
+            let container = container_id.as_deref().map_or("missing", |id| id.get(..12).unwrap_or(id));
+            let because = text(evidence, "because").unwrap_or_default();
+            printable(&format!(
+                "restart    attempt {attempt} of container {container} claimed by {} as {verdict}: {because}",
+                claimed_by.as_deref().unwrap_or("unknown")
+            ))
+        }
+        TimelineWhat::Finished { outcome, error, .. } => {
+            let error = error.as_deref().map_or_else(String::new, |error| format!(": {error}"));
+            printable(&format!("restart    {outcome}{error}"))
+        }
+        TimelineWhat::Recovered { .. } => "restart    recovered: a heartbeat newer than the restart".to_owned(),
+        TimelineWhat::Acknowledged { .. } => "operator   acknowledged; its attempts no longer count".to_owned(),
+        TimelineWhat::Suspected { reporter, reason, http_status, detail } => {
+            let status = http_status.map_or_else(String::new, |status| format!(" (HTTP {status})"));
+            let detail = detail.as_deref().map_or_else(String::new, |detail| format!(": {detail}"));
+            printable(&format!("suspicion  by {reporter}: {reason}{status}{detail}"))
+        }
+        TimelineWhat::Held { scope, owner, reason, .. } => {
+            printable(&format!("operator   {owner} held restarts ({scope}): {reason}"))
+        }
+        TimelineWhat::Released { scope, owner } => printable(&format!("operator   hold of {owner} released ({scope})")),
+    }
+}
+
+fn text<'a>(evidence: &'a Value, key: &str) -> Option<&'a str> {
+    evidence.get(key)?.as_str()
+}
+
+fn as_json(explanation: &Explanation) -> Value {
+    let entry = |entry: &TimelineEntry| {
+        let mut what = match &entry.what {
+            TimelineWhat::Verdict { from, to, evidence } => {
+                json!({ "what": "verdict", "from": from, "to": to, "evidence": evidence })
+            }
+            TimelineWhat::Claimed { id, attempt, container_id, verdict, claimed_by, evidence } => json!({
+                "what": "claimed", "attempt_id": id, "attempt": attempt, "container_id": container_id,
+                "verdict": verdict, "claimed_by": claimed_by, "evidence": evidence
+            }),
+            TimelineWhat::Finished { id, outcome, error } => {
+                json!({ "what": "finished", "attempt_id": id, "outcome": outcome, "error": error })
+            }
+            TimelineWhat::Recovered { id } => json!({ "what": "recovered", "attempt_id": id }),
+            TimelineWhat::Acknowledged { id } => json!({ "what": "acknowledged", "attempt_id": id }),
+            TimelineWhat::Suspected { reporter, reason, http_status, detail } => json!({
+                "what": "suspected", "reporter": reporter, "reason": reason, "http_status": http_status, "detail": detail
+            }),
+            TimelineWhat::Held { scope, owner, reason, expires_at } => json!({
+                "what": "held", "scope": scope, "owner": owner, "reason": reason, "expires_at": expires_at
+            }),
+            TimelineWhat::Released { scope, owner } => json!({ "what": "released", "scope": scope, "owner": owner }),
+        };
+        if let Some(object) = what.as_object_mut() {
+            object.insert("at".to_owned(), json!(entry.at));
+        }
+        what
+    };
+    let row = explanation.workspace.as_ref();
+    let current = row.and_then(|row| row.verdict.as_ref());
+    json!({
+        "now": explanation.now,
+        "workspace_id": row.map(|row| &row.id),
+        "status": row.and_then(|row| row.status.as_ref()),
+        "suspended": row.and_then(|row| row.suspended),
+        "container_ref": explanation.container_ref,
+        "instance_ref": explanation.instance_ref,
+        "heartbeat_age_seconds": row.and_then(|row| row.heartbeat_ago).map(|ago| ago.as_secs_f64()),
+        "verdict": current.map(|current| json!({
+            "verdict": current.verdict,
+            "since_seconds": current.since_ago.as_secs_f64(),
+            "rule": current.rule,
+            "because": current.because,
+            "held": current.held,
+            "evidence": current.evidence,
+        })),
+        "timeline": explanation.timeline.iter().map(entry).collect::<Vec<Value>>(),
+    })
+}

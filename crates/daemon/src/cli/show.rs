@@ -1,0 +1,67 @@
+//! How commands write things: ages, tables, text from outside.
+
+use std::time::Duration;
+
+use comfy_table::presets::NOTHING;
+use comfy_table::{ContentArrangement, Table};
+use defib_policy::moment::Timestamp;
+
+use crate::logging::printable;
+
+/// An age in at most two units: `3s`, `4m 12s`, `2d 3h`.
+pub(super) fn age(age: Duration) -> String {
+    let seconds = age.as_secs();
+    let whole = match seconds {
+        0..3_600 => seconds,
+        3_600..86_400 => seconds - seconds % 60,
+        _ => seconds - seconds % 3_600,
+    };
+    humantime::format_duration(Duration::from_secs(whole)).to_string()
+}
+
+/// A clock reading as `2026-11-23 18:19:40.123Z`.
+pub(super) fn clock(at: Timestamp) -> String {
+    let text = at.to_string().replace('T', " ");
+    text.get(..23).map_or_else(|| text.clone(), |short| format!("{short}Z"))
+}
+
+/// Text from outside, or a dash.
+pub(super) fn or_dash(text: Option<&str>) -> String {
+    text.map_or_else(|| "-".to_owned(), printable)
+}
+
+/// A table without lines, which `awk` and people can both read.
+pub(super) fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Disabled).set_header(header);
+    table
+}
+
+/// Prints a table without the padding at its edges.
+pub(super) fn print(table: &Table) {
+    for line in table.lines() {
+        println!("{}", line.trim_end().strip_prefix(' ').unwrap_or(&line).trim_end());
+    }
+}
+
+/// The login of who runs the command, for the record.
+pub(super) fn user() -> String {
+    std::env::var("SUDO_USER").or_else(|_| std::env::var("USER")).unwrap_or_else(|_| "unknown".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_have_two_units_at_most() {
+        for (seconds, text) in [(0, "0s"), (59, "59s"), (252, "4m 12s"), (7_384, "2h 3m"), (183_700, "2days 3h")] {
+            assert_eq!(age(Duration::from_secs(seconds)), text);
+        }
+    }
+
+    #[test]
+    fn a_clock_reading_has_milliseconds() {
+        assert_eq!(clock(Timestamp(1_709_210_096_123_456)), "2024-02-29 12:34:56.123Z");
+    }
+}

@@ -1,0 +1,108 @@
+//! `defib status`: the fleet with its verdicts, from the tables alone.
+
+use defib_store::{StatusRow, Store};
+use serde_json::{Value, json};
+
+use super::{Ended, Format, show};
+use crate::logging::printable;
+
+pub(super) async fn run(store: &Store, watched: &[String], format: Format, troubled: bool) -> anyhow::Result<Ended> {
+    let mut rows = store.status().await?;
+    let holds = store.holds().await?;
+    if troubled {
+        rows.retain(|row| row.verdict.is_some());
+    }
+    if format == Format::Json {
+        let rows: Vec<Value> = rows.iter().map(|row| as_json(row, watched)).collect();
+        println!("{}", serde_json::to_string_pretty(&rows)?);
+        return Ok(Ended::Well);
+    }
+    let mut table =
+        show::table(&["WORKSPACE", "NAME", "STATUS", "VERDICT", "SINCE", "HEARTBEAT", "ENGINE", "LAST RESTART", "WHY"]);
+    for row in &rows {
+        table.add_row(cells(row, watched));
+    }
+    show::print(&table);
+    let alive = rows.iter().filter(|row| standing(row, watched) == "alive").count();
+    println!("\n{} workspaces, {alive} alive", rows.len());
+    for hold in holds {
+        let (scope, target) = hold.scope.parts();
+        let until =
+            hold.expires_in.map_or_else(|| "until released".to_owned(), |left| format!("for {} more", show::age(left)));
+        println!(
+            "restarts held: {scope} {} {until}, by {}: {}",
+            printable(target.unwrap_or_default()),
+            printable(&hold.owner),
+            printable(&hold.reason)
+        );
+    }
+    Ok(Ended::Well)
+}
+
+/// The verdict; or why there is none.
+pub(super) fn standing<'a>(row: &'a StatusRow, watched: &[String]) -> &'a str {
+    match &row.verdict {
+        _ if row.suspended == Some(true) => "suspended",
+        _ if !watched.iter().any(|status| Some(status) == row.status.as_ref()) => "not watched",
+        Some(current) => &current.verdict,
+        None => "alive",
+    }
+}
+
+fn cells(row: &StatusRow, watched: &[String]) -> [String; 9] {
+    let standing = standing(row, watched);
+    let current = row.verdict.as_ref().filter(|current| current.verdict == standing);
+    let restart = row.last_restart.as_ref().map_or_else(
+        || "-".to_owned(),
+        |last| {
+            let outcome = match (&last.outcome, last.recovered_ago) {
+                (_, Some(_)) => "recovered",
+                (Some(outcome), None) => outcome,
+                (None, None) => "under way",
+            };
+            format!("{outcome} {} ago (attempt {})", show::age(last.claimed_ago), last.attempt)
+        },
+    );
+    let why = current.map_or_else(String::new, |current| {
+        let held = current.held.as_ref().map_or_else(String::new, |held| format!(" [held: {}]", printable(held)));
+        format!("{}{held}", printable(&current.because))
+    });
+    [
+        printable(&row.id),
+        show::or_dash(row.name.as_deref()),
+        show::or_dash(row.status.as_deref()),
+        standing.to_owned(),
+        current.map_or_else(|| "-".to_owned(), |current| show::age(current.since_ago)),
+        row.heartbeat_ago.map_or_else(|| "never".to_owned(), |ago| format!("{} ago", show::age(ago))),
+        show::or_dash(row.engine.as_deref()),
+        restart,
+        why,
+    ]
+}
+
+fn as_json(row: &StatusRow, watched: &[String]) -> Value {
+    let current = row.verdict.as_ref();
+    let seconds = |age: std::time::Duration| age.as_secs_f64();
+    json!({
+        "workspace_id": row.id,
+        "name": row.name,
+        "status": row.status,
+        "kind": row.kind,
+        "engine": row.engine,
+        "suspended": row.suspended,
+        "verdict": standing(row, watched),
+        "verdict_since_seconds": current.map(|current| seconds(current.since_ago)),
+        "rule": current.map(|current| current.rule.as_str()),
+        "because": current.map(|current| current.because.as_str()),
+        "held": current.and_then(|current| current.held.as_deref()),
+        "evidence": current.map(|current| &current.evidence),
+        "heartbeat_age_seconds": row.heartbeat_ago.map(seconds),
+        "last_restart": row.last_restart.as_ref().map(|last| json!({
+            "id": last.id,
+            "attempt": last.attempt,
+            "outcome": last.outcome,
+            "claimed_seconds_ago": seconds(last.claimed_ago),
+            "recovered_seconds_ago": last.recovered_ago.map(seconds),
+        })),
+    })
+}

@@ -1,0 +1,322 @@
+//! Configuration: read once from flags and the environment, checked as a whole, and typed from then on.
+//!
+//! An operator mends a bad environment in one go, so every fault is collected before any is printed. A variable that starts
+//! with `DEFIB_` and is not known is a fault too: a misspelt knob that is silently ignored is how a fleet gets restarted by
+//! defaults nobody chose.
+
+pub(crate) mod knobs;
+mod parse;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt::{self, Write as _};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
+use defib_engine::EngineUrl;
+use defib_policy::id::EngineName;
+use defib_policy::settings::{Action, Mode, Settings};
+
+use self::knobs::{KNOBS, Kind, Knob};
+use self::parse::Reader;
+
+/// Text that is never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Secret(String);
+
+impl Secret {
+    pub(crate) fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(secret)")
+    }
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LogFormat {
+    Auto,
+    Text,
+    Json,
+}
+
+/// Everything that `defib run` is told.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    pub(crate) database_url: Secret,
+    pub(crate) listen_database_url: Secret,
+    pub(crate) engines: Vec<(EngineName, EngineUrl)>,
+    pub(crate) workspace_label: String,
+    pub(crate) engine_timeout: Duration,
+    pub(crate) watched_statuses: Vec<String>,
+    pub(crate) policy: Settings,
+    pub(crate) restart_concurrency: usize,
+    pub(crate) restart_timeout: Duration,
+    pub(crate) stop_grace: Duration,
+    pub(crate) replica_id: String,
+    pub(crate) listen_addr: SocketAddr,
+    pub(crate) retention: Duration,
+    pub(crate) suspicion_retention: Duration,
+    pub(crate) auto_migrate: bool,
+    pub(crate) log: String,
+    pub(crate) log_format: LogFormat,
+}
+
+/// Everything that is wrong with the configuration.
+#[derive(Debug, Default)]
+pub(crate) struct Faults(pub(crate) Vec<String>);
+
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, fault) in self.0.iter().enumerate() {
+            write!(f, "{}defib: {fault}", if n == 0 { "" } else { "\n" })?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Faults {}
+
+/// The knobs as given, before they are checked. Flags win over variables, and an empty variable counts as unset.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct RawKnobs(BTreeMap<&'static str, Given>);
+
+/// One given value, and where it came from.
+#[derive(Clone, Debug)]
+struct Given {
+    value: OsString,
+    by_flag: bool,
+}
+
+impl FromArgMatches for RawKnobs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut raw = Self::default();
+        raw.update_from_arg_matches(matches)?;
+        Ok(raw)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        for knob in KNOBS {
+            if let Ok(Some(value)) = matches.try_get_one::<OsString>(knob.name) {
+                let by_flag = matches.value_source(knob.name) == Some(clap::parser::ValueSource::CommandLine);
+                if by_flag || !value.is_empty() {
+                    self.0.insert(knob.name, Given { value: value.clone(), by_flag });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Args for RawKnobs {
+    fn augment_args(command: Command) -> Command {
+        KNOBS.iter().fold(command, |command, knob| command.arg(argument(knob)))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+/// The clap argument of a knob. Values are taken as they are: clap would stop at the first bad one.
+fn argument(knob: &Knob) -> Arg {
+    let default = knob.default.map_or_else(String::new, |default| format!(" [default: {default}]"));
+    let bounds = knob.bounds();
+    let bounds = if bounds.is_empty() { bounds } else { format!(" [{bounds}]") };
+    Arg::new(knob.name)
+        .long(knob.flag())
+        .env(knob.variable())
+        .hide_env_values(true)
+        .value_name(match knob.kind {
+            Kind::Duration { .. } => "DURATION",
+            Kind::Integer { .. } | Kind::Fraction => "NUMBER",
+            Kind::Choice(_) => "WORD",
+            Kind::List => "LIST",
+            Kind::Engines => "ENGINES",
+            Kind::Address => "ADDRESS",
+            Kind::Text => "TEXT",
+            Kind::Secret => "SECRET",
+        })
+        .value_parser(clap::builder::OsStringValueParser::new())
+        .help_heading(knob.group.heading())
+        .help(format!("{}{default}{bounds}", knob.help))
+}
+
+impl RawKnobs {
+    /// Checks everything and types it.
+    ///
+    /// # Errors
+    /// Every fault at once.
+    pub(crate) fn check(&self, environment: &[(OsString, OsString)]) -> Result<Config, Faults> {
+        let mut read = Reader::new(self, environment);
+        read.refuse_unknown_variables();
+        let database_url = read.secret("DATABASE_URL");
+        if database_url.is_none() {
+            read.fault(NO_DATABASE);
+        }
+        let listen_database_url = read.secret("LISTEN_DATABASE_URL");
+        let engines = read.engines("ENGINES");
+        let policy = Settings {
+            poll_interval: read.duration("POLL_INTERVAL"),
+            heartbeat_interval: read.duration("HEARTBEAT_INTERVAL"),
+            recent_min: read.duration("RECENT_MIN"),
+            recent_max: read.duration("RECENT_MAX"),
+            dead_threshold: read.integer("DEAD_THRESHOLD"),
+            dead_window: read.duration("DEAD_WINDOW"),
+            probe_spacing: read.duration("PROBE_SPACING"),
+            probe_ttl: read.duration("PROBE_TTL"),
+            probe_map_max: read.integer("PROBE_MAP_MAX"),
+            missing_grace: read.duration("MISSING_GRACE"),
+            busy_grace: read.duration("BUSY_GRACE"),
+            wedged_after: read.duration("WEDGED_AFTER"),
+            wedged_action: action(&read.word("WEDGED_ACTION")),
+            unhealthy_action: action(&read.word("UNHEALTHY_ACTION")),
+            settle: read.duration("SETTLE"),
+            backoff_initial: read.duration("BACKOFF_INITIAL"),
+            backoff_max: read.duration("BACKOFF_MAX"),
+            backoff_reset: read.duration("BACKOFF_RESET"),
+            exhausted_after: read.integer("EXHAUSTED_AFTER"),
+            exhausted_retry: read.duration("EXHAUSTED_RETRY"),
+            storm_fraction: read.fraction("STORM_FRACTION"),
+            storm_min: read.integer("STORM_MIN"),
+            storm_cooldown: read.duration("STORM_COOLDOWN"),
+            mode: if read.word("MODE") == "observe" { Mode::Observe } else { Mode::Enforce },
+        };
+        // Read for its validity: who owns an engine is not decided by leases yet.
+        let _ = read.duration("LEASE_TTL");
+        let config = Config {
+            listen_database_url: listen_database_url.or_else(|| database_url.clone()).unwrap_or(Secret(String::new())),
+            database_url: database_url.unwrap_or(Secret(String::new())),
+            engines,
+            workspace_label: read.label("WORKSPACE_LABEL"),
+            engine_timeout: read.duration("ENGINE_TIMEOUT"),
+            watched_statuses: read.list("WATCHED_STATUSES"),
+            restart_concurrency: read.integer("RESTART_CONCURRENCY"),
+            restart_timeout: read.duration("RESTART_TIMEOUT"),
+            stop_grace: read.duration("STOP_GRACE"),
+            replica_id: read.text("REPLICA_ID").unwrap_or_else(replica_id),
+            listen_addr: read.address("LISTEN_ADDR"),
+            retention: read.duration("RETENTION"),
+            suspicion_retention: read.duration("SUSPICION_RETENTION"),
+            auto_migrate: read.word("AUTO_MIGRATE") == "true",
+            log: read.log_filter("LOG"),
+            log_format: match read.word("LOG_FORMAT").as_str() {
+                "text" => LogFormat::Text,
+                "json" => LogFormat::Json,
+                _ => LogFormat::Auto,
+            },
+            policy,
+        };
+        let mut faults = read.into_faults();
+        if faults.is_empty() {
+            faults = config.policy.faults();
+        }
+        if faults.is_empty() { Ok(config) } else { Err(Faults(faults)) }
+    }
+}
+
+/// What commands need that only look at the tables.
+#[derive(Clone, Debug)]
+pub(crate) struct Few {
+    pub(crate) database_url: Secret,
+    pub(crate) watched_statuses: Vec<String>,
+}
+
+/// The knobs of those commands.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct FewKnobs(RawKnobs);
+
+const FEW: [&str; 2] = ["DATABASE_URL", "WATCHED_STATUSES"];
+
+impl FromArgMatches for FewKnobs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        Ok(Self(RawKnobs::from_arg_matches(matches)?))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        self.0.update_from_arg_matches(matches)
+    }
+}
+
+impl Args for FewKnobs {
+    fn augment_args(command: Command) -> Command {
+        KNOBS.iter().filter(|knob| FEW.contains(&knob.name)).fold(command, |command, knob| command.arg(argument(knob)))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FewKnobs {
+    /// Checks them.
+    ///
+    /// # Errors
+    /// Every fault at once.
+    pub(crate) fn check(&self, environment: &[(OsString, OsString)]) -> Result<Few, Faults> {
+        let mut read = Reader::new(&self.0, environment);
+        read.refuse_unknown_variables();
+        let database_url = read.secret("DATABASE_URL");
+        if database_url.is_none() {
+            read.fault(NO_DATABASE);
+        }
+        let watched_statuses = read.list("WATCHED_STATUSES");
+        let faults = read.into_faults();
+        match database_url {
+            Some(database_url) if faults.is_empty() => Ok(Few { database_url, watched_statuses }),
+            _ => Err(Faults(faults)),
+        }
+    }
+}
+
+const NO_DATABASE: &str =
+    "DEFIB_DATABASE_URL is not set: give it (or DEFIB_DATABASE_URL_FILE) a Postgres connection string";
+
+/// An environment file that documents every knob: `deploy/defib.env`.
+pub(crate) fn envfile() -> String {
+    let mut text = String::from(
+        "# The environment of `defib run`: every knob, with its default. Uncomment what you change.\n\
+         # Durations are written 500ms, 5s, 2m, 1h, 7d. A bad value or an unknown DEFIB_ variable stops the start with a line \
+         that names it.\n\
+         # Made by `make env-file`; tests/tests/deploy.rs compares it with the program.\n",
+    );
+    let mut group = None;
+    // Writing to a String cannot fail.
+    for knob in KNOBS {
+        if group != Some(knob.group) {
+            group = Some(knob.group);
+            let _ = writeln!(text, "\n# --- {} ---", knob.group.heading());
+        }
+        let bounds = knob.bounds();
+        let bounds = if bounds.is_empty() { bounds } else { format!(" [{bounds}]") };
+        let line = match knob.name {
+            "DATABASE_URL" => format!("{}=postgres://defib:CHANGE-ME@127.0.0.1:5432/platform", knob.variable()),
+            _ => format!("#{}={}", knob.variable(), knob.default.unwrap_or_default()),
+        };
+        let _ = writeln!(text, "\n# {}{bounds}\n{line}", knob.help);
+    }
+    text
+}
+
+fn action(word: &str) -> Action {
+    match word {
+        "restart" => Action::Restart,
+        "ignore" => Action::Ignore,
+        _ => Action::Report,
+    }
+}
+
+/// Host name and process id: unique while the process lives, and readable in the ledger.
+fn replica_id() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host = host.trim();
+    format!("{}-{}", if host.is_empty() { "defib" } else { host }, std::process::id())
+}
+
+#[cfg(test)]
+mod tests;

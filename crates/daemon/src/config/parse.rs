@@ -1,0 +1,250 @@
+//! From text to types, collecting faults. Each names its variable (or the flag it was given by) and says what would do.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::time::Duration;
+
+use defib_engine::EngineUrl;
+use defib_policy::id::EngineName;
+
+use super::knobs::{KNOBS, Kind, Knob, short};
+use super::{RawKnobs, Secret};
+
+/// Reads knobs one by one and remembers what is wrong. What it returns for a bad one is never used.
+pub(super) struct Reader<'a> {
+    raw: &'a RawKnobs,
+    environment: &'a [(OsString, OsString)],
+    faults: Vec<String>,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) const fn new(raw: &'a RawKnobs, environment: &'a [(OsString, OsString)]) -> Self {
+        Self { raw, environment, faults: Vec::new() }
+    }
+
+    pub(super) fn into_faults(self) -> Vec<String> {
+        self.faults
+    }
+
+    pub(super) fn fault(&mut self, text: impl Into<String>) {
+        self.faults.push(text.into());
+    }
+
+    pub(super) fn refuse_unknown_variables(&mut self) {
+        let known: BTreeSet<String> = KNOBS
+            .iter()
+            .flat_map(|knob| {
+                let file = matches!(knob.kind, Kind::Secret).then(|| format!("{}_FILE", knob.variable()));
+                std::iter::once(knob.variable()).chain(file)
+            })
+            .collect();
+        let in_kubernetes = self.variable("KUBERNETES_SERVICE_HOST").is_some();
+        for (name, _) in self.environment {
+            let name = name.to_string_lossy();
+            if !name.starts_with("DEFIB_") || known.contains(name.as_ref()) || (in_kubernetes && is_service_link(&name))
+            {
+                continue;
+            }
+            let nearest = known.iter().min_by_key(|candidate| strsim::levenshtein(candidate, &name));
+            let hint = nearest.filter(|candidate| strsim::levenshtein(candidate, &name) <= 3).map_or_else(
+                || "see `defib run --help` for those there are".to_owned(),
+                |near| format!("did you mean {near}?"),
+            );
+            self.faults.push(format!("{} is not a variable of defib: {hint}", name.escape_debug()));
+        }
+    }
+
+    fn variable(&self, name: &str) -> Option<&'a OsString> {
+        self.environment.iter().find(|(key, value)| key == name && !value.is_empty()).map(|(_, value)| value)
+    }
+
+    /// The text given for a knob, or its default, and what to call it in a fault.
+    fn given(&mut self, name: &str) -> (Option<String>, String, &'static Knob) {
+        // Every name here is a literal of this crate; the test `every_knob_is_read` walks them all.
+        let knob = KNOBS.iter().find(|knob| knob.name == name).unwrap_or(&KNOBS[0]);
+        let Some(given) = self.raw.0.get(knob.name) else {
+            return (knob.default.map(str::to_owned), knob.variable(), knob);
+        };
+        let called = if given.by_flag { format!("--{}", knob.flag()) } else { knob.variable() };
+        if let Some(text) = given.value.to_str() {
+            (Some(text.trim().to_owned()), called, knob)
+        } else {
+            self.faults.push(format!("{called} is not valid UTF-8"));
+            (None, called, knob)
+        }
+    }
+
+    pub(super) fn text(&mut self, name: &str) -> Option<String> {
+        self.given(name).0.filter(|text| !text.is_empty())
+    }
+
+    pub(super) fn secret(&mut self, name: &str) -> Option<Secret> {
+        let (value, called, knob) = self.given(name);
+        let file_variable = format!("{}_FILE", knob.variable());
+        let Some(path) = self.variable(&file_variable) else {
+            return value.filter(|text| !text.is_empty()).map(Secret);
+        };
+        if value.is_some() {
+            self.faults.push(format!("{called} and {file_variable} are both set: keep one"));
+            return None;
+        }
+        match std::fs::read_to_string(path) {
+            Ok(text) if !text.trim().is_empty() => Some(Secret(text.trim().to_owned())),
+            Ok(_) => {
+                self.faults.push(format!("{file_variable} names an empty file ({})", path.to_string_lossy()));
+                None
+            }
+            Err(error) => {
+                self.faults.push(format!(
+                    "{file_variable} names a file that cannot be read ({}): {error}",
+                    path.to_string_lossy()
+                ));
+                None
+            }
+        }
+    }
+
+    pub(super) fn duration(&mut self, name: &str) -> Duration {
+        let (text, called, knob) = self.given(name);
+        let Kind::Duration { min, max } = knob.kind else { return Duration::ZERO };
+        let Some(text) = text else { return min };
+        match humantime::parse_duration(&text) {
+            Ok(duration) if duration >= min && duration <= max => duration,
+            Ok(_) => {
+                self.faults.push(format!("{called}={text} is out of bounds: {} to {}", short(min), short(max)));
+                min
+            }
+            Err(_) => {
+                self.faults.push(format!("{called}={} is not a duration: write 500ms, 5s or 2m", text.escape_debug()));
+                min
+            }
+        }
+    }
+
+    pub(super) fn integer<N: TryFrom<u64> + Default>(&mut self, name: &str) -> N {
+        let (text, called, knob) = self.given(name);
+        let Kind::Integer { min, max } = knob.kind else { return N::default() };
+        let Some(text) = text else { return N::default() };
+        let number = text.parse::<u64>().ok().filter(|number| (min..=max).contains(number));
+        if let Some(number) = number.and_then(|number| N::try_from(number).ok()) {
+            return number;
+        }
+        self.faults.push(format!("{called}={} is not a whole number from {min} to {max}", text.escape_debug()));
+        N::default()
+    }
+
+    pub(super) fn fraction(&mut self, name: &str) -> f64 {
+        let (text, called, _) = self.given(name);
+        let Some(text) = text else { return 0.0 };
+        match text.parse::<f64>() {
+            Ok(number) if (0.0..=1.0).contains(&number) => number,
+            _ => {
+                self.faults.push(format!("{called}={} is not a number from 0 to 1", text.escape_debug()));
+                0.0
+            }
+        }
+    }
+
+    pub(super) fn word(&mut self, name: &str) -> String {
+        let (text, called, knob) = self.given(name);
+        let Kind::Choice(words) = knob.kind else { return String::new() };
+        let text = text.unwrap_or_default();
+        let lower = text.to_ascii_lowercase();
+        if !words.contains(&lower.as_str()) {
+            self.faults.push(format!("{called}={} is not one of: {}", text.escape_debug(), words.join(", ")));
+        }
+        lower
+    }
+
+    pub(super) fn list(&mut self, name: &str) -> Vec<String> {
+        let (text, called, _) = self.given(name);
+        let words: Vec<String> = text
+            .unwrap_or_default()
+            .split(',')
+            .map(str::trim)
+            .filter(|word| !word.is_empty())
+            .map(str::to_owned)
+            .collect();
+        if words.is_empty() {
+            self.faults.push(format!("{called} holds no word: write online,degraded"));
+        }
+        words
+    }
+
+    pub(super) fn label(&mut self, name: &str) -> String {
+        let (text, called, _) = self.given(name);
+        let text = text.unwrap_or_default();
+        if text.is_empty() || text.contains(['=', ',']) || text.contains(char::is_whitespace) {
+            self.faults.push(format!("{called}={} is not a container label's name", text.escape_debug()));
+        }
+        text
+    }
+
+    pub(super) fn address(&mut self, name: &str) -> SocketAddr {
+        let (text, called, _) = self.given(name);
+        let text = text.unwrap_or_default();
+        if let Some(address) = text.to_socket_addrs().ok().and_then(|mut addresses| addresses.next()) {
+            return address;
+        }
+        self.faults.push(format!(
+            "{called}={} is not an address: write host:port, such as 127.0.0.1:9464",
+            text.escape_debug()
+        ));
+        SocketAddr::from(([127, 0, 0, 1], 0))
+    }
+
+    pub(super) fn log_filter(&mut self, name: &str) -> String {
+        let (text, called, _) = self.given(name);
+        let text = text.unwrap_or_default();
+        if let Err(error) = tracing_subscriber::EnvFilter::builder().parse(&text) {
+            self.faults.push(format!("{called}={} is not a log filter: {error}", text.escape_debug()));
+        }
+        text
+    }
+
+    pub(super) fn engines(&mut self, name: &str) -> Vec<(EngineName, EngineUrl)> {
+        let (text, called, _) = self.given(name);
+        let (text, called) = match text {
+            Some(text) => (text, called),
+            None => match self.variable("DOCKER_HOST").and_then(|host| host.to_str()) {
+                Some(host) => (format!("default={host}"), format!("DOCKER_HOST (since {called} is not set)")),
+                None => ("default=unix:///var/run/docker.sock".to_owned(), called),
+            },
+        };
+        let mut engines: Vec<(EngineName, EngineUrl)> = Vec::new();
+        for entry in text.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
+            let Some((engine, url)) = entry.split_once('=') else {
+                self.faults.push(format!("{called}: {} is not name=url", entry.escape_debug()));
+                continue;
+            };
+            let engine = engine.trim();
+            if engine.is_empty() || !engine.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
+                self.faults.push(format!(
+                    "{called}: {} is not an engine's name: letters, digits, dot, dash and underscore",
+                    engine.escape_debug()
+                ));
+                continue;
+            }
+            match url.trim().parse::<EngineUrl>() {
+                Ok(_) if engines.iter().any(|(known, _)| known.as_str() == engine) => {
+                    self.faults.push(format!("{called}: the engine {engine} is named twice"));
+                }
+                Ok(url) => engines.push((engine.into(), url)),
+                Err(error) => self.faults.push(format!("{called}: engine {engine}: {error}")),
+            }
+        }
+        if engines.is_empty() && self.faults.is_empty() {
+            self.faults.push(format!("{called} names no engine: write default=unix:///var/run/docker.sock"));
+        }
+        engines
+    }
+}
+
+/// Kubernetes puts `<SERVICE>_SERVICE_HOST` and `<SERVICE>_PORT_…` into every container, and a service may be called defib.
+fn is_service_link(name: &str) -> bool {
+    name.ends_with("_SERVICE_HOST")
+        || name.contains("_SERVICE_PORT")
+        || name.ends_with("_PORT")
+        || name.contains("_PORT_")
+}

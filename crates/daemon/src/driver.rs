@@ -1,0 +1,317 @@
+//! The loop: when passes are made, and what becomes of their reports.
+//!
+//! Everything that takes time is a task of its own; this loop only starts them and reads what they bring back. Ticks come
+//! from an interval, focused passes from the queue that events, suspicions and the plans themselves fill. Losing any event
+//! or notification costs at most one poll interval.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use defib_engine::EngineEvent;
+use defib_policy::id::{EngineName, WorkspaceId};
+use defib_policy::moment::Moment;
+use defib_store::{ListenEvent, Listener, StoreError};
+use sd_notify::NotifyState;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle as AbortOnDrop;
+use tracing::{debug, error, info, warn};
+
+use crate::focus::FocusQueue;
+use crate::metrics::{PassResult, PassScope};
+use crate::reconcile::{Reconciler, Scope, TickReport, database_fault};
+
+/// Passes over the fleet that may wait for slow engines at once.
+const FLEET_PASSES_MAX: usize = 4;
+
+/// Reads of the fleet that take longer than this say that we, or our database, are the slow ones.
+const DATABASE_SLOW: Duration = Duration::from_secs(2);
+
+/// What the loop listens to.
+pub(crate) struct Inputs {
+    pub(crate) suspicions: Listener,
+    pub(crate) engines: mpsc::Receiver<EngineEvent>,
+    pub(crate) ended: mpsc::UnboundedReceiver<(EngineName, WorkspaceId)>,
+}
+
+/// What a task brings back.
+enum Done {
+    Pass {
+        scope: PassScope,
+        engine: Option<EngineName>,
+        late: bool,
+        took: Duration,
+        /// `None`: the pass panicked, a fault of ours.
+        report: Option<Result<TickReport, StoreError>>,
+    },
+    Suspicions(Result<(Vec<WorkspaceId>, bool), StoreError>),
+}
+
+/// The state of the loop.
+struct Driver {
+    reconciler: Arc<Reconciler>,
+    started: Moment,
+    tasks: JoinSet<Done>,
+    focus: FocusQueue,
+    fleet_passes: usize,
+    /// The fleet has been read: suspicions can be told from noise.
+    fleet_known: bool,
+    taking_suspicions: bool,
+    suspicions_wait: bool,
+}
+
+/// Runs until `stop`, then ends the passes under way.
+pub(crate) async fn run(reconciler: Arc<Reconciler>, mut inputs: Inputs, stop: CancellationToken) {
+    let mut interval = tokio::time::interval(reconciler.config.policy.poll_interval);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let started = reconciler.now();
+    let mut driver = Driver {
+        reconciler,
+        started,
+        tasks: JoinSet::new(),
+        focus: FocusQueue::default(),
+        fleet_passes: 0,
+        fleet_known: false,
+        taking_suspicions: false,
+        suspicions_wait: true,
+    };
+    loop {
+        let next_focus = driver.next_focus();
+        tokio::select! {
+            () = stop.cancelled() => break,
+            planned = interval.tick() => driver.tick(planned),
+            Some(done) = driver.tasks.join_next() => match done {
+                Ok(done) => driver.done(done),
+                // Only the taking of suspicions can panic here; passes are guarded.
+                Err(error) => {
+                    error!(%error, "taking suspicions failed by a fault of defib itself");
+                    driver.taking_suspicions = false;
+                }
+            },
+            event = inputs.suspicions.next() => driver.heard(event),
+            Some(event) = inputs.engines.recv() => {
+                if driver.saw(event) {
+                    interval.reset_immediately();
+                }
+            }
+            Some((engine, workspace)) = inputs.ended.recv() => {
+                let now = driver.reconciler.now();
+                driver.focus.look(Some(engine), workspace, now);
+            }
+            () = tokio::time::sleep_until(next_focus) => {}
+        }
+        driver.start_focus();
+        driver.start_taking();
+    }
+    driver.tasks.shutdown().await;
+}
+
+impl Driver {
+    /// The instant of the next focused pass; far away when none is due.
+    fn next_focus(&self) -> Instant {
+        let now = self.reconciler.now();
+        let wait = self.focus.next_due().map_or(Duration::from_secs(3_600), |due| due - now);
+        Instant::now() + wait
+    }
+
+    fn tick(&mut self, planned: Instant) {
+        let poll_interval = self.reconciler.config.policy.poll_interval;
+        let late = planned.elapsed() > poll_interval / 2;
+        self.suspicions_wait = true;
+        self.focus.prune(self.reconciler.now(), poll_interval.max(self.reconciler.config.policy.probe_spacing) * 16);
+        if self.fleet_passes < FLEET_PASSES_MAX {
+            self.fleet_passes += 1;
+            self.spawn(Scope::Fleet, None, late);
+        }
+    }
+
+    fn spawn(&mut self, scope: Scope, engine: Option<EngineName>, late: bool) {
+        let reconciler = Arc::clone(&self.reconciler);
+        self.tasks.spawn(async move {
+            let (label, begun) = (scope.label(), Instant::now());
+            // A task of its own, so that a panic in it ends one pass and not the bookkeeping of all.
+            let pass = tokio::spawn(async move {
+                let report = reconciler.reconcile(scope).await;
+                let took = begun.elapsed();
+                if label == PassScope::Fleet
+                    && report.is_ok()
+                    && let Err(error) = reconciler.settle_left_behind().await
+                {
+                    warn!(error = %database_fault(&error), "open attempts could not be settled");
+                }
+                (report, took)
+            });
+            let (report, took) = match AbortOnDrop::new(pass).await {
+                Ok((report, took)) => (Some(report), took),
+                Err(error) => {
+                    error!(%error, "a pass failed by a fault of defib itself; the next one judges afresh");
+                    (None, begun.elapsed())
+                }
+            };
+            Done::Pass { scope: label, engine, late, took, report }
+        });
+    }
+
+    fn start_focus(&mut self) {
+        if !self.fleet_known {
+            return;
+        }
+        for (engine, batch) in self.focus.take_due(self.reconciler.now()) {
+            self.spawn(Scope::Focus(batch.into_iter().collect()), engine, false);
+        }
+    }
+
+    fn start_taking(&mut self) {
+        if self.fleet_known && self.suspicions_wait && !self.taking_suspicions {
+            self.suspicions_wait = false;
+            self.taking_suspicions = true;
+            let (reconciler, started) = (Arc::clone(&self.reconciler), self.started);
+            self.tasks.spawn(async move { Done::Suspicions(reconciler.take_suspicions(started).await) });
+        }
+    }
+
+    fn done(&mut self, done: Done) {
+        match done {
+            Done::Pass { scope, engine, late, took, report } => {
+                if scope == PassScope::Focus {
+                    self.focus.done(engine.as_ref());
+                } else {
+                    self.fleet_passes = self.fleet_passes.saturating_sub(1);
+                }
+                if let Some(report) = report {
+                    self.passed(scope, late, took, report);
+                }
+            }
+            Done::Suspicions(taken) => {
+                self.taking_suspicions = false;
+                match taken {
+                    Ok((suspects, more)) => {
+                        self.suspicions_wait |= more;
+                        self.suspect(suspects);
+                    }
+                    // The next tick tries again; the rows are still there.
+                    Err(error) => debug!(error = %database_fault(&error), "suspicions not taken"),
+                }
+            }
+        }
+    }
+
+    fn suspect(&mut self, suspects: Vec<WorkspaceId>) {
+        let (now, spacing) = (self.reconciler.now(), self.reconciler.config.policy.probe_spacing);
+        let snapshot = self.reconciler.snapshot();
+        for workspace in suspects {
+            let engine = snapshot.engine_of(&workspace).cloned();
+            self.focus.suspect(engine, workspace, now, spacing);
+        }
+    }
+
+    fn passed(&mut self, scope: PassScope, late: bool, took: Duration, report: Result<TickReport, StoreError>) {
+        let reconciler = &self.reconciler;
+        let metrics = &reconciler.metrics;
+        let result = match &report {
+            Err(_) => PassResult::DatabaseError,
+            Ok(report) if report.engines_failed > 0 => PassResult::EngineError,
+            Ok(_) => PassResult::Ok,
+        };
+        metrics.tick(scope, result, took);
+        metrics.database_up.set(i64::from(report.is_ok()));
+        match &report {
+            Ok(_) => {
+                if reconciler.health.database(Ok(())) {
+                    info!("database answers");
+                }
+            }
+            Err(error) => {
+                let fault = database_fault(error);
+                if reconciler.health.database(Err(fault.clone())) {
+                    warn!(error = %fault, "database gives no answer; no verdicts, no restarts until it does");
+                }
+            }
+        }
+        if scope == PassScope::Fleet {
+            // One engine of several that is away is its own trouble; only when none answers may the trouble be ours.
+            let clean = !late
+                && report.as_ref().is_ok_and(|report| {
+                    report.database_took < DATABASE_SLOW
+                        && (report.engines == 0 || report.engines_failed < report.engines)
+                });
+            reconciler.judge().observe_tick(clean);
+            self.turned();
+        }
+        self.reconciler.show();
+        let Ok(report) = report else { return };
+        self.fleet_known |= scope == PassScope::Fleet;
+        for (engine, workspace, at) in report.looks {
+            self.focus.look(engine, workspace, at);
+        }
+        if scope == PassScope::Fleet {
+            if report.changed > 0 || report.restarts > 0 {
+                info!(
+                    judged = report.judged,
+                    changed = report.changed,
+                    restarts = report.restarts,
+                    took_ms = millis(took),
+                    "tick"
+                );
+            } else {
+                debug!(judged = report.judged, took_ms = millis(took), "tick");
+            }
+        }
+    }
+
+    /// Tells systemd that the deciding loop turns. Where there is no systemd, nothing happens.
+    fn turned(&self) {
+        let first = self.reconciler.health.turned(self.reconciler.now());
+        let watched = self.reconciler.judge().watched();
+        let status = format!("watching {watched} workspaces on {} engines", self.reconciler.engines.len());
+        let mut news = vec![NotifyState::Watchdog, NotifyState::Status(&status)];
+        if first {
+            news.push(NotifyState::Ready);
+        }
+        if let Err(error) = sd_notify::notify(&news) {
+            debug!(%error, "systemd was not told");
+        }
+    }
+
+    fn heard(&mut self, event: ListenEvent) {
+        match event {
+            ListenEvent::Connected => {
+                debug!("listening for suspicions");
+                self.suspicions_wait = true;
+            }
+            ListenEvent::Lost { why } => debug!(why, "not listening for suspicions; polling finds them"),
+            ListenEvent::Notified { .. } => self.suspicions_wait = true,
+        }
+    }
+
+    /// Takes an engine's event. Returns whether the whole fleet should be looked at now.
+    fn saw(&mut self, event: EngineEvent) -> bool {
+        match event {
+            EngineEvent::Container(event) => {
+                let snapshot = self.reconciler.snapshot();
+                if let Some(workspace) = snapshot.workspace_of(&event) {
+                    self.focus.look(Some(event.engine), workspace, self.reconciler.now());
+                }
+                false
+            }
+            EngineEvent::Connected { engine } => {
+                debug!(%engine, "listening for the engine's events");
+                self.fleet_known
+            }
+            EngineEvent::Disconnected { engine, fault } => {
+                debug!(%engine, %fault, "not listening for the engine's events; polling finds them");
+                false
+            }
+            EngineEvent::Lagged { engine } => {
+                debug!(%engine, "events of the engine were lost; looking at everything");
+                self.fleet_known
+            }
+        }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,145 @@
+//! What the loop knows of itself, for `/healthz`, `/readyz` and systemd's watchdog. Fed by the deciding loop and by nothing
+//! else: a process whose loop hangs must not look healthy because its HTTP server still answers.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use defib_policy::id::EngineName;
+use defib_policy::moment::Moment;
+use serde_json::{Value, json};
+
+/// A state that endpoints may show.
+#[derive(Debug)]
+pub(crate) struct Health {
+    /// A pass over the fleet must end at least this often, well or badly.
+    turn_within: Duration,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    started: Moment,
+    last_turn: Option<Moment>,
+    database: Result<(), String>,
+    engines: BTreeMap<EngineName, Result<(), String>>,
+    stopping: bool,
+}
+
+impl Health {
+    pub(crate) fn new(started: Moment, turn_within: Duration, engines: impl Iterator<Item = EngineName>) -> Self {
+        let unknown = || Err("not asked yet".to_owned());
+        let state = State {
+            started,
+            last_turn: None,
+            database: unknown(),
+            engines: engines.map(|engine| (engine, unknown())).collect(),
+            stopping: false,
+        };
+        Self { turn_within, state: Mutex::new(state) }
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The loop turned. Returns whether this was the first time.
+    pub(crate) fn turned(&self, now: Moment) -> bool {
+        self.state().last_turn.replace(now).is_none()
+    }
+
+    /// What the database said last. Returns whether that is news.
+    pub(crate) fn database(&self, said: Result<(), String>) -> bool {
+        let mut state = self.state();
+        let news = state.database.is_ok() != said.is_ok() || state.database == Err("not asked yet".to_owned());
+        state.database = said;
+        news
+    }
+
+    /// What an engine said last. Returns whether that is news.
+    pub(crate) fn engine(&self, name: &EngineName, said: Result<(), String>) -> bool {
+        let well = said.is_ok();
+        let before = self.state().engines.insert(name.clone(), said);
+        before.is_none_or(|before| before.is_ok() != well || before == Err("not asked yet".to_owned()))
+    }
+
+    pub(crate) fn stopping(&self) {
+        self.state().stopping = true;
+    }
+
+    /// Whether the loop turns.
+    pub(crate) fn alive(&self, now: Moment) -> (bool, Value) {
+        let state = self.state();
+        let since = now - state.last_turn.unwrap_or(state.started);
+        let alive = since <= self.turn_within;
+        let reason = if alive {
+            "the loop turns".to_owned()
+        } else {
+            format!(
+                "no pass over the fleet has ended for {:.0} s (expected within {:.0} s)",
+                since.as_secs_f64(),
+                self.turn_within.as_secs_f64()
+            )
+        };
+        (alive, json!({ "ok": alive, "reason": reason, "seconds_since_last_pass": since.as_secs_f64() }))
+    }
+
+    /// Whether the database and at least one engine were reached.
+    pub(crate) fn ready(&self) -> (bool, Value) {
+        let state = self.state();
+        let reached = state.engines.values().filter(|said| said.is_ok()).count();
+        let ready = state.database.is_ok() && reached > 0 && !state.stopping;
+        let reason = if state.stopping {
+            "stopping".to_owned()
+        } else if let Err(why) = &state.database {
+            format!("the database was not reached: {why}")
+        } else if reached == 0 {
+            "no engine was reached".to_owned()
+        } else {
+            format!("the database and {reached} of {} engines were reached", state.engines.len())
+        };
+        let engines: BTreeMap<&str, &str> = state
+            .engines
+            .iter()
+            .map(|(name, said)| (name.as_str(), said.as_ref().err().map_or("reached", String::as_str)))
+            .collect();
+        let database = state.database.as_ref().err().map_or("reached", String::as_str);
+        (ready, json!({ "ok": ready, "reason": reason, "database": database, "engines": engines }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> Moment {
+        Moment::after(Duration::from_secs(seconds))
+    }
+
+    #[test]
+    fn it_is_alive_while_passes_end_whatever_they_say() {
+        let health = Health::new(at(0), Duration::from_secs(30), std::iter::once("e".into()));
+        assert!(health.alive(at(30)).0, "it has just started");
+        assert!(!health.alive(at(31)).0);
+        assert!(health.turned(at(31)) && !health.turned(at(32)));
+        health.database(Err("refused".to_owned()));
+        let (alive, shown) = health.alive(at(60));
+        assert!(alive, "{shown}");
+    }
+
+    #[test]
+    fn it_is_ready_once_the_database_and_an_engine_were_reached() {
+        let health = Health::new(at(0), Duration::from_secs(30), ["a".into(), "b".into()].into_iter());
+        assert!(!health.ready().0);
+        assert!(health.database(Ok(())) && !health.database(Ok(())), "news once");
+        assert!(!health.ready().0);
+        assert!(health.engine(&"a".into(), Ok(())));
+        assert!(health.ready().0);
+        assert!(health.engine(&"a".into(), Err("timed_out".to_owned())));
+        let (ready, shown) = health.ready();
+        assert!(!ready && shown["reason"] == "no engine was reached", "{shown}");
+        health.engine(&"b".into(), Ok(()));
+        health.stopping();
+        assert_eq!(health.ready().1["reason"], "stopping");
+    }
+}

@@ -1,0 +1,337 @@
+//! What Prometheus sees. Every label value comes from a closed set and exists at zero from the start, so that an alert on a
+//! rate sees the first event; none holds a workspace id or free text.
+
+use std::time::Duration;
+
+use defib_engine::{Call, EngineReport};
+use defib_policy::attempt::Outcome;
+use defib_policy::id::EngineName;
+use defib_policy::sample::Observation;
+use defib_policy::verdict::{Held, Verdict};
+use prometheus::{
+    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
+
+/// What a pass covers (label `scope`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PassScope {
+    Fleet,
+    Focus,
+}
+
+impl PassScope {
+    pub(crate) const ALL: [Self; 2] = [Self::Fleet, Self::Focus];
+
+    pub(crate) const fn label(self) -> &'static str {
+        match self {
+            Self::Fleet => "fleet",
+            Self::Focus => "focus",
+        }
+    }
+}
+
+/// How a pass ended (label `result`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PassResult {
+    Ok,
+    /// The database could not be read or written: no verdicts.
+    DatabaseError,
+    /// At least one engine did not answer; the others were judged.
+    EngineError,
+}
+
+impl PassResult {
+    pub(crate) const ALL: [Self; 3] = [Self::Ok, Self::DatabaseError, Self::EngineError];
+
+    pub(crate) const fn label(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::DatabaseError => "database_error",
+            Self::EngineError => "engine_error",
+        }
+    }
+}
+
+/// Reasons that suspicions are counted by: what proxies say, folded into a closed set.
+pub(crate) const SUSPICION_REASONS: [&str; 7] =
+    ["connect", "timeout", "reset", "http_error", "operator", "unknown_workspace", "other"];
+
+/// The reason label of a reported reason.
+pub(crate) fn suspicion_reason(reason: &str, http_status: Option<i32>) -> &'static str {
+    let reason = reason.to_ascii_lowercase();
+    let has = |words: &[&str]| words.iter().any(|word| reason.contains(word));
+    if has(&["operator", "manual"]) {
+        "operator"
+    } else if has(&["timeout", "timed out", "deadline"]) {
+        "timeout"
+    } else if has(&["refused", "connect", "unreachable", "dns"]) {
+        "connect"
+    } else if has(&["reset", "eof", "closed", "broken"]) {
+        "reset"
+    } else if http_status.is_some() || has(&["http", "status", "5xx", "502", "503", "504"]) {
+        "http_error"
+    } else {
+        "other"
+    }
+}
+
+/// All metrics of the daemon.
+pub(crate) struct Metrics {
+    pub(crate) registry: Registry,
+    ticks: IntCounterVec,
+    tick_duration: HistogramVec,
+    workspaces: IntGaugeVec,
+    pub(crate) probe_map_entries: IntGauge,
+    probe_observations: IntCounterVec,
+    suspicions: IntCounterVec,
+    verdicts: IntCounterVec,
+    restarts: IntCounterVec,
+    restarts_held: IntCounterVec,
+    restart_duration: HistogramVec,
+    detection: Histogram,
+    engine_up: IntGaugeVec,
+    engine_requests: HistogramVec,
+    storm: IntGaugeVec,
+    exhausted: IntGauge,
+    pub(crate) database_up: IntGauge,
+    pub(crate) heartbeats_usable: IntGauge,
+    pub(crate) local_health_multiplier: IntGauge,
+    last_tick: Gauge,
+}
+
+/// Seconds: from a call on a local socket to a restart with its stop grace.
+const BUCKETS: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+/// Seconds: from an event-driven restart to one that waited out a missing grace.
+const DETECTION_BUCKETS: [f64; 13] = [0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
+
+/// The metrics, with the one table of their names and help texts.
+pub(crate) const HELP: [(&str, &str); 23] = [
+    ("defib_ticks_total", "Passes of the loop, by scope and result"),
+    ("defib_tick_duration_seconds", "How long a pass took"),
+    ("defib_workspaces", "Workspaces by present verdict"),
+    ("defib_probe_map_entries", "Workspaces with remembered misses"),
+    ("defib_probe_observations_total", "Samples taken, by engine and what they saw"),
+    ("defib_suspicions_total", "Suspicions taken, by reason"),
+    ("defib_verdicts_total", "Verdict changes, by new verdict"),
+    ("defib_restarts_total", "Restart attempts, by engine and outcome"),
+    ("defib_restarts_held_total", "Restarts that the evidence called for and that were held back, by reason"),
+    ("defib_restart_duration_seconds", "How long the engine took to restart a container"),
+    ("defib_detection_seconds", "From the stop of a container to the call that restarts it"),
+    ("defib_engine_up", "1 while the engine answers"),
+    ("defib_engine_request_seconds", "How long calls to an engine took"),
+    ("defib_storm", "1 while restarts on the engine go in small verified batches"),
+    ("defib_exhausted_workspaces", "Workspaces that restarting does not help; page somebody"),
+    ("defib_holds", "Operators' holds in force"),
+    ("defib_lease_held", "1 while this replica owns the engine"),
+    ("defib_database_up", "1 while the database answers"),
+    ("defib_heartbeats_usable", "0 while heartbeats are no witness (section 4.3 of the design)"),
+    ("defib_local_health_multiplier", "1 while defib itself is quick, up to 8 while it is not; stretches every grace"),
+    ("defib_last_tick_timestamp_seconds", "Unix time of the last pass over the whole fleet"),
+    ("defib_build_info", "1, with the version as a label"),
+    ("defib_storm_fleet", "1 while the whole fleet is in a storm"),
+];
+
+fn help(name: &str) -> &'static str {
+    HELP.iter().find(|(known, _)| *known == name).map_or("", |(_, help)| help)
+}
+
+impl Metrics {
+    /// Makes and registers everything, for these engines.
+    ///
+    /// # Errors
+    /// When a name is registered twice, which is a fault of this file.
+    pub(crate) fn new(engines: &[EngineName]) -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let counters = |name: &str, labels: &[&str]| -> Result<IntCounterVec, prometheus::Error> {
+            let metric = IntCounterVec::new(Opts::new(name, help(name)), labels)?;
+            registry.register(Box::new(metric.clone()))?;
+            Ok(metric)
+        };
+        let gauges = |name: &str, labels: &[&str]| -> Result<IntGaugeVec, prometheus::Error> {
+            let metric = IntGaugeVec::new(Opts::new(name, help(name)), labels)?;
+            registry.register(Box::new(metric.clone()))?;
+            Ok(metric)
+        };
+        let gauge = |name: &str| -> Result<IntGauge, prometheus::Error> {
+            let metric = IntGauge::with_opts(Opts::new(name, help(name)))?;
+            registry.register(Box::new(metric.clone()))?;
+            Ok(metric)
+        };
+        let histograms = |name: &str, labels: &[&str]| -> Result<HistogramVec, prometheus::Error> {
+            let options = HistogramOpts::new(name, help(name)).buckets(BUCKETS.to_vec());
+            let metric = HistogramVec::new(options, labels)?;
+            registry.register(Box::new(metric.clone()))?;
+            Ok(metric)
+        };
+        let detection = Histogram::with_opts(
+            HistogramOpts::new("defib_detection_seconds", help("defib_detection_seconds"))
+                .buckets(DETECTION_BUCKETS.to_vec()),
+        )?;
+        registry.register(Box::new(detection.clone()))?;
+        let last_tick = Gauge::with_opts(Opts::new(
+            "defib_last_tick_timestamp_seconds",
+            help("defib_last_tick_timestamp_seconds"),
+        ))?;
+        registry.register(Box::new(last_tick.clone()))?;
+        let build = GaugeVec::new(Opts::new("defib_build_info", help("defib_build_info")), &["version"])?;
+        registry.register(Box::new(build.clone()))?;
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1.0);
+        let metrics = Self {
+            ticks: counters("defib_ticks_total", &["scope", "result"])?,
+            tick_duration: histograms("defib_tick_duration_seconds", &["scope"])?,
+            workspaces: gauges("defib_workspaces", &["verdict"])?,
+            probe_map_entries: gauge("defib_probe_map_entries")?,
+            probe_observations: counters("defib_probe_observations_total", &["engine", "sample"])?,
+            suspicions: counters("defib_suspicions_total", &["reason"])?,
+            verdicts: counters("defib_verdicts_total", &["verdict"])?,
+            restarts: counters("defib_restarts_total", &["engine", "outcome"])?,
+            restarts_held: counters("defib_restarts_held_total", &["reason"])?,
+            restart_duration: histograms("defib_restart_duration_seconds", &["engine"])?,
+            detection,
+            engine_up: gauges("defib_engine_up", &["engine"])?,
+            engine_requests: histograms("defib_engine_request_seconds", &["engine", "call"])?,
+            storm: gauges("defib_storm", &["engine"])?,
+            exhausted: gauge("defib_exhausted_workspaces")?,
+            database_up: gauge("defib_database_up")?,
+            heartbeats_usable: gauge("defib_heartbeats_usable")?,
+            local_health_multiplier: gauge("defib_local_health_multiplier")?,
+            last_tick,
+            registry,
+        };
+        metrics.local_health_multiplier.set(1);
+        metrics.start_at_zero(engines);
+        Ok(metrics)
+    }
+
+    fn start_at_zero(&self, engines: &[EngineName]) {
+        for scope in PassScope::ALL {
+            self.tick_duration.with_label_values(&[scope.label()]);
+            for result in PassResult::ALL {
+                self.ticks.with_label_values(&[scope.label(), result.label()]);
+            }
+        }
+        for verdict in Verdict::ALL {
+            self.workspaces.with_label_values(&[verdict.label()]);
+            self.verdicts.with_label_values(&[verdict.label()]);
+        }
+        for reason in SUSPICION_REASONS {
+            self.suspicions.with_label_values(&[reason]);
+        }
+        for reason in Held::ALL {
+            self.restarts_held.with_label_values(&[reason.label()]);
+        }
+        self.restarts_held.with_label_values(&["operator"]);
+        for engine in engines.iter().map(EngineName::as_str) {
+            self.engine_up.with_label_values(&[engine]);
+            self.storm.with_label_values(&[engine]);
+            self.restart_duration.with_label_values(&[engine]);
+            for sample in Observation::LABELS {
+                self.probe_observations.with_label_values(&[engine, sample]);
+            }
+            for outcome in Outcome::ALL {
+                self.restarts.with_label_values(&[engine, outcome.label()]);
+            }
+            for call in Call::ALL {
+                self.engine_requests.with_label_values(&[engine, call.label()]);
+            }
+        }
+    }
+
+    pub(crate) fn tick(&self, scope: PassScope, result: PassResult, took: Duration) {
+        self.ticks.with_label_values(&[scope.label(), result.label()]).inc();
+        self.tick_duration.with_label_values(&[scope.label()]).observe(took.as_secs_f64());
+        if scope == PassScope::Fleet {
+            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+            self.last_tick.set(now.as_secs_f64());
+        }
+    }
+
+    pub(crate) fn engine(&self, report: &EngineReport) {
+        let engine = report.engine.as_str();
+        self.engine_up.with_label_values(&[engine]).set(i64::from(report.reach.is_ok()));
+        for timing in &report.calls {
+            self.engine_requests.with_label_values(&[engine, timing.call.label()]).observe(timing.took.as_secs_f64());
+        }
+        for (_, sample) in &report.samples {
+            self.probe_observations.with_label_values(&[engine, sample.observation.label()]).inc();
+        }
+    }
+
+    pub(crate) fn verdicts(&self, counts: &[usize; Verdict::ALL.len()]) {
+        for verdict in Verdict::ALL {
+            let count = i64::try_from(counts[verdict.index()]).unwrap_or(i64::MAX);
+            self.workspaces.with_label_values(&[verdict.label()]).set(count);
+            if verdict == Verdict::Exhausted {
+                self.exhausted.set(count);
+            }
+        }
+    }
+
+    pub(crate) fn verdict_changed(&self, to: Verdict, newly_held: Option<Held>) {
+        self.verdicts.with_label_values(&[to.label()]).inc();
+        if let Some(held) = newly_held {
+            self.restarts_held.with_label_values(&[held.label()]).inc();
+        }
+    }
+
+    pub(crate) fn held_by_operator(&self) {
+        self.restarts_held.with_label_values(&["operator"]).inc();
+    }
+
+    pub(crate) fn suspicion(&self, reason: &'static str) {
+        self.suspicions.with_label_values(&[reason]).inc();
+    }
+
+    pub(crate) fn storm(&self, engine: &EngineName, is_storm: bool) {
+        self.storm.with_label_values(&[engine.as_str()]).set(i64::from(is_storm));
+    }
+
+    pub(crate) fn restart(&self, engine: &EngineName, outcome: Outcome) {
+        self.restarts.with_label_values(&[engine.as_str(), outcome.label()]).inc();
+    }
+
+    pub(crate) fn restart_took(&self, engine: &EngineName, took: Duration) {
+        self.restart_duration.with_label_values(&[engine.as_str()]).observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn detected_after(&self, stopped_ago: Duration) {
+        self.detection.observe(stopped_ago.as_secs_f64());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_exists_at_zero_from_the_start_and_has_a_help_text() {
+        let metrics = Metrics::new(&["a".into(), "b".into()]).expect("registers");
+        let families = metrics.registry.gather();
+        for family in &families {
+            assert!(!family.help().is_empty(), "{}", family.name());
+            assert!(!family.get_metric().is_empty(), "{}", family.name());
+        }
+        let names: Vec<&str> = families.iter().map(prometheus::proto::MetricFamily::name).collect();
+        let declared: Vec<&str> = HELP.iter().map(|(name, _)| *name).collect();
+        for name in &names {
+            assert!(declared.contains(name), "{name} has no help text");
+        }
+        let restarts = families.iter().find(|family| family.name() == "defib_restarts_total").expect("restarts");
+        assert_eq!(restarts.get_metric().len(), 2 * Outcome::ALL.len());
+    }
+
+    #[test]
+    fn reasons_fold_into_a_closed_set() {
+        for (reason, status, label) in [
+            ("connection refused", None, "connect"),
+            ("Timed out after 5 s", None, "timeout"),
+            ("EOF", None, "reset"),
+            ("bad gateway", Some(502), "http_error"),
+            ("operator: looks stuck", None, "operator"),
+            ("\u{1b}[31mwhatever", None, "other"),
+        ] {
+            assert_eq!(suspicion_reason(reason, status), label, "{reason}");
+            assert!(SUSPICION_REASONS.contains(&label));
+        }
+    }
+}

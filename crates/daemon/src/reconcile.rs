@@ -1,0 +1,526 @@
+//! One pass: read the fleet, sample the engines, judge, record, hand the restarts over.
+//!
+//! It covers the whole fleet or a few workspaces of one engine; both take the same path through the same rules. A pass does
+//! not retry, the next pass is the retry. Each engine is judged as soon as it has answered, so that one which hangs delays
+//! only its own workspaces; and while a look at an engine is under way, the next pass over the fleet leaves that engine out.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use defib_engine::{Engine, EngineReport, Target};
+use defib_policy::attempt::Attempt;
+use defib_policy::fleet::{FleetRead, Kind, Workspace};
+use defib_policy::id::{EngineName, WorkspaceId};
+use defib_policy::judge::{EngineEvidence, Judge, Look, ReadStamp};
+use defib_policy::moment::Moment;
+use defib_policy::plan::{Change, Plan};
+use defib_policy::sample::{Fault, Observation, Sample};
+use defib_policy::verdict::Verdict;
+use defib_store::{EventRow, FleetScope, RecordBatch, Store, StoreError, VerdictRow};
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use tracing::{error, info, warn};
+
+use crate::clock::{Clock, offset_micros};
+use crate::config::Config;
+use crate::health::Health;
+use crate::logging::{chain, printable};
+use crate::metrics::{Metrics, PassScope, suspicion_reason};
+use crate::restarter::Restarter;
+use crate::snapshot::Snapshot;
+
+/// Changes that could not be recorded and wait for the database, at most. Verdicts are level-triggered, so what falls out
+/// is history and not state.
+const UNRECORDED_MAX: usize = 20_000;
+
+/// Suspicions taken with one statement. Larger: the statement holds its rows for longer. Smaller: more round trips in a flood.
+const SUSPICIONS_MAX: i64 = 2_000;
+
+/// What a pass covers.
+#[derive(Clone, Debug)]
+pub(crate) enum Scope {
+    /// Everybody.
+    Fleet,
+    /// A few workspaces.
+    Focus(Vec<WorkspaceId>),
+}
+
+impl Scope {
+    pub(crate) const fn label(&self) -> PassScope {
+        match self {
+            Self::Fleet => PassScope::Fleet,
+            Self::Focus(_) => PassScope::Focus,
+        }
+    }
+
+    fn to_read(&self) -> FleetScope<'_> {
+        match self {
+            Self::Fleet => FleetScope::All,
+            Self::Focus(ids) => FleetScope::Some(ids),
+        }
+    }
+}
+
+/// What a pass came to.
+#[derive(Debug, Default)]
+pub(crate) struct TickReport {
+    /// Workspaces judged.
+    pub(crate) judged: usize,
+    /// Verdicts changed.
+    pub(crate) changed: usize,
+    /// Restarts handed over.
+    pub(crate) restarts: usize,
+    /// Whom to look at before the next poll.
+    pub(crate) looks: Vec<(Option<EngineName>, WorkspaceId, Moment)>,
+    /// Engines asked, and those of them that did not answer or took long.
+    pub(crate) engines: usize,
+    pub(crate) engines_failed: usize,
+    /// How long the database took for the reads.
+    pub(crate) database_took: Duration,
+}
+
+/// Everything a pass works with. Passes run side by side; all deciding happens under one short lock.
+pub(crate) struct Reconciler {
+    pub(crate) config: Arc<Config>,
+    pub(crate) store: Store,
+    pub(crate) engines: BTreeMap<EngineName, Engine>,
+    pub(crate) clock: Clock,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) health: Arc<Health>,
+    pub(crate) restarter: Arc<Restarter>,
+    judge: Mutex<Judge>,
+    snapshot: Mutex<Arc<Snapshot>>,
+    /// Engines that a pass over the fleet is waiting for.
+    asked: Mutex<BTreeSet<EngineName>>,
+    unrecorded: Mutex<Vec<Change>>,
+    departed: Mutex<BTreeSet<WorkspaceId>>,
+}
+
+/// An engine's part of a pass.
+struct Part<'a> {
+    engine: Option<&'a EngineName>,
+    workspaces: Vec<&'a Workspace>,
+    _asking: Option<Asking<'a>>,
+}
+
+/// A look at an engine on behalf of the whole fleet is under way, until this is dropped.
+struct Asking<'a> {
+    asked: &'a Mutex<BTreeSet<EngineName>>,
+    engine: EngineName,
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        lock(self.asked).remove(&self.engine);
+    }
+}
+
+impl Reconciler {
+    pub(crate) fn new(
+        config: Arc<Config>,
+        store: Store,
+        engines: BTreeMap<EngineName, Engine>,
+        clock: Clock,
+        metrics: Arc<Metrics>,
+        health: Arc<Health>,
+        restarter: Arc<Restarter>,
+    ) -> Self {
+        let judge = Mutex::new(Judge::new(config.policy.clone()));
+        Self {
+            config,
+            store,
+            engines,
+            clock,
+            metrics,
+            health,
+            restarter,
+            judge,
+            snapshot: Mutex::default(),
+            asked: Mutex::default(),
+            unrecorded: Mutex::default(),
+            departed: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn judge(&self) -> MutexGuard<'_, Judge> {
+        lock(&self.judge)
+    }
+
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&lock(&self.snapshot))
+    }
+
+    pub(crate) fn now(&self) -> Moment {
+        (self.clock)()
+    }
+
+    /// Takes over what an earlier process recorded, so that its verdicts end in the tables too.
+    pub(crate) async fn restore(&self) -> Result<(), StoreError> {
+        let stored = self.store.read_verdicts().await?;
+        let now = self.now();
+        let mut judge = self.judge();
+        for row in stored {
+            if let Some(verdict) = Verdict::from_label(&row.verdict) {
+                judge.restore(row.workspace, verdict, now.minus(row.since_ago));
+            }
+        }
+        Ok(())
+    }
+
+    /// One pass. Takes no input but the world, so a pass after a crash is the same pass.
+    pub(crate) async fn reconcile(&self, scope: Scope) -> Result<TickReport, StoreError> {
+        let read_at = self.now();
+        let (read, malformed) = self.store.read_fleet(scope.to_read(), &self.config.watched_statuses).await?;
+        let attempts = self.store.read_attempts(scope.to_read(), self.config.policy.backoff_reset).await?;
+        let mut report = TickReport { database_took: self.now() - read_at, ..TickReport::default() };
+        let whole = matches!(scope, Scope::Fleet);
+        if whole {
+            for row in &malformed {
+                let id = row.id.as_deref().map_or_else(|| "(none)".to_owned(), printable);
+                warn!(workspace = %id, why = row.why, "a row of defib.fleet breaks the contract and is not judged");
+            }
+        }
+        let departed = self.judge().observe_fleet(&read, whole);
+        lock(&self.departed).extend(departed);
+        let attempts = by_workspace(attempts);
+        let stamp = ReadStamp { at: read.at, database_now: read.database_now };
+        let mut looking: FuturesUnordered<_> = self
+            .parts(&read, whole)
+            .into_iter()
+            .map(|part| async {
+                let seen = self.sample(part.engine, &part.workspaces, whole).await;
+                (part, seen)
+            })
+            .collect();
+        if looking.is_empty() {
+            self.record(Vec::new()).await?;
+        }
+        let mut failed = None;
+        while let Some((part, seen)) = looking.next().await {
+            let plan = self.judge_part(&part, seen.as_ref(), stamp, &attempts);
+            if let (Some(seen), true) = (&seen, whole) {
+                report.engines += 1;
+                report.engines_failed += usize::from(seen.reach.is_err());
+            }
+            // A database that fails now has been read a moment ago: the other engines' changes are kept for it.
+            if let Err(error) = self.follow(plan, part.engine, &mut report).await {
+                failed.get_or_insert(error);
+            }
+        }
+        drop(looking);
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        if whole {
+            *lock(&self.snapshot) = Arc::new(Snapshot::new(read));
+        }
+        Ok(report)
+    }
+
+    /// Takes the suspicions that wait in the table and turns them into workspaces to look at. Returns those, and whether
+    /// there may be more in the table.
+    pub(crate) async fn take_suspicions(&self, started: Moment) -> Result<(Vec<WorkspaceId>, bool), StoreError> {
+        let taken = self.store.take_suspicions(SUSPICIONS_MAX).await?;
+        let more = i64::try_from(taken.len()).is_ok_and(|taken| taken >= SUSPICIONS_MAX);
+        let now = self.now();
+        let mut judge = self.judge();
+        let mut suspects = BTreeSet::new();
+        for suspicion in taken {
+            // What was reported long before we started describes a fleet that we never saw.
+            let reported_at = now.minus(suspicion.age);
+            let too_old = reported_at < started.minus(self.config.policy.dead_window);
+            if !judge.observe_suspicion(&suspicion.workspace, &suspicion.reporter, reported_at) {
+                self.metrics.suspicion("unknown_workspace");
+            } else if !too_old {
+                self.metrics.suspicion(suspicion_reason(&suspicion.reason, suspicion.http_status));
+                suspects.insert(suspicion.workspace);
+            }
+        }
+        Ok((suspects.into_iter().collect(), more))
+    }
+
+    /// The pass, engine by engine. One over the fleet asks engines without workspaces too (`engine_up` and readiness are
+    /// about engines), and leaves out those that an earlier one still waits for.
+    fn parts<'a>(&'a self, read: &'a FleetRead, whole: bool) -> Vec<Part<'a>> {
+        let mut parts: BTreeMap<Option<&EngineName>, Vec<&Workspace>> = BTreeMap::new();
+        if whole {
+            parts.extend(self.engines.keys().map(|name| (Some(name), Vec::new())));
+        }
+        for workspace in &read.workspaces {
+            let engine = (workspace.kind != Kind::External).then_some(&workspace.engine);
+            parts.entry(engine).or_default().push(workspace);
+        }
+        let mut asked = lock(&self.asked);
+        let mut asking = |engine: Option<&EngineName>| match engine {
+            Some(engine) if whole => {
+                asked.insert(engine.clone()).then(|| Some(Asking { asked: &self.asked, engine: engine.clone() }))
+            }
+            _ => Some(None),
+        };
+        parts
+            .into_iter()
+            .filter_map(|(engine, workspaces)| Some(Part { engine, workspaces, _asking: asking(engine)? }))
+            .collect()
+    }
+
+    /// What an engine says of its workspaces. Cannot fail: a fault is a sample. `None` for those without an engine.
+    async fn sample(
+        &self,
+        engine: Option<&EngineName>,
+        workspaces: &[&Workspace],
+        whole: bool,
+    ) -> Option<EngineReport> {
+        let name = engine?;
+        let report = match self.engines.get(name) {
+            Some(engine) => {
+                let targets = self.targets(workspaces);
+                let report = if whole { engine.sample_all(&targets).await } else { engine.sample_some(&targets).await };
+                self.metrics.engine(&report);
+                self.note_engine(&report);
+                report
+            }
+            None => not_configured(name, workspaces, self.now()),
+        };
+        Some(report)
+    }
+
+    fn targets(&self, workspaces: &[&Workspace]) -> Vec<Target> {
+        let judge = self.judge();
+        workspaces
+            .iter()
+            .map(|workspace| Target {
+                workspace: workspace.id.clone(),
+                container_ref: workspace.container_ref.clone(),
+                known: judge.known_container(&workspace.id).cloned(),
+                // In doubt although it may run: its health or its start decides.
+                inspect: matches!(
+                    judge.verdict(&workspace.id),
+                    Some(Verdict::Wedged | Verdict::Unhealthy | Verdict::Dead)
+                ),
+            })
+            .collect()
+    }
+
+    fn note_engine(&self, report: &EngineReport) {
+        let said = report.reach.as_ref().map(|_| ()).map_err(|fault| fault.label().to_owned());
+        if !self.health.engine(&report.engine, said.clone()) {
+            return;
+        }
+        match said {
+            Ok(()) => info!(engine = %report.engine, "engine answers"),
+            Err(fault) => {
+                warn!(engine = %report.engine, fault, "engine gives no answer; its workspaces are unknown, none is restarted");
+            }
+        }
+    }
+
+    /// All deciding is in here, and nothing else.
+    fn judge_part(
+        &self,
+        part: &Part<'_>,
+        seen: Option<&EngineReport>,
+        stamp: ReadStamp,
+        attempts: &BTreeMap<WorkspaceId, Vec<Attempt>>,
+    ) -> Plan {
+        let in_flight = self.restarter.in_flight();
+        let looks: Vec<Look<'_>> = part
+            .workspaces
+            .iter()
+            .enumerate()
+            .map(|(n, workspace)| Look {
+                workspace,
+                sample: seen.and_then(|seen| seen.samples.get(n)).map(|(_, sample)| sample),
+                attempts: attempts.get(&workspace.id).map_or(&[][..], Vec::as_slice),
+                in_flight: in_flight.contains(&workspace.id),
+            })
+            .collect();
+        let evidence = seen.map(|seen| engine_evidence(seen, stamp));
+        let engine = part.engine.zip(evidence.as_ref());
+        self.judge().judge(self.now(), stamp, engine, &looks)
+    }
+
+    /// Records a plan, and hands its restarts over.
+    async fn follow(&self, plan: Plan, engine: Option<&EngineName>, report: &mut TickReport) -> Result<(), StoreError> {
+        report.judged += plan.judged;
+        report.changed += plan.changes.len();
+        report.looks.extend(plan.looks.into_iter().map(|(id, at)| (engine.cloned(), id, at)));
+        for (scope, began) in &plan.storms {
+            let scope = scope.as_ref().map_or("fleet", EngineName::as_str);
+            if *began {
+                error!(scope, "storm: many died at once; restarts go one, two, four … as each batch is verified");
+            } else {
+                info!(scope, "storm over");
+            }
+        }
+        for change in &plan.changes {
+            self.metrics.verdict_changed(change.to, change.newly_held);
+            announce(change);
+        }
+        let marks: Vec<Change> = plan
+            .changes
+            .iter()
+            .filter(|change| change.to == Verdict::Lost || change.from == Some(Verdict::Lost))
+            .cloned()
+            .collect();
+        self.record(plan.changes).await?;
+        self.mark(&marks).await?;
+        for recovery in plan.recoveries {
+            let evidence = serde_json::to_value(&recovery.evidence).unwrap_or_default();
+            if self.store.recovered(recovery.attempt_id, &recovery.workspace, &evidence).await? {
+                info!(workspace = %recovery.workspace, because = %recovery.evidence.because, "recovered");
+            }
+        }
+        report.restarts += plan.restarts.len();
+        self.restarter.carry_out(plan.restarts);
+        Ok(())
+    }
+
+    /// Tells the platform of external workspaces that were lost or are back.
+    async fn mark(&self, changes: &[Change]) -> Result<(), StoreError> {
+        if self.config.policy.mode == defib_policy::settings::Mode::Observe {
+            return Ok(());
+        }
+        for change in changes {
+            let evidence = serde_json::to_value(&change.evidence).unwrap_or_default();
+            if change.to == Verdict::Lost {
+                let marked = self.store.mark_lost(&change.workspace, &evidence).await?;
+                warn!(workspace = %change.workspace, marked, because = %change.evidence.because, "external workspace lost");
+            } else {
+                self.store.mark_recovered(&change.workspace, &evidence).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes changes, and whatever an earlier pass could not write.
+    async fn record(&self, changes: Vec<Change>) -> Result<(), StoreError> {
+        let mut pending = std::mem::take(&mut *lock(&self.unrecorded));
+        pending.extend(changes);
+        let departed = std::mem::take(&mut *lock(&self.departed));
+        let batch = self.batch(&pending, &departed);
+        let written = self.store.record(&batch).await;
+        if written.is_err() {
+            let mut unrecorded = lock(&self.unrecorded);
+            pending.append(&mut unrecorded);
+            let excess = pending.len().saturating_sub(UNRECORDED_MAX);
+            pending.drain(..excess);
+            *unrecorded = pending;
+            lock(&self.departed).extend(departed);
+        }
+        written
+    }
+
+    fn batch(&self, changes: &[Change], departed: &BTreeSet<WorkspaceId>) -> RecordBatch {
+        let now = self.now();
+        let mut batch = RecordBatch::default();
+        let mut latest: BTreeMap<&WorkspaceId, &Change> = BTreeMap::new();
+        for change in changes {
+            latest.insert(&change.workspace, change);
+            if change.from != Some(change.to) {
+                batch.events.push(EventRow {
+                    workspace: change.workspace.clone(),
+                    from: change.from.map(|from| from.label().to_owned()),
+                    to: change.to.label().to_owned(),
+                    evidence: serde_json::to_value(&change.evidence).unwrap_or_default(),
+                });
+            }
+        }
+        batch.cleared.extend(departed.iter().cloned());
+        for (workspace, change) in latest {
+            if change.to == Verdict::Alive {
+                batch.cleared.push(workspace.clone());
+            } else if !departed.contains(workspace) {
+                batch.verdicts.push(VerdictRow {
+                    workspace: workspace.clone(),
+                    verdict: change.to.label(),
+                    since_ago: now - change.since,
+                    engine: change.evidence.engine.clone(),
+                    rule: change.evidence.rule.label().to_owned(),
+                    because: change.evidence.because.clone(),
+                    evidence: serde_json::to_value(&change.evidence).unwrap_or_default(),
+                    held: change.evidence.held.map(|held| held.label().to_owned()),
+                });
+            }
+        }
+        batch
+    }
+
+    /// Gauges that follow from the judge's state.
+    pub(crate) fn show(&self) {
+        let now = self.now();
+        let judge = self.judge();
+        self.metrics.verdicts(judge.counts());
+        self.metrics.probe_map_entries.set(i64::try_from(judge.probes().len()).unwrap_or(i64::MAX));
+        self.metrics.local_health_multiplier.set(i64::from(judge.multiplier()));
+        self.metrics.heartbeats_usable.set(i64::from(judge.heartbeats_usable(now)));
+        for engine in self.engines.keys() {
+            self.metrics.storm(engine, judge.is_storm(Some(engine)) || judge.is_storm(None));
+        }
+    }
+}
+
+/// One line for a verdict that an operator wants to know of.
+fn announce(change: &Change) {
+    let workspace = printable(change.workspace.as_str());
+    let (because, rule) = (&change.evidence.because, change.evidence.rule.label());
+    let from = change.from.map_or("none", Verdict::label);
+    let held = change.evidence.held.map_or("", |held| held.label());
+    match change.to {
+        Verdict::Exhausted | Verdict::Contradiction => {
+            error!(%workspace, from, verdict = change.to.label(), rule, %because, held, "verdict");
+        }
+        Verdict::Dead | Verdict::Wedged | Verdict::Lost | Verdict::Unhealthy => {
+            warn!(%workspace, from, verdict = change.to.label(), rule, %because, held, "verdict");
+        }
+        // One line an engine says it for all of its workspaces.
+        Verdict::Unknown => {}
+        _ if change.from == Some(Verdict::Unknown) => {}
+        _ => info!(%workspace, from, verdict = change.to.label(), rule, %because, held, "verdict"),
+    }
+}
+
+fn engine_evidence(seen: &EngineReport, stamp: ReadStamp) -> EngineEvidence {
+    match &seen.reach {
+        Err(fault) => EngineEvidence { fault: Some(*fault), ..EngineEvidence::default() },
+        Ok(reached) => EngineEvidence {
+            fault: None,
+            identity: reached.identity.clone(),
+            restarted: reached.reconnected,
+            clock_offset_micros: reached.engine_now.map(|theirs| offset_micros(theirs, (stamp.at, stamp.database_now))),
+        },
+    }
+}
+
+fn not_configured(name: &EngineName, workspaces: &[&Workspace], at: Moment) -> EngineReport {
+    let observation = Observation::Unknown { fault: Fault::NotConfigured };
+    let sample = Sample { at, observation };
+    EngineReport {
+        engine: name.clone(),
+        at,
+        reach: Err(Fault::NotConfigured),
+        samples: workspaces.iter().map(|workspace| (workspace.id.clone(), sample.clone())).collect(),
+        calls: Vec::new(),
+    }
+}
+
+fn by_workspace(attempts: Vec<Attempt>) -> BTreeMap<WorkspaceId, Vec<Attempt>> {
+    let mut grouped: BTreeMap<WorkspaceId, Vec<Attempt>> = BTreeMap::new();
+    for attempt in attempts {
+        grouped.entry(attempt.workspace.clone()).or_default().push(attempt);
+    }
+    grouped
+}
+
+/// A poisoned lock means that a thread panicked while it held it; the state is still whole values, and the loop goes on.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The database's part in a failed pass, for the log.
+pub(crate) fn database_fault(error: &StoreError) -> String {
+    format!("{} ({})", chain(error), error.kind())
+}
+
+/// The set of workspaces with a restart under way.
+pub(crate) type InFlight = HashSet<WorkspaceId>;

@@ -1,0 +1,332 @@
+//! Carrying restarts out (section 5): claim, confirm, act, outcome.
+//!
+//! ```text
+//! order ─► permit ─► claim (ledger) ─► confirm (inspect) ─► still ours? ─► engine ─► outcome (ledger)
+//!                    │                 │                    │              │
+//!                    held, vetoed,     runs, or another     paused just    deadline: failed, and the
+//!                    taken: nothing    life: superseded     now: vetoed    next attempt looks first
+//! ```
+//!
+//! The loop never waits for any of it. Orders are bounded by one a workspace, and by `DEFIB_RESTART_CONCURRENCY` permits an
+//! engine. A process that dies between any two steps leaves an open row with a deadline, which `recovery` settles by
+//! looking; nothing here needs to be undone.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use defib_engine::{Engine, EngineError, RestartHow, Target};
+use defib_policy::attempt::Outcome;
+use defib_policy::id::{EngineName, WorkspaceId};
+use defib_policy::plan::{Remedy, RestartOrder};
+use defib_policy::sample::{Incarnation, Observation, Sample};
+use defib_store::{Claim, Claimed, Store, StoreError};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{error, info, warn};
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::logging::{chain, printable};
+use crate::metrics::Metrics;
+use crate::reconcile::{InFlight, lock};
+
+/// What claiming, confirming and writing the outcome may take beside the restart itself. Larger: the row of a daemon that
+/// died is settled later. Smaller: a slow database makes others settle a row that is still being worked on.
+const CLAIM_MARGIN: Duration = Duration::from_secs(20);
+
+/// Tries to write an outcome before the row is left to `recovery`.
+const OUTCOME_TRIES: u32 = 5;
+
+/// Makes restarts happen, each at most once.
+pub(crate) struct Restarter {
+    config: Arc<Config>,
+    store: Store,
+    engines: BTreeMap<EngineName, (Engine, Arc<Semaphore>)>,
+    clock: Clock,
+    metrics: Arc<Metrics>,
+    in_flight: Mutex<InFlight>,
+    /// Workspaces whose restart has ended, for a look at them.
+    ended: mpsc::UnboundedSender<(EngineName, WorkspaceId)>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Restarter {
+    pub(crate) fn new(
+        config: Arc<Config>,
+        store: Store,
+        engines: &BTreeMap<EngineName, Engine>,
+        clock: Clock,
+        metrics: Arc<Metrics>,
+        ended: mpsc::UnboundedSender<(EngineName, WorkspaceId)>,
+    ) -> Self {
+        let permits = config.restart_concurrency;
+        Self {
+            config,
+            store,
+            engines: engines
+                .iter()
+                .map(|(name, engine)| (name.clone(), (engine.clone(), Arc::new(Semaphore::new(permits)))))
+                .collect(),
+            clock,
+            metrics,
+            in_flight: Mutex::new(HashSet::new()),
+            ended,
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        }
+    }
+
+    /// Workspaces with a restart under way in this process.
+    pub(crate) fn in_flight(&self) -> InFlight {
+        lock(&self.in_flight).clone()
+    }
+
+    /// Starts to carry out orders. Returns at once; an order for a workspace that has one under way is dropped, because
+    /// the next pass judges it afresh.
+    pub(crate) fn carry_out(self: &Arc<Self>, orders: Vec<RestartOrder>) {
+        for order in orders {
+            if self.stop.is_cancelled() || !lock(&self.in_flight).insert(order.workspace.clone()) {
+                continue;
+            }
+            let restarter = Arc::clone(self);
+            self.tasks.spawn(async move {
+                // Removed on every way out, a panic included.
+                let _under_way = UnderWay { restarter: &restarter, order: &order };
+                restarter.attempt(&order).await;
+            });
+        }
+    }
+
+    /// Stops taking orders, hands back what has not reached its engine, and waits for what has.
+    pub(crate) async fn shut_down(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+        let under_way = self.tasks.len();
+        if under_way > 0 {
+            info!(restarts = under_way, "waiting for the restarts under way");
+        }
+        let longest = self.config.restart_timeout + self.config.stop_grace + CLAIM_MARGIN;
+        if tokio::time::timeout(longest, self.tasks.wait()).await.is_err() {
+            error!("restarts did not end in time; their ledger rows stay open and are settled by looking");
+        }
+    }
+
+    async fn attempt(&self, order: &RestartOrder) {
+        let Some((engine, permits)) = self.engines.get(&order.engine) else { return };
+        let permit = tokio::select! {
+            permit = permits.acquire() => permit,
+            () = self.stop.cancelled() => return,
+        };
+        // The semaphore is never closed.
+        let Ok(_permit) = permit else { return };
+        let workspace = printable(order.workspace.as_str());
+        let id = match self.claim(order).await {
+            Ok(Claimed::Granted { id }) => id,
+            Ok(Claimed::Vetoed { .. }) => {
+                self.metrics.restart(&order.engine, Outcome::Vetoed);
+                info!(%workspace, engine = %order.engine, "restart vetoed by the platform: its row changed since the evidence");
+                return;
+            }
+            Ok(Claimed::Taken) => return,
+            Ok(Claimed::Held { reason }) => {
+                self.metrics.held_by_operator();
+                info!(%workspace, engine = %order.engine, reason = %printable(&reason), "restart held by an operator");
+                return;
+            }
+            Err(error) => {
+                warn!(%workspace, engine = %order.engine, error = %chain(&error), "restart not claimed, so not made");
+                return;
+            }
+        };
+        let (outcome, error) = match self.act(engine, order, id).await {
+            Ok(()) => (Outcome::Succeeded, None),
+            Err(NotDone { outcome, why }) => (outcome, Some(why)),
+        };
+        self.metrics.restart(&order.engine, outcome);
+        self.finish(order, id, outcome, error.as_deref()).await;
+    }
+
+    async fn claim(&self, order: &RestartOrder) -> Result<Claimed, StoreError> {
+        let claim = Claim {
+            workspace: &order.workspace,
+            engine: &order.engine,
+            container_id: order.container_id(),
+            started_at: order.started_at(),
+            attempt: order.attempt,
+            epoch: 0,
+            verdict: order.verdict.label(),
+            evidence: serde_json::to_value(&order.evidence).unwrap_or_default(),
+            claimed_by: &self.config.replica_id,
+            deadline: self.deadline(order.remedy) + CLAIM_MARGIN,
+        };
+        self.store.claim(&claim).await
+    }
+
+    /// How long the engine may take: a container that runs also gets its grace.
+    fn deadline(&self, remedy: Remedy) -> Duration {
+        match remedy {
+            Remedy::KillAndStart => self.config.restart_timeout + self.config.stop_grace,
+            Remedy::Start | Remedy::Recreate => self.config.restart_timeout,
+        }
+    }
+
+    async fn act(&self, engine: &Engine, order: &RestartOrder, id: i64) -> Result<(), NotDone> {
+        let target = Target {
+            workspace: order.workspace.clone(),
+            container_ref: order.container_ref.clone(),
+            known: order.container_id().cloned(),
+            inspect: true,
+        };
+        let container = confirmed(order, &engine.confirm(&target).await)?;
+        if self.stop.is_cancelled() {
+            return Err(NotDone::new(Outcome::Abandoned, "handed back: defib is stopping"));
+        }
+        match self.store.still_claimed(id, &self.config.watched_statuses).await {
+            Ok(true) => {}
+            Ok(false) => {
+                return Err(NotDone::new(
+                    Outcome::Vetoed,
+                    "no longer watched, suspended or held when it was to be restarted",
+                ));
+            }
+            Err(error) => {
+                let why = format!("handed back: the database could not confirm the claim: {}", chain(&error));
+                return Err(NotDone { outcome: Outcome::Abandoned, why });
+            }
+        }
+        let how = match order.remedy {
+            Remedy::Start => RestartHow::Start,
+            Remedy::KillAndStart => RestartHow::KillAndStart { grace: self.config.stop_grace },
+            Remedy::Recreate => {
+                return Err(NotDone::new(
+                    Outcome::Failed,
+                    "the container does not exist any more, and an engine cannot make it again: recreate it through the platform",
+                ));
+            }
+        };
+        let issued_at = (self.clock)();
+        if let Some(stopped_ago) = order.stopped_ago {
+            self.metrics.detected_after(stopped_ago + (issued_at - order.at));
+        }
+        warn!(
+            workspace = %printable(order.workspace.as_str()),
+            engine = %order.engine,
+            container = %short(container.container_id.as_str()),
+            attempt = order.attempt,
+            verdict = order.verdict.label(),
+            rule = order.evidence.rule.label(),
+            because = %order.evidence.because,
+            evidence = %serde_json::to_string(&order.evidence).unwrap_or_default(),
+            "restarting"
+        );
+        let restarted = engine.restart(&container.container_id, how, self.deadline(order.remedy)).await;
+        self.metrics.restart_took(&order.engine, (self.clock)() - issued_at);
+        restarted.map_err(|error| {
+            let outcome = if matches!(error, EngineError::Gone { .. }) { Outcome::Superseded } else { Outcome::Failed };
+            NotDone { outcome, why: chain(&error) }
+        })
+    }
+
+    async fn finish(&self, order: &RestartOrder, id: i64, outcome: Outcome, error: Option<&str>) {
+        let workspace = printable(order.workspace.as_str());
+        match (outcome, error) {
+            (Outcome::Succeeded, _) => {
+                info!(%workspace, engine = %order.engine, attempt = order.attempt, "restarted; waiting for its heartbeat");
+            }
+            (Outcome::Failed, Some(why)) => {
+                error!(%workspace, engine = %order.engine, attempt = order.attempt, error = why, "restart failed");
+            }
+            (_, why) => {
+                let why = why.unwrap_or_default();
+                info!(%workspace, engine = %order.engine, outcome = outcome.label(), why, "restart not made");
+            }
+        }
+        let mut pause = Duration::from_millis(200);
+        for _ in 0..OUTCOME_TRIES {
+            match self.store.finish(id, outcome, error).await {
+                Ok(_) => return,
+                Err(error) => warn!(%workspace, error = %chain(&error), "outcome not written yet"),
+            }
+            tokio::time::sleep(pause).await;
+            pause *= 2;
+        }
+        error!(%workspace, attempt_id = id, "outcome not written; the row stays open and is settled by looking");
+    }
+}
+
+/// Takes a workspace out of flight, and asks for a look at it.
+struct UnderWay<'a> {
+    restarter: &'a Restarter,
+    order: &'a RestartOrder,
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        lock(&self.restarter.in_flight).remove(&self.order.workspace);
+        // Nobody listens any more when the daemon stops.
+        let _ = self.restarter.ended.send((self.order.engine.clone(), self.order.workspace.clone()));
+    }
+}
+
+/// A restart that was not made.
+#[derive(Debug, PartialEq, Eq)]
+struct NotDone {
+    outcome: Outcome,
+    why: String,
+}
+
+impl NotDone {
+    fn new(outcome: Outcome, why: &str) -> Self {
+        Self { outcome, why: why.to_owned() }
+    }
+}
+
+/// The container to restart, if the fresh look agrees with the evidence.
+fn confirmed(order: &RestartOrder, seen: &Sample) -> Result<Incarnation, NotDone> {
+    let superseded = |why: &str| Err(NotDone::new(Outcome::Superseded, why));
+    let same =
+        |incarnation: &Incarnation| order.incarnation.as_ref().is_none_or(|convicted| convicted.may_be(incarnation));
+    match &seen.observation {
+        Observation::Unknown { fault } => Err(NotDone {
+            outcome: Outcome::Failed,
+            why: format!("the look before the restart got no answer ({fault}); nothing was touched"),
+        }),
+        Observation::Running { incarnation, .. } if !same(incarnation) => {
+            superseded("somebody else restarted it first")
+        }
+        Observation::Running { incarnation, .. } => {
+            if order.remedy == Remedy::KillAndStart {
+                Ok(incarnation.clone())
+            } else {
+                superseded("the look before the restart found it running")
+            }
+        }
+        Observation::Stopped { incarnation, .. } => match order.remedy {
+            _ if !same(incarnation) => superseded("another incarnation of it stopped since"),
+            Remedy::Start => Ok(incarnation.clone()),
+            Remedy::KillAndStart => superseded("it stopped by itself since"),
+            Remedy::Recreate => superseded("its container is back"),
+        },
+        Observation::Transitional { incarnation, .. } => {
+            // Convicted for being in that state for longer than settle: nobody is at work on it.
+            if order.remedy == Remedy::Start && order.convicted_in_transition() && same(incarnation) {
+                Ok(incarnation.clone())
+            } else {
+                superseded("its engine is at work on it")
+            }
+        }
+        Observation::Frozen { .. } => superseded("somebody paused its container"),
+        Observation::Missing if order.remedy == Remedy::Recreate => {
+            Ok(order.incarnation.clone().unwrap_or(Incarnation { container_id: "".into(), started_at: None }))
+        }
+        Observation::Missing => superseded("its container was removed since"),
+    }
+}
+
+/// The part of a container id that people read.
+fn short(id: &str) -> &str {
+    id.get(..12).unwrap_or(id)
+}

@@ -1,0 +1,130 @@
+//! The last read of the whole fleet, and the way from what an engine calls a container to the workspace it belongs to.
+//!
+//! Only events need that way, and most passes see none: it is built when the first one after a read asks for it.
+
+use std::collections::HashMap;
+use std::sync::OnceLock;
+
+use defib_engine::ContainerEvent;
+use defib_policy::fleet::{FleetRead, Kind, Workspace};
+use defib_policy::id::{EngineName, WorkspaceId};
+
+/// The shortest beginning of a container id that may stand in `container_ref`.
+const ID_PREFIX_MIN: usize = 12;
+
+#[derive(Debug, Default)]
+pub(crate) struct Snapshot {
+    read: Option<FleetRead>,
+    index: OnceLock<Index>,
+}
+
+#[derive(Debug, Default)]
+struct Index {
+    by_id: HashMap<WorkspaceId, usize>,
+    by_ref: HashMap<(EngineName, Box<str>), usize>,
+}
+
+impl Snapshot {
+    pub(crate) fn new(read: FleetRead) -> Self {
+        Self { read: Some(read), index: OnceLock::new() }
+    }
+
+    fn rows(&self) -> &[Workspace] {
+        self.read.as_ref().map_or(&[], |read| &read.workspaces)
+    }
+
+    fn index(&self) -> &Index {
+        self.index.get_or_init(|| {
+            let mut index = Index::default();
+            for (n, row) in self.rows().iter().enumerate() {
+                index.by_id.insert(row.id.clone(), n);
+                if let Some(reference) = &row.container_ref {
+                    let reference = reference.strip_prefix('/').unwrap_or(reference);
+                    index.by_ref.insert((row.engine.clone(), reference.into()), n);
+                }
+            }
+            index
+        })
+    }
+
+    /// The engine that judges a workspace; `None` when it is unknown or external.
+    pub(crate) fn engine_of(&self, id: &WorkspaceId) -> Option<&EngineName> {
+        let row = &self.rows()[*self.index().by_id.get(id)?];
+        (row.kind != Kind::External).then_some(&row.engine)
+    }
+
+    /// Whose container an event is about, if it is a watched one.
+    pub(crate) fn workspace_of(&self, event: &ContainerEvent) -> Option<WorkspaceId> {
+        let index = self.index();
+        let by_ref = |reference: &str| index.by_ref.get(&(event.engine.clone(), reference.into())).copied();
+        let id = event.container_id.as_str();
+        let found = event
+            .name
+            .as_deref()
+            .and_then(by_ref)
+            .or_else(|| by_ref(id))
+            .or_else(|| (ID_PREFIX_MIN..id.len()).filter_map(|end| id.get(..end)).find_map(by_ref))
+            .or_else(|| {
+                let labelled = index.by_id.get(event.workspace.as_ref()?).copied()?;
+                (self.rows()[labelled].engine == event.engine).then_some(labelled)
+            });
+        found.map(|row| self.rows()[row].id.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use defib_engine::Action;
+    use defib_policy::moment::{Moment, Timestamp};
+
+    use super::*;
+
+    fn row(id: &str, engine: &str, container_ref: Option<&str>) -> Workspace {
+        Workspace {
+            id: id.into(),
+            status: "online".into(),
+            kind: Kind::Container,
+            engine: engine.into(),
+            container_ref: container_ref.map(Into::into),
+            instance_ref: None,
+            suspended: false,
+            last_heartbeat_at: None,
+            last_activity_at: None,
+            active_tasks: 0,
+            created_at: None,
+            policy: None,
+        }
+    }
+
+    #[test]
+    fn an_event_finds_its_workspace_by_name_id_prefix_or_label_on_its_own_engine() {
+        let id = "0123456789abcdef0123456789abcdef";
+        let rows = vec![
+            row("named", "a", Some("/agent-1")),
+            row("whole", "a", Some(id)),
+            row("prefix", "b", Some(&id[..14])),
+            row("label", "a", None),
+        ];
+        let snapshot = Snapshot::new(FleetRead {
+            at: Moment::ZERO,
+            database_now: Timestamp(0),
+            database_started_at: Timestamp(0),
+            workspaces: rows,
+        });
+        let event = |engine: &str, container: &str, name: Option<&str>, workspace: Option<&str>| ContainerEvent {
+            engine: engine.into(),
+            container_id: container.into(),
+            name: name.map(Into::into),
+            workspace: workspace.map(WorkspaceId::from),
+            action: Action::Die,
+            at: None,
+        };
+        let found = |event: ContainerEvent| snapshot.workspace_of(&event).map(|id| id.to_string());
+        assert_eq!(found(event("a", "ff", Some("agent-1"), None)).as_deref(), Some("named"));
+        assert_eq!(found(event("a", id, Some("other"), None)).as_deref(), Some("whole"));
+        assert_eq!(found(event("b", id, None, None)).as_deref(), Some("prefix"));
+        assert_eq!(found(event("a", "ff", None, Some("label"))).as_deref(), Some("label"));
+        assert_eq!(found(event("b", "ff", Some("agent-1"), Some("label"))), None, "another engine's container");
+        assert_eq!(snapshot.engine_of(&"prefix".into()).map(EngineName::as_str), Some("b"));
+    }
+}

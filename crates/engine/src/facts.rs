@@ -1,0 +1,383 @@
+//! What a container's record says, in the policy's words.
+//!
+//! Engines keep the same fact in several places that do not always agree: a status word, four flags, a text for humans.
+//! The rule: the status word is the truth; the flags speak only where it is silent; and a record that says both "exited" and
+//! "running" says nothing. No record turns into Stopped by default.
+//!
+//! A list tells less than an inspect: no start, no end, no exit code. So a list can say that a container lives
+//! (`Glance::Seen`), but never how one died (`Glance::Doubt`).
+
+use bollard::models::{
+    ContainerInspectResponse, ContainerState, ContainerStateStatusEnum as Status, ContainerSummary,
+    ContainerSummaryHealthStatusEnum as SummaryHealth, ContainerSummaryStateEnum as SummaryState, EventMessage,
+    HealthStatusEnum, RestartPolicyNameEnum,
+};
+use chrono::DateTime;
+use defib_policy::moment::Timestamp;
+use defib_policy::sample::{Exit, Fault, Health, Incarnation, Observation, Transition};
+
+/// What a list entry tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Glance {
+    /// All there is to know.
+    Seen(Observation),
+    /// Somebody has to ask about it: it exited, it is unhealthy, or the list did not say.
+    Doubt,
+}
+
+/// How alive a list entry looks. Among containers that claim one workspace, the liveliest is it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Liveliness {
+    Ended,
+    Untold,
+    Frozen,
+    InTransit,
+    Running,
+}
+
+pub(crate) fn liveliness(entry: &ContainerSummary) -> Liveliness {
+    match entry.state {
+        Some(SummaryState::RUNNING) => Liveliness::Running,
+        Some(SummaryState::CREATED | SummaryState::RESTARTING | SummaryState::REMOVING | SummaryState::STOPPING) => {
+            Liveliness::InTransit
+        }
+        Some(SummaryState::PAUSED) => Liveliness::Frozen,
+        Some(SummaryState::EXITED | SummaryState::DEAD) => Liveliness::Ended,
+        Some(SummaryState::EMPTY) | None => Liveliness::Untold,
+    }
+}
+
+/// Reads a list entry.
+pub(crate) fn glance(entry: &ContainerSummary) -> Glance {
+    let Some(id) = entry.id.as_deref().filter(|id| !id.is_empty()) else {
+        return Glance::Seen(Observation::Unknown { fault: Fault::Garbled });
+    };
+    let incarnation = Incarnation { container_id: id.into(), started_at: None };
+    let transition =
+        |transition| Glance::Seen(Observation::Transitional { incarnation: incarnation.clone(), transition });
+    match entry.state {
+        Some(SummaryState::RUNNING) => match summary_health(entry) {
+            // When the check failed, and since which start, decides whether it counts: only an inspect knows.
+            Health::Unhealthy { .. } => Glance::Doubt,
+            health => Glance::Seen(Observation::Running { incarnation, health }),
+        },
+        Some(SummaryState::PAUSED) => Glance::Seen(Observation::Frozen { incarnation }),
+        Some(SummaryState::CREATED) => transition(Transition::Created),
+        Some(SummaryState::RESTARTING) => transition(Transition::Restarting),
+        Some(SummaryState::REMOVING) => transition(Transition::Removing),
+        Some(SummaryState::EXITED | SummaryState::DEAD | SummaryState::STOPPING | SummaryState::EMPTY) | None => {
+            Glance::Doubt
+        }
+    }
+}
+
+/// Reads an inspect.
+pub(crate) fn observe(record: &ContainerInspectResponse) -> Observation {
+    const GARBLED: Observation = Observation::Unknown { fault: Fault::Garbled };
+    let (Some(id), Some(state)) = (record.id.as_deref().filter(|id| !id.is_empty()), &record.state) else {
+        return GARBLED;
+    };
+    let incarnation = Incarnation { container_id: id.into(), started_at: timestamp(state.started_at.as_deref()) };
+    let is = |flag: Option<bool>| flag == Some(true);
+    match state.status {
+        Some(Status::RUNNING) => Observation::Running { incarnation, health: health(state) },
+        Some(Status::PAUSED) => Observation::Frozen { incarnation },
+        Some(Status::CREATED) => Observation::Transitional { incarnation, transition: Transition::Created },
+        Some(Status::RESTARTING) => Observation::Transitional { incarnation, transition: Transition::Restarting },
+        Some(Status::REMOVING) => Observation::Transitional { incarnation, transition: Transition::Removing },
+        Some(Status::EXITED | Status::DEAD) if is(state.running) || is(state.restarting) || is(state.paused) => GARBLED,
+        Some(Status::EXITED | Status::DEAD) => Observation::Stopped { incarnation, exit: exit(record, state) },
+        Some(Status::EMPTY) | None if is(state.paused) => Observation::Frozen { incarnation },
+        Some(Status::EMPTY) | None if is(state.restarting) => {
+            Observation::Transitional { incarnation, transition: Transition::Restarting }
+        }
+        Some(Status::EMPTY) | None if is(state.running) => Observation::Running { incarnation, health: health(state) },
+        // No word and no flag; or podman's `stopping`, which is neither of the two yet.
+        Some(Status::EMPTY | Status::STOPPING) | None => GARBLED,
+    }
+}
+
+fn exit(record: &ContainerInspectResponse, state: &ContainerState) -> Exit {
+    Exit {
+        exit_code: state.exit_code,
+        oom_killed: state.oom_killed.unwrap_or(false),
+        finished_at: timestamp(state.finished_at.as_deref()),
+        engine_restarts: engine_restarts(record, state.exit_code),
+    }
+}
+
+/// Whether the engine may start an exited container by itself.
+fn engine_restarts(record: &ContainerInspectResponse, exit_code: Option<i64>) -> bool {
+    let Some(policy) = record.host_config.as_ref().and_then(|host| host.restart_policy.as_ref()) else { return false };
+    match policy.name {
+        Some(RestartPolicyNameEnum::ALWAYS | RestartPolicyNameEnum::UNLESS_STOPPED) => true,
+        Some(RestartPolicyNameEnum::ON_FAILURE) => {
+            let tries_max = policy.maximum_retry_count.filter(|max| *max > 0).unwrap_or(i64::MAX);
+            exit_code != Some(0) && record.restart_count.unwrap_or(0) < tries_max
+        }
+        Some(RestartPolicyNameEnum::EMPTY | RestartPolicyNameEnum::NO) | None => false,
+    }
+}
+
+fn health(state: &ContainerState) -> Health {
+    let Some(health) = &state.health else { return Health::None };
+    match health.status {
+        Some(HealthStatusEnum::STARTING) => Health::Starting,
+        Some(HealthStatusEnum::HEALTHY) => Health::Healthy,
+        Some(HealthStatusEnum::UNHEALTHY) => {
+            let ends = health.log.iter().flatten().filter_map(|check| timestamp(check.end.as_deref()));
+            Health::Unhealthy { last_check_at: ends.max() }
+        }
+        Some(HealthStatusEnum::EMPTY | HealthStatusEnum::NONE) | None => Health::None,
+    }
+}
+
+/// The health of a list entry: newer engines have a field, older ones say it to humans only, behind the uptime.
+fn summary_health(entry: &ContainerSummary) -> Health {
+    let told = entry.health.as_ref().and_then(|health| health.status);
+    match told {
+        Some(SummaryHealth::STARTING) => return Health::Starting,
+        Some(SummaryHealth::HEALTHY) => return Health::Healthy,
+        Some(SummaryHealth::UNHEALTHY) => return Health::Unhealthy { last_check_at: None },
+        Some(SummaryHealth::EMPTY | SummaryHealth::NONE) | None => {}
+    }
+    match entry.status.as_deref().unwrap_or_default() {
+        text if text.ends_with("(healthy)") => Health::Healthy,
+        text if text.ends_with("(unhealthy)") => Health::Unhealthy { last_check_at: None },
+        text if text.ends_with("(health: starting)") => Health::Starting,
+        _ => Health::None,
+    }
+}
+
+/// An engine's RFC 3339 time, of any offset and any number of digits. The engines' "never" (year 1) is `None`, like
+/// everything else that cannot be when a container started.
+pub(crate) fn timestamp(text: Option<&str>) -> Option<Timestamp> {
+    let micros = DateTime::parse_from_rfc3339(text?).ok()?.timestamp_micros();
+    (micros > 0).then_some(Timestamp(micros))
+}
+
+/// When an event happened, on the engine's clock: to the microsecond where the engine tells, else to the second.
+pub(crate) fn event_time(message: &EventMessage) -> Option<Timestamp> {
+    let nanos = message.time_nano.filter(|nanos| *nanos > 0).map(|nanos| nanos / 1_000);
+    let seconds = message.time.filter(|seconds| *seconds > 0).and_then(|seconds| seconds.checked_mul(1_000_000));
+    nanos.or(seconds).map(Timestamp)
+}
+
+#[cfg(test)]
+mod tests {
+    use bollard::models::{
+        ContainerSummaryHealth, Health as HealthRecord, HealthcheckResult, HostConfig, RestartPolicy,
+    };
+
+    use super::*;
+
+    const STARTED: &str = "2024-02-29T12:34:56.000123456Z";
+    const STARTED_MICROS: i64 = 1_709_210_096_000_123;
+    const NEVER: &str = "0001-01-01T00:00:00Z";
+
+    fn record(status: Option<Status>) -> ContainerInspectResponse {
+        ContainerInspectResponse {
+            id: Some("c1".into()),
+            state: Some(ContainerState { status, started_at: Some(STARTED.into()), ..ContainerState::default() }),
+            ..ContainerInspectResponse::default()
+        }
+    }
+
+    fn with_state(status: Option<Status>, change: impl FnOnce(&mut ContainerState)) -> ContainerInspectResponse {
+        let mut record = record(status);
+        change(record.state.as_mut().unwrap());
+        record
+    }
+
+    fn life() -> Incarnation {
+        Incarnation { container_id: "c1".into(), started_at: Some(Timestamp(STARTED_MICROS)) }
+    }
+
+    fn entry(state: Option<SummaryState>, status: &str) -> ContainerSummary {
+        ContainerSummary { id: Some("c1".into()), state, status: Some(status.into()), ..ContainerSummary::default() }
+    }
+
+    #[test]
+    fn times_are_read_in_every_form_that_engines_write() {
+        for (text, micros) in [
+            (STARTED, Some(STARTED_MICROS)),
+            ("2024-02-29T12:34:56Z", Some(1_709_210_096_000_000)),
+            ("2024-02-29T13:34:56.5+01:00", Some(1_709_210_096_500_000)),
+            (NEVER, None),
+            ("", None),
+            ("yesterday", None),
+            ("1969-12-31T23:59:59Z", None),
+        ] {
+            assert_eq!(timestamp(Some(text)), micros.map(Timestamp), "{text:?}");
+        }
+        assert_eq!(timestamp(None), None);
+    }
+
+    #[test]
+    fn the_status_word_decides() {
+        use Transition::{Created, Removing, Restarting};
+        let transitional = |transition| Observation::Transitional { incarnation: life(), transition };
+        for (status, expected) in [
+            (Status::RUNNING, Observation::Running { incarnation: life(), health: Health::None }),
+            (Status::PAUSED, Observation::Frozen { incarnation: life() }),
+            (Status::CREATED, transitional(Created)),
+            (Status::RESTARTING, transitional(Restarting)),
+            (Status::REMOVING, transitional(Removing)),
+            (Status::EXITED, Observation::Stopped { incarnation: life(), exit: Exit::default() }),
+            (Status::DEAD, Observation::Stopped { incarnation: life(), exit: Exit::default() }),
+            (Status::STOPPING, Observation::Unknown { fault: Fault::Garbled }),
+        ] {
+            assert_eq!(observe(&record(Some(status))), expected, "{status:?}");
+        }
+    }
+
+    #[test]
+    fn a_restarting_or_paused_container_is_that_although_its_running_flag_is_up() {
+        let restarting = with_state(Some(Status::RESTARTING), |state| {
+            state.running = Some(true);
+            state.restarting = Some(true);
+        });
+        assert_eq!(observe(&restarting).label(), "transitional");
+        let paused = with_state(Some(Status::PAUSED), |state| {
+            state.running = Some(true);
+            state.paused = Some(true);
+        });
+        assert_eq!(observe(&paused).label(), "frozen");
+    }
+
+    #[test]
+    fn the_flags_speak_where_there_is_no_word_and_silence_is_not_death() {
+        for status in [None, Some(Status::EMPTY)] {
+            assert_eq!(observe(&with_state(status, |state| state.running = Some(true))).label(), "running");
+            assert_eq!(observe(&with_state(status, |state| state.paused = Some(true))).label(), "frozen");
+            assert_eq!(observe(&with_state(status, |state| state.restarting = Some(true))).label(), "transitional");
+            let nothing = with_state(status, |state| {
+                state.running = Some(false);
+                state.exit_code = Some(137);
+            });
+            assert_eq!(observe(&nothing).label(), "unknown");
+        }
+    }
+
+    #[test]
+    fn a_record_that_contradicts_itself_or_is_not_one_says_nothing() {
+        let garbled = Observation::Unknown { fault: Fault::Garbled };
+        assert_eq!(observe(&with_state(Some(Status::EXITED), |state| state.running = Some(true))), garbled);
+        assert_eq!(observe(&ContainerInspectResponse::default()), garbled);
+        assert_eq!(observe(&ContainerInspectResponse { state: None, ..record(Some(Status::EXITED)) }), garbled);
+        assert_eq!(
+            observe(&ContainerInspectResponse { id: Some(String::new()), ..record(Some(Status::EXITED)) }),
+            garbled
+        );
+    }
+
+    #[test]
+    fn a_stopped_container_tells_how_it_ended() {
+        let mut killed = with_state(Some(Status::EXITED), |state| {
+            state.exit_code = Some(137);
+            state.oom_killed = Some(true);
+            state.finished_at = Some("2024-02-29T12:34:57Z".into());
+        });
+        killed.host_config = Some(HostConfig {
+            restart_policy: Some(RestartPolicy {
+                name: Some(RestartPolicyNameEnum::ALWAYS),
+                maximum_retry_count: None,
+            }),
+            ..HostConfig::default()
+        });
+        let Observation::Stopped { exit, .. } = observe(&killed) else { panic!("not stopped") };
+        let finished_at = Some(Timestamp(1_709_210_097_000_000));
+        assert_eq!(exit, Exit { exit_code: Some(137), oom_killed: true, finished_at, engine_restarts: true });
+
+        let never_ran = with_state(Some(Status::EXITED), |state| {
+            state.started_at = Some(NEVER.into());
+            state.finished_at = Some(NEVER.into());
+        });
+        let Observation::Stopped { incarnation, exit } = observe(&never_ran) else { panic!("not stopped") };
+        assert_eq!((incarnation.started_at, exit.finished_at), (None, None));
+    }
+
+    #[test]
+    fn a_restart_policy_counts_only_while_it_may_still_act() {
+        use RestartPolicyNameEnum::{ALWAYS, EMPTY, NO, ON_FAILURE, UNLESS_STOPPED};
+        for (name, tries_max, tries, exit_code, expected) in [
+            (ALWAYS, 0, 0, 0, true),
+            (UNLESS_STOPPED, 0, 0, 1, true),
+            (NO, 0, 0, 1, false),
+            (EMPTY, 0, 0, 1, false),
+            (ON_FAILURE, 0, 7, 1, true),
+            (ON_FAILURE, 0, 0, 0, false),
+            (ON_FAILURE, 3, 2, 1, true),
+            (ON_FAILURE, 3, 3, 1, false),
+        ] {
+            let record = ContainerInspectResponse {
+                restart_count: Some(tries),
+                host_config: Some(HostConfig {
+                    restart_policy: Some(RestartPolicy { name: Some(name), maximum_retry_count: Some(tries_max) }),
+                    ..HostConfig::default()
+                }),
+                ..ContainerInspectResponse::default()
+            };
+            assert_eq!(engine_restarts(&record, Some(exit_code)), expected, "{name:?} {tries}/{tries_max} {exit_code}");
+        }
+    }
+
+    #[test]
+    fn a_failing_health_check_tells_when_it_last_ran() {
+        let check = |end: &str| HealthcheckResult { end: Some(end.into()), ..HealthcheckResult::default() };
+        let unhealthy = with_state(Some(Status::RUNNING), |state| {
+            state.health = Some(HealthRecord {
+                status: Some(HealthStatusEnum::UNHEALTHY),
+                failing_streak: Some(3),
+                log: Some(vec![check("2024-02-29T12:34:57Z"), check("2024-02-29T12:34:59Z"), check(NEVER)]),
+            });
+        });
+        let last_check_at = Some(Timestamp(1_709_210_099_000_000));
+        let expected = Observation::Running { incarnation: life(), health: Health::Unhealthy { last_check_at } };
+        assert_eq!(observe(&unhealthy), expected);
+    }
+
+    #[test]
+    fn a_list_tells_who_lives_and_never_how_one_died() {
+        let unheard = |health| {
+            let incarnation = Incarnation { container_id: "c1".into(), started_at: None };
+            Glance::Seen(Observation::Running { incarnation, health })
+        };
+        let running = Some(SummaryState::RUNNING);
+        assert_eq!(glance(&entry(running, "Up 2 minutes")), unheard(Health::None));
+        assert_eq!(glance(&entry(running, "Up 2 minutes (healthy)")), unheard(Health::Healthy));
+        assert_eq!(glance(&entry(running, "Up 2 minutes (health: starting)")), unheard(Health::Starting));
+        assert_eq!(glance(&entry(running, "Up 2 minutes (unhealthy)")), Glance::Doubt);
+        let mut newer = entry(running, "Up 2 minutes");
+        newer.health = Some(ContainerSummaryHealth { status: Some(SummaryHealth::UNHEALTHY), failing_streak: Some(3) });
+        assert_eq!(glance(&newer), Glance::Doubt);
+
+        for (state, label) in [
+            (SummaryState::PAUSED, "frozen"),
+            (SummaryState::CREATED, "transitional"),
+            (SummaryState::RESTARTING, "transitional"),
+            (SummaryState::REMOVING, "transitional"),
+        ] {
+            let Glance::Seen(seen) = glance(&entry(Some(state), "")) else { panic!("{state:?} in doubt") };
+            assert_eq!(seen.label(), label);
+        }
+        for state in [
+            Some(SummaryState::EXITED),
+            Some(SummaryState::DEAD),
+            Some(SummaryState::STOPPING),
+            Some(SummaryState::EMPTY),
+            None,
+        ] {
+            assert_eq!(glance(&entry(state, "Exited (1) 2 seconds ago")), Glance::Doubt, "{state:?}");
+        }
+        assert_eq!(glance(&ContainerSummary::default()), Glance::Seen(Observation::Unknown { fault: Fault::Garbled }));
+    }
+
+    #[test]
+    fn an_event_happened_to_the_microsecond_if_the_engine_says_so() {
+        let at = |time, time_nano| event_time(&EventMessage { time, time_nano, ..EventMessage::default() });
+        assert_eq!(at(Some(7), Some(7_123_456_789)), Some(Timestamp(7_123_456)));
+        assert_eq!(at(Some(7), None), Some(Timestamp(7_000_000)));
+        assert_eq!(at(None, Some(0)), None);
+    }
+}

@@ -1,0 +1,85 @@
+//! What one look at an engine brought back, and what it cost.
+
+use std::time::Duration;
+
+use defib_policy::id::{EngineName, WorkspaceId};
+use defib_policy::moment::{Moment, Timestamp};
+use defib_policy::sample::{Fault, Sample};
+
+/// One look at one engine.
+#[derive(Clone, Debug)]
+pub struct EngineReport {
+    /// Which engine.
+    pub engine: EngineName,
+    /// When the look was begun.
+    pub at: Moment,
+    /// Whether the engine as such answered. `Err` means that no sample below says anything.
+    pub reach: Result<Reached, Fault>,
+    /// Exactly one sample for each target, in the order of the targets.
+    pub samples: Vec<(WorkspaceId, Sample)>,
+    /// Every call that was made, for the metrics. No order.
+    pub calls: Vec<CallTiming>,
+}
+
+/// An engine that answered.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reached {
+    /// The `ID` of its `/info`, as last heard. `None` when it has not told yet: then nothing in this report is Missing.
+    pub identity: Option<String>,
+    /// Its clock: what `/info` said, and the middle of that call on ours. At most about a minute old while the engine answers.
+    pub engine_now: Option<(Moment, Timestamp)>,
+    /// It answers again after a look at it failed, or after its event stream broke: its own restart policies may be at
+    /// work. Exactly one report says so, of whichever kind comes first. The first contact of all is not one, unless it
+    /// followed a failure.
+    pub reconnected: bool,
+}
+
+/// A kind of call. A closed set: it is a metric label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Call {
+    /// `GET /version`, to agree on one.
+    Version,
+    /// `GET /info`: identity and clock.
+    Info,
+    /// `GET /containers/json`
+    List,
+    /// `GET /containers/{id}/json`
+    Inspect,
+    /// `POST /containers/{id}/start`
+    Start,
+    /// `POST /containers/{id}/restart`
+    Restart,
+    /// `GET /events`
+    Events,
+}
+
+impl Call {
+    /// Every kind.
+    pub const ALL: [Self; 7] =
+        [Self::Version, Self::Info, Self::List, Self::Inspect, Self::Start, Self::Restart, Self::Events];
+
+    /// The metric label.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Version => "version",
+            Self::Info => "info",
+            Self::List => "list",
+            Self::Inspect => "inspect",
+            Self::Start => "start",
+            Self::Restart => "restart",
+            Self::Events => "events",
+        }
+    }
+}
+
+/// One call, and how it went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CallTiming {
+    /// What was called.
+    pub call: Call,
+    /// How long it took, a time-out included.
+    pub took: Duration,
+    /// What went wrong. A typed "no such container" is an answer, not a fault.
+    pub fault: Option<Fault>,
+}

@@ -1,0 +1,104 @@
+//! Starting what is dead, and restarting what is wedged.
+//!
+//! Two calls, chosen for what happens when we die in the middle of them:
+//!
+//! - **Start** for a container that does not run. One that somebody started meanwhile answers "already", which is success.
+//!   A restart would kill what they just started.
+//! - **Restart** for one that runs and is stuck: the engine stops and starts it in one go, and finishes even when nobody
+//!   waits any more. A stop and a start of our own would leave the container down if we died in between.
+//!
+//! The race that remains: nothing cancels a call on the engine. After our deadline the restart may still be carried out,
+//! so [`EngineError::TimedOut`] means "not known", and whoever tries again looks first.
+
+use std::time::Duration;
+
+use bollard::query_parameters::{RestartContainerOptionsBuilder, StartContainerOptions};
+use defib_policy::id::ContainerId;
+
+use crate::deadline::{Budget, CallError};
+use crate::report::Call;
+use crate::target::valid_reference;
+use crate::{Engine, EngineError};
+
+/// What of the deadline stays for the start after the grace is used up. Smaller: a container that ignores TERM always runs
+/// into the deadline. A start takes 0.2 s, more in a burst.
+const START_SHARE: Duration = Duration::from_secs(2);
+
+/// By how much the client library's own time-out exceeds the deadline, so that the deadline decides.
+const CLIENT_TIMEOUT_SLACK: Duration = Duration::from_secs(10);
+
+/// What to do to a container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RestartHow {
+    /// It does not run: start it. One that was created and never started is started as well.
+    Start,
+    /// It runs and is stuck: stop it, by force when it has not ended within the grace, and start it.
+    KillAndStart {
+        /// In whole seconds, rounded up; cut where the deadline would leave no time for the start.
+        grace: Duration,
+    },
+}
+
+impl Engine {
+    /// Restarts a container. `Ok` is the engine's word for it, not a recovery. A container that runs already when it is
+    /// to be started is `Ok` too.
+    ///
+    /// # Errors
+    ///
+    /// [`EngineError::Gone`] when the engine does not know the container, [`EngineError::TimedOut`] when it has not answered
+    /// within the deadline (and may still do it), [`EngineError::Restart`] with the engine's words for everything else.
+    pub async fn restart(
+        &self,
+        container: &ContainerId,
+        how: RestartHow,
+        deadline: Duration,
+    ) -> Result<(), EngineError> {
+        let gone = || EngineError::Gone { engine: self.name().clone(), container: container.clone() };
+        let id = valid_reference(container.as_str()).ok_or_else(gone)?;
+        let budget = Budget::new(deadline, deadline);
+        let client = self.hello(&budget).await.map_err(|error| self.error(Call::Version, error))?;
+        let client = client.with_timeout(deadline.saturating_add(CLIENT_TIMEOUT_SLACK));
+
+        let (call, done) = match how {
+            RestartHow::Start => {
+                let starting = client.start_container(id, None::<StartContainerOptions>);
+                (Call::Start, budget.call(Call::Start, starting).await)
+            }
+            RestartHow::KillAndStart { grace } => {
+                let options = RestartContainerOptionsBuilder::default().t(grace_seconds(grace, deadline)).build();
+                (Call::Restart, budget.call(Call::Restart, client.restart_container(id, Some(options))).await)
+            }
+        };
+        done.map_err(|error| match error {
+            error if error.is_no_such_container() => gone(),
+            CallError::Engine(source) => EngineError::Restart {
+                engine: self.name().clone(),
+                container: container.clone(),
+                source: Box::new(source),
+            },
+            error => self.error(call, error),
+        })
+    }
+}
+
+fn grace_seconds(grace: Duration, deadline: Duration) -> i32 {
+    let wanted = grace.as_secs().saturating_add(u64::from(grace.subsec_nanos() > 0));
+    let allowed = deadline.saturating_sub(START_SHARE).as_secs();
+    i32::try_from(wanted.min(allowed)).unwrap_or(i32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_grace_is_whole_seconds_and_leaves_time_for_the_start() {
+        let seconds = Duration::from_secs;
+        assert_eq!(grace_seconds(seconds(10), seconds(30)), 10);
+        assert_eq!(grace_seconds(Duration::from_millis(1_200), seconds(30)), 2);
+        assert_eq!(grace_seconds(seconds(30), seconds(30)), 28);
+        assert_eq!(grace_seconds(seconds(10), seconds(1)), 0);
+        assert_eq!(grace_seconds(Duration::ZERO, seconds(30)), 0);
+        assert_eq!(grace_seconds(Duration::MAX, Duration::MAX), i32::MAX);
+    }
+}

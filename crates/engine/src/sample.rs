@@ -1,0 +1,382 @@
+//! Looking at containers: a whole engine at once, or a few workspaces.
+//!
+//! The problem is the price. A list costs the engine a tenth of a millisecond for each container it has, an inspect one or
+//! two milliseconds for one. A list cannot say how a container died, and nothing but a list can say that no other container has
+//! taken its place. So:
+//!
+//! - the **whole** fleet: one list, and an inspect for those in doubt (exited, unhealthy, or not in the list);
+//! - a **few** workspaces: an inspect each, and a list for those that this cannot settle.
+//!
+//! **Missing** takes three witnesses of one look: absent from the list, unknown by its own name to the engine (in the
+//! engine's words), and an engine that is still the one it was. A container that no one has ever seen has no name to ask for;
+//! there the list stands alone.
+//!
+//! The race: a container can be removed, replaced or started between any two calls of a look. The later call wins; what was
+//! in the list and is gone at the inspect is being removed, not missing; and a sample carries the moment at which the call
+//! that decided it was begun, so that whatever happens later is newer.
+
+use std::collections::HashMap;
+
+use bollard::Docker;
+use bollard::models::{ContainerInspectResponse, ContainerSummary};
+use bollard::query_parameters::{InspectContainerOptions, ListContainersOptionsBuilder};
+use defib_policy::id::ContainerId;
+use defib_policy::moment::Moment;
+use defib_policy::sample::{Fault, Health, Incarnation, Observation, Sample, Transition};
+use futures_util::{StreamExt, stream};
+
+use crate::Engine;
+use crate::deadline::{Budget, CallError};
+use crate::facts::{self, Glance, Liveliness};
+use crate::report::{Call, EngineReport};
+use crate::target::{self, Handle, Listing, Match, Target};
+
+/// How many inspects run at once. More do not make an engine faster, they make each of its answers slower, and the slowest
+/// one late.
+const INSPECTS_MAX: usize = 8;
+
+impl Engine {
+    /// Looks at all workspaces of this engine: one list, and inspects where it leaves a doubt. Takes at most twice the
+    /// call time-out; what was not reached by then is unknown.
+    pub async fn sample_all(&self, targets: &[Target]) -> EngineReport {
+        let look = Look::begin(self);
+        let samples = look.whole(targets).await;
+        look.report(targets, samples)
+    }
+
+    /// Looks at a few workspaces: inspects, and one list where they leave a doubt. Takes at most twice the call time-out.
+    pub async fn sample_some(&self, targets: &[Target]) -> EngineReport {
+        let look = Look::begin(self);
+        let samples = look.few(targets).await;
+        look.report(targets, samples)
+    }
+
+    /// The last look before a restart. It asks for what the workspace's reference (or label) leads to *now*: for a container
+    /// that was replaced since it was judged, the sample shows the new incarnation, even where the old one still lies around.
+    pub async fn confirm(&self, target: &Target) -> Sample {
+        let report = self.sample_some(std::slice::from_ref(target)).await;
+        let unknown = || Sample { at: report.at, observation: Observation::Unknown { fault: Fault::NotAsked } };
+        report.samples.first().map_or_else(unknown, |(_, sample)| sample.clone())
+    }
+}
+
+/// One look at one engine.
+struct Look<'a> {
+    engine: &'a Engine,
+    at: Moment,
+    budget: Budget,
+}
+
+/// What is known of one target on the way.
+enum Finding {
+    /// All there is to know.
+    Done(Sample),
+    /// To be inspected.
+    Ask(Question),
+    /// Absent from a complete list and not known to the engine by name: missing, if the engine is the right one.
+    Missing,
+    /// Only a list can tell. The inspect so far, if it found a container.
+    NeedsList(Option<Sample>),
+}
+
+/// An inspect to be made.
+#[derive(Default)]
+struct Question {
+    /// The name or id to ask for.
+    about: String,
+    /// What to make of "no such container".
+    if_gone: IfGone,
+    /// What stands when there is no answer: what the list said, where it said that the container lives.
+    otherwise: Option<Observation>,
+}
+
+#[derive(Default)]
+enum IfGone {
+    /// It was not in the list either.
+    Missing,
+    /// It was in the list.
+    #[default]
+    Removing,
+}
+
+/// Which containers are to be listed, stopped ones always included.
+#[derive(PartialEq, Eq)]
+enum WantedList {
+    None,
+    /// Those with a label, `key` or `key=value`.
+    Labelled(String),
+    Complete,
+}
+
+impl<'a> Look<'a> {
+    fn begin(engine: &'a Engine) -> Self {
+        Self { engine, at: engine.now(), budget: engine.budget() }
+    }
+
+    /// The whole engine, from a list.
+    async fn whole(&self, targets: &[Target]) -> Result<Vec<Sample>, Fault> {
+        let client = self.engine.hello(&self.budget).await.map_err(|error| error.fault())?;
+        let listed_at = self.engine.now();
+        let (listed, ()) =
+            tokio::join!(self.list(&client, WantedList::Complete), self.engine.refresh_info(&client, &self.budget));
+        match listed {
+            Ok(entries) => {
+                let listing = Listing::new(&entries, &self.engine.settings().workspace_label);
+                let findings = targets.iter().map(|target| read_list(&listing, target, listed_at)).collect();
+                Ok(self.settle(&client, listed_at, findings).await)
+            }
+            // One container in a state that the client does not know spoils the list for all others.
+            Err(error) if error.fault() == Fault::Garbled => self.one_by_one(&client, targets).await,
+            Err(error) => Err(error.fault()),
+        }
+    }
+
+    /// A few workspaces, from inspects.
+    async fn few(&self, targets: &[Target]) -> Result<Vec<Sample>, Fault> {
+        let client = self.engine.hello(&self.budget).await.map_err(|error| error.fault())?;
+        let (mut findings, ()) =
+            tokio::join!(self.inspect_each(&client, targets), self.engine.refresh_info(&client, &self.budget));
+        let listed_at = self.engine.now();
+        let wanted = self.wanted_list(targets, &findings);
+        if wanted != WantedList::None {
+            match self.list(&client, wanted).await {
+                Ok(entries) => {
+                    let listing = Listing::new(&entries, &self.engine.settings().workspace_label);
+                    for (finding, target) in findings.iter_mut().zip(targets) {
+                        if let Finding::NeedsList(inspected) = finding {
+                            *finding = read_list_after_inspect(&listing, target, listed_at, inspected.take());
+                        }
+                    }
+                }
+                Err(error) => {
+                    for finding in &mut findings {
+                        if matches!(finding, Finding::NeedsList(_)) {
+                            *finding = Finding::Done(unknown(listed_at, error.fault()));
+                        }
+                    }
+                }
+            }
+        }
+        let samples = self.settle(&client, listed_at, findings).await;
+        if self.budget.all_unreachable() { Err(Fault::Unreachable) } else { Ok(samples) }
+    }
+
+    /// The first half of [`Look::few`]: what an inspect of each can tell.
+    async fn inspect_each(&self, client: &Docker, targets: &[Target]) -> Vec<Finding> {
+        let inspecting = targets.iter().enumerate().map(|(index, target)| async move {
+            let at = self.engine.now();
+            let finding = match target.handle() {
+                Handle::Invalid => Finding::Done(unknown(at, Fault::NotAsked)),
+                Handle::None => Finding::NeedsList(None),
+                Handle::Ask(about) => match self.inspect(client, about).await {
+                    Ok(Some(record)) => {
+                        let observation = facts::observe(&record);
+                        let lives = matches!(observation, Observation::Running { .. });
+                        let sample = Sample { at, observation };
+                        if lives || !target.may_have_siblings() {
+                            Finding::Done(sample)
+                        } else {
+                            Finding::NeedsList(Some(sample))
+                        }
+                    }
+                    Ok(None) => Finding::NeedsList(None),
+                    Err(error) => Finding::Done(unknown(at, error.fault())),
+                },
+            };
+            (index, finding)
+        });
+        let mut findings = at_once(inspecting.collect()).await;
+        findings.sort_unstable_by_key(|(index, _)| *index);
+        findings.into_iter().map(|(_, finding)| finding).collect()
+    }
+
+    /// Which list the open findings need, if any. Whether a sibling lives is seen in a list of those with the label, which
+    /// is much cheaper; whether a container exists at all takes the complete one.
+    fn wanted_list(&self, targets: &[Target], findings: &[Finding]) -> WantedList {
+        let open: Vec<_> = targets
+            .iter()
+            .zip(findings)
+            .filter_map(|(target, finding)| match finding {
+                Finding::NeedsList(inspected) => Some((target, inspected.is_some())),
+                _ => None,
+            })
+            .collect();
+        let label = &self.engine.settings().workspace_label;
+        match open.as_slice() {
+            [] => WantedList::None,
+            [(target, true)] => WantedList::Labelled(format!("{label}={}", target.workspace)),
+            several if several.iter().all(|(_, exists)| *exists) => WantedList::Labelled(label.clone()),
+            _ => WantedList::Complete,
+        }
+    }
+
+    /// Without a list: an inspect each. Nobody can be missing, and nobody can be stopped who may have a sibling.
+    async fn one_by_one(&self, client: &Docker, targets: &[Target]) -> Result<Vec<Sample>, Fault> {
+        let findings = self.inspect_each(client, targets).await;
+        if !self.budget.any_answer(Call::Inspect) {
+            return Err(Fault::Garbled);
+        }
+        let sample = |finding| match finding {
+            Finding::Done(sample) => sample,
+            Finding::Ask(_) | Finding::Missing | Finding::NeedsList(_) => unknown(self.at, Fault::Garbled),
+        };
+        Ok(findings.into_iter().map(sample).collect())
+    }
+
+    /// Answers what is left open: makes the inspects, and makes sure of the engine before it says Missing.
+    async fn settle(&self, client: &Docker, listed_at: Moment, mut findings: Vec<Finding>) -> Vec<Sample> {
+        let questions = findings.iter_mut().enumerate().filter_map(|(index, finding)| match finding {
+            Finding::Ask(question) => Some((index, std::mem::take(question))),
+            _ => None,
+        });
+        let answering = questions.map(|(index, question)| async move { (index, self.answer(client, question).await) });
+        for (index, answer) in at_once(answering.collect()).await {
+            findings[index] = answer;
+        }
+
+        let missing = if findings.iter().any(|finding| matches!(finding, Finding::Missing)) {
+            match self.engine.identify(client, &self.budget).await {
+                Ok(()) => Observation::Missing,
+                Err(fault) => Observation::Unknown { fault },
+            }
+        } else {
+            Observation::Missing
+        };
+        let sample = |finding| match finding {
+            Finding::Done(sample) => sample,
+            Finding::Missing => Sample { at: listed_at, observation: missing.clone() },
+            Finding::Ask(_) | Finding::NeedsList(_) => unknown(listed_at, Fault::NotAsked),
+        };
+        findings.into_iter().map(sample).collect()
+    }
+
+    async fn answer(&self, client: &Docker, question: Question) -> Finding {
+        let at = self.engine.now();
+        let observation = match self.inspect(client, &question.about).await {
+            Ok(Some(record)) => facts::observe(&record),
+            Ok(None) => match question.if_gone {
+                IfGone::Missing => return Finding::Missing,
+                IfGone::Removing => removing(&question.about),
+            },
+            Err(error) => Observation::Unknown { fault: error.fault() },
+        };
+        let observation = match (observation, question.otherwise) {
+            (Observation::Unknown { .. }, Some(listed)) => listed,
+            (observation, _) => observation,
+        };
+        Finding::Done(Sample { at, observation })
+    }
+
+    /// `None` when the engine, in its own words, has no such container.
+    async fn inspect(&self, client: &Docker, about: &str) -> Result<Option<ContainerInspectResponse>, CallError> {
+        let inspecting = client.inspect_container(about, None::<InspectContainerOptions>);
+        match self.budget.call(Call::Inspect, inspecting).await {
+            Ok(record) => Ok(Some(record).filter(|record| target::is_of(record, about))),
+            Err(error) if error.is_no_such_container() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn list(&self, client: &Docker, wanted: WantedList) -> Result<Vec<ContainerSummary>, CallError> {
+        let options = ListContainersOptionsBuilder::default().all(true);
+        let options = match wanted {
+            WantedList::Labelled(label) => options.filters(&HashMap::from([("label", vec![label])])),
+            WantedList::Complete | WantedList::None => options,
+        };
+        self.budget.call(Call::List, client.list_containers(Some(options.build()))).await
+    }
+
+    fn report(self, targets: &[Target], samples: Result<Vec<Sample>, Fault>) -> EngineReport {
+        let engine = self.engine;
+        let (reach, samples) = match samples {
+            Ok(samples) => (Ok(engine.note_reached()), samples),
+            Err(fault) => {
+                // Whoever answers nonsense is there, and was not away.
+                if fault != Fault::Garbled {
+                    engine.note_outage();
+                }
+                (Err(fault), targets.iter().map(|_| unknown(self.at, fault)).collect())
+            }
+        };
+        EngineReport {
+            engine: engine.name().clone(),
+            at: self.at,
+            reach,
+            samples: targets.iter().map(|target| target.workspace.clone()).zip(samples).collect(),
+            calls: self.budget.take_timings(),
+        }
+    }
+}
+
+/// What a complete list says of a target.
+fn read_list(listing: &Listing<'_>, target: &Target, at: Moment) -> Finding {
+    let handle = target.handle();
+    if handle == Handle::Invalid {
+        return Finding::Done(unknown(at, Fault::NotAsked));
+    }
+    match (listing.find(target), handle) {
+        (Match::Is(entry), _) => read_entry(entry, target, at),
+        (Match::Ambiguous, _) => Finding::Done(unknown(at, Fault::EngineError)),
+        (Match::Absent, Handle::Ask(about)) => {
+            Finding::Ask(Question { about: about.to_owned(), if_gone: IfGone::Missing, otherwise: None })
+        }
+        (Match::Absent, Handle::None | Handle::Invalid) => Finding::Missing,
+    }
+}
+
+fn read_entry(entry: &ContainerSummary, target: &Target, at: Moment) -> Finding {
+    let ask = |otherwise| {
+        let about = entry.id.clone().unwrap_or_default();
+        Finding::Ask(Question { about, if_gone: IfGone::Removing, otherwise })
+    };
+    match facts::glance(entry) {
+        Glance::Seen(observation @ Observation::Running { .. }) if target.inspect => ask(Some(observation)),
+        Glance::Seen(observation) => Finding::Done(Sample { at, observation }),
+        Glance::Doubt => ask(lives(entry)),
+    }
+}
+
+/// That a container runs, where the list says so but not how well.
+fn lives(entry: &ContainerSummary) -> Option<Observation> {
+    let container_id = ContainerId::from(entry.id.as_deref()?);
+    (facts::liveliness(entry) == Liveliness::Running).then_some(Observation::Running {
+        incarnation: Incarnation { container_id, started_at: None },
+        health: Health::None,
+    })
+}
+
+/// What a list says of a target that an inspect did not settle: that another container is the workspace now, or that the
+/// inspect was right.
+fn read_list_after_inspect(listing: &Listing<'_>, target: &Target, at: Moment, inspected: Option<Sample>) -> Finding {
+    let from_list = read_list(listing, target, at);
+    let inspected_id = inspected.as_ref().and_then(|sample| sample.observation.incarnation());
+    match (&from_list, inspected_id, listing.find(target)) {
+        // It is in doubt, and was inspected already.
+        (Finding::Ask(_), Some(incarnation), Match::Is(entry))
+            if entry.id.as_deref() == Some(incarnation.container_id.as_str()) =>
+        {
+            inspected.map_or(from_list, Finding::Done)
+        }
+        // Unknown to the engine a moment ago, and not in the list now.
+        (Finding::Ask(_), None, Match::Absent) if inspected.is_none() => Finding::Missing,
+        _ => from_list,
+    }
+}
+
+/// Runs inspects, a few at a time, in no order: behind one that hangs, the others go on.
+///
+/// Takes them in a vector, because the compiler cannot see that a stream over a mapping closure may move between threads.
+async fn at_once<T>(inspecting: Vec<impl Future<Output = T>>) -> Vec<T> {
+    stream::iter(inspecting).buffer_unordered(INSPECTS_MAX).collect().await
+}
+
+fn removing(container_id: &str) -> Observation {
+    Observation::Transitional {
+        incarnation: Incarnation { container_id: container_id.into(), started_at: None },
+        transition: Transition::Removing,
+    }
+}
+
+const fn unknown(at: Moment, fault: Fault) -> Sample {
+    Sample { at, observation: Observation::Unknown { fault } }
+}

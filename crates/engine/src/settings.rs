@@ -1,0 +1,43 @@
+//! What the operator configured of one engine.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use defib_policy::id::EngineName;
+
+use crate::url::EngineUrl;
+
+/// What the operator configured of one engine.
+#[derive(Clone, Debug)]
+pub struct EngineSettings {
+    /// As in `DEFIB_ENGINES` and `defib.fleet.engine`.
+    pub name: EngineName,
+    /// Where it is.
+    pub url: EngineUrl,
+    /// The label that carries a workspace's id (`DEFIB_WORKSPACE_LABEL`).
+    pub workspace_label: String,
+    /// How long one call may take (`DEFIB_ENGINE_TIMEOUT`). A whole look at the engine may take twice as long.
+    /// Larger: a hanging engine delays its own verdicts for longer. Smaller: a loaded one is never heard.
+    pub call_timeout: Duration,
+    /// Certificates. Needed by `https://`; with `tcp://` they turn TLS on, as `DOCKER_TLS_VERIFY` does for docker.
+    pub tls: Option<TlsPaths>,
+}
+
+/// PEM files of a client that an engine trusts, and of who vouches for the engine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsPaths {
+    /// The authority that signed the engine's certificate.
+    pub ca: PathBuf,
+    /// Our certificate.
+    pub cert: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+}
+
+impl TlsPaths {
+    /// `ca.pem`, `cert.pem` and `key.pem` of a directory, as `DOCKER_CERT_PATH` names one.
+    #[must_use]
+    pub fn in_directory(directory: &Path) -> Self {
+        Self { ca: directory.join("ca.pem"), cert: directory.join("cert.pem"), key: directory.join("key.pem") }
+    }
+}

@@ -1,0 +1,80 @@
+//! The restart ledger as policy sees it: what was tried for a workspace, and what came of it.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::id::{ContainerId, WorkspaceId};
+use crate::moment::Timestamp;
+
+/// How an attempt ended (`defib.restarts.outcome`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The engine carried the restart out. Not yet a recovery: only a heartbeat is.
+    Succeeded,
+    /// The engine refused, failed or did not answer in time.
+    Failed,
+    /// The fresh look before the restart found it running, or another incarnation. Nothing was touched.
+    Superseded,
+    /// The platform refused the claim (`defib.mark_dead` returned false). Nothing was touched.
+    Vetoed,
+    /// The daemon that claimed it went away before the end.
+    Abandoned,
+}
+
+impl Outcome {
+    /// Every outcome.
+    pub const ALL: [Self; 5] = [Self::Succeeded, Self::Failed, Self::Superseded, Self::Vetoed, Self::Abandoned];
+
+    /// The text in the ledger and in metric labels.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Superseded => "superseded",
+            Self::Vetoed => "vetoed",
+            Self::Abandoned => "abandoned",
+        }
+    }
+
+    /// The outcome that the ledger calls `label`.
+    #[must_use]
+    pub fn from_label(label: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|outcome| outcome.label() == label)
+    }
+
+    /// Whether the container may have been touched. Only such attempts count for the back-off.
+    #[must_use]
+    pub const fn touched(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Abandoned)
+    }
+}
+
+/// One row of `defib.restarts`. Ages are by the database's clock, at the read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    /// Primary key of the row.
+    pub id: i64,
+    /// Whose.
+    pub workspace: WorkspaceId,
+    /// The container that was found dead; `None` when it was missing and never seen.
+    pub container_id: Option<ContainerId>,
+    /// The start of that incarnation, on the engine's clock.
+    pub started_at: Option<Timestamp>,
+    /// Number within the run of attempts that no verified recovery has broken, from 1.
+    pub attempt: u32,
+    /// How long ago it was claimed.
+    pub claimed_ago: Duration,
+    /// How long ago it ended; `None` while it is open.
+    pub finished_ago: Option<Duration>,
+    /// When it ended, on the database's clock.
+    pub finished_at: Option<Timestamp>,
+    /// How it ended; `None` while it is open.
+    pub outcome: Option<Outcome>,
+    /// How long ago a heartbeat proved the recovery; `None` while none has.
+    pub recovered_ago: Option<Duration>,
+    /// An operator acknowledged it (`defib ack`): it no longer counts.
+    pub acknowledged: bool,
+}

@@ -1,0 +1,252 @@
+//! When the next attempt may be made (section 4.6): exponential back-off with full jitter, and exhaustion.
+//!
+//! Everything is derived from the ledger's rows, so that it survives restarts and fail-overs of defib itself. The jitter is
+//! a hash of the last attempt's id for the same reason: every replica and every tick computes the same delay.
+//!
+//! Full jitter ("Exponential Backoff And Jitter", AWS Architecture Blog, 2015) draws from zero to the ceiling. Here the
+//! draw for attempt n + 1 is from the ceiling of attempt n to its own: still spread over the whole of each new span, but
+//! delays never shrink while a crash loop goes on.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::attempt::{Attempt, Outcome};
+use crate::sample::Incarnation;
+use crate::settings::Settings;
+
+/// What the ledger allows for a workspace now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Allowance {
+    /// The number that the next attempt would have.
+    pub attempt: u32,
+    /// How long it must wait; zero when it may be made at once.
+    #[serde(skip)]
+    pub wait: Duration,
+    /// Too many attempts went without a verified recovery.
+    pub exhausted: bool,
+    /// An attempt is open: somebody is at it.
+    pub open: bool,
+}
+
+/// Reads a workspace's attempts (newest first) and says what is allowed for `incarnation`.
+#[must_use]
+pub fn allowance(attempts: &[Attempt], incarnation: Option<&Incarnation>, settings: &Settings) -> Allowance {
+    let run = unbroken_run(attempts, settings.backoff_reset);
+    let tries = u32::try_from(run.len()).unwrap_or(u32::MAX);
+    // Numbers must not repeat within the run, also when rows of it were acknowledged or pruned away.
+    let highest = run.first().map_or(0, |newest| newest.attempt.max(tries));
+    let exhausted = tries >= settings.exhausted_after;
+    let after_tries = run.first().map_or(Duration::ZERO, |newest| {
+        let delay = if exhausted { settings.exhausted_retry } else { delay(tries, newest.id, settings) };
+        delay.saturating_sub(newest.finished_ago.unwrap_or(Duration::ZERO))
+    });
+    let after_refusal = attempts.first().map_or(Duration::ZERO, |newest| refused_lately(newest, incarnation, settings));
+    Allowance {
+        attempt: highest + 1,
+        wait: after_tries.max(after_refusal),
+        exhausted,
+        open: attempts.iter().any(|attempt| attempt.outcome.is_none()),
+    }
+}
+
+/// The attempts that touched the container since the last recovery that held for `reset`, newest first.
+fn unbroken_run(attempts: &[Attempt], reset: Duration) -> Vec<&Attempt> {
+    let mut run: Vec<&Attempt> = Vec::new();
+    for attempt in attempts.iter().filter(|attempt| attempt.outcome.is_some_and(Outcome::touched)) {
+        // What followed this attempt: the next one that touched it, or now.
+        let until = run.last().map_or(Duration::ZERO, |next| next.claimed_ago);
+        let held_for = attempt.recovered_ago.map(|recovered| recovered.saturating_sub(until));
+        if attempt.acknowledged || held_for.is_some_and(|held| held >= reset) {
+            break;
+        }
+        run.push(attempt);
+    }
+    run
+}
+
+/// A claim that the platform vetoed, or that found the same incarnation alive, is not repeated at once: the evidence that
+/// was refused would only be refused again.
+fn refused_lately(newest: &Attempt, incarnation: Option<&Incarnation>, settings: &Settings) -> Duration {
+    let refused = newest.outcome.is_some_and(|outcome| !outcome.touched());
+    let same = match (incarnation, &newest.container_id) {
+        (Some(now), Some(then)) => {
+            now.container_id == *then && (now.started_at == newest.started_at || now.started_at.is_none())
+        }
+        (None, None) => true,
+        _ => false,
+    };
+    if refused && same {
+        settings.backoff_initial.saturating_sub(newest.finished_ago.unwrap_or(Duration::ZERO))
+    } else {
+        Duration::ZERO
+    }
+}
+
+/// The delay after `tries` attempts, of which the last has the ledger's id `seed`.
+#[must_use]
+pub fn delay(tries: u32, seed: i64, settings: &Settings) -> Duration {
+    let ceiling = |n: u32| {
+        let factor = 2_u32.checked_pow(n.saturating_sub(1)).unwrap_or(u32::MAX);
+        settings.backoff_initial.saturating_mul(factor).min(settings.backoff_max)
+    };
+    match tries {
+        0 => Duration::ZERO,
+        1 => ceiling(1).mul_f64(unit(seed)),
+        n => {
+            let (floor, ceiling) = (ceiling(n - 1), ceiling(n));
+            // At the cap the span would be empty and every workspace of a mass death would retry in step.
+            let floor = if floor == ceiling { ceiling / 2 } else { floor };
+            floor + ceiling.saturating_sub(floor).mul_f64(unit(seed))
+        }
+    }
+}
+
+/// A number in [0, 1) that looks random and is a function of `seed` (the finaliser of splitmix64, Steele et al. 2014).
+fn unit(seed: i64) -> f64 {
+    let mut z = seed.cast_unsigned().wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^= z >> 31;
+    (z >> 11) as f64 / (1_u64 << 53) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::moment::Timestamp;
+
+    fn seconds(n: u64) -> Duration {
+        Duration::from_secs(n)
+    }
+
+    fn attempt(id: i64, claimed: u64, outcome: Option<Outcome>, recovered: Option<u64>) -> Attempt {
+        Attempt {
+            id,
+            workspace: "w".into(),
+            container_id: Some("c".into()),
+            started_at: Some(Timestamp(id)),
+            attempt: 1,
+            claimed_ago: seconds(claimed),
+            finished_ago: outcome.map(|_| seconds(claimed.saturating_sub(1))),
+            finished_at: None,
+            outcome,
+            recovered_ago: recovered.map(seconds),
+            acknowledged: false,
+        }
+    }
+
+    #[test]
+    fn the_first_restart_is_at_once() {
+        let fresh = allowance(&[], None, &Settings::default());
+        assert_eq!(fresh, Allowance { attempt: 1, ..Allowance::default() });
+    }
+
+    #[test]
+    fn delays_grow_within_their_spans_up_to_the_cap() {
+        let settings = Settings::default();
+        let spans = [(1, 0, 10), (2, 10, 20), (3, 20, 40), (4, 40, 80), (5, 80, 160), (6, 160, 300), (7, 150, 300)];
+        for (tries, floor, ceiling) in spans {
+            let drawn: Vec<Duration> = (0..500).map(|seed| delay(tries, seed, &settings)).collect();
+            let (least, most) = (drawn.iter().min().unwrap(), drawn.iter().max().unwrap());
+            assert!(*least >= seconds(floor) && *most < seconds(ceiling), "{tries}: {least:?} to {most:?}");
+            let span = seconds(ceiling - floor);
+            assert!(
+                *least < seconds(floor) + span / 20 && *most + span / 20 > seconds(ceiling),
+                "spread over the span"
+            );
+        }
+        assert_eq!(delay(0, 7, &settings), Duration::ZERO);
+        assert!(delay(60, 7, &settings) <= settings.backoff_max, "no overflow");
+        assert_eq!(delay(3, 7, &settings), delay(3, 7, &settings), "every replica computes the same");
+    }
+
+    #[test]
+    fn the_wait_counts_from_the_end_of_the_last_attempt() {
+        let settings = Settings::default();
+        let one = [attempt(9, 3, Some(Outcome::Failed), None)];
+        let expected = delay(1, 9, &settings).saturating_sub(seconds(2));
+        assert_eq!(allowance(&one, None, &settings).wait, expected);
+        let long_ago = [attempt(9, 500, Some(Outcome::Failed), None)];
+        let allowed = allowance(&long_ago, None, &settings);
+        assert_eq!((allowed.wait, allowed.attempt), (Duration::ZERO, 2));
+    }
+
+    #[test]
+    fn a_recovery_that_held_forgets_and_one_that_did_not_hold_counts() {
+        let settings = Settings::default();
+        // Recovered 700 s ago and well since.
+        let held = [attempt(1, 720, Some(Outcome::Succeeded), Some(700))];
+        assert_eq!(allowance(&held, None, &settings).attempt, 1);
+        let exact = [attempt(1, 620, Some(Outcome::Succeeded), Some(600))];
+        assert_eq!(allowance(&exact, None, &settings).attempt, 1, "the bound itself is verified health");
+        let not_yet = [attempt(1, 620, Some(Outcome::Succeeded), Some(599))];
+        assert_eq!(allowance(&not_yet, None, &settings).attempt, 2);
+        // Healthy for four minutes each time, and dead again.
+        let loops: Vec<Attempt> = (0_u32..5)
+            .map(|n| {
+                attempt(
+                    9 - i64::from(n),
+                    u64::from(n) * 300 + 10,
+                    Some(Outcome::Succeeded),
+                    Some(u64::from(n) * 300 + 5),
+                )
+            })
+            .collect();
+        let allowed = allowance(&loops, None, &settings);
+        assert!(allowed.exhausted, "{allowed:?}");
+        // An older run beyond a recovery that held does not count.
+        let mut two_runs = vec![attempt(9, 10, Some(Outcome::Failed), None)];
+        two_runs.push(attempt(8, 2_000, Some(Outcome::Succeeded), Some(1_990)));
+        two_runs.push(attempt(7, 2_100, Some(Outcome::Failed), None));
+        assert_eq!(allowance(&two_runs, None, &settings).attempt, 2);
+    }
+
+    #[test]
+    fn exhausted_means_one_try_each_retry_interval() {
+        let settings = Settings::default();
+        let failed = |n: i64, newest: u64| -> Vec<Attempt> {
+            (0..n).map(|k| attempt(n - k, newest + k.unsigned_abs() * 60, Some(Outcome::Failed), None)).collect()
+        };
+        assert!(!allowance(&failed(4, 10), None, &settings).exhausted);
+        let five = allowance(&failed(5, 10), None, &settings);
+        assert!(five.exhausted);
+        assert_eq!((five.attempt, five.wait), (6, seconds(1_800 - 9)));
+        assert_eq!(allowance(&failed(5, 1_801), None, &settings).wait, Duration::ZERO);
+        let mut acknowledged = failed(5, 10);
+        for attempt in &mut acknowledged {
+            attempt.acknowledged = true;
+        }
+        let allowed = allowance(&acknowledged, None, &settings);
+        assert_eq!((allowed.exhausted, allowed.wait, allowed.attempt), (false, Duration::ZERO, 1));
+    }
+
+    #[test]
+    fn attempts_that_touched_nothing_do_not_count_but_are_not_repeated_at_once() {
+        let settings = Settings::default();
+        let life = |started| Incarnation { container_id: "c".into(), started_at: Some(Timestamp(started)) };
+        for outcome in [Outcome::Superseded, Outcome::Vetoed] {
+            let refused = [attempt(4, 4, Some(outcome), None)];
+            let same = allowance(&refused, Some(&life(4)), &settings);
+            assert_eq!((same.attempt, same.exhausted, same.wait), (1, false, seconds(7)), "{outcome:?}");
+            assert_eq!(allowance(&refused, Some(&life(5)), &settings).wait, Duration::ZERO, "another incarnation");
+            assert_eq!(allowance(&refused, None, &settings).wait, Duration::ZERO, "missing now, seen then");
+        }
+        let abandoned = [attempt(4, 400, Some(Outcome::Abandoned), None)];
+        assert_eq!(allowance(&abandoned, Some(&life(4)), &settings).attempt, 2, "it may have been touched");
+    }
+
+    #[test]
+    fn an_open_attempt_is_seen() {
+        let open = [attempt(4, 4, None, None)];
+        assert!(allowance(&open, None, &Settings::default()).open);
+        assert!(!allowance(&[attempt(4, 4, Some(Outcome::Failed), None)], None, &Settings::default()).open);
+    }
+
+    #[test]
+    fn numbers_go_on_from_the_ledger() {
+        let mut late = attempt(4, 400, Some(Outcome::Failed), None);
+        late.attempt = 7;
+        assert_eq!(allowance(&[late], None, &Settings::default()).attempt, 8);
+    }
+}

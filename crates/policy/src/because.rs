@@ -1,0 +1,92 @@
+//! The reason of a verdict as one sentence, made of the evidence and of nothing else.
+
+use std::fmt::Write as _;
+
+use crate::pipeline::NoWitness;
+use crate::sample::{Fault, Observation};
+use crate::verdict::{Evidence, Rule, Witness};
+
+/// The sentence for `evidence`, without a full stop.
+pub(crate) fn sentence(evidence: &Evidence) -> String {
+    let mut text = container(evidence);
+    if !matches!(evidence.rule, Rule::NoAnswer) {
+        text.push_str(&heartbeat(evidence));
+    }
+    if let Some(probe) = evidence.probe {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "; {} of {} spaced misses", probe.misses, probe.threshold);
+    }
+    if evidence.rule == Rule::StormNeedsBoth {
+        text.push_str("; many died at once, so both kinds of witness are needed");
+    }
+    if evidence.rule == Rule::BeatsWithoutContainer {
+        text.push_str(
+            "; it beats although its container is gone, so the mapping is wrong or something else beats for it",
+        );
+    }
+    if evidence.reporters > 0 {
+        let _ = write!(text, "; suspected by {}", count(evidence.reporters, "reporter"));
+    }
+    text
+}
+
+fn container(evidence: &Evidence) -> String {
+    let Some(observation) = &evidence.sample else { return "no container by design".to_owned() };
+    match observation {
+        Observation::Running { .. } if evidence.rule == Rule::RunningUnhealthy => {
+            "container runs and its health check fails".to_owned()
+        }
+        Observation::Running { .. } if evidence.rule == Rule::NewIncarnation => "container just started".to_owned(),
+        Observation::Running { .. } => "container runs".to_owned(),
+        Observation::Stopped { exit, .. } => {
+            let mut text = "container stopped".to_owned();
+            if let Some(code) = exit.exit_code {
+                let _ = write!(text, " (exit {code}{})", if exit.oom_killed { ", out of memory" } else { "" });
+            }
+            text
+        }
+        Observation::Missing => "container is missing from its engine".to_owned(),
+        Observation::Frozen { .. } => "container is paused in its engine".to_owned(),
+        Observation::Transitional { transition, .. } => {
+            format!("engine is at work on the container ({transition:?})").to_lowercase()
+        }
+        Observation::Unknown { fault } => match fault {
+            Fault::Unreachable => format!("engine {} cannot be reached", evidence.engine),
+            Fault::TimedOut => format!("engine {} did not answer in time", evidence.engine),
+            Fault::EngineError => format!("engine {} answered with an error", evidence.engine),
+            Fault::Garbled => format!("engine {} gave an answer that cannot be read", evidence.engine),
+            Fault::OtherEngine => {
+                format!("{} is another engine than before, so absence proves nothing", evidence.engine)
+            }
+            Fault::NotConfigured => format!("engine {} is not in DEFIB_ENGINES", evidence.engine),
+            Fault::NotAsked => format!("engine {} was not asked, to spare it", evidence.engine),
+        },
+    }
+}
+
+fn heartbeat(evidence: &Evidence) -> String {
+    let heartbeat = evidence.heartbeat;
+    let window = heartbeat.window_seconds;
+    let aged = |word: &str| match heartbeat.age_seconds {
+        Some(age) => format!(", heartbeat {word} ({age:.0} s old, window {window:.0} s)"),
+        None => ", never sent a heartbeat".to_owned(),
+    };
+    match heartbeat.witness {
+        Witness::Fresh => aged("fresh"),
+        Witness::Stale => aged("stale"),
+        Witness::None(NoWitness::Starting) => ", no heartbeat of this start yet".to_owned(),
+        Witness::None(NoWitness::ReadGap) => {
+            ", heartbeats are no witness (the fleet could not be read for a while)".to_owned()
+        }
+        Witness::None(NoWitness::DatabaseStarted) => {
+            ", heartbeats are no witness (the database started recently)".to_owned()
+        }
+        Witness::None(NoWitness::PipelineDown) => {
+            ", heartbeats are no witness (much of the fleet went silent at once)".to_owned()
+        }
+    }
+}
+
+fn count(n: u32, thing: &str) -> String {
+    if n == 1 { format!("1 {thing}") } else { format!("{n} {thing}s") }
+}

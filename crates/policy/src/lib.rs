@@ -1,0 +1,25 @@
+//! What the evidence about a workspace means.
+//!
+//! This crate decides and does nothing else: no I/O, no clock, no async, no logging. Time comes in as a
+//! [`Moment`](moment::Moment), facts come in as values, and a [`Plan`](plan::Plan) comes out. That is what lets the simulator
+//! run years of fleet time against the very code that restarts a production fleet.
+
+pub mod attempt;
+pub mod backoff;
+mod because;
+pub mod cadence;
+pub mod fleet;
+pub mod id;
+pub mod judge;
+pub mod local_health;
+pub mod moment;
+mod opinion;
+pub mod pipeline;
+pub mod plan;
+pub mod probe;
+pub mod sample;
+pub mod settings;
+pub mod storm;
+pub mod suspicion;
+mod track;
+pub mod verdict;

@@ -1,0 +1,132 @@
+//! The two kinds of time that a decision may use, neither of which this crate ever reads for itself.
+//!
+//! A [`Moment`] is monotonic and ours: differences between two moments are durations that really passed. A [`Timestamp`]
+//! is what somebody's wall clock said (the database's, an engine's, an agent's): it orders events of the *same* clock, and
+//! may jump. Mixing the two is the classic way to declare a healthy fleet dead after an NTP step, so they are two types.
+
+use std::fmt;
+use std::ops::{Add, Sub};
+use std::time::Duration;
+
+use serde::{Serialize, Serializer};
+
+/// A reading of our own monotonic clock: nanoseconds since an origin that the caller fixes once (program start, or the
+/// beginning of a simulated world).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Moment(u64);
+
+impl Moment {
+    /// The origin.
+    pub const ZERO: Self = Self(0);
+
+    /// The moment `since_origin` after the origin. Saturates after 584 years.
+    #[must_use]
+    pub fn after(since_origin: Duration) -> Self {
+        Self(u64::try_from(since_origin.as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    /// How long `earlier` lies back; zero when it lies ahead.
+    #[must_use]
+    pub const fn since(self, earlier: Self) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+
+    /// The moment `by` before this one, not before the origin.
+    #[must_use]
+    pub fn minus(self, by: Duration) -> Self {
+        Self(self.0.saturating_sub(Self::after(by).0))
+    }
+}
+
+impl Add<Duration> for Moment {
+    type Output = Self;
+
+    fn add(self, by: Duration) -> Self {
+        Self(self.0.saturating_add(Self::after(by).0))
+    }
+}
+
+impl Sub for Moment {
+    type Output = Duration;
+
+    fn sub(self, earlier: Self) -> Duration {
+        self.since(earlier)
+    }
+}
+
+/// A reading of a wall clock, in microseconds since 1970-01-01 00:00 UTC (the resolution of a Postgres `timestamptz`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(pub i64);
+
+impl Timestamp {
+    /// How long `earlier` lies back on the same clock; zero when it lies ahead.
+    #[must_use]
+    pub const fn since(self, earlier: Self) -> Duration {
+        let micros = self.0.saturating_sub(earlier.0);
+        if micros <= 0 { Duration::ZERO } else { Duration::from_micros(micros.unsigned_abs()) }
+    }
+
+    /// This reading moved by a signed number of microseconds (a clock offset).
+    #[must_use]
+    pub const fn shifted(self, micros: i64) -> Self {
+        Self(self.0.saturating_add(micros))
+    }
+
+    /// The reading `by` later.
+    #[must_use]
+    pub fn plus(self, by: Duration) -> Self {
+        Self(self.0.saturating_add(i64::try_from(by.as_micros()).unwrap_or(i64::MAX)))
+    }
+}
+
+/// RFC 3339 in UTC with microseconds, as Postgres and every log reader parses it.
+///
+/// The calendar arithmetic is Howard Hinnant's `civil_from_days` ("chrono-Compatible Low-Level Date Algorithms"), here
+/// because this crate depends on nothing that could also read a clock.
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const MICROS_PER_DAY: i64 = 86_400_000_000;
+        let (days, of_day) = (self.0.div_euclid(MICROS_PER_DAY), self.0.rem_euclid(MICROS_PER_DAY));
+        let shifted = days + 719_468;
+        let era = shifted.div_euclid(146_097);
+        let day_of_era = shifted.rem_euclid(146_097);
+        let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+        let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+        let month_from_march = (5 * day_of_year + 2) / 153;
+        let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+        let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+        let year = year_of_era + era * 400 + i64::from(month <= 2);
+        let (seconds, micros) = (of_day / 1_000_000, of_day % 1_000_000);
+        let (hour, minute, second) = (seconds / 3_600, seconds / 60 % 60, seconds % 60);
+        write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z")
+    }
+}
+
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timestamp_prints_as_rfc_3339_on_both_sides_of_the_epoch_and_in_a_leap_year() {
+        assert_eq!(Timestamp(0).to_string(), "1970-01-01T00:00:00.000000Z");
+        assert_eq!(Timestamp(-1).to_string(), "1969-12-31T23:59:59.999999Z");
+        assert_eq!(Timestamp(1_709_210_096_000_123).to_string(), "2024-02-29T12:34:56.000123Z");
+        assert_eq!(Timestamp(1_709_251_200_000_000).to_string(), "2024-03-01T00:00:00.000000Z");
+    }
+
+    #[test]
+    fn time_never_runs_backwards_in_a_difference() {
+        let (early, late) = (Moment::after(Duration::from_secs(1)), Moment::after(Duration::from_secs(3)));
+        assert_eq!(late - early, Duration::from_secs(2));
+        assert_eq!(early - late, Duration::ZERO);
+        assert_eq!(late.minus(Duration::from_secs(1)), Moment::after(Duration::from_secs(2)));
+        assert_eq!(Timestamp(5).since(Timestamp(9)), Duration::ZERO);
+        assert_eq!(Timestamp(9).since(Timestamp(5)), Duration::from_micros(4));
+    }
+}

@@ -1,0 +1,328 @@
+//! The table of section 4.4: one workspace's evidence in, an opinion out. No state is changed here but the probe map's and
+//! the track's own notes; who may act on an opinion, and when, is the judge's business.
+
+use std::time::Duration;
+
+use crate::fleet::{Kind, Workspace};
+use crate::local_health::LocalHealth;
+use crate::moment::{Moment, Timestamp};
+use crate::pipeline::{NoWitness, Pipeline};
+use crate::probe::{ProbeMap, ProbeRules};
+use crate::sample::{Exit, Health, Incarnation, Observation, Sample, Transition};
+use crate::settings::{Action, Settings};
+use crate::suspicion::Accused;
+use crate::track::{ReadStamp, Track};
+use crate::verdict::{Rule, Verdict, Witness};
+
+/// Beats that land this much later than a stop were on their way.
+const BEAT_IN_FLIGHT: Duration = Duration::from_secs(2);
+
+/// What the evidence amounts to.
+#[derive(Clone, Debug)]
+pub(crate) struct Opinion {
+    pub(crate) verdict: Verdict,
+    pub(crate) rule: Rule,
+    /// What a restart would rest on, if the evidence calls for one.
+    pub(crate) conviction: Option<Conviction>,
+    pub(crate) heartbeat: Heartbeat,
+    /// When another look would tell more.
+    pub(crate) look_at: Option<Moment>,
+}
+
+/// The witnesses behind a call for a restart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "five independent facts about one piece of evidence, not a state")]
+pub(crate) struct Conviction {
+    /// Enough spaced misses.
+    pub(crate) spaced: bool,
+    /// A stale heartbeat.
+    pub(crate) stale: bool,
+    /// It runs, and must be killed first.
+    pub(crate) running: bool,
+    /// The container is gone.
+    pub(crate) missing: bool,
+    /// The engine has a restart policy for it.
+    pub(crate) engine_restarts: bool,
+}
+
+/// What was made of the heartbeat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Heartbeat {
+    pub(crate) witness: Witness,
+    /// Age of the last sign of life, void or not.
+    pub(crate) age: Option<Duration>,
+    /// Its last sign of life is older than the window, though that was in an earlier life. Says nothing while it starts;
+    /// once it has stopped, it is a heartbeat that was missed all the same.
+    pub(crate) silent_before: bool,
+    /// How long it has been silent as far as that can be held against it.
+    pub(crate) silent_for: Duration,
+    pub(crate) window: Duration,
+}
+
+/// Everything around one workspace that the table reads.
+pub(crate) struct Context<'a> {
+    pub(crate) now: Moment,
+    pub(crate) stamp: ReadStamp,
+    pub(crate) settings: &'a Settings,
+    pub(crate) pipeline: &'a Pipeline,
+    pub(crate) health: LocalHealth,
+    /// The engine's clock minus the database's, in microseconds.
+    pub(crate) offset: i64,
+    /// When the engine was last seen to come back: older health results are void.
+    pub(crate) engine_back_at: Option<Timestamp>,
+    pub(crate) accused: Accused,
+}
+
+impl Context<'_> {
+    /// Section 4.2 and 4.3: fresh, stale, or no witness.
+    pub(crate) fn heartbeat(&self, track: &Track, workspace: &Workspace) -> Heartbeat {
+        let window = self.health.stretch(track.cadence.window(self.settings));
+        let age = track.cadence.age(self.now, self.stamp.at, self.stamp.database_now);
+        let (usable_for, cause) = self.pipeline.usable_for(self.now);
+        let since_start = track.life.as_ref().map_or_else(
+            || self.age_without_container(track, workspace),
+            |life| life.age(self.now, self.stamp, self.offset),
+        );
+        let current = workspace.kind == Kind::External || track.beat_is_current(self.offset);
+        let beaten = age.filter(|_| current && track.cadence.has_lived());
+        let silent_for = beaten.or(age).unwrap_or(since_start).min(usable_for).min(since_start);
+        let witness = match beaten {
+            Some(age) if age < window => Witness::Fresh,
+            None if since_start < track.settle(self.health.stretch(self.settings.settle)) => {
+                Witness::None(NoWitness::Starting)
+            }
+            _ if usable_for < window => Witness::None(cause),
+            _ => Witness::Stale,
+        };
+        let silent_before = usable_for >= window && age.is_some_and(|age| age >= window);
+        Heartbeat { witness, age, silent_before, silent_for, window }
+    }
+
+    /// Age of a workspace of which no container was ever seen.
+    fn age_without_container(&self, track: &Track, workspace: &Workspace) -> Duration {
+        let known = self.now - track.known_since;
+        let created = workspace.created_at.map(|created| self.stamp.database_now.since(created));
+        created.map_or(known, |created| created.max(known))
+    }
+
+    /// The opinion on a workspace that has no container by design.
+    pub(crate) fn judge_external(&self, track: &Track, workspace: &Workspace) -> Opinion {
+        let heartbeat = self.heartbeat(track, workspace);
+        let has_lived = track.cadence.has_lived();
+        let (verdict, rule) = match heartbeat.witness {
+            Witness::Stale if has_lived && heartbeat.silent_for > self.settings.wedged_after => {
+                (Verdict::Lost, Rule::ExternalLost)
+            }
+            Witness::Stale => (Verdict::Silent, Rule::ExternalSilent),
+            Witness::Fresh | Witness::None(_) => (Verdict::Alive, Rule::ExternalBeating),
+        };
+        Opinion { verdict, rule, conviction: None, heartbeat, look_at: None }
+    }
+
+    /// The opinion on a workspace with a container, after `sample` was taken note of in its track.
+    pub(crate) fn judge_container(
+        &self,
+        track: &mut Track,
+        probes: &mut ProbeMap,
+        workspace: &Workspace,
+        sample: &Sample,
+    ) -> Opinion {
+        let heartbeat = self.heartbeat(track, workspace);
+        let plain = |verdict, rule| Opinion { verdict, rule, conviction: None, heartbeat, look_at: None };
+        match &sample.observation {
+            Observation::Unknown { .. } => plain(Verdict::Unknown, Rule::NoAnswer),
+            Observation::Frozen { .. } => {
+                probes.clear(&workspace.id);
+                plain(Verdict::Frozen, Rule::EngineFrozen)
+            }
+            Observation::Transitional { incarnation, transition } => {
+                let since = *track.transition_since.get_or_insert(sample.at);
+                let lasting = self.now - since > self.health.stretch(self.settings.settle);
+                if lasting && *transition != Transition::Removing {
+                    let exit = Exit { engine_restarts: *transition == Transition::Restarting, ..Exit::default() };
+                    self.judge_stopped(track, probes, workspace, sample.at, incarnation, &exit, heartbeat)
+                } else {
+                    plain(Verdict::Settling, Rule::EngineTransition)
+                }
+            }
+            Observation::Running { health, .. } => {
+                self.judge_running(track, probes, workspace, sample.at, *health, heartbeat)
+            }
+            Observation::Stopped { incarnation, exit } => {
+                self.judge_stopped(track, probes, workspace, sample.at, incarnation, exit, heartbeat)
+            }
+            Observation::Missing => self.judge_missing(track, probes, workspace, sample.at, heartbeat),
+        }
+    }
+
+    fn judge_running(
+        &self,
+        track: &Track,
+        probes: &mut ProbeMap,
+        workspace: &Workspace,
+        at: Moment,
+        health: Health,
+        heartbeat: Heartbeat,
+    ) -> Opinion {
+        let plain = |verdict, rule| Opinion { verdict, rule, conviction: None, heartbeat, look_at: None };
+        if heartbeat.witness == Witness::None(NoWitness::Starting)
+            && track.life.as_ref().is_some_and(|life| !life.found)
+        {
+            probes.clear(&workspace.id);
+            return plain(Verdict::Settling, Rule::NewIncarnation);
+        }
+        let sick = self.is_sick(health);
+        if sick && self.settings.unhealthy_action != Action::Ignore {
+            let incarnation = track.life.as_ref().map(|life| &life.incarnation);
+            let spaced = self.miss(probes, workspace, incarnation, at);
+            let conviction = spaced.convicts.then_some(Conviction {
+                spaced: true,
+                stale: heartbeat.witness == Witness::Stale,
+                running: true,
+                missing: false,
+                engine_restarts: false,
+            });
+            let look_at =
+                (self.settings.unhealthy_action == Action::Restart && !spaced.convicts).then_some(spaced.next);
+            return Opinion { conviction, look_at, ..plain(Verdict::Unhealthy, Rule::RunningUnhealthy) };
+        }
+        probes.clear(&workspace.id);
+        match heartbeat.witness {
+            Witness::Fresh => plain(Verdict::Alive, Rule::RunningFresh),
+            Witness::None(_) => plain(Verdict::Alive, Rule::RunningNoWitness),
+            Witness::Stale => {
+                let busy =
+                    workspace.active_tasks > 0 && heartbeat.silent_for <= self.health.stretch(self.settings.busy_grace);
+                // One that never beat may never have been taught to: silent, however long.
+                let wedged =
+                    track.cadence.has_lived() && heartbeat.silent_for > self.health.stretch(self.settings.wedged_after);
+                if busy {
+                    plain(Verdict::Busy, Rule::RunningBusy)
+                } else if wedged {
+                    let accused = self.accused.reporters >= 2 && self.accused.over >= 2 * heartbeat.window;
+                    let conviction = (accused || sick).then_some(Conviction {
+                        spaced: true,
+                        stale: true,
+                        running: true,
+                        missing: false,
+                        engine_restarts: false,
+                    });
+                    Opinion { conviction, ..plain(Verdict::Wedged, Rule::RunningWedged) }
+                } else {
+                    plain(Verdict::Silent, Rule::RunningSilent)
+                }
+            }
+        }
+    }
+
+    /// A failing health check counts unless its result is older than the engine's own return: a check frozen by a restart
+    /// of the engine repeats its last word for ever.
+    fn is_sick(&self, health: Health) -> bool {
+        let Health::Unhealthy { last_check_at } = health else { return false };
+        match (last_check_at, self.engine_back_at) {
+            (Some(checked), Some(back)) => checked > back,
+            _ => true,
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the parts of one sample and what they are judged against")]
+    fn judge_stopped(
+        &self,
+        track: &Track,
+        probes: &mut ProbeMap,
+        workspace: &Workspace,
+        at: Moment,
+        incarnation: &Incarnation,
+        exit: &Exit,
+        mut heartbeat: Heartbeat,
+    ) -> Opinion {
+        // Section 4.6: one that exits while it settles is dead without delay.
+        if heartbeat.silent_before && heartbeat.witness == Witness::None(NoWitness::Starting) {
+            heartbeat.witness = Witness::Stale;
+        }
+        let run = self.miss(probes, workspace, Some(incarnation), at);
+        let stopped_at = exit.finished_at.map(|finished| finished.shifted(self.offset.saturating_neg()));
+        if heartbeat.witness == Witness::Fresh && self.beats_after(track, stopped_at, run.first) {
+            return Opinion {
+                verdict: Verdict::Contradiction,
+                rule: Rule::BeatsWithoutContainer,
+                conviction: None,
+                heartbeat,
+                look_at: None,
+            };
+        }
+        let stale = heartbeat.witness == Witness::Stale;
+        let conviction = (stale || run.convicts).then_some(Conviction {
+            spaced: run.convicts,
+            stale,
+            running: false,
+            missing: false,
+            engine_restarts: exit.engine_restarts,
+        });
+        let (verdict, rule) = match (stale, run.convicts) {
+            (true, _) => (Verdict::Dead, Rule::StoppedStale),
+            (false, true) => (Verdict::Dead, Rule::StoppedSpaced),
+            (false, false) => (Verdict::Suspect, Rule::StoppedOnce),
+        };
+        let look_at = (!run.convicts).then_some(run.next);
+        Opinion { verdict, rule, conviction, heartbeat, look_at }
+    }
+
+    fn judge_missing(
+        &self,
+        track: &mut Track,
+        probes: &mut ProbeMap,
+        workspace: &Workspace,
+        at: Moment,
+        heartbeat: Heartbeat,
+    ) -> Opinion {
+        let since = *track.missing_since.get_or_insert(at);
+        let run = self.miss(probes, workspace, None, at);
+        let grace = self.health.stretch(self.settings.missing_grace);
+        let suspect = |verdict, rule, look_at| Opinion { verdict, rule, conviction: None, heartbeat, look_at };
+        if at - since < grace {
+            return suspect(Verdict::Suspect, Rule::MissingGrace, Some(since + grace));
+        }
+        if heartbeat.witness == Witness::Fresh && self.beats_after(track, None, since) {
+            return suspect(Verdict::Contradiction, Rule::BeatsWithoutContainer, None);
+        }
+        let stale = heartbeat.witness == Witness::Stale;
+        let overdue = heartbeat.silent_for > self.health.stretch(track.cadence.overdue_after(self.settings));
+        if !(stale || overdue) {
+            return suspect(Verdict::Suspect, Rule::MissingBeating, None);
+        }
+        let rule = if stale { Rule::MissingStale } else { Rule::MissingOverdue };
+        let conviction =
+            Conviction { spaced: run.convicts, stale: true, running: false, missing: true, engine_restarts: false };
+        Opinion { verdict: Verdict::Dead, rule, conviction: Some(conviction), heartbeat, look_at: None }
+    }
+
+    /// Whether the heartbeat advanced later than a stop. By the stamps, where the engine told when it was; and by our own
+    /// sight, which needs no clock but sees only advances after the first miss.
+    fn beats_after(&self, track: &Track, stopped_at: Option<Timestamp>, first_missed: Moment) -> bool {
+        let margin = BEAT_IN_FLIGHT.max(track.cadence.interval(self.settings) / 2);
+        let stamped =
+            stopped_at.zip(track.cadence.lived_at()).is_some_and(|(stopped, lived)| lived > stopped.plus(margin));
+        let sighted = track.cadence.seen_between().is_some_and(|(after, _)| after > first_missed + margin);
+        stamped || sighted
+    }
+
+    fn miss(&self, probes: &mut ProbeMap, workspace: &Workspace, incarnation: Option<&Incarnation>, at: Moment) -> Run {
+        let spacing = self.health.stretch(self.settings.probe_spacing);
+        let rules = ProbeRules { threshold: self.settings.dead_threshold, spacing };
+        let probe = probes.miss(&workspace.id, incarnation, at, rules);
+        let misses = probe.misses_within(self.health.stretch(self.settings.dead_window));
+        Run {
+            convicts: misses >= self.settings.dead_threshold,
+            first: probe.first_miss,
+            next: probe.last_miss() + spacing,
+        }
+    }
+}
+
+/// The run of misses after one more look.
+struct Run {
+    convicts: bool,
+    first: Moment,
+    next: Moment,
+}

@@ -1,0 +1,167 @@
+//! When heartbeats are no witness at all (section 4.3).
+//!
+//! A heartbeat travels from the agent through a network, a platform and a database before we read it. When that pipeline
+//! was down, a stale heartbeat accuses the pipeline and not the workspace. So after each such time heartbeat ages count
+//! from its end:
+//!
+//! ```text
+//!   beat        database away                back       one window later
+//! ───●──────────░░░░░░░░░░░░░░░░░░░░░░░░░░░░░│──────────────│─────────►
+//!    └ the stamp's own age ┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┼┄┄┄┄┄┄┄┄┄┄┄┄┄┄►  would convict the whole fleet
+//!                                            └──────────────►  the age that counts
+//! ```
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::fleet::FleetRead;
+use crate::moment::{Moment, Timestamp};
+
+/// Fewer stale workspaces than this never mean that the pipeline is down.
+const PIPELINE_MIN: usize = 5;
+
+/// Why a heartbeat that is not fresh is not held against a workspace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NoWitness {
+    /// We did not read the fleet for more than two poll intervals.
+    ReadGap,
+    /// The database started, or another server answers now (a fail-over).
+    DatabaseStarted,
+    /// At least half of the fleet went stale at once.
+    PipelineDown,
+    /// It never sent one in this incarnation and may still be starting.
+    Starting,
+}
+
+/// The state of the way that heartbeats take, common to the whole fleet.
+#[derive(Clone, Debug, Default)]
+pub struct Pipeline {
+    last_read: Option<Moment>,
+    server_started: Option<Timestamp>,
+    /// The end of the last outage and its cause: ages count from here.
+    usable_from: Option<(Moment, NoWitness)>,
+    down: bool,
+}
+
+impl Pipeline {
+    /// Takes note of a successful read of the whole fleet. Returns whether the gap before it was an outage.
+    pub fn observe(&mut self, read: &FleetRead, poll_interval: Duration) -> bool {
+        let mut outage = false;
+        if self.last_read.is_some_and(|last| read.at - last > 2 * poll_interval) {
+            self.usable_from = Some((read.at, NoWitness::ReadGap));
+            outage = true;
+        }
+        let known = self.server_started.replace(read.database_started_at);
+        match known {
+            // The first read: the server's own start is the end of the outage, however long ago it was.
+            None => {
+                let uptime = read.database_now.since(read.database_started_at);
+                self.usable_from = Some((read.at.minus(uptime), NoWitness::DatabaseStarted));
+            }
+            // Another start time: restarted, or a stand-by was promoted. What it missed cannot be known.
+            Some(known) if known != read.database_started_at => {
+                self.usable_from = Some((read.at, NoWitness::DatabaseStarted));
+                outage = true;
+            }
+            Some(_) => {}
+        }
+        self.last_read = Some(read.at);
+        outage
+    }
+
+    /// The read of the whole fleet before the present one.
+    #[must_use]
+    pub const fn last_read(&self) -> Option<Moment> {
+        self.last_read
+    }
+
+    /// Takes note of how many of the watched are stale although their containers do not say that they are dead. Those of
+    /// dead containers do not count: their silence needs no other explanation, and counting them would let a real mass
+    /// death excuse itself.
+    pub fn weigh(&mut self, at: Moment, stale: usize, watched: usize) {
+        let down = stale >= PIPELINE_MIN && 2 * stale >= watched;
+        if down || self.down {
+            self.usable_from = Some((at, NoWitness::PipelineDown));
+        }
+        self.down = down;
+    }
+
+    /// Whether at least half of the fleet is stale at once, now.
+    #[must_use]
+    pub const fn is_down(&self) -> bool {
+        self.down
+    }
+
+    /// How long heartbeats have been usable, and what made them unusable before. Ages are capped by this.
+    #[must_use]
+    pub fn usable_for(&self, now: Moment) -> (Duration, NoWitness) {
+        match self.usable_from {
+            Some((_, cause)) if self.down => (Duration::ZERO, cause),
+            Some((from, cause)) => (now - from, cause),
+            None => (Duration::MAX, NoWitness::ReadGap),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POLL: Duration = Duration::from_secs(5);
+
+    fn at(seconds: u64) -> Moment {
+        Moment::after(Duration::from_secs(10_000 + seconds))
+    }
+
+    fn read(seconds: u64, server_started: i64) -> FleetRead {
+        FleetRead {
+            at: at(seconds),
+            database_now: Timestamp(i64::try_from(seconds).unwrap() * 1_000_000),
+            database_started_at: Timestamp(server_started * 1_000_000),
+            workspaces: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_gap_of_more_than_two_polls_is_an_outage_and_ages_count_from_its_end() {
+        let mut pipeline = Pipeline::default();
+        assert!(!pipeline.observe(&read(0, -9_000), POLL));
+        assert!(!pipeline.observe(&read(10, -9_000), POLL), "two polls are not more than two");
+        assert!(pipeline.usable_for(at(10)).0 >= Duration::from_secs(9_000));
+        assert!(pipeline.observe(&read(21, -9_000), POLL));
+        assert_eq!(pipeline.usable_for(at(26)), (Duration::from_secs(5), NoWitness::ReadGap));
+    }
+
+    #[test]
+    fn a_young_or_other_database_makes_heartbeats_unusable_for_a_while() {
+        let mut young = Pipeline::default();
+        young.observe(&read(30, 20), POLL);
+        assert_eq!(young.usable_for(at(33)), (Duration::from_secs(13), NoWitness::DatabaseStarted));
+        let mut failed_over = Pipeline::default();
+        failed_over.observe(&read(0, -9_000), POLL);
+        assert!(failed_over.observe(&read(5, -500), POLL));
+        assert_eq!(failed_over.usable_for(at(6)), (Duration::from_secs(1), NoWitness::DatabaseStarted));
+    }
+
+    #[test]
+    fn half_of_the_fleet_and_at_least_five_stale_at_once_accuse_the_pipeline() {
+        for (stale, watched, down) in [(4, 8, false), (4, 4, false), (5, 10, true), (5, 11, false), (50, 100, true)] {
+            let mut pipeline = Pipeline::default();
+            pipeline.weigh(at(0), stale, watched);
+            assert_eq!(pipeline.is_down(), down, "{stale} of {watched}");
+        }
+    }
+
+    #[test]
+    fn after_the_pipeline_came_back_ages_count_from_then() {
+        let mut pipeline = Pipeline::default();
+        pipeline.weigh(at(0), 6, 10);
+        assert_eq!(pipeline.usable_for(at(60)).0, Duration::ZERO, "while it is down nothing is stale");
+        pipeline.weigh(at(60), 1, 10);
+        assert_eq!(pipeline.usable_for(at(70)), (Duration::from_secs(10), NoWitness::PipelineDown));
+        pipeline.weigh(at(65), 1, 10);
+        assert_eq!(pipeline.usable_for(at(70)).0, Duration::from_secs(10), "only the end of the outage counts");
+    }
+}

@@ -1,0 +1,109 @@
+//! What a pass decided: more than acting needs, because tests, operators and the simulator read the same value.
+
+use std::time::Duration;
+
+use crate::id::{ContainerId, EngineName, WorkspaceId};
+use crate::moment::{Moment, Timestamp};
+use crate::sample::{Incarnation, Observation};
+use crate::verdict::{Evidence, Held, Verdict};
+
+/// The decisions of one pass over one engine's workspaces. Everything is in the order of the workspaces judged.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    /// Verdicts that changed, or whose rule or hold did.
+    pub changes: Vec<Change>,
+    /// Restarts to make now.
+    pub restarts: Vec<RestartOrder>,
+    /// Attempts that a heartbeat has proved to be recoveries.
+    pub recoveries: Vec<Recovery>,
+    /// When to look again at whom, before the next poll would.
+    pub looks: Vec<(WorkspaceId, Moment)>,
+    /// Scopes that entered (`true`) or left (`false`) a storm; `None` is the fleet.
+    pub storms: Vec<(Option<EngineName>, bool)>,
+    /// How many were judged.
+    pub judged: usize,
+}
+
+/// A verdict that changed.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// Whose.
+    pub workspace: WorkspaceId,
+    /// What it was; `None` when it was never judged.
+    pub from: Option<Verdict>,
+    /// What it is.
+    pub to: Verdict,
+    /// Since when it has been that.
+    pub since: Moment,
+    /// On what evidence.
+    pub evidence: Evidence,
+    /// Restarting it just began to be held back for this reason (for counting holds once).
+    pub newly_held: Option<Held>,
+}
+
+/// How a container is brought back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Remedy {
+    /// It is stopped: start it.
+    Start,
+    /// It runs and is beyond help: kill it and start it.
+    KillAndStart,
+    /// It is gone: only the platform can make it again.
+    Recreate,
+}
+
+/// A restart to make.
+#[derive(Clone, Debug)]
+pub struct RestartOrder {
+    /// Whose.
+    pub workspace: WorkspaceId,
+    /// Where.
+    pub engine: EngineName,
+    /// The life that was convicted; `None` when no container was ever seen.
+    pub incarnation: Option<Incarnation>,
+    /// `container_ref` of the fleet row, for finding it again.
+    pub container_ref: Option<Box<str>>,
+    /// How.
+    pub remedy: Remedy,
+    /// Number of the attempt (see [`Allowance`](crate::backoff::Allowance)).
+    pub attempt: u32,
+    /// The verdict.
+    pub verdict: Verdict,
+    /// The evidence that convicted.
+    pub evidence: Evidence,
+    /// When the order was given.
+    pub at: Moment,
+    /// How long before that the container stopped, where its engine told.
+    pub stopped_ago: Option<Duration>,
+}
+
+impl RestartOrder {
+    /// The container that was convicted.
+    #[must_use]
+    pub fn container_id(&self) -> Option<&ContainerId> {
+        self.incarnation.as_ref().map(|incarnation| &incarnation.container_id)
+    }
+
+    /// It was convicted for having been between two states for too long, rather than for having stopped.
+    #[must_use]
+    pub fn convicted_in_transition(&self) -> bool {
+        matches!(self.evidence.sample, Some(Observation::Transitional { .. }))
+    }
+
+    /// The start of the life that was convicted, on its engine's clock.
+    #[must_use]
+    pub fn started_at(&self) -> Option<Timestamp> {
+        self.incarnation.as_ref().and_then(|incarnation| incarnation.started_at)
+    }
+}
+
+/// An attempt that brought its workspace back.
+#[derive(Clone, Debug)]
+pub struct Recovery {
+    /// Whose.
+    pub workspace: WorkspaceId,
+    /// The ledger's id of the attempt.
+    pub attempt_id: i64,
+    /// The evidence: a heartbeat newer than the restart, or a settle window survived by one that never beats.
+    pub evidence: Evidence,
+}

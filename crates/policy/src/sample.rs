@@ -1,0 +1,211 @@
+//! What one look at an engine saw (section 4.1).
+//!
+//! The rule that everything else rests on: no answer is not death. Whatever went wrong on the way is [`Observation::Unknown`]
+//! with its fault, which neither counts as a miss nor clears one.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::id::ContainerId;
+use crate::moment::{Moment, Timestamp};
+
+/// One look at one workspace's container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// When the look was *begun*, on our clock: the answer may describe any instant after it.
+    pub at: Moment,
+    /// What was seen.
+    pub observation: Observation,
+}
+
+/// The container that was looked at: a new one, or a new start of the same one, is a new incarnation.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct Incarnation {
+    /// The engine's full id.
+    pub container_id: ContainerId,
+    /// When this start of it began, on the engine's clock. `None` where the look did not tell (a list does not).
+    pub started_at: Option<Timestamp>,
+}
+
+impl Incarnation {
+    /// Whether both can be the same life of the same container. An unknown start matches any.
+    #[must_use]
+    pub fn may_be(&self, other: &Self) -> bool {
+        self.container_id == other.container_id
+            && match (self.started_at, other.started_at) {
+                (Some(mine), Some(theirs)) => mine == theirs,
+                _ => true,
+            }
+    }
+}
+
+/// What an engine said of a container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum Observation {
+    /// It runs. Conclusive.
+    Running {
+        /// Which life of which container.
+        #[serde(flatten)]
+        incarnation: Incarnation,
+        /// What its health check says.
+        health: Health,
+    },
+    /// It exited, or the engine gave it up. Conclusive.
+    Stopped {
+        /// Which life of which container.
+        #[serde(flatten)]
+        incarnation: Incarnation,
+        /// How it ended.
+        #[serde(flatten)]
+        exit: Exit,
+    },
+    /// Absent from a complete list of the engine, and unknown to it by its id or name. Conclusive once it lasts.
+    Missing,
+    /// An operator froze it (`docker pause`). Never a miss.
+    Frozen {
+        /// Which life of which container.
+        #[serde(flatten)]
+        incarnation: Incarnation,
+    },
+    /// The engine is doing something with it. Not a miss, unless it lasts.
+    Transitional {
+        /// Which life of which container.
+        #[serde(flatten)]
+        incarnation: Incarnation,
+        /// What.
+        transition: Transition,
+    },
+    /// Nothing can be said. No evidence at all.
+    Unknown {
+        /// Why not.
+        fault: Fault,
+    },
+}
+
+impl Observation {
+    /// The incarnation that was seen, if one was.
+    #[must_use]
+    pub const fn incarnation(&self) -> Option<&Incarnation> {
+        match self {
+            Self::Running { incarnation, .. }
+            | Self::Stopped { incarnation, .. }
+            | Self::Frozen { incarnation }
+            | Self::Transitional { incarnation, .. } => Some(incarnation),
+            Self::Missing | Self::Unknown { .. } => None,
+        }
+    }
+
+    /// The metric label: one of [`Observation::LABELS`].
+    #[must_use]
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Self::Running { .. } => "running",
+            Self::Stopped { .. } => "stopped",
+            Self::Missing => "missing",
+            Self::Frozen { .. } => "frozen",
+            Self::Transitional { .. } => "transitional",
+            Self::Unknown { .. } => "unknown",
+        }
+    }
+
+    /// Every value of [`Observation::label`].
+    pub const LABELS: [&'static str; 6] = ["running", "stopped", "missing", "frozen", "transitional", "unknown"];
+}
+
+/// How a container ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Exit {
+    /// Exit code of its main process, where the engine told.
+    pub exit_code: Option<i64>,
+    /// The kernel killed it for memory, as far as the engine noticed (it does not always).
+    pub oom_killed: bool,
+    /// When, on the engine's clock.
+    pub finished_at: Option<Timestamp>,
+    /// The engine has a restart policy for it and may start it by itself.
+    pub engine_restarts: bool,
+}
+
+/// The result of a container's own health check.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Health {
+    /// It has none, or its result is not known.
+    #[default]
+    None,
+    /// It has not reported yet.
+    Starting,
+    /// It passes.
+    Healthy,
+    /// It fails. `since` is the end of the last check, on the engine's clock, where the look told.
+    Unhealthy {
+        /// When the last check ended.
+        last_check_at: Option<Timestamp>,
+    },
+}
+
+/// States in which the engine is between two things.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Transition {
+    /// Made, never started.
+    Created,
+    /// Its restart policy is at work (a crash loop shows up as this).
+    Restarting,
+    /// Being removed.
+    Removing,
+}
+
+/// Why an engine could not be asked. A closed set: it is a metric label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fault {
+    /// No connection: refused, no socket, reset before an answer.
+    Unreachable,
+    /// No answer within the deadline.
+    TimedOut,
+    /// It answered with an error of its own (5xx, or an untyped 4xx).
+    EngineError,
+    /// It answered something that cannot be read, or broke off.
+    Garbled,
+    /// It is another engine than before: what is absent there proves nothing.
+    OtherEngine,
+    /// The workspace names an engine that is not configured.
+    NotConfigured,
+    /// It was not asked, to spare an engine under load.
+    NotAsked,
+}
+
+impl Fault {
+    /// Every fault.
+    pub const ALL: [Self; 7] = [
+        Self::Unreachable,
+        Self::TimedOut,
+        Self::EngineError,
+        Self::Garbled,
+        Self::OtherEngine,
+        Self::NotConfigured,
+        Self::NotAsked,
+    ];
+
+    /// The label, as in JSON.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Unreachable => "unreachable",
+            Self::TimedOut => "timed_out",
+            Self::EngineError => "engine_error",
+            Self::Garbled => "garbled",
+            Self::OtherEngine => "other_engine",
+            Self::NotConfigured => "not_configured",
+            Self::NotAsked => "not_asked",
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.label())
+    }
+}

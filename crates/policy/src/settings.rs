@@ -1,0 +1,201 @@
+//! The knobs that the rules read (DESIGN.md section 8), with their defaults, and the combinations that cannot work.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+/// What to do with a workspace that runs but shows a fault (`DEFIB_WEDGED_ACTION`, `DEFIB_UNHEALTHY_ACTION`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// Nothing, not even a verdict of its own.
+    Ignore,
+    /// Say so.
+    Report,
+    /// Say so, and restart it once a second witness agrees.
+    Restart,
+}
+
+/// Whether verdicts have consequences (`DEFIB_MODE`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// Judge and restart.
+    Enforce,
+    /// Judge and record; touch nothing.
+    Observe,
+}
+
+/// Everything the rules may be tuned by. The names are those of the `DEFIB_*` variables.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// How often the whole fleet is read. A gap of more than two of them makes heartbeats no witness for a while.
+    pub poll_interval: Duration,
+    /// Interval assumed of a workspace until its own was learned.
+    pub heartbeat_interval: Duration,
+    /// The fresh window is never shorter.
+    pub recent_min: Duration,
+    /// The fresh window is never longer.
+    pub recent_max: Duration,
+    /// Spaced misses that convict without the heartbeat's agreement. Fewer than 2 would be a single witness.
+    pub dead_threshold: u32,
+    /// The misses must lie within this.
+    pub dead_window: Duration,
+    /// Samples closer than this are one sample.
+    pub probe_spacing: Duration,
+    /// A probe entry without a new miss is forgotten after this.
+    pub probe_ttl: Duration,
+    /// Bound of the probe map, in entries.
+    pub probe_map_max: usize,
+    /// How long a container must be missing before that says anything.
+    pub missing_grace: Duration,
+    /// How long a workspace with active tasks may go without a heartbeat before it is `silent` rather than `busy`.
+    pub busy_grace: Duration,
+    /// How long a running container may go without a heartbeat before it is `wedged`.
+    pub wedged_after: Duration,
+    /// What to do then.
+    pub wedged_action: Action,
+    /// What to do with a failing health check.
+    pub unhealthy_action: Action,
+    /// How long a new incarnation may take until its first heartbeat.
+    pub settle: Duration,
+    /// Ceiling of the delay before the second attempt.
+    pub backoff_initial: Duration,
+    /// Ceiling of any delay.
+    pub backoff_max: Duration,
+    /// Verified health for this long forgets the attempts.
+    pub backoff_reset: Duration,
+    /// Attempts without a verified recovery after which a workspace is `exhausted`.
+    pub exhausted_after: u32,
+    /// From then on, one attempt each.
+    pub exhausted_retry: Duration,
+    /// A storm begins when more than this fraction of the watched die within one dead window,
+    pub storm_fraction: f64,
+    /// and more than this many,
+    pub storm_min: u32,
+    /// and ends when this passes with nothing new.
+    pub storm_cooldown: Duration,
+    /// Whether verdicts have consequences.
+    pub mode: Mode,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            poll_interval: Duration::from_secs(5),
+            heartbeat_interval: Duration::from_secs(30),
+            recent_min: Duration::from_secs(15),
+            recent_max: Duration::from_secs(600),
+            dead_threshold: 2,
+            dead_window: Duration::from_secs(30),
+            probe_spacing: Duration::from_secs(1),
+            probe_ttl: Duration::from_secs(120),
+            probe_map_max: 100_000,
+            missing_grace: Duration::from_secs(15),
+            busy_grace: Duration::from_secs(180),
+            wedged_after: Duration::from_secs(600),
+            wedged_action: Action::Report,
+            unhealthy_action: Action::Report,
+            settle: Duration::from_secs(30),
+            backoff_initial: Duration::from_secs(10),
+            backoff_max: Duration::from_secs(300),
+            backoff_reset: Duration::from_secs(600),
+            exhausted_after: 5,
+            exhausted_retry: Duration::from_secs(1_800),
+            storm_fraction: 0.2,
+            storm_min: 3,
+            storm_cooldown: Duration::from_secs(120),
+            mode: Mode::Enforce,
+        }
+    }
+}
+
+impl Settings {
+    /// Every combination of knobs that cannot work, one sentence each, naming the variables. Empty when all is well.
+    #[must_use]
+    pub fn faults(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        let mut refuse = |broken: bool, why: &str| {
+            if broken {
+                faults.push(why.to_owned());
+            }
+        };
+        refuse(self.dead_threshold < 2, "DEFIB_DEAD_THRESHOLD must be at least 2: one miss would be a single witness");
+        refuse(
+            self.recent_min > self.recent_max,
+            "DEFIB_RECENT_MIN must not exceed DEFIB_RECENT_MAX: there is no window between them",
+        );
+        refuse(
+            self.recent_max < 2 * self.heartbeat_interval,
+            "DEFIB_RECENT_MAX must be at least twice DEFIB_HEARTBEAT_INTERVAL: a healthy workspace would look stale \
+             between two heartbeats",
+        );
+        refuse(
+            self.probe_spacing * self.dead_threshold.saturating_sub(1) >= self.dead_window,
+            "DEFIB_DEAD_WINDOW must be longer than (DEFIB_DEAD_THRESHOLD - 1) x DEFIB_PROBE_SPACING: that many spaced \
+             misses would never fit into it",
+        );
+        refuse(
+            self.probe_ttl < self.dead_window,
+            "DEFIB_PROBE_TTL must not be shorter than DEFIB_DEAD_WINDOW: misses would be forgotten before they count",
+        );
+        refuse(
+            self.backoff_initial > self.backoff_max,
+            "DEFIB_BACKOFF_INITIAL must not exceed DEFIB_BACKOFF_MAX: the delay could not grow",
+        );
+        refuse(
+            self.busy_grace > self.wedged_after,
+            "DEFIB_BUSY_GRACE must not exceed DEFIB_WEDGED_AFTER: a workspace would be wedged before it stops being busy",
+        );
+        faults
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_work_together() {
+        assert_eq!(Settings::default().faults(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn every_impossible_combination_is_named_and_all_at_once() {
+        let second = Duration::from_secs(1);
+        let impossible = Settings {
+            dead_threshold: 1,
+            recent_min: Duration::from_secs(30),
+            recent_max: Duration::from_secs(20),
+            dead_window: Duration::ZERO,
+            backoff_initial: 2 * second,
+            backoff_max: second,
+            busy_grace: 2 * second,
+            wedged_after: second,
+            ..Settings::default()
+        };
+        let faults = impossible.faults();
+        assert_eq!(faults.len(), 6, "{faults:#?}");
+        let ttl = Settings { probe_ttl: second, ..Settings::default() }.faults();
+        assert!(ttl[0].contains("DEFIB_PROBE_TTL"), "{ttl:?}");
+    }
+
+    #[test]
+    fn each_bound_is_exact() {
+        let fine = Settings {
+            recent_min: Duration::from_secs(60),
+            recent_max: Duration::from_secs(60),
+            probe_spacing: Duration::from_secs(10),
+            dead_threshold: 3,
+            dead_window: Duration::from_millis(20_001),
+            probe_ttl: Duration::from_millis(20_001),
+            backoff_initial: Duration::from_secs(5),
+            backoff_max: Duration::from_secs(5),
+            busy_grace: Duration::from_secs(600),
+            ..Settings::default()
+        };
+        assert_eq!(fine.faults(), Vec::<String>::new());
+        assert_eq!(Settings { dead_window: Duration::from_secs(20), ..fine.clone() }.faults().len(), 1);
+        assert_eq!(Settings { recent_max: Duration::from_millis(59_999), ..fine }.faults().len(), 2);
+    }
+}

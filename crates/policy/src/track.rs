@@ -1,0 +1,221 @@
+//! What is remembered of every workspace between two passes, whether or not it is in doubt.
+
+use std::time::Duration;
+
+use crate::cadence::Cadence;
+use crate::moment::{Moment, Timestamp};
+use crate::sample::Incarnation;
+use crate::verdict::{Held, Rule, Verdict};
+
+/// A start-up time beyond this is an outage, not a property of the workspace.
+const STARTUP_MAX: Duration = Duration::from_secs(1_800);
+
+/// The clock readings of the fleet read that a judgement uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadStamp {
+    /// When the read was begun.
+    pub at: Moment,
+    /// The database's clock in it.
+    pub database_now: Timestamp,
+}
+
+/// One workspace between passes.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Track {
+    pub(crate) cadence: Cadence,
+    /// The life that was last seen.
+    pub(crate) life: Option<Life>,
+    /// The longest that an incarnation of it took until its first heartbeat, as far as we saw; forgotten slowly.
+    pub(crate) startup_ms: u32,
+    /// The verdict, the rule that gave it, and since when. `None` until it was judged.
+    pub(crate) verdict: Option<(Verdict, Rule)>,
+    pub(crate) since: Moment,
+    pub(crate) held: Option<Held>,
+    /// The newest sample that was judged: an older one that arrives late is void.
+    pub(crate) sampled_at: Moment,
+    pub(crate) missing_since: Option<Moment>,
+    pub(crate) transition_since: Option<Moment>,
+    /// The last conclusive sample found it stopped or missing.
+    pub(crate) container_dead: bool,
+    /// Never beaten and without any age of its own: when we first heard of it.
+    pub(crate) known_since: Moment,
+    /// The read of the whole fleet that last held it.
+    pub(crate) generation: u32,
+}
+
+/// One life of one container, as we came to know it.
+#[derive(Clone, Debug)]
+pub(crate) struct Life {
+    pub(crate) incarnation: Incarnation,
+    /// The look that first saw it.
+    pub(crate) seen_at: Moment,
+    /// It was there when we first looked, so it may be much older than our sight of it.
+    pub(crate) found: bool,
+    /// Its first heartbeat was seen.
+    pub(crate) has_beaten: bool,
+}
+
+impl Life {
+    /// When it started, on the database's clock; `offset` is the engine's clock minus the database's in microseconds.
+    pub(crate) fn started_at(&self, offset: i64) -> Option<Timestamp> {
+        self.incarnation.started_at.map(|started| started.shifted(offset.saturating_neg()))
+    }
+
+    /// How long it has been going on: by the clocks or by our own sight, whichever is longer.
+    pub(crate) fn age(&self, now: Moment, stamp: ReadStamp, offset: i64) -> Duration {
+        let sighted = now - self.seen_at;
+        match self.started_at(offset) {
+            Some(started) => sighted.max(stamp.database_now.since(started) + (now - stamp.at)),
+            None if self.found => Duration::MAX,
+            None => sighted,
+        }
+    }
+}
+
+impl Track {
+    /// Takes note of the life that a sample saw. Returns whether it is a new one.
+    pub(crate) fn note_life(&mut self, seen: &Incarnation, at: Moment) -> bool {
+        match &mut self.life {
+            Some(life) if life.incarnation.may_be(seen) => {
+                if life.incarnation.started_at.is_none() {
+                    life.incarnation.started_at = seen.started_at;
+                }
+                false
+            }
+            known => {
+                let found = known.is_none();
+                *known = Some(Life { incarnation: seen.clone(), seen_at: at, found, has_beaten: false });
+                if !found {
+                    self.cadence.skip_next_gap();
+                }
+                !found
+            }
+        }
+    }
+
+    /// Whether its last sign of life belongs to the present life; what is older than its start is void.
+    pub(crate) fn beat_is_current(&self, offset: i64) -> bool {
+        let Some(life) = &self.life else { return self.cadence.has_lived() };
+        let stamped = match (life.started_at(offset), self.cadence.lived_at()) {
+            (Some(started), Some(lived)) => lived >= started,
+            (None, Some(_)) => life.found,
+            (_, None) => false,
+        };
+        let sighted = self.cadence.seen_between().is_some_and(|(after, _)| !life.found && after >= life.seen_at);
+        stamped || sighted
+    }
+
+    /// How long a new life of it may take until its first heartbeat.
+    pub(crate) fn settle(&self, configured: Duration) -> Duration {
+        let learned = Duration::from_millis(self.startup_ms.into());
+        configured.max((learned + learned / 2).min(STARTUP_MAX))
+    }
+
+    /// Takes note of the first heartbeat of a life.
+    pub(crate) fn first_beat(&mut self, now: Moment, stamp: ReadStamp, offset: i64) {
+        let Some(life) = &mut self.life else { return };
+        if life.has_beaten {
+            return;
+        }
+        life.has_beaten = true;
+        if life.found {
+            return;
+        }
+        let took = u32::try_from(life.age(now, stamp, offset).min(STARTUP_MAX).as_millis()).unwrap_or(u32::MAX);
+        self.startup_ms = took.max(self.startup_ms - self.startup_ms / 4);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cadence::BeatRead;
+    use crate::settings::Settings;
+
+    fn at(seconds: u64) -> Moment {
+        Moment::after(Duration::from_secs(10_000 + seconds))
+    }
+
+    fn clock(seconds: i64) -> Timestamp {
+        Timestamp(1_700_000_000_000_000 + seconds * 1_000_000)
+    }
+
+    fn stamp(seconds: u64) -> ReadStamp {
+        ReadStamp { at: at(seconds), database_now: clock(seconds.cast_signed()) }
+    }
+
+    fn life(container: &str, started: Option<i64>) -> Incarnation {
+        Incarnation { container_id: container.into(), started_at: started.map(clock) }
+    }
+
+    fn beat(track: &mut Track, seconds: u64, previous: Option<u64>, heartbeat: i64) {
+        let read = BeatRead {
+            at: at(seconds),
+            previous: previous.map(at),
+            database_now: clock(seconds.cast_signed()),
+            heartbeat: Some(clock(heartbeat)),
+            activity: None,
+        };
+        track.cadence.observe(read, &Settings::default());
+    }
+
+    #[test]
+    fn a_life_that_was_there_before_us_is_old_and_one_that_appears_is_young() {
+        let mut track = Track::default();
+        assert!(!track.note_life(&life("a", None), at(0)));
+        assert_eq!(track.life.as_ref().map(|life| life.age(at(1), stamp(1), 0)), Some(Duration::MAX));
+        assert!(!track.note_life(&life("a", Some(-500)), at(5)), "the list did not tell, the inspect did");
+        assert_eq!(track.life.as_ref().map(|life| life.age(at(10), stamp(8), 0)), Some(Duration::from_secs(510)));
+        assert!(track.note_life(&life("a", Some(20)), at(21)), "started again");
+        assert!(track.note_life(&life("b", None), at(30)), "recreated");
+        assert_eq!(track.life.as_ref().map(|life| life.age(at(33), stamp(33), 0)), Some(Duration::from_secs(3)));
+    }
+
+    #[test]
+    fn the_engines_clock_is_corrected_before_it_is_compared() {
+        let mut track = Track::default();
+        track.note_life(&life("a", Some(3_600)), at(0));
+        let ahead_by_an_hour = 3_600_000_000;
+        assert_eq!(
+            track.life.as_ref().map(|life| life.age(at(7), stamp(7), ahead_by_an_hour)),
+            Some(Duration::from_secs(7))
+        );
+        beat(&mut track, 5, None, 2);
+        assert!(track.beat_is_current(ahead_by_an_hour));
+        assert!(!track.beat_is_current(0));
+    }
+
+    #[test]
+    fn a_beat_older_than_the_life_is_void_until_one_is_seen_advancing_in_it() {
+        let mut track = Track::default();
+        beat(&mut track, 0, None, -10);
+        assert!(track.beat_is_current(0), "no container known: nothing to be older than");
+        track.note_life(&life("a", Some(-5)), at(1));
+        assert!(!track.beat_is_current(0));
+        beat(&mut track, 5, Some(2), 3);
+        assert!(track.beat_is_current(0));
+        // A writer an hour behind: void by its stamp, current by our sight of it.
+        assert!(track.note_life(&life("a", Some(7)), at(8)));
+        beat(&mut track, 15, Some(10), 4);
+        assert!(track.beat_is_current(0));
+    }
+
+    #[test]
+    fn the_start_up_time_is_learned_with_half_as_much_again_to_spare() {
+        let mut track = Track::default();
+        let settle = Duration::from_secs(30);
+        track.note_life(&life("a", Some(0)), at(0));
+        track.first_beat(at(300), stamp(300), 0);
+        assert_eq!(track.settle(settle), settle, "how long a life took that we found running is not known");
+        track.note_life(&life("b", Some(1_000)), at(1_000));
+        track.first_beat(at(1_100), stamp(1_100), 0);
+        track.first_beat(at(1_500), stamp(1_500), 0);
+        assert_eq!(track.settle(settle), Duration::from_secs(150), "only the first beat of a life counts");
+        track.note_life(&life("c", Some(2_000)), at(2_000));
+        track.first_beat(at(2_010), stamp(2_010), 0);
+        assert_eq!(track.settle(settle), Duration::from_millis(112_500), "a quick start is believed slowly");
+        track.note_life(&life("d", Some(3_000)), at(3_000));
+        track.first_beat(at(90_000), stamp(90_000), 0);
+        assert_eq!(track.settle(settle), STARTUP_MAX);
+    }
+}

@@ -1,0 +1,346 @@
+//! The verdicts (section 4.4), the rules that give them, and the evidence that each carries.
+//!
+//! A verdict without its reason is the thing that people were paged for. So every one names the [`Rule`] that decided, holds
+//! the facts it decided on, and says what would change it; `defib explain` prints just that.
+
+use serde::Serialize;
+
+use crate::id::EngineName;
+use crate::moment::Timestamp;
+use crate::pipeline::NoWitness;
+use crate::sample::Observation;
+
+/// What is held to be true of a workspace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// It runs, and nothing accuses it.
+    Alive,
+    /// It runs, is at work, and its heartbeat starves.
+    Busy,
+    /// It runs and its heartbeat is stale. Watched; nothing is done.
+    Silent,
+    /// It runs, and its heartbeat has been stale for very long.
+    Wedged,
+    /// It runs and its own health check fails.
+    Unhealthy,
+    /// One witness says that it is dead. A second one is awaited.
+    Suspect,
+    /// Two witnesses say that it is dead.
+    Dead,
+    /// Dead, and restarting it has not helped. Tried rarely, until it recovers or somebody acknowledges it.
+    Exhausted,
+    /// Its container is dead and its heartbeat goes on: something beats that is not this container.
+    Contradiction,
+    /// An operator froze its container.
+    Frozen,
+    /// A new incarnation that has not shown life yet, or an engine at work on it.
+    Settling,
+    /// Nothing can be said: the engine gave no answer.
+    Unknown,
+    /// Without a container, and silent for very long. Marked; there is nothing to restart.
+    Lost,
+}
+
+impl Verdict {
+    /// Every verdict.
+    pub const ALL: [Self; 13] = [
+        Self::Alive,
+        Self::Busy,
+        Self::Silent,
+        Self::Wedged,
+        Self::Unhealthy,
+        Self::Suspect,
+        Self::Dead,
+        Self::Exhausted,
+        Self::Contradiction,
+        Self::Frozen,
+        Self::Settling,
+        Self::Unknown,
+        Self::Lost,
+    ];
+
+    /// The text in tables, metrics and output.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Alive => "alive",
+            Self::Busy => "busy",
+            Self::Silent => "silent",
+            Self::Wedged => "wedged",
+            Self::Unhealthy => "unhealthy",
+            Self::Suspect => "suspect",
+            Self::Dead => "dead",
+            Self::Exhausted => "exhausted",
+            Self::Contradiction => "contradiction",
+            Self::Frozen => "frozen",
+            Self::Settling => "settling",
+            Self::Unknown => "unknown",
+            Self::Lost => "lost",
+        }
+    }
+
+    /// The verdict that the tables call `label`.
+    #[must_use]
+    pub fn from_label(label: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|verdict| verdict.label() == label)
+    }
+
+    /// Its place in [`Verdict::ALL`].
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// The rule that gave a verdict: one row of the table in section 4.4, or the part of it that applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rule {
+    /// Running, heartbeat fresh.
+    RunningFresh,
+    /// Running; the heartbeat cannot be held against it now.
+    RunningNoWitness,
+    /// Running, stale, with active tasks, within the busy grace.
+    RunningBusy,
+    /// Running and stale.
+    RunningSilent,
+    /// Running and stale for longer than `DEFIB_WEDGED_AFTER`.
+    RunningWedged,
+    /// Running with a failing health check.
+    RunningUnhealthy,
+    /// Stopped and stale: two witnesses.
+    StoppedStale,
+    /// Stopped, the misses do not suffice yet.
+    StoppedOnce,
+    /// Stopped in enough spaced samples.
+    StoppedSpaced,
+    /// Missing, and somebody may be recreating it.
+    MissingGrace,
+    /// Missing for longer than the grace, and stale.
+    MissingStale,
+    /// Missing for longer than the grace, and a beat is overdue.
+    MissingOverdue,
+    /// Missing for longer than the grace, but no beat is overdue.
+    MissingBeating,
+    /// Dead by its container, and its heartbeat advanced after that.
+    BeatsWithoutContainer,
+    /// Frozen by an operator.
+    EngineFrozen,
+    /// The engine is doing something with it.
+    EngineTransition,
+    /// A new incarnation within its settle window.
+    NewIncarnation,
+    /// The engine gave no answer.
+    NoAnswer,
+    /// External, and beating (or not to be held to it now).
+    ExternalBeating,
+    /// External and stale.
+    ExternalSilent,
+    /// External and stale for longer than `DEFIB_WEDGED_AFTER`.
+    ExternalLost,
+    /// Many died at once: both kinds of witness are needed, and one is not there yet.
+    StormNeedsBoth,
+}
+
+impl Rule {
+    /// The text in tables, logs and JSON.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::RunningFresh => "running_fresh",
+            Self::RunningNoWitness => "running_no_witness",
+            Self::RunningBusy => "running_busy",
+            Self::RunningSilent => "running_silent",
+            Self::RunningWedged => "running_wedged",
+            Self::RunningUnhealthy => "running_unhealthy",
+            Self::StoppedStale => "stopped_stale",
+            Self::StoppedOnce => "stopped_once",
+            Self::StoppedSpaced => "stopped_spaced",
+            Self::MissingGrace => "missing_grace",
+            Self::MissingStale => "missing_stale",
+            Self::MissingOverdue => "missing_overdue",
+            Self::MissingBeating => "missing_beating",
+            Self::BeatsWithoutContainer => "beats_without_container",
+            Self::EngineFrozen => "engine_frozen",
+            Self::EngineTransition => "engine_transition",
+            Self::NewIncarnation => "new_incarnation",
+            Self::NoAnswer => "no_answer",
+            Self::ExternalBeating => "external_beating",
+            Self::ExternalSilent => "external_silent",
+            Self::ExternalLost => "external_lost",
+            Self::StormNeedsBoth => "storm_needs_both",
+        }
+    }
+
+    /// What would change the verdict, for an operator who disagrees with it.
+    #[must_use]
+    pub const fn would_change(self) -> &'static str {
+        match self {
+            Self::RunningFresh | Self::RunningNoWitness => "its container stopping, or a stale heartbeat",
+            Self::RunningBusy => "a heartbeat, no active tasks, or DEFIB_BUSY_GRACE passing",
+            Self::RunningSilent => "a heartbeat, its container stopping, or DEFIB_WEDGED_AFTER passing",
+            Self::RunningWedged => {
+                "a heartbeat; with DEFIB_WEDGED_ACTION=restart, suspicions from two reporters over two windows or a \
+                 failing health check"
+            }
+            Self::RunningUnhealthy => "a passing health check; DEFIB_UNHEALTHY_ACTION says what is done",
+            Self::StoppedStale | Self::StoppedSpaced | Self::MissingStale | Self::MissingOverdue => {
+                "a sample that finds it running"
+            }
+            Self::StoppedOnce => "a sample that finds it running, or enough misses DEFIB_PROBE_SPACING apart",
+            Self::MissingGrace => "the container appearing, or DEFIB_MISSING_GRACE passing",
+            Self::MissingBeating => "the container appearing, or its heartbeat becoming overdue",
+            Self::BeatsWithoutContainer => {
+                "the heartbeat stopping, or a corrected mapping (container_ref, workspace label)"
+            }
+            Self::EngineFrozen => "somebody unpausing the container",
+            Self::EngineTransition => "the engine finishing, or DEFIB_SETTLE passing",
+            Self::NewIncarnation => "its first heartbeat, its exit, or DEFIB_SETTLE passing",
+            Self::NoAnswer => "an answer from its engine",
+            Self::ExternalBeating => "a stale heartbeat",
+            Self::ExternalSilent => "a heartbeat, or DEFIB_WEDGED_AFTER passing",
+            Self::ExternalLost => "a heartbeat",
+            Self::StormNeedsBoth => {
+                "the second kind of witness (spaced samples and a stale heartbeat), or a sign of life"
+            }
+        }
+    }
+}
+
+/// Whether a heartbeat speaks for a workspace, against it, or not at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Witness {
+    /// Younger than the window: alive.
+    Fresh,
+    /// Older: one witness against it.
+    Stale,
+    /// Neither, and why.
+    None(NoWitness),
+}
+
+/// Why a restart that the evidence calls for is not made now. A closed set: it is a metric label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Held {
+    /// The back-off of earlier attempts runs.
+    Backoff,
+    /// Too many attempts did not help.
+    Exhausted,
+    /// The storm guard lets others go first.
+    Storm,
+    /// The engine just came back, and its own restart policy may act.
+    EngineReturned,
+    /// `DEFIB_MODE=observe`.
+    Observe,
+    /// The configured action for this verdict is to report it.
+    ReportOnly,
+    /// It runs, and no second witness agrees that it is beyond help.
+    SecondWitness,
+}
+
+impl Held {
+    /// Every reason.
+    pub const ALL: [Self; 7] = [
+        Self::Backoff,
+        Self::Exhausted,
+        Self::Storm,
+        Self::EngineReturned,
+        Self::Observe,
+        Self::ReportOnly,
+        Self::SecondWitness,
+    ];
+
+    /// The metric label.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Backoff => "backoff",
+            Self::Exhausted => "exhausted",
+            Self::Storm => "storm",
+            Self::EngineReturned => "engine_returned",
+            Self::Observe => "observe",
+            Self::ReportOnly => "report_only",
+            Self::SecondWitness => "second_witness",
+        }
+    }
+
+    /// The same as a sentence for a person.
+    #[must_use]
+    pub const fn sentence(self) -> &'static str {
+        match self {
+            Self::Backoff => "the back-off after earlier attempts is still running",
+            Self::Exhausted => "too many attempts did not help; tried rarely until it recovers or `defib ack`",
+            Self::Storm => "many died at once; restarts go in small verified batches",
+            Self::EngineReturned => "its engine just came back and may restart it by itself",
+            Self::Observe => "DEFIB_MODE=observe",
+            Self::ReportOnly => "the configured action is to report",
+            Self::SecondWitness => "it still runs, and no second witness agrees",
+        }
+    }
+}
+
+/// The facts a verdict was given on. Serialises to the `evidence` columns; `status`, `last_heartbeat_at` and
+/// `last_activity_at` at its top are what `defib.mark_dead` compares with the platform's row.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Evidence {
+    /// The rule that decided.
+    pub rule: Rule,
+    /// The reason as a sentence.
+    pub because: String,
+    /// What would change it.
+    pub would_change: &'static str,
+    /// Why nothing is done, if something would be.
+    pub held: Option<Held>,
+    /// The engine it was looked for on.
+    pub engine: EngineName,
+    /// `status` in the fleet row.
+    pub status: Box<str>,
+    /// `last_heartbeat_at` in the fleet row.
+    pub last_heartbeat_at: Option<Timestamp>,
+    /// `last_activity_at` in the fleet row.
+    pub last_activity_at: Option<Timestamp>,
+    /// What was made of the heartbeat.
+    pub heartbeat: HeartbeatEvidence,
+    /// What the engine said, if it was asked.
+    pub sample: Option<Observation>,
+    /// Age of that answer in seconds.
+    pub sample_age_seconds: Option<f64>,
+    /// The run of misses.
+    pub probe: Option<ProbeEvidence>,
+    /// Distinct reporters of recent suspicions.
+    pub reporters: u32,
+    /// Number of the next attempt, where one is called for.
+    pub attempt: Option<u32>,
+    /// Seconds until it may be made.
+    pub retry_in_seconds: Option<f64>,
+    /// The local health multiplier that the graces were stretched by.
+    pub local_health_multiplier: u32,
+}
+
+/// What was made of the heartbeat.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct HeartbeatEvidence {
+    /// Whether it speaks for or against the workspace.
+    pub witness: Witness,
+    /// Age of the last sign of life in seconds; `None` when there never was one.
+    pub age_seconds: Option<f64>,
+    /// Younger than this is fresh, in seconds.
+    pub window_seconds: f64,
+    /// The interval, in seconds,
+    pub interval_seconds: f64,
+    /// and whether it was learned or is `DEFIB_HEARTBEAT_INTERVAL`.
+    pub interval_learned: bool,
+}
+
+/// The run of misses.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct ProbeEvidence {
+    /// Spaced misses within the window.
+    pub misses: u32,
+    /// How many convict.
+    pub threshold: u32,
+    /// From the first miss of the run to now, in seconds.
+    pub since_first_seconds: f64,
+}

@@ -1,0 +1,193 @@
+//! What really happened: every death, every restart call with the truth at its moment, and the timeline for people.
+
+use defib_policy::verdict::Rule;
+
+use crate::time::Ms;
+
+/// Who did something to a container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    /// The detector on trial.
+    Detector,
+    /// The engine's own restart policy.
+    Engine,
+    /// The platform or an operator.
+    Platform,
+}
+
+/// A call for a restart by the detector, as the truth has it at that moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Merit {
+    /// It was really dead, and wanted.
+    Needed,
+    /// It was well: a mistake.
+    Healthy,
+    /// It was parked, deleted, or being worked on by the platform: a mistake.
+    NotOurs,
+    /// It ran already and the call did nothing (a start of what runs).
+    Idle,
+}
+
+/// One restart call.
+#[derive(Clone, Debug)]
+pub struct Restart {
+    /// Of whom.
+    pub workspace: usize,
+    /// When.
+    pub at: Ms,
+    /// What it was worth.
+    pub merit: Merit,
+    /// The rule and the sentence that explain it, where the detector gave one.
+    pub because: Option<(Rule, String)>,
+}
+
+/// How somebody died.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Death {
+    /// The container exited.
+    Exited,
+    /// The container vanished.
+    Vanished,
+    /// The container runs and nobody is at home.
+    Wedged,
+}
+
+/// One true death.
+#[derive(Clone, Debug)]
+pub struct Loss {
+    /// Of whom.
+    pub workspace: usize,
+    /// When.
+    pub at: Ms,
+    /// How.
+    pub how: Death,
+    /// The attempts that touched it in the run before this death: back-off is due.
+    pub tries: u32,
+    /// The detector's restart call.
+    pub restarted_at: Option<Ms>,
+    /// It works again.
+    pub back_at: Option<Ms>,
+    /// It needed no help any more: revived by somebody else, parked or deleted.
+    pub excused_at: Option<Ms>,
+}
+
+/// Something stood in the way of detection or restarts.
+#[derive(Clone, Copy, Debug)]
+pub struct Obstacle {
+    /// On this engine; on all of them without.
+    pub engine: Option<usize>,
+    /// From
+    pub from: Ms,
+    /// until, with the time after it that the rules grant.
+    pub until: Ms,
+}
+
+/// Everything that happened.
+#[derive(Debug, Default)]
+pub struct Chronicle {
+    /// The deaths.
+    pub losses: Vec<Loss>,
+    /// The death of each workspace that nobody has answered yet.
+    pub open: Vec<Option<usize>>,
+    /// The restart calls of the detector.
+    pub restarts: Vec<Restart>,
+    /// What stood in the way.
+    pub obstacles: Vec<Obstacle>,
+    /// Changes of verdict that the detector reported, if it does: who, when, and the verdict's label.
+    pub verdicts: Vec<(usize, Ms, &'static str)>,
+    /// Storms that began.
+    pub storms: u32,
+    /// The timeline, if it is wanted.
+    pub trace: Option<Vec<(Ms, String)>>,
+    /// Restart calls by anybody else.
+    pub foreign_restarts: u32,
+    /// Calls to engines made by the detector.
+    pub engine_calls: u64,
+}
+
+impl Chronicle {
+    /// Adds a line to the timeline, if one is kept.
+    pub fn note(&mut self, at: Ms, line: impl FnOnce() -> String) {
+        if let Some(trace) = &mut self.trace {
+            trace.push((at, line()));
+        }
+    }
+
+    /// The mistakes.
+    pub fn mistakes(&self) -> impl Iterator<Item = &Restart> {
+        self.restarts.iter().filter(|restart| matches!(restart.merit, Merit::Healthy | Merit::NotOurs))
+    }
+
+    /// How many restart calls the detector made for a workspace, idle ones left out.
+    #[must_use]
+    pub fn restarts_of(&self, workspace: usize) -> usize {
+        self.restarts.iter().filter(|it| it.workspace == workspace && it.merit != Merit::Idle).count()
+    }
+
+    /// Someone died.
+    pub fn death(&mut self, workspace: usize, at: Ms, how: Death, tries: u32) {
+        if self.open[workspace].is_some() {
+            return;
+        }
+        self.open[workspace] = Some(self.losses.len());
+        let loss = Loss { workspace, at, how, tries, restarted_at: None, back_at: None, excused_at: None };
+        self.losses.push(loss);
+    }
+
+    /// The open death of a workspace needs no help any more.
+    pub fn excuse(&mut self, workspace: usize, at: Ms) {
+        if let Some(loss) = self.open[workspace].take() {
+            self.losses[loss].excused_at = Some(at);
+        }
+    }
+
+    /// The detector called for a restart of one that was dead.
+    pub fn answer(&mut self, workspace: usize, at: Ms) {
+        if let Some(loss) = self.open[workspace] {
+            self.losses[loss].restarted_at.get_or_insert(at);
+        }
+    }
+
+    /// A workspace works again.
+    pub fn back(&mut self, workspace: usize, at: Ms) {
+        if let Some(loss) = self.open[workspace].take() {
+            self.losses[loss].back_at = Some(at);
+        }
+    }
+
+    /// How much of a span something stood in the way on `engine`.
+    #[must_use]
+    pub fn obstructed(&self, engine: usize, from: Ms, until: Ms) -> Ms {
+        let mut spans: Vec<(Ms, Ms)> = self
+            .obstacles
+            .iter()
+            .filter(|it| it.engine.is_none_or(|on| on == engine) && it.from < until && it.until > from)
+            .map(|it| (it.from.max(from), it.until.min(until)))
+            .collect();
+        spans.sort_unstable();
+        let (mut total, mut reached) = (0, from);
+        for (start, end) in spans {
+            let start = start.max(reached);
+            if end > start {
+                total += end - start;
+                reached = end;
+            }
+        }
+        total
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn overlapping_obstacles_count_once() {
+        let mut chronicle = Chronicle::default();
+        for (engine, from, until) in [(None, 10, 20), (Some(1), 15, 30), (Some(2), 0, 100), (None, 40, 50)] {
+            chronicle.obstacles.push(Obstacle { engine, from, until });
+        }
+        assert_eq!(chronicle.obstructed(1, 0, 45), 25);
+        assert_eq!(chronicle.obstructed(0, 12, 100), 18);
+    }
+}

@@ -1,0 +1,247 @@
+//! A replica of defib: the production [`Judge`], driven as the daemon drives it.
+//!
+//! ```text
+//! sweep ─ read fleet ─ take suspicions ─ engine: look ─ judge ─► jobs: claim ─ confirm ─ act ─ finish
+//! focus ─ read one   ────────────────────┘
+//! ```
+//!
+//! An engine that answers quickly is judged at the instant of the look; one that takes longer than a tenth of a second is
+//! judged when its answer arrives, on the rows and samples of the instant at which the look was begun.
+
+mod job;
+mod pass;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use defib_policy::attempt::Attempt;
+use defib_policy::id::WorkspaceId;
+use defib_policy::judge::Judge;
+use defib_policy::moment::Moment;
+use defib_policy::settings::Settings;
+
+use crate::database::Database;
+use crate::detector::Detector;
+use crate::queue::{Event, Wake};
+use crate::time::{Ms, moment, ms, secs};
+use crate::world::World;
+use job::Job;
+use pass::Pending;
+
+/// `DEFIB_ENGINE_TIMEOUT`.
+const ENGINE_TIMEOUT: Ms = 5_000;
+/// `DEFIB_LEASE_TTL`.
+pub const LEASE_TTL: Ms = 15_000;
+/// `DEFIB_RESTART_TIMEOUT`.
+const RESTART_TIMEOUT: Ms = 30_000;
+/// `DEFIB_RESTART_CONCURRENCY`.
+const RESTART_CONCURRENCY: usize = 4;
+
+/// One replica.
+#[derive(Debug)]
+pub struct Defib {
+    settings: Settings,
+    judge: Judge,
+    runs: bool,
+    started_at: Ms,
+    process: usize,
+    lost: Ms,
+    frozen: Option<(Ms, bool)>,
+    started_freezing: Ms,
+    is_cut_off: bool,
+    sweep_due: Ms,
+    was_late: bool,
+    lease_until: Ms,
+    pruned_at: Ms,
+    attempts: Vec<Vec<Attempt>>,
+    in_flight: Vec<bool>,
+    focused_at: Vec<Ms>,
+    look_due: Vec<Ms>,
+    returns: Vec<u32>,
+    pending: BTreeMap<u32, Pending>,
+    jobs: BTreeMap<u32, Job>,
+    acting: Vec<usize>,
+    waiting: Vec<VecDeque<u32>>,
+    next_number: u32,
+}
+
+impl Defib {
+    /// A replica with the knobs of the world.
+    #[must_use]
+    pub fn new(settings: &Settings) -> Self {
+        Self {
+            settings: settings.clone(),
+            judge: Judge::new(settings.clone()),
+            runs: true,
+            started_at: 0,
+            process: 0,
+            lost: 0,
+            frozen: None,
+            started_freezing: 0,
+            is_cut_off: false,
+            sweep_due: 0,
+            was_late: false,
+            lease_until: 0,
+            pruned_at: 0,
+            attempts: Vec::new(),
+            in_flight: Vec::new(),
+            focused_at: Vec::new(),
+            look_due: Vec::new(),
+            returns: Vec::new(),
+            pending: BTreeMap::new(),
+            jobs: BTreeMap::new(),
+            acting: Vec::new(),
+            waiting: Vec::new(),
+            next_number: 0,
+        }
+    }
+
+    fn grow(&mut self, world: &World) {
+        let (workspaces, engines) = (world.workspaces.len(), world.engines.len());
+        self.attempts.resize_with(workspaces, Vec::new);
+        self.in_flight.resize(workspaces, false);
+        self.focused_at.resize(workspaces, 0);
+        self.look_due.resize(workspaces, 0);
+        self.returns.resize(engines, 0);
+        self.acting.resize(engines, 0);
+        self.waiting.resize_with(engines, VecDeque::new);
+    }
+
+    /// What its monotonic clock shows.
+    fn moment(&self, at: Ms) -> Moment {
+        moment(at, self.lost)
+    }
+
+    fn number(&mut self) -> u32 {
+        self.next_number += 1;
+        self.next_number
+    }
+
+    fn can_read(&self, db: &Database) -> bool {
+        db.up && !self.is_cut_off
+    }
+
+    fn can_write(&self, db: &Database) -> bool {
+        self.can_read(db) && db.writable
+    }
+
+    /// Takes or renews the lease. A lease is a row: without writing there is none.
+    fn renew_lease(&mut self, world: &mut World) {
+        if !self.can_write(&world.db) {
+            return;
+        }
+        let now = world.now;
+        let free = world.db.lease.is_none_or(|(holder, until)| holder == self.process || until <= now);
+        if free {
+            world.db.lease = Some((self.process, now + LEASE_TTL));
+            self.lease_until = now + LEASE_TTL;
+        }
+    }
+
+    /// Whether it may act, as far as it knows: its own clock, with a margin for the call.
+    fn is_owner(&self, now: Ms) -> bool {
+        now + secs(1) < self.lease_until
+    }
+
+    /// Ends attempts that their owner left open.
+    fn settle_open_attempts(&self, world: &mut World) {
+        let now = world.now;
+        let overdue: Vec<usize> =
+            world.db.under_way.iter().copied().filter(|row| world.db.ledger[*row].deadline < now).collect();
+        for row in overdue {
+            let entry = &world.db.ledger[row];
+            let workspace = &world.workspaces[entry.workspace];
+            let started = workspace.body == crate::workspace::Body::Running && workspace.started_at > entry.claimed_at;
+            let outcome = if started {
+                defib_policy::attempt::Outcome::Succeeded
+            } else {
+                defib_policy::attempt::Outcome::Abandoned
+            };
+            world.db.finish(row, outcome, now);
+        }
+    }
+
+    fn thaw(&mut self, me: u8, wake: Wake, world: &mut World) -> bool {
+        let Some((until, lost)) = self.frozen else { return true };
+        if world.now < until {
+            // Timers of a sleeping host fire at once when it wakes.
+            if wake == Wake::Sweep {
+                self.sweep_due = until;
+                self.was_late = true;
+            }
+            world.push(until, Event::Wake(me, wake));
+            return false;
+        }
+        if lost {
+            self.lost += until - self.started_freezing;
+        }
+        self.frozen = None;
+        true
+    }
+}
+
+impl Detector for Defib {
+    fn name(&self) -> &'static str {
+        "defib"
+    }
+
+    fn start(&mut self, me: u8, world: &mut World) {
+        self.runs = true;
+        self.started_at = world.now;
+        self.process = usize::from(me) + 16 * (self.process / 16 + 1);
+        self.judge = Judge::new(self.settings.clone());
+        self.grow(world);
+        self.sweep_due = world.now + 200 + 700 * u64::from(me);
+        world.push(self.sweep_due, Event::Wake(me, Wake::Sweep));
+    }
+
+    fn wake(&mut self, me: u8, wake: Wake, world: &mut World) {
+        if !self.runs || !self.thaw(me, wake, world) {
+            return;
+        }
+        match wake {
+            Wake::Sweep if world.now == self.sweep_due => self.sweep(me, world),
+            Wake::EngineEvent(of) | Wake::Suspected(of) => self.ask_focus(me, of, world),
+            Wake::Look(of) => {
+                if world.now >= self.look_due[of as usize] {
+                    self.look_due[of as usize] = 0;
+                    self.focus(me, of as usize, world);
+                }
+            }
+            Wake::Answer(number) => self.answered(me, number, world),
+            Wake::Job(number) => self.advance(me, number, world),
+            Wake::Sweep | Wake::Failed(..) => {}
+        }
+    }
+
+    fn crash(&mut self) {
+        self.runs = false;
+        self.pending.clear();
+        self.jobs.clear();
+        self.waiting.iter_mut().for_each(VecDeque::clear);
+        self.in_flight.fill(false);
+        self.acting.fill(0);
+        self.focused_at.fill(0);
+        self.look_due.fill(0);
+        self.lease_until = 0;
+        self.frozen = None;
+    }
+
+    fn freeze(&mut self, from: Ms, until: Ms, lost: bool) {
+        self.frozen = Some((until, lost));
+        self.started_freezing = from;
+    }
+
+    fn cut_off(&mut self, cut: bool) {
+        self.is_cut_off = cut;
+    }
+}
+
+/// The number in a workspace's name.
+fn index_of(id: &WorkspaceId) -> usize {
+    id.as_str().trim_start_matches('w').parse().unwrap_or(usize::MAX)
+}
+
+/// The spacing in force, as milliseconds.
+fn spacing(judge: &Judge) -> Ms {
+    ms(judge.settings().probe_spacing) * u64::from(judge.multiplier())
+}

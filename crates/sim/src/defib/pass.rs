@@ -1,0 +1,337 @@
+//! A pass: over the whole fleet at each interval, over one workspace when something asks for it.
+
+use std::time::Duration;
+
+use defib_policy::fleet::{FleetRead, Kind, Workspace as Row};
+use defib_policy::id::WorkspaceId;
+use defib_policy::judge::{EngineEvidence, Look, ReadStamp};
+use defib_policy::moment::Moment;
+use defib_policy::plan::Plan;
+use defib_policy::sample::{Fault, Observation, Sample};
+
+use super::{Defib, ENGINE_TIMEOUT, index_of, spacing};
+use crate::queue::{Event, Wake};
+use crate::time::{Ms, mins, ms};
+use crate::world::{World, id};
+
+/// An answer on its way: what it was asked about, and what it will say.
+#[derive(Debug)]
+pub(super) struct Pending {
+    engine: usize,
+    evidence: EngineEvidence,
+    stamp: ReadStamp,
+    rows: Vec<Row>,
+    samples: Vec<Sample>,
+}
+
+impl Defib {
+    pub(super) fn sweep(&mut self, me: u8, world: &mut World) {
+        let (now, at) = (world.now, self.moment(world.now));
+        self.grow(world);
+        self.renew_lease(world);
+        let mut next = now + ms(self.settings.poll_interval);
+        if self.can_read(&world.db) {
+            let mut clean = !std::mem::take(&mut self.was_late);
+            let stamp = read_stamp(world, at);
+            world.db.view.at = at;
+            world.db.view.database_now = stamp.database_now;
+            world.db.view.database_started_at = crate::time::stamp(world.db.started_at, world.db.offset);
+            self.judge.observe_fleet(&world.db.view, true);
+            self.take_suspicions(world);
+            if self.is_owner(now) && self.can_write(&world.db) {
+                self.settle_open_attempts(world);
+            }
+            for engine in 0..world.engines.len() {
+                let took = self.whole_engine(me, engine, stamp, world);
+                clean &= took < 1_000 && world.engines[engine].fault.is_none();
+                next = next.max(now + took);
+            }
+            self.externals(me, stamp, world);
+            if now >= self.pruned_at + mins(1) {
+                self.pruned_at = now;
+                self.judge.prune(at);
+            }
+            self.judge.observe_tick(clean);
+        } else {
+            self.judge.observe_tick(false);
+        }
+        self.was_late |= next > now + ms(self.settings.poll_interval);
+        self.sweep_due = next;
+        world.push(next, Event::Wake(me, Wake::Sweep));
+    }
+
+    fn take_suspicions(&mut self, world: &mut World) {
+        if !self.is_owner(world.now) {
+            return;
+        }
+        let oldest = self.started_at.saturating_sub(ms(self.settings.dead_window));
+        for (of, reporter, at) in std::mem::take(&mut world.db.suspicions) {
+            if at >= oldest {
+                let at = self.moment(at);
+                self.judge.observe_suspicion(&world.workspaces[of].id, reporter_name(reporter), at);
+            }
+        }
+    }
+
+    /// Looks at all of an engine and judges, now or when it answers. Returns how long the answer takes.
+    fn whole_engine(&mut self, me: u8, engine: usize, stamp: ReadStamp, world: &mut World) -> Ms {
+        let members: Vec<usize> = (0..world.workspaces.len())
+            .filter(|of| {
+                let workspace = &world.workspaces[*of];
+                workspace.engine == engine && workspace.spec.kind != Kind::External && world.db.slots[*of].is_some()
+            })
+            .collect();
+        if members.is_empty() {
+            return 0;
+        }
+        let mut evidence = self.evidence(engine, world);
+        world.chronicle.engine_calls += 1;
+        if world.engines[engine].is_plain() {
+            for of in &members {
+                if world.workspaces[*of].is_odd() || world.workspaces[*of].inspect_hangs {
+                    return self.odd_engine(me, engine, evidence, stamp, &members, true, world);
+                }
+                world.workspaces[*of].listed.at = stamp.at;
+            }
+            evidence.fault = None;
+            self.fill_attempts(&members, world);
+            let looks: Vec<Look<'_>> = members
+                .iter()
+                .filter_map(|of| {
+                    Some(Look {
+                        workspace: &world.db.view.workspaces[world.db.slots[*of]?],
+                        sample: Some(&world.workspaces[*of].listed),
+                        attempts: &self.attempts[*of],
+                        in_flight: self.in_flight[*of],
+                    })
+                })
+                .collect();
+            let plan = self.judge.judge(stamp.at, stamp, Some((&world.engines[engine].name, &evidence)), &looks);
+            self.carry_out(me, plan, world);
+            return world.engines[engine].list;
+        }
+        self.odd_engine(me, engine, evidence, stamp, &members, true, world)
+    }
+
+    /// The same where something is wrong: rows and samples are kept until the answer would arrive.
+    #[expect(clippy::too_many_arguments, reason = "the parts of one look")]
+    fn odd_engine(
+        &mut self,
+        me: u8,
+        engine: usize,
+        evidence: EngineEvidence,
+        stamp: ReadStamp,
+        members: &[usize],
+        whole: bool,
+        world: &mut World,
+    ) -> Ms {
+        let mut evidence = evidence;
+        let facts = &world.engines[engine];
+        let mut took = if whole { facts.list } else { facts.inspect };
+        if took >= ENGINE_TIMEOUT {
+            evidence.fault = Some(Fault::TimedOut);
+        }
+        if evidence.fault.is_some() {
+            evidence.identity = None;
+            took = if evidence.fault == Some(Fault::TimedOut) { ENGINE_TIMEOUT } else { 5 };
+        }
+        let (impostor, offset, now) = (facts.impostor.is_some(), facts.offset, world.now);
+        let mut samples = Vec::with_capacity(members.len());
+        for of in members {
+            let observation = if let Some(fault) = evidence.fault {
+                Observation::Unknown { fault }
+            } else if impostor {
+                Observation::Missing
+            } else {
+                let workspace = &world.workspaces[*of];
+                let seen = workspace.observe(now, offset, !whole);
+                let asked = !whole || !matches!(seen, Observation::Running { .. } | Observation::Frozen { .. });
+                if workspace.inspect_hangs && asked {
+                    took = ENGINE_TIMEOUT;
+                    Observation::Unknown { fault: Fault::TimedOut }
+                } else {
+                    seen
+                }
+            };
+            if evidence.fault.is_none() {
+                world.looked(*of);
+            }
+            samples.push(Sample { at: stamp.at, observation });
+        }
+        let rows: Vec<Row> = members
+            .iter()
+            .filter_map(|of| Some(world.db.view.workspaces[world.db.slots[*of]?].clone()))
+            .collect();
+        let pending = Pending { engine, evidence, stamp, rows, samples };
+        if took < 100 {
+            self.judge_pending(me, pending, world);
+        } else {
+            let number = self.number();
+            self.pending.insert(number, pending);
+            world.push(now + took, Event::Wake(me, Wake::Answer(number)));
+        }
+        took
+    }
+
+    pub(super) fn answered(&mut self, me: u8, number: u32, world: &mut World) {
+        if let Some(pending) = self.pending.remove(&number) {
+            self.judge_pending(me, pending, world);
+        }
+    }
+
+    fn judge_pending(&mut self, me: u8, pending: Pending, world: &mut World) {
+        let now = self.moment(world.now);
+        let members: Vec<usize> = pending.rows.iter().map(|row| index_of(&row.id)).collect();
+        self.fill_attempts(&members, world);
+        let looks: Vec<Look<'_>> = pending
+            .rows
+            .iter()
+            .zip(&pending.samples)
+            .zip(&members)
+            .map(|((workspace, sample), of)| Look {
+                workspace,
+                sample: Some(sample),
+                attempts: &self.attempts[*of],
+                in_flight: self.in_flight[*of],
+            })
+            .collect();
+        let name = &world.engines[pending.engine].name;
+        let plan = self.judge.judge(now, pending.stamp, Some((name, &pending.evidence)), &looks);
+        self.carry_out(me, plan, world);
+    }
+
+    fn externals(&mut self, me: u8, stamp: ReadStamp, world: &mut World) {
+        let external = |row: &&Row| row.kind == Kind::External;
+        if !world.db.view.workspaces.iter().any(|row| external(&row)) {
+            return;
+        }
+        let looks: Vec<Look<'_>> = world
+            .db
+            .view
+            .workspaces
+            .iter()
+            .filter(external)
+            .map(|workspace| Look { workspace, sample: None, attempts: &[], in_flight: false })
+            .collect();
+        let plan = self.judge.judge(stamp.at, stamp, None, &looks);
+        self.carry_out(me, plan, world);
+    }
+
+    /// Asks for a look at one workspace: at once, or one spacing after the last one.
+    pub(super) fn ask_focus(&mut self, me: u8, of: u32, world: &mut World) {
+        let soonest = self.focused_at[of as usize] + spacing(&self.judge);
+        if world.now >= soonest {
+            self.focus(me, of as usize, world);
+        } else {
+            self.look_at(me, of as usize, soonest, world);
+        }
+    }
+
+    fn look_at(&mut self, me: u8, of: usize, at: Ms, world: &mut World) {
+        let at = at.max(world.now + 1);
+        let due = &mut self.look_due[of];
+        if *due == 0 || at < *due {
+            *due = at;
+            world.push(at, Event::Wake(me, Wake::Look(id(of))));
+        }
+    }
+
+    pub(super) fn focus(&mut self, me: u8, of: usize, world: &mut World) {
+        if !self.can_read(&world.db) || world.workspaces[of].spec.kind == Kind::External {
+            return;
+        }
+        let Some(slot) = world.db.slots[of] else { return };
+        self.focused_at[of] = world.now;
+        let stamp = read_stamp(world, self.moment(world.now));
+        let read = FleetRead {
+            at: stamp.at,
+            database_now: stamp.database_now,
+            database_started_at: crate::time::stamp(world.db.started_at, world.db.offset),
+            workspaces: vec![world.db.view.workspaces[slot].clone()],
+        };
+        self.judge.observe_fleet(&read, false);
+        self.take_suspicions(world);
+        let engine = world.workspaces[of].engine;
+        let evidence = self.evidence(engine, world);
+        self.odd_engine(me, engine, evidence, stamp, &[of], false, world);
+    }
+
+    /// What a look at an engine tells of it as such.
+    fn evidence(&mut self, engine: usize, world: &World) -> EngineEvidence {
+        let facts = &world.engines[engine];
+        let restarted = facts.fault.is_none() && facts.events && facts.returns != self.returns[engine];
+        if facts.fault.is_none() {
+            self.returns[engine] = facts.returns;
+        }
+        EngineEvidence {
+            fault: facts.fault,
+            identity: Some(facts.impostor.clone().unwrap_or_else(|| facts.identity.clone())),
+            restarted,
+            clock_offset_micros: Some(facts.offset - world.db.offset),
+        }
+    }
+
+    fn fill_attempts(&mut self, members: &[usize], world: &World) {
+        let reset = ms(self.settings.backoff_reset);
+        for of in members {
+            if !world.db.ledger_of[*of].is_empty() {
+                world.db.attempts(*of, world.now, reset, &mut self.attempts[*of]);
+            }
+        }
+    }
+
+    /// Records a plan and hands its restarts over.
+    pub(super) fn carry_out(&mut self, me: u8, plan: Plan, world: &mut World) {
+        let now = world.now;
+        let owner = self.is_owner(now);
+        for change in &plan.changes {
+            let of = index_of(&change.workspace);
+            world.chronicle.verdicts.push((of, now, change.to.label()));
+            if owner && world.chronicle.trace.is_some() {
+                let held = change.evidence.held.map(|held| format!(" [held: {}]", held.label())).unwrap_or_default();
+                world.note(of, &format!("verdict {} — {}{held}", change.to.label(), change.evidence.because));
+            }
+        }
+        for (scope, begins) in &plan.storms {
+            world.chronicle.storms += u32::from(*begins);
+            let scope = scope.as_ref().map_or("the fleet", |name| name.as_str());
+            world.remark(&format!("storm {} for {scope}", if *begins { "begins" } else { "ends" }));
+        }
+        for (workspace, at) in &plan.looks {
+            let wait = at.since(self.moment(now));
+            self.look_at(me, index_of(workspace), now + millis(wait), world);
+        }
+        if !owner {
+            return;
+        }
+        for recovery in &plan.recoveries {
+            if self.can_write(&world.db) {
+                world.db.recovered(recovery.attempt_id, now);
+                world.note(index_of(&recovery.workspace), "recovery verified");
+            }
+        }
+        for order in plan.restarts {
+            self.submit(me, order, world);
+        }
+    }
+
+    /// The verdict on a workspace, for oracles.
+    #[must_use]
+    pub fn verdict(&self, id: &WorkspaceId) -> Option<defib_policy::verdict::Verdict> {
+        self.judge.verdict(id)
+    }
+}
+
+fn read_stamp(world: &World, at: Moment) -> ReadStamp {
+    ReadStamp { at, database_now: world.db.clock(world.now) }
+}
+
+fn millis(duration: Duration) -> Ms {
+    ms(duration)
+}
+
+fn reporter_name(number: u8) -> &'static str {
+    const NAMES: [&str; 8] =
+        ["proxy-a", "proxy-b", "proxy-c", "proxy-d", "proxy-e", "proxy-f", "proxy-g", "proxy-h"];
+    NAMES[usize::from(number) % NAMES.len()]
+}

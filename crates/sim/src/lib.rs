@@ -1,0 +1,20 @@
+//! The production policy in a simulated world.
+//!
+//! A world ([`world::World`]) holds the truth: engines, a database, processes that live and die. Detectors ([`detector::Detector`])
+//! see of it what they would see in production. One of them is [`defib::Defib`], which drives the very
+//! [`Judge`](defib_policy::judge::Judge) that production runs; the others are the policies that others use ([`baseline`]).
+//! Scenarios ([`catalogue`]) are incidents with an oracle; [`chaos`] draws faults for years; [`report`] makes the table.
+
+pub mod chronicle;
+pub mod database;
+pub mod defib;
+pub mod detector;
+pub mod dice;
+pub mod engine;
+pub mod life;
+pub mod platform;
+pub mod queue;
+pub mod remedy;
+pub mod time;
+pub mod workspace;
+pub mod world;

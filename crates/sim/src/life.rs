@@ -1,0 +1,197 @@
+//! Births and deaths: what changes the truth about a workspace.
+
+use defib_policy::attempt::Outcome;
+
+use crate::chronicle::{By, Death};
+use crate::queue::Event;
+use crate::time::{Ms, secs};
+use crate::workspace::{Body, EnginePolicy, Fate, Mind};
+use crate::world::{World, id};
+
+impl World {
+    /// Whether the platform wants it to run, and nobody of the platform is at work on it.
+    #[must_use]
+    pub fn is_wanted(&self, of: usize) -> bool {
+        self.db.facts[of].is_watched() && !self.workspaces[of].in_hands
+    }
+
+    fn died(&mut self, of: usize, how: Death) {
+        let now = self.now;
+        let workspace = &mut self.workspaces[of];
+        workspace.life += 1;
+        workspace.mute_since.get_or_insert(now);
+        if self.is_wanted(of) {
+            let touched = |row: &&usize| {
+                let row = &self.db.ledger[**row];
+                let forgotten = row.recovered_at.is_some_and(|at| now - at >= crate::time::ms(self.settings.backoff_reset));
+                row.attempt.outcome.is_none_or(Outcome::touched) && !forgotten
+            };
+            let tries = self.db.ledger_of[of].iter().rev().take_while(touched).count();
+            self.chronicle.death(of, now, how, u32::try_from(tries).unwrap_or(u32::MAX));
+        }
+    }
+
+    /// Its process ends and the container with it.
+    pub fn exit(&mut self, of: usize, code: i64, oom: bool) {
+        let now = self.now;
+        let workspace = &mut self.workspaces[of];
+        if !matches!(workspace.body, Body::Running | Body::Paused) {
+            return;
+        }
+        workspace.body = Body::Exited { code, oom, at: now };
+        workspace.mind = Mind::Gone;
+        let ran = now - workspace.started_at;
+        self.note(of, &format!("DIES: exit {code}"));
+        self.died(of, Death::Exited);
+        if self.workspaces[of].spec.policy == EnginePolicy::UnlessStopped {
+            self.engine_will_restart(of, ran);
+        }
+        self.touch(of);
+        self.engine_event(of);
+        let children: Vec<usize> =
+            (0..self.workspaces.len()).filter(|child| self.workspaces[*child].parent == Some(of)).collect();
+        for child in children {
+            self.exit(child, 128, false);
+        }
+    }
+
+    fn engine_will_restart(&mut self, of: usize, ran: Ms) {
+        let engine = self.workspaces[of].engine;
+        if !self.engines[engine].daemon_up {
+            return;
+        }
+        let workspace = &mut self.workspaces[of];
+        if ran >= secs(10) {
+            workspace.engine_tries = 0;
+        }
+        let wait = (100_u64 << workspace.engine_tries.min(10)).min(60_000);
+        workspace.engine_tries += 1;
+        workspace.body = Body::Restarting;
+        let life = workspace.life;
+        self.later(wait, move |world| {
+            let workspace = &world.workspaces[of];
+            if workspace.life == life && workspace.body == Body::Restarting {
+                world.begin_life(of, By::Engine);
+            }
+        });
+    }
+
+    /// Its container vanishes (removed by nobody's order).
+    pub fn vanish(&mut self, of: usize) {
+        let workspace = &mut self.workspaces[of];
+        workspace.body = Body::Absent;
+        workspace.mind = Mind::Gone;
+        self.note(of, "DIES: container vanishes");
+        self.died(of, Death::Vanished);
+        self.touch(of);
+        self.engine_event(of);
+    }
+
+    /// Its process is beyond help, its container runs.
+    pub fn wedge(&mut self, of: usize) {
+        if self.workspaces[of].body != Body::Running {
+            return;
+        }
+        self.workspaces[of].mind = Mind::Wedged;
+        self.note(of, "DIES: wedged, container runs");
+        self.died(of, Death::Wedged);
+        self.touch(of);
+    }
+
+    /// A new life of its container begins.
+    pub fn begin_life(&mut self, of: usize, by: By) {
+        let now = self.now;
+        let workspace = &mut self.workspaces[of];
+        workspace.life += 1;
+        workspace.body = Body::Running;
+        workspace.mind = Mind::Booting;
+        workspace.started_at = now;
+        workspace.mute_since = Some(now);
+        let (life, spec, fate) = (workspace.life, workspace.spec, workspace.fate);
+        self.note(of, &format!("started by the {}", Self::by(by)));
+        if by != By::Detector {
+            self.chronicle.foreign_restarts += 1;
+            self.chronicle.excuse(of, now);
+        }
+        let boot = self.dice.between(spec.boot_min, spec.boot_max);
+        self.push(now + boot, Event::Ready(id(of), life));
+        if let Fate::DiesAfter(ms) = fate {
+            self.later(ms, move |world| {
+                if world.workspaces[of].life == life {
+                    world.exit(of, 1, false);
+                }
+            });
+        }
+        self.touch(of);
+        self.engine_event(of);
+    }
+
+    pub(crate) fn ready(&mut self, of: usize, life: u32) {
+        let now = self.now;
+        let workspace = &mut self.workspaces[of];
+        if workspace.life != life || workspace.mind != Mind::Booting {
+            return;
+        }
+        workspace.mind = if workspace.fate == Fate::Mute { Mind::Mute } else { Mind::Working };
+        workspace.mute_since = None;
+        self.note(of, "works again");
+        self.chronicle.back(of, now);
+        self.touch(of);
+        self.push(now, Event::Beat(id(of), life));
+    }
+
+    /// It is so busy for a while that it neither beats nor answers.
+    pub fn busy(&mut self, of: usize, lasting: Ms) {
+        let now = self.now;
+        let workspace = &mut self.workspaces[of];
+        if workspace.mind != Mind::Working {
+            return;
+        }
+        workspace.mind = Mind::Busy;
+        workspace.mute_since = Some(now);
+        let life = workspace.life;
+        self.note(of, &format!("is busy for {} s", lasting / 1_000));
+        self.touch(of);
+        self.later(lasting, move |world| {
+            let workspace = &mut world.workspaces[of];
+            if workspace.life == life && workspace.mind == Mind::Busy {
+                workspace.mind = Mind::Working;
+                workspace.mute_since = None;
+                world.touch(of);
+                world.push(world.now, Event::Beat(id(of), life));
+            }
+        });
+    }
+
+    /// Its heartbeats do not arrive for a while; it answers.
+    pub fn mute(&mut self, of: usize, lasting: Ms) {
+        let workspace = &mut self.workspaces[of];
+        if workspace.mind != Mind::Working {
+            return;
+        }
+        workspace.mind = Mind::Mute;
+        let life = workspace.life;
+        self.note(of, "loses its heartbeats");
+        self.later(lasting, move |world| {
+            let workspace = &mut world.workspaces[of];
+            if workspace.life == life && workspace.mind == Mind::Mute {
+                workspace.mind = Mind::Working;
+            }
+        });
+    }
+
+    /// The next look at it is wrong.
+    pub fn lie_about(&mut self, of: usize, lie: crate::workspace::Lie) {
+        self.workspaces[of].lie = Some(lie);
+        self.note(of, "(the next look at it will be wrong)");
+        self.touch(of);
+    }
+
+    /// A look was taken: a wrong one is wrong once.
+    pub fn looked(&mut self, of: usize) {
+        self.chronicle.engine_calls += 1;
+        if self.workspaces[of].lie.take().is_some() {
+            self.touch(of);
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! The calls by which a detector (or anybody else) restarts, and the truth about each at the moment it is made.
+
+use defib_policy::sample::Fault;
+use defib_policy::verdict::Rule;
+
+use crate::chronicle::{By, Merit, Restart};
+use crate::time::Ms;
+use crate::workspace::{Body, Mind};
+use crate::world::World;
+
+/// How to restart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// Start what does not run.
+    Start,
+    /// Stop and start.
+    KillAndStart,
+    /// Ask the platform for a new one.
+    Recreate,
+}
+
+/// What the caller learns, and after how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Called {
+    /// When the answer (or the deadline) comes.
+    pub took: Ms,
+    /// The answer.
+    pub result: Result<(), CallError>,
+}
+
+/// Why a call failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallError {
+    /// No answer in time; it may still be done.
+    TimedOut,
+    /// The engine cannot be reached.
+    Unreachable,
+    /// The engine refused.
+    Refused,
+    /// The engine does not know the container.
+    Gone,
+}
+
+impl World {
+    /// A restart call of the detector.
+    pub fn restart(&mut self, of: usize, how: How, deadline: Ms, because: Option<(Rule, String)>) -> Called {
+        let failed = |took, error| Called { took, result: Err(error) };
+        self.chronicle.engine_calls += 1;
+        let engine = &self.engines[self.workspaces[of].engine];
+        if how != How::Recreate {
+            match engine.fault {
+                Some(Fault::Unreachable) => return failed(1, CallError::Unreachable),
+                Some(Fault::TimedOut) => return failed(deadline, CallError::TimedOut),
+                Some(_) => return failed(5, CallError::Refused),
+                None => {}
+            }
+            if engine.impostor.is_some() || self.workspaces[of].body == Body::Absent {
+                return failed(5, CallError::Gone);
+            }
+        }
+        let (low, high, refuses) = (engine.start_min, engine.start_max, engine.starts_fail);
+        let merit = self.merit_of(of, how);
+        let now = self.now;
+        self.note(of, &format!("RESTART by the detector: {how:?}, {merit:?}{}", reason(because.as_ref())));
+        self.chronicle.restarts.push(Restart { workspace: of, at: now, merit, because });
+        if merit == Merit::Needed {
+            self.chronicle.answer(of, now);
+        }
+        let takes = self.dice.between(low, high);
+        if refuses {
+            return failed(takes, CallError::Refused);
+        }
+        match (how, self.workspaces[of].body) {
+            (How::Start, Body::Running) => return Called { took: 5, result: Ok(()) },
+            (How::Start, Body::Paused) => return failed(5, CallError::Refused),
+            _ => {}
+        }
+        self.carry_out(of, how, takes);
+        if takes > deadline { failed(deadline, CallError::TimedOut) } else { Called { took: takes, result: Ok(()) } }
+    }
+
+    fn merit_of(&self, of: usize, how: How) -> Merit {
+        let workspace = &self.workspaces[of];
+        if how == How::Start && matches!(workspace.body, Body::Running | Body::Paused) {
+            Merit::Idle
+        } else if workspace.is_well() {
+            Merit::Healthy
+        } else if !self.is_wanted(of) {
+            Merit::NotOurs
+        } else {
+            Merit::Needed
+        }
+    }
+
+    fn carry_out(&mut self, of: usize, how: How, takes: Ms) {
+        let now = self.now;
+        let workspace = &mut self.workspaces[of];
+        if how != How::Start {
+            // Whatever it was, it is stopped now, and its process gone.
+            workspace.life += 1;
+            workspace.mind = Mind::Gone;
+            workspace.body = Body::Exited { code: 137, oom: false, at: now };
+            workspace.mute_since.get_or_insert(now);
+            self.touch(of);
+        }
+        let life = self.workspaces[of].life;
+        let takes = if how == How::Recreate { takes + self.dice.between(1_000, 4_000) } else { takes };
+        self.later(takes, move |world| {
+            if world.workspaces[of].life != life {
+                return;
+            }
+            if how == How::Recreate {
+                if !world.db.facts[of].is_watched() {
+                    return;
+                }
+                world.new_container(of);
+            }
+            world.begin_life(of, By::Detector);
+        });
+    }
+}
+
+fn reason(because: Option<&(Rule, String)>) -> String {
+    because.map(|(rule, why)| format!(" ({rule:?}: {why})")).unwrap_or_default()
+}

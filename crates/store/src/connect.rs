@@ -1,0 +1,306 @@
+//! Connections: made as `sslmode` says, kept in a pool, and thrown away when they did not answer.
+//!
+//! A call that is given up in the middle leaves a connection in an unknown state, and a server process at work. The next caller
+//! must not get that connection, and the process must not stay behind: blocked on a lock, it would never notice that its
+//! client went away, and a daemon that tries again each tick would fill the server with them. So [`Connection`] cancels and
+//! discards itself unless its last answer came whole.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::time::Duration;
+
+use deadpool_postgres::{Connect, Manager, ManagerConfig, Object, PoolError, RecyclingMethod, Runtime, Timeouts};
+use tokio::task::JoinHandle;
+use tokio_postgres::config::Host;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::tls::MakeTlsConnect;
+use tokio_postgres::{Client, Config, Row, RowStream, Socket};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use crate::StoreSettings;
+use crate::error::{Fault, SettingsError};
+use crate::url::{self, SslMode};
+use crate::{Parameter, tls};
+
+/// How long a request to cancel may take. It is a courtesy to the server; nobody waits for it.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(2);
+/// A connection whose peer went away without a word is noticed after `15 + 3 × 5` seconds without an answer.
+const KEEPALIVES_IDLE: Duration = Duration::from_secs(15);
+const KEEPALIVES_INTERVAL: Duration = Duration::from_secs(5);
+const KEEPALIVES_RETRIES: u32 = 3;
+/// And one that still has something to send, after this.
+const TCP_USER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Where Debian's and most others' servers have their socket, for a URL that names no host.
+const SOCKET_DIRECTORY: &str = "/var/run/postgresql";
+
+pub(crate) type TlsStream = <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream;
+pub(crate) type Driver = tokio_postgres::Connection<Socket, TlsStream>;
+
+/// Makes connections. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Connector {
+    /// One configuration for each way to try, in order.
+    ways: Vec<Config>,
+    tls: MakeRustlsConnect,
+    timeout: Duration,
+}
+
+impl Connector {
+    pub(crate) fn new(url: &str, application_name: &str, timeout: Duration) -> Result<Self, SettingsError> {
+        let parsed = url::parse(url)?;
+        let tls = tls::connector(parsed.ssl_mode, parsed.ssl_root_cert.as_deref())?;
+        let given = |option: &str| parsed.given.iter().any(|given| given == option);
+        let mut config = parsed.config;
+        if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
+            let local = if Path::new(SOCKET_DIRECTORY).is_dir() { SOCKET_DIRECTORY } else { "localhost" };
+            config.host(local);
+        }
+        if !given("application_name") {
+            config.application_name(application_name);
+        }
+        if !given("keepalives_idle") {
+            config.keepalives_idle(KEEPALIVES_IDLE);
+        }
+        if !given("keepalives_interval") {
+            config.keepalives_interval(KEEPALIVES_INTERVAL);
+        }
+        if !given("keepalives_retries") {
+            config.keepalives_retries(KEEPALIVES_RETRIES);
+        }
+        if !given("tcp_user_timeout") {
+            config.tcp_user_timeout(TCP_USER_TIMEOUT);
+        }
+        let hosts = config.get_hosts();
+        let on_this_machine = !hosts.is_empty() && hosts.iter().all(|host| matches!(host, Host::Unix(_)));
+        let modes = ways(if on_this_machine { SslMode::Disable } else { parsed.ssl_mode });
+        let ways = modes.iter().map(|mode| config.clone().ssl_mode(*mode).clone()).collect();
+        Ok(Self { ways, tls, timeout })
+    }
+
+    /// One connection, and what drives it.
+    pub(crate) async fn open(&self) -> Result<(Client, Driver), Fault> {
+        tokio::time::timeout(self.timeout, self.open_some_way())
+            .await
+            .map_err(|_| Fault::ConnectTimeout(self.timeout))?
+            .map_err(Fault::Connect)
+    }
+
+    async fn open_some_way(&self) -> Result<(Client, Driver), tokio_postgres::Error> {
+        let (last, first) = match self.ways.split_last() {
+            Some(split) => split,
+            None => return Config::new().connect(self.tls.clone()).await, // never: there is a way for every mode
+        };
+        for way in first {
+            if let ControlFlow::Break(result) = try_way(way, &self.tls).await {
+                return result;
+            }
+        }
+        last.connect(self.tls.clone()).await
+    }
+}
+
+/// The ways that libpq tries for a mode.
+fn ways(mode: SslMode) -> &'static [tokio_postgres::config::SslMode] {
+    use tokio_postgres::config::SslMode::{Disable, Prefer, Require};
+    match mode {
+        SslMode::Disable => &[Disable],
+        SslMode::Allow => &[Disable, Require],
+        SslMode::Prefer => &[Prefer, Disable],
+        SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => &[Require],
+    }
+}
+
+/// One way; `Continue` when it failed for a reason that another way may not have.
+async fn try_way(
+    way: &Config,
+    tls: &MakeRustlsConnect,
+) -> ControlFlow<Result<(Client, Driver), tokio_postgres::Error>> {
+    match way.connect(tls.clone()).await {
+        // pg_hba.conf has no entry for this way, or TLS itself failed (whose kind the library keeps to itself).
+        Err(error)
+            if error.code() == Some(&SqlState::INVALID_AUTHORIZATION_SPECIFICATION)
+                || error.to_string().contains("TLS handshake") =>
+        {
+            ControlFlow::Continue(())
+        }
+        result => ControlFlow::Break(result),
+    }
+}
+
+impl Connect for Connector {
+    fn connect(
+        &self,
+        _: &Config,
+    ) -> std::pin::Pin<Box<dyn Future<Output = Result<(Client, JoinHandle<()>), tokio_postgres::Error>> + Send + '_>>
+    {
+        Box::pin(async {
+            let (client, driver) = self.open_some_way().await?; // the pool has the timeout
+            let driving = tokio::spawn(async move {
+                if let Err(error) = driver.await {
+                    tracing::debug!(%error, "database connection ended");
+                }
+            });
+            Ok((client, driving))
+        })
+    }
+}
+
+/// The connections that calls share.
+#[derive(Clone)]
+pub(crate) struct Pool {
+    pool: deadpool_postgres::Pool,
+    tls: MakeRustlsConnect,
+    connect_timeout: Duration,
+    statement_timeout: Duration,
+}
+
+impl Pool {
+    pub(crate) fn new(connector: Connector, settings: &StoreSettings) -> Result<Self, SettingsError> {
+        let tls = connector.tls.clone();
+        let config = connector.ways.first().cloned().unwrap_or_default();
+        let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+        let manager = Manager::from_connect(config, connector, recycling);
+        let pool = deadpool_postgres::Pool::builder(manager)
+            .max_size(settings.pool_size.max(1))
+            .runtime(Runtime::Tokio1)
+            .timeouts(Timeouts {
+                wait: Some(settings.statement_timeout),
+                create: Some(settings.connect_timeout),
+                recycle: Some(settings.connect_timeout),
+            })
+            .build()
+            .map_err(|error| SettingsError::Pool(error.to_string()))?;
+        let (connect_timeout, statement_timeout) = (settings.connect_timeout, settings.statement_timeout);
+        Ok(Self { pool, tls, connect_timeout, statement_timeout })
+    }
+
+    pub(crate) async fn get(&self) -> Result<Connection, Fault> {
+        let object = self.pool.get().await.map_err(|error| match error {
+            PoolError::Timeout(deadpool_postgres::TimeoutType::Wait) => Fault::Busy,
+            PoolError::Timeout(_) => Fault::ConnectTimeout(self.connect_timeout),
+            PoolError::Backend(error) => Fault::Connect(error),
+            other => Fault::Unexpected(other.to_string()),
+        })?;
+        Ok(Connection {
+            object: Some(object),
+            tls: self.tls.clone(),
+            statement_timeout: self.statement_timeout,
+            asked: false,
+            in_transaction: false,
+        })
+    }
+}
+
+/// One connection, out of the pool for one call.
+pub(crate) struct Connection {
+    /// `None` only after the drop.
+    object: Option<Object>,
+    tls: MakeRustlsConnect,
+    statement_timeout: Duration,
+    /// A statement was sent and its answer has not come whole.
+    asked: bool,
+    in_transaction: bool,
+}
+
+impl Connection {
+    /// Rows of a statement.
+    pub(crate) async fn query(&mut self, sql: &str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, Fault> {
+        self.asked = true;
+        let answer = self.client()?.query_typed(sql, parameters).await;
+        self.answered(answer)
+    }
+
+    /// The first row of a statement, if there is one.
+    pub(crate) async fn query_opt(&mut self, sql: &str, parameters: &[Parameter<'_>]) -> Result<Option<Row>, Fault> {
+        Ok(self.query(sql, parameters).await?.into_iter().next())
+    }
+
+    /// The only row of a statement that always has one.
+    pub(crate) async fn query_one(&mut self, sql: &str, parameters: &[Parameter<'_>]) -> Result<Row, Fault> {
+        self.query_opt(sql, parameters).await?.ok_or_else(|| Fault::Unexpected("no row where one always is".into()))
+    }
+
+    /// Rows as they arrive. [`rows_ended`](Self::rows_ended) must follow the last one, else the connection is discarded.
+    pub(crate) async fn stream(&mut self, sql: &str, parameters: Vec<Parameter<'_>>) -> Result<RowStream, Fault> {
+        self.asked = true;
+        Ok(self.client()?.query_typed_raw(sql, parameters).await?)
+    }
+
+    pub(crate) fn rows_ended(&mut self) {
+        self.asked = false;
+    }
+
+    /// How many rows a statement changed.
+    pub(crate) async fn execute(&mut self, sql: &str, parameters: &[Parameter<'_>]) -> Result<u64, Fault> {
+        self.asked = true;
+        let answer = self.client()?.execute_typed(sql, parameters).await;
+        self.answered(answer)
+    }
+
+    /// Several statements without parameters.
+    pub(crate) async fn batch(&mut self, sql: &str) -> Result<(), Fault> {
+        self.asked = true;
+        let answer = self.client()?.batch_execute(sql).await;
+        self.answered(answer)
+    }
+
+    /// Begins a transaction that the server itself ends when we are cut off: at the deadline of our call, or half a second
+    /// into waiting for a lock.
+    ///
+    /// The lock time-out is below `deadlock_timeout` (1 s): when our order of locks and the platform's cross, we give up before
+    /// the server looks for a victim, which could have been the platform's transaction.
+    pub(crate) async fn begin(&mut self) -> Result<(), Fault> {
+        let bound = self.statement_timeout.as_millis().max(1);
+        let sql = format!(
+            "begin isolation level read committed; \
+             set local statement_timeout = {bound}; \
+             set local idle_in_transaction_session_timeout = {bound}; \
+             set local lock_timeout = {lock}",
+            lock = bound.min(750),
+        );
+        self.in_transaction = true;
+        self.batch(&sql).await
+    }
+
+    /// A transaction without bounds of the server's.
+    pub(crate) async fn begin_unbounded(&mut self) -> Result<(), Fault> {
+        self.in_transaction = true;
+        self.batch("begin isolation level read committed").await
+    }
+
+    /// Commits. A connection that is dropped before is discarded, and the server rolls back.
+    pub(crate) async fn commit(&mut self) -> Result<(), Fault> {
+        self.batch("commit").await?;
+        self.in_transaction = false;
+        Ok(())
+    }
+
+    fn client(&self) -> Result<&Client, Fault> {
+        self.object.as_ref().map(|object| &***object).ok_or(Fault::Busy)
+    }
+
+    fn answered<T>(&mut self, answer: Result<T, tokio_postgres::Error>) -> Result<T, Fault> {
+        // The server's refusal is a whole answer; anything else leaves the connection in doubt.
+        self.asked = answer.as_ref().err().is_some_and(|error| error.as_db_error().is_none());
+        Ok(answer?)
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let Some(object) = self.object.take() else { return };
+        if !self.asked && !self.in_transaction {
+            return; // back to the pool
+        }
+        let client = Object::take(object);
+        if self.asked
+            && !client.is_closed()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            let (cancel, tls) = (client.cancel_token(), self.tls.clone());
+            runtime.spawn(async move {
+                let _ = tokio::time::timeout(CANCEL_TIMEOUT, cancel.cancel_query(tls)).await;
+            });
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! What can go wrong with the database, told by the operation that failed ([`StoreError`]) and the way it failed ([`Fault`]).
+//!
+//! Nothing here ever holds a piece of the URL: a password may sit anywhere in one that was mistyped.
+
+use std::time::Duration;
+
+use tokio_postgres::error::SqlState;
+
+/// Why the settings are unusable.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SettingsError {
+    /// Neither a URL nor a list of `key=value`.
+    #[error("the database URL cannot be read: {0}")]
+    Malformed(&'static str),
+    /// A libpq option that is not supported here.
+    #[error("the database URL's option `{0}` is not supported")]
+    Unsupported(&'static str),
+    /// An option that has another set of values.
+    #[error("the database URL's option `{option}` must be one of {expected}")]
+    Invalid {
+        /// The option.
+        option: &'static str,
+        /// Its values.
+        expected: &'static str,
+    },
+    /// An option that nobody knows. Its name is not shown: it may be the tail of a password with an `&` in it.
+    #[error(
+        "the database URL has an option that is not known here (special characters in a password must be percent-encoded)"
+    )]
+    UnknownOption,
+    /// `verify-ca` without a certificate authority.
+    #[error("sslmode=verify-ca needs sslrootcert=<file> (verify-full may do with the system's certificates)")]
+    NoRootCertificate,
+    /// The file of `sslrootcert` is unusable.
+    #[error("the certificates of sslrootcert={path} cannot be used: {reason}")]
+    RootCertificate {
+        /// The file.
+        path: String,
+        /// Why not.
+        reason: String,
+    },
+    /// rustls refused its configuration.
+    #[error("TLS cannot be set up: {0}")]
+    Tls(String),
+    /// The pool refused its configuration.
+    #[error("the connection pool cannot be set up: {0}")]
+    Pool(String),
+}
+
+/// How a call to the database failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Fault {
+    /// No connection could be made.
+    #[error("no connection to the database")]
+    Connect(#[source] tokio_postgres::Error),
+    /// No connection was made in time.
+    #[error("no connection to the database within {0:?}")]
+    ConnectTimeout(Duration),
+    /// Every connection of the pool stayed in use.
+    #[error("every database connection stayed in use")]
+    Busy,
+    /// No answer in time. What was asked may or may not have been done.
+    #[error("no answer from the database within {0:?}")]
+    Timeout(Duration),
+    /// The database refused, or the connection broke.
+    #[error("the database refused or broke off")]
+    Query(#[source] tokio_postgres::Error),
+    /// The database answered with something that the contract excludes.
+    #[error("an answer that the contract of schema defib excludes: {0}")]
+    Unexpected(String),
+}
+
+/// Every value of [`StoreError::kind`], for a metric that exists at zero from the start.
+pub const KINDS: [&str; 12] = [
+    "settings",
+    "connect",
+    "timeout",
+    "busy",
+    "connection",
+    "resources",
+    "lock",
+    "read_only",
+    "permission",
+    "schema",
+    "contract",
+    "query",
+];
+
+impl Fault {
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Connect(_) | Self::ConnectTimeout(_) => "connect",
+            Self::Busy => "busy",
+            Self::Timeout(_) => "timeout",
+            Self::Unexpected(_) => "contract",
+            Self::Query(error) => query_kind(error),
+        }
+    }
+}
+
+impl From<tokio_postgres::Error> for Fault {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Self::Query(error)
+    }
+}
+
+/// By the classes of `SQLSTATE`; without one, the answer never came whole.
+fn query_kind(error: &tokio_postgres::Error) -> &'static str {
+    let Some(state) = error.code() else {
+        return if error.to_string().starts_with("error deserializing") { "contract" } else { "connection" };
+    };
+    match *state {
+        SqlState::LOCK_NOT_AVAILABLE | SqlState::T_R_DEADLOCK_DETECTED | SqlState::T_R_SERIALIZATION_FAILURE => "lock",
+        SqlState::QUERY_CANCELED => "timeout",
+        SqlState::READ_ONLY_SQL_TRANSACTION => "read_only",
+        SqlState::INSUFFICIENT_PRIVILEGE => "permission",
+        SqlState::UNDEFINED_TABLE
+        | SqlState::UNDEFINED_COLUMN
+        | SqlState::UNDEFINED_FUNCTION
+        | SqlState::INVALID_SCHEMA_NAME => "schema",
+        _ => match &state.code()[..2] {
+            "08" | "57" => "connection", // connection exception; shut down, starting up
+            "53" => "resources",         // disk full, out of memory, too many connections
+            _ => "query",
+        },
+    }
+}
+
+macro_rules! store_errors {
+    ($($(#[$doc:meta])* $variant:ident = $display:literal,)+) => {
+        /// An operation that failed, with the way it failed as its source.
+        #[derive(Debug, thiserror::Error)]
+        #[non_exhaustive]
+        pub enum StoreError {
+            /// The settings are unusable; nothing was tried.
+            #[error("the database settings are unusable")]
+            Settings(#[source] SettingsError),
+            /// Another version of defib made the schema: an older binary must not touch it.
+            #[error("schema defib is at version {have}, this defib knows up to {want}")]
+            NewerSchema {
+                /// The version that is there.
+                have: i32,
+                /// The newest that this binary knows.
+                want: i32,
+            },
+            $($(#[$doc])* #[error($display)] $variant(#[source] Fault),)+
+        }
+
+        impl StoreError {
+            fn fault(&self) -> Option<&Fault> {
+                match self {
+                    Self::Settings(_) | Self::NewerSchema { .. } => None,
+                    $(Self::$variant(fault) => Some(fault),)+
+                }
+            }
+        }
+    };
+}
+
+store_errors! {
+    /// [`ping`](crate::Store::ping).
+    Ping = "cannot reach the database",
+    /// [`schema_state`](crate::Store::schema_state).
+    SchemaState = "cannot read the version of schema defib",
+    /// [`migrate`](crate::Store::migrate).
+    Migrate = "cannot migrate schema defib",
+    /// [`read_fleet`](crate::Store::read_fleet).
+    ReadFleet = "cannot read the fleet",
+    /// [`suspect`](crate::Store::suspect).
+    Suspect = "cannot report a suspicion",
+    /// [`take_suspicions`](crate::Store::take_suspicions).
+    TakeSuspicions = "cannot take the suspicions",
+    /// [`read_attempts`](crate::Store::read_attempts).
+    ReadAttempts = "cannot read the ledger",
+    /// [`claim`](crate::Store::claim).
+    Claim = "cannot claim a restart",
+    /// [`still_claimed`](crate::Store::still_claimed).
+    StillClaimed = "cannot check a claim",
+    /// [`finish`](crate::Store::finish).
+    Finish = "cannot finish an attempt",
+    /// [`recovered`](crate::Store::recovered) and [`mark_recovered`](crate::Store::mark_recovered).
+    Recovered = "cannot record a recovery",
+    /// [`mark_lost`](crate::Store::mark_lost).
+    MarkLost = "cannot mark a workspace lost",
+    /// [`open_attempts_past_deadline`](crate::Store::open_attempts_past_deadline).
+    OpenAttempts = "cannot read the attempts past their deadline",
+    /// [`acknowledge`](crate::Store::acknowledge).
+    Acknowledge = "cannot acknowledge the attempts of a workspace",
+    /// [`read_verdicts`](crate::Store::read_verdicts).
+    ReadVerdicts = "cannot read the current verdicts",
+    /// [`record`](crate::Store::record).
+    Record = "cannot record verdicts and events",
+    /// [`hold`](crate::Store::hold), [`release`](crate::Store::release) and [`holds`](crate::Store::holds).
+    Holds = "cannot read or write holds",
+    /// [`retain`](crate::Store::retain).
+    Retain = "cannot remove old rows",
+    /// [`status`](crate::Store::status).
+    Status = "cannot read the status of the fleet",
+    /// [`explain`](crate::Store::explain).
+    Explain = "cannot read the history of a workspace",
+    /// [`check_facts`](crate::Store::check_facts).
+    Check = "cannot examine the database",
+}
+
+impl StoreError {
+    /// What kind of failure, from [`KINDS`]: a metric label.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Settings(_) => "settings",
+            Self::NewerSchema { .. } => "schema",
+            _ => self.fault().map_or("query", Fault::kind),
+        }
+    }
+
+    /// Whether the database gave no answer, rather than one we dislike. Then nothing is known, and later is worth a try.
+    #[must_use]
+    pub fn is_unavailable(&self) -> bool {
+        matches!(self.kind(), "connect" | "timeout" | "busy" | "connection" | "resources")
+    }
+}

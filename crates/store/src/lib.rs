@@ -1,0 +1,140 @@
+//! Everything that defib says to Postgres, and nothing else does.
+//!
+//! ```text
+//! platform ── defib.fleet (a view) ─────────► read_fleet ──► policy
+//! proxies ─── defib.report_suspicion() ─────► take_suspicions
+//! operators ─ defib.holds ──────────────────┐
+//! policy ──── verdicts ► record             ├► claim ► still_claimed ► finish ► recovered   (defib.restarts)
+//! platform ── mark_dead(): veto ────────────┘
+//! ```
+//!
+//! Three rules hold for every statement here. It works through a transaction-pooling pgbouncer: no prepared statement, no
+//! session state, whatever must hold together is one transaction. It ends: each call has a deadline, and a connection whose
+//! deadline passed is cancelled at the server and thrown away, never handed to the next caller. And it tells apart "the
+//! database says no" from "the database says nothing": the second is an error, never a fact about a workspace.
+
+mod connect;
+mod decode;
+mod error;
+mod fleet;
+mod hold;
+mod ledger;
+mod listen;
+mod migrate;
+mod retention;
+mod suspicion;
+mod tls;
+mod url;
+mod verdict;
+mod view;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use defib_policy::moment::Moment;
+use tokio_postgres::types::Type;
+
+pub use crate::error::{Fault, KINDS, SettingsError, StoreError};
+pub use crate::fleet::{FleetScope, MALFORMED_MAX, Malformed};
+pub use crate::hold::{Hold, HoldScope, NewHold};
+pub use crate::ledger::{Claim, Claimed, OpenAttempt};
+pub use crate::listen::{ListenEvent, ListenSettings, Listener, listen};
+pub use crate::migrate::{MigrateReport, SCHEMA_VERSION, SchemaState};
+pub use crate::retention::{RetentionReport, RetentionSettings};
+pub use crate::suspicion::{NewSuspicion, Suspicion};
+pub use crate::verdict::{EventRow, RecordBatch, StoredVerdict, VerdictRow};
+pub use crate::view::{
+    CheckFacts, CurrentVerdict, Explanation, FleetFacts, LastRestart, Privilege, RoleFact, StatusRow, TimelineEntry,
+    TimelineWhat,
+};
+
+use crate::connect::{Connector, Pool};
+
+/// Our monotonic clock. Passed in, so that a test or the simulator can be the one who tells the time.
+pub type Clock = Arc<dyn Fn() -> Moment + Send + Sync>;
+
+/// How to reach the database, and how long to wait for it.
+#[derive(Clone)]
+pub struct StoreSettings {
+    /// A URL (`postgres://…`) or libpq's `key=value` form, with `sslmode` and `sslrootcert` as libpq means them. Secret.
+    pub url: String,
+    /// What `pg_stat_activity` shows, unless the URL says otherwise. Also who takes suspicions (`taken_by`).
+    pub application_name: String,
+    /// Connections, at most. A call that finds all of them in use waits for one, within its own deadline.
+    pub pool_size: usize,
+    /// For one connection to be made, TLS and login included.
+    pub connect_timeout: Duration,
+    /// For one call, from here: waiting for a connection, the statements and reading the answer. Larger: a hung database
+    /// delays the tick by that much. Smaller: the read of a large fleet never ends.
+    pub statement_timeout: Duration,
+}
+
+/// The URL holds a password.
+impl fmt::Debug for StoreSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StoreSettings")
+            .field("url", &"_")
+            .field("application_name", &self.application_name)
+            .field("pool_size", &self.pool_size)
+            .field("connect_timeout", &self.connect_timeout)
+            .field("statement_timeout", &self.statement_timeout)
+            .finish()
+    }
+}
+
+/// The database, for all who need it. Cheap to clone: clones share one pool.
+#[derive(Clone)]
+pub struct Store {
+    pool: Pool,
+    clock: Clock,
+    application_name: Arc<str>,
+    statement_timeout: Duration,
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("application_name", &self.application_name).finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// Parses the settings. Connects to nothing: a daemon that starts before its database waits for it.
+    ///
+    /// # Errors
+    /// [`StoreError::Settings`], which names the fault and never quotes the URL.
+    pub fn new(settings: &StoreSettings, clock: Clock) -> Result<Self, StoreError> {
+        let connector = Connector::new(&settings.url, &settings.application_name, settings.connect_timeout)
+            .map_err(StoreError::Settings)?;
+        let pool = Pool::new(connector, settings).map_err(StoreError::Settings)?;
+        Ok(Self {
+            pool,
+            clock,
+            application_name: settings.application_name.as_str().into(),
+            statement_timeout: settings.statement_timeout,
+        })
+    }
+
+    /// Asks the database for a sign of life.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        self.within_deadline(async {
+            self.pool.get().await?.execute("select 1", &[]).await?;
+            Ok(())
+        })
+        .await
+        .map_err(StoreError::Ping)
+    }
+
+    /// Runs one call under the deadline that all calls have.
+    async fn within_deadline<T>(&self, call: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
+        within(self.statement_timeout, call).await
+    }
+}
+
+/// Runs `call` for `deadline` at most.
+pub(crate) async fn within<T>(deadline: Duration, call: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
+    tokio::time::timeout(deadline, call).await.unwrap_or(Err(Fault::Timeout(deadline)))
+}
+
+/// A parameter with its type, as the statements without preparation want it.
+pub(crate) type Parameter<'a> = (&'a (dyn tokio_postgres::types::ToSql + Sync), Type);

@@ -1,0 +1,35 @@
+//! What the tests, the benches and the demo of defib stand on: real servers of one's own, and an engine that misbehaves
+//! on command.
+//!
+//! | for | take |
+//! | --- | --- |
+//! | a database | [`PrivatePostgres`], one database per test |
+//! | a Docker engine that really starts processes | [`PrivateDockerd`] |
+//! | containers on any engine | [`EngineHandle`] |
+//! | an engine with faults: time-outs, lies, half answers | [`ScriptedEngine`] |
+//! | the `defib` binary | [`Program`] |
+//! | a condition that comes true in a while | [`eventually`] |
+//!
+//! `cargo run -p defib-testkit --bin servers` gives a Postgres and a dockerd to play with by hand.
+//!
+//! Whatever is started here ends with its value, and with the process, even one that is killed with SIGKILL
+//! ([`guardian`]). A missing server is an error that names what to install, never a reason to skip.
+
+pub mod dockerd;
+pub mod engine_handle;
+pub mod guardian;
+mod net;
+pub mod postgres;
+pub mod process;
+pub mod program;
+pub mod scripted_engine;
+mod wait;
+
+pub use dockerd::PrivateDockerd;
+pub use engine_handle::{EngineHandle, WorkspaceContainer};
+pub use guardian::Guardian;
+pub use net::free_port;
+pub use postgres::{PrivatePostgres, StopMode};
+pub use program::Program;
+pub use scripted_engine::ScriptedEngine;
+pub use wait::eventually;

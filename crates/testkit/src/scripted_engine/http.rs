@@ -1,0 +1,294 @@
+//! The engine's side of the wire: hyper, so that a connection can end without an answer or in the middle of one.
+
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use anyhow::anyhow;
+use bytes::Bytes;
+use futures_util::stream;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+use super::container::time;
+use super::fault::{Call, Fault};
+use super::feed::Filters;
+use super::world::{CallRecord, Refusal, World};
+
+/// What this engine claims to speak: the version of dockerd 20.10.
+const API_VERSION: &str = "1.41";
+
+type Body = UnsyncBoxBody<Bytes, anyhow::Error>;
+type Shared = Arc<Mutex<World>>;
+
+/// A bound socket of either kind.
+#[derive(Debug)]
+pub(super) enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+/// A request, as far as it matters here.
+#[derive(Debug)]
+struct Question {
+    call: Call,
+    /// As the caller named it.
+    container: Option<String>,
+    query: String,
+}
+
+/// Serves until dropped; then the listener and all connections are gone.
+pub(super) async fn serve(listener: Listener, world: Shared) {
+    let mut connections = JoinSet::new();
+    loop {
+        while connections.try_join_next().is_some() {}
+        match &listener {
+            Listener::Tcp(listener) => {
+                if let Ok((stream, _)) = listener.accept().await {
+                    let _ = stream.set_nodelay(true);
+                    connections.spawn(converse(stream, Arc::clone(&world)));
+                }
+            }
+            Listener::Unix(listener) => {
+                if let Ok((stream, _)) = listener.accept().await {
+                    connections.spawn(converse(stream, Arc::clone(&world)));
+                }
+            }
+        }
+    }
+}
+
+/// One connection. Its error is either the client's or one that a fault asked for.
+async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, world: Shared) {
+    let service = service_fn(move |request: Request<Incoming>| answer(request, Arc::clone(&world)));
+    let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+}
+
+/// An error closes the connection without an answer.
+async fn answer(request: Request<Incoming>, world: Shared) -> anyhow::Result<Response<Body>> {
+    let question = Question::read(&request);
+    let fault = note(&world, &question);
+    match fault {
+        Some(Fault::Status(status, body)) => Ok(json_response(StatusCode::from_u16(status)?, body.into())),
+        Some(Fault::Garbage(body)) => Ok(json_response(StatusCode::OK, body)),
+        Some(Fault::Eof) => Err(anyhow!("scripted end")),
+        Some(Fault::Hang) => std::future::pending().await,
+        Some(Fault::Delay(delay)) => {
+            // A task of its own: hyper drops this future when the client leaves, and dockerd does not stop for that.
+            let late = async move {
+                sleep(delay).await;
+                truth(&world, &question)
+            };
+            Ok(tokio::spawn(late).await?)
+        }
+        Some(Fault::DoneThenEof) => {
+            truth(&world, &question);
+            Err(anyhow!("scripted end"))
+        }
+        Some(Fault::DoneThenHang) => {
+            truth(&world, &question);
+            std::future::pending().await
+        }
+        Some(Fault::Truncated) => truncate(truth(&world, &question)).await,
+        Some(Fault::FalselyStopped) if question.call == Call::Inspect => Ok(falsely_stopped(&world, &question)),
+        Some(Fault::FalselyMissing) if question.call == Call::Inspect => {
+            Ok(missing(question.container.as_deref().unwrap_or_default()))
+        }
+        Some(Fault::FalselyStopped | Fault::FalselyMissing) | None => Ok(truth(&world, &question)),
+    }
+}
+
+impl Question {
+    fn read(request: &Request<Incoming>) -> Self {
+        let path = request.uri().path();
+        let is_version = |segment: &str| segment.strip_prefix('v').is_some_and(|rest| rest.starts_with('1'));
+        let segments: Vec<&str> = path.split('/').skip(1).collect();
+        let segments = match segments.as_slice() {
+            [version, rest @ ..] if is_version(version) => rest,
+            all => all,
+        };
+        let is_get = matches!(*request.method(), Method::GET | Method::HEAD);
+        let (call, container) = match segments {
+            ["_ping"] => (Call::Ping, None),
+            ["version"] => (Call::Version, None),
+            ["info"] => (Call::Info, None),
+            ["events"] => (Call::Events, None),
+            ["containers", "json"] => (Call::List, None),
+            ["containers", id, "json"] if is_get => (Call::Inspect, Some(*id)),
+            ["containers", id, "restart"] if !is_get => (Call::Restart, Some(*id)),
+            ["containers", id, "start"] if !is_get => (Call::Start, Some(*id)),
+            ["containers", id, "stop"] if !is_get => (Call::Stop, Some(*id)),
+            ["containers", id, "kill"] if !is_get => (Call::Kill, Some(*id)),
+            _ => (Call::Other, None),
+        };
+        let container = container.map(percent_decoded);
+        Self { call, container, query: request.uri().query().unwrap_or_default().to_owned() }
+    }
+
+    fn parameter(&self, name: &str) -> Option<String> {
+        let mut pairs = form_urlencoded::parse(self.query.as_bytes());
+        pairs.find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
+    }
+
+    /// Docker accepts `{"label":["a"]}` and, from old clients, `{"label":{"a":true}}`.
+    fn filters(&self) -> Filters {
+        let text = self.parameter("filters").unwrap_or_default();
+        let Ok(Value::Object(filters)) = serde_json::from_str(&text) else { return Filters::new() };
+        let words = |value: Value| match value {
+            Value::Array(items) => items.iter().filter_map(|item| item.as_str().map(str::to_owned)).collect(),
+            Value::Object(items) => items.into_iter().map(|(key, _)| key).collect(),
+            _ => Vec::new(),
+        };
+        filters.into_iter().map(|(key, value)| (key, words(value))).collect()
+    }
+}
+
+/// Records the call and takes its fault from the script.
+fn note(world: &Shared, question: &Question) -> Option<Fault> {
+    let mut world = lock(world);
+    let asked_for = question.container.as_deref();
+    let found = asked_for.and_then(|name| world.find(name)).cloned();
+    let id = found.as_ref().map_or(question.container.clone(), |container| Some(container.id.clone()));
+    world.calls.push(CallRecord { at: Instant::now(), call: question.call, container: id });
+    let known_as = found.iter().flat_map(|container| std::iter::once(&container.id).chain(&container.names));
+    let names: Vec<&str> = known_as.map(String::as_str).chain(asked_for).collect();
+    world.faults.take(question.call, &names)
+}
+
+/// What an engine without faults does and says.
+fn truth(world: &Shared, question: &Question) -> Response<Body> {
+    let mut world = lock(world);
+    let container = question.container.as_deref().unwrap_or_default();
+    match question.call {
+        Call::Ping => {
+            let mut response = plain_response(StatusCode::OK, Bytes::from_static(b"OK"));
+            response.headers_mut().insert("Api-Version", hyper::header::HeaderValue::from_static(API_VERSION));
+            response
+        }
+        Call::Version => json_response(StatusCode::OK, version().to_string().into()),
+        Call::Info => json_response(StatusCode::OK, info(&world).to_string().into()),
+        Call::List => {
+            let all = question.parameter("all").is_some_and(|all| all == "true" || all == "1");
+            let lies = world.faults.take_list_lies();
+            json_response(StatusCode::OK, world.list(all, &question.filters(), &question.query, &lies))
+        }
+        Call::Inspect => match world.find(container) {
+            Some(found) => json_response(StatusCode::OK, found.details().to_string().into()),
+            None => missing(container),
+        },
+        Call::Restart | Call::Start | Call::Stop | Call::Kill => match world.carry_out(question.call, container) {
+            Ok(()) => plain_response(StatusCode::NO_CONTENT, Bytes::new()),
+            Err(Refusal::Missing) => missing(container),
+            Err(Refusal::AlreadySo) => plain_response(StatusCode::NOT_MODIFIED, Bytes::new()),
+            Err(Refusal::Conflict(message)) => error(StatusCode::CONFLICT, &message),
+        },
+        Call::Events => events(&mut world, question),
+        Call::Other => error(StatusCode::NOT_FOUND, "page not found"),
+    }
+}
+
+fn events(world: &mut World, question: &Question) -> Response<Body> {
+    if world.feed.is_refused() {
+        return error(StatusCode::SERVICE_UNAVAILABLE, "scripted: no events");
+    }
+    let since = question.parameter("since").and_then(|since| since.parse().ok());
+    let has_end = question.parameter("until").is_some_and(|until| !until.is_empty());
+    let receiver = world.feed.listen(question.filters(), since, has_end);
+    let frames = stream::unfold(receiver, |mut receiver| async {
+        receiver.recv().await.map(|line| (Ok::<_, anyhow::Error>(Frame::data(line)), receiver))
+    });
+    let mut response = Response::new(BodyExt::boxed_unsync(StreamBody::new(frames)));
+    response.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static("application/json"));
+    response
+}
+
+fn falsely_stopped(world: &Shared, question: &Question) -> Response<Body> {
+    let world = lock(world);
+    let container = question.container.as_deref().unwrap_or_default();
+    match world.find(container) {
+        Some(found) => json_response(StatusCode::OK, found.falsely_stopped(world.now()).details().to_string().into()),
+        None => missing(container),
+    }
+}
+
+/// The head of the answer with its true length, half of the body, then an error, which closes the connection.
+async fn truncate(response: Response<Body>) -> anyhow::Result<Response<Body>> {
+    let (mut parts, body) = response.into_parts();
+    if !parts.headers.contains_key(CONTENT_LENGTH) {
+        return Err(anyhow!("scripted end")); // an event stream or an empty answer: there is no middle
+    }
+    let whole = body.collect().await?.to_bytes();
+    parts.headers.insert(CONTENT_LENGTH, whole.len().into());
+    // The pause gives the first half its way to the client: an error at once would take it along.
+    let half = whole.slice(..whole.len() / 2);
+    let frames = stream::unfold(Some(half), |half| async move {
+        let Some(half) = half else {
+            tokio::task::yield_now().await;
+            sleep(std::time::Duration::from_millis(5)).await;
+            return Some((Err(anyhow!("scripted end")), None));
+        };
+        Some((Ok(Frame::data(half)), None))
+    });
+    Ok(Response::from_parts(parts, BodyExt::boxed_unsync(StreamBody::new(frames))))
+}
+
+fn version() -> Value {
+    json!({ "Version": "20.10.24", "ApiVersion": API_VERSION, "MinAPIVersion": "1.12", "Os": "linux", "Arch": "amd64" })
+}
+
+fn info(world: &World) -> Value {
+    json!({
+        "ID": world.identity,
+        "Name": "scripted",
+        "Containers": world.len(),
+        "SystemTime": time(Some(world.now())),
+        "ServerVersion": "20.10.24",
+        "OperatingSystem": "scripted",
+    })
+}
+
+fn missing(container: &str) -> Response<Body> {
+    error(StatusCode::NOT_FOUND, &format!("No such container: {container}"))
+}
+
+fn error(status: StatusCode, message: &str) -> Response<Body> {
+    json_response(status, json!({ "message": message }).to_string().into())
+}
+
+fn json_response(status: StatusCode, body: Bytes) -> Response<Body> {
+    let mut response = plain_response(status, body);
+    response.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static("application/json"));
+    response
+}
+
+fn plain_response(status: StatusCode, body: Bytes) -> Response<Body> {
+    let length = body.len();
+    let whole = Full::new(body).map_err(|never: Infallible| match never {});
+    let mut response = Response::new(BodyExt::boxed_unsync(whole));
+    *response.status_mut() = status;
+    if length > 0 {
+        response.headers_mut().insert(CONTENT_LENGTH, length.into());
+    }
+    response
+}
+
+/// Container names have no characters that need it, but a client may encode what it likes.
+fn percent_decoded(segment: &str) -> String {
+    form_urlencoded::parse(segment.replace('+', "%2B").as_bytes())
+        .map(|(key, _)| key.into_owned())
+        .next()
+        .unwrap_or_default()
+}
+
+pub(super) fn lock(world: &Shared) -> MutexGuard<'_, World> {
+    world.lock().unwrap_or_else(PoisonError::into_inner)
+}

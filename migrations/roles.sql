@@ -1,0 +1,59 @@
+-- Roles and rights. Run by every `defib migrate`, not only once: roles are the cluster's, so another database's migration
+-- may be creating them at this moment, and where we may not create them a DBA does it later.
+
+do $$
+declare
+    wanted record;
+begin
+    for wanted in
+        select * from (values
+            ('defib_daemon', 'defib: what the daemon needs. Grant it to the login that runs `defib run`.'),
+            ('defib_reporter', 'defib: may call defib.report_suspicion and nothing else. Grant it to proxies.'),
+            ('defib_viewer', 'defib: may read everything of defib. Grant it to dashboards.')) as roles(name, about)
+         order by 1
+    loop
+        continue when exists (select from pg_catalog.pg_roles where rolname = wanted.name);
+        begin
+            execute format('create role %I nologin', wanted.name);
+            execute format('comment on role %I is %L', wanted.name, wanted.about);
+        exception
+            when duplicate_object or unique_violation then
+                null; -- another database's migration was first
+            when insufficient_privilege then
+                raise warning 'defib: role % does not exist and may not be created by %; create it (nologin) and migrate again',
+                    wanted.name, current_user;
+        end;
+    end loop;
+end
+$$;
+
+do $$
+declare
+    has_daemon   boolean := exists (select from pg_catalog.pg_roles where rolname = 'defib_daemon');
+    has_reporter boolean := exists (select from pg_catalog.pg_roles where rolname = 'defib_reporter');
+    has_viewer   boolean := exists (select from pg_catalog.pg_roles where rolname = 'defib_viewer');
+begin
+    revoke all on function defib.report_suspicion(text, text, text, integer, text),
+        defib.mark_dead(text, jsonb), defib.mark_recovered(text, jsonb), defib.below_parked() from public;
+    if has_daemon then
+        grant usage on schema defib to defib_daemon;
+        grant select on all tables in schema defib to defib_daemon;
+        grant insert, update, delete on defib.suspicions, defib.restarts, defib.leases, defib.holds, defib.verdicts, defib.events
+            to defib_daemon;
+        grant execute on all functions in schema defib to defib_daemon;
+    end if;
+    if has_reporter then
+        grant usage on schema defib to defib_reporter;
+        grant execute on function defib.report_suspicion(text, text, text, integer, text) to defib_reporter;
+    end if;
+    if has_viewer then
+        grant usage on schema defib to defib_viewer;
+        grant select on all tables in schema defib to defib_viewer;
+        -- The view calls it; functions in a view are called as the reader.
+        grant execute on function defib.below_parked() to defib_viewer;
+    end if;
+exception
+    when insufficient_privilege then
+        raise warning 'defib: rights were not granted, % does not own everything in schema defib: %', current_user, sqlerrm;
+end
+$$;
