@@ -105,7 +105,7 @@ const BUCKETS: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 
 const DETECTION_BUCKETS: [f64; 13] = [0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
 
 /// The metrics, with the one table of their names and help texts.
-pub(crate) const HELP: [(&str, &str); 23] = [
+pub(crate) const HELP: [(&str, &str); 20] = [
     ("defib_ticks_total", "Passes of the loop, by scope and result"),
     ("defib_tick_duration_seconds", "How long a pass took"),
     ("defib_workspaces", "Workspaces by present verdict"),
@@ -121,14 +121,11 @@ pub(crate) const HELP: [(&str, &str); 23] = [
     ("defib_engine_request_seconds", "How long calls to an engine took"),
     ("defib_storm", "1 while restarts on the engine go in small verified batches"),
     ("defib_exhausted_workspaces", "Workspaces that restarting does not help; page somebody"),
-    ("defib_holds", "Operators' holds in force"),
-    ("defib_lease_held", "1 while this replica owns the engine"),
     ("defib_database_up", "1 while the database answers"),
     ("defib_heartbeats_usable", "0 while heartbeats are no witness (section 4.3 of the design)"),
     ("defib_local_health_multiplier", "1 while defib itself is quick, up to 8 while it is not; stretches every grace"),
     ("defib_last_tick_timestamp_seconds", "Unix time of the last pass over the whole fleet"),
     ("defib_build_info", "1, with the version as a label"),
-    ("defib_storm_fleet", "1 while the whole fleet is in a storm"),
 ];
 
 fn help(name: &str) -> &'static str {

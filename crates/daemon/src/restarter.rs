@@ -94,8 +94,8 @@ impl Restarter {
             let restarter = Arc::clone(self);
             self.tasks.spawn(async move {
                 // Removed on every way out, a panic included.
-                let _under_way = UnderWay { restarter: &restarter, order: &order };
-                restarter.attempt(&order).await;
+                let mut under_way = UnderWay { restarter: &restarter, order: &order, look_again: false };
+                under_way.look_again = restarter.attempt(&order).await;
             });
         }
     }
@@ -114,31 +114,33 @@ impl Restarter {
         }
     }
 
-    async fn attempt(&self, order: &RestartOrder) {
-        let Some((engine, permits)) = self.engines.get(&order.engine) else { return };
+    /// Returns whether something came of it that is worth a look. What was refused would only be refused again: that is for
+    /// the next pass.
+    async fn attempt(&self, order: &RestartOrder) -> bool {
+        let Some((engine, permits)) = self.engines.get(&order.engine) else { return false };
         let permit = tokio::select! {
             permit = permits.acquire() => permit,
-            () = self.stop.cancelled() => return,
+            () = self.stop.cancelled() => return false,
         };
         // The semaphore is never closed.
-        let Ok(_permit) = permit else { return };
+        let Ok(_permit) = permit else { return false };
         let workspace = printable(order.workspace.as_str());
         let id = match self.claim(order).await {
             Ok(Claimed::Granted { id }) => id,
             Ok(Claimed::Vetoed { .. }) => {
                 self.metrics.restart(&order.engine, Outcome::Vetoed);
                 info!(%workspace, engine = %order.engine, "restart vetoed by the platform: its row changed since the evidence");
-                return;
+                return false;
             }
-            Ok(Claimed::Taken) => return,
+            Ok(Claimed::Taken) => return false,
             Ok(Claimed::Held { reason }) => {
                 self.metrics.held_by_operator();
                 info!(%workspace, engine = %order.engine, reason = %printable(&reason), "restart held by an operator");
-                return;
+                return false;
             }
             Err(error) => {
                 warn!(%workspace, engine = %order.engine, error = %chain(&error), "restart not claimed, so not made");
-                return;
+                return false;
             }
         };
         let (outcome, error) = match self.act(engine, order, id).await {
@@ -147,6 +149,7 @@ impl Restarter {
         };
         self.metrics.restart(&order.engine, outcome);
         self.finish(order, id, outcome, error.as_deref()).await;
+        true
     }
 
     async fn claim(&self, order: &RestartOrder) -> Result<Claimed, StoreError> {
@@ -257,15 +260,19 @@ impl Restarter {
     }
 }
 
-/// Takes a workspace out of flight, and asks for a look at it.
+/// Takes a workspace out of flight, and asks for a look at it where that makes sense.
 struct UnderWay<'a> {
     restarter: &'a Restarter,
     order: &'a RestartOrder,
+    look_again: bool,
 }
 
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
         lock(&self.restarter.in_flight).remove(&self.order.workspace);
+        if !self.look_again {
+            return;
+        }
         // Nobody listens any more when the daemon stops.
         let _ = self.restarter.ended.send((self.order.engine.clone(), self.order.workspace.clone()));
     }

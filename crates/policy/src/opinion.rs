@@ -142,6 +142,8 @@ impl Context<'_> {
                     let exit = Exit { engine_restarts: *transition == Transition::Restarting, ..Exit::default() };
                     self.judge_stopped(track, probes, workspace, sample.at, incarnation, &exit, heartbeat)
                 } else {
+                    // Somebody is at work on it: whatever it was before, it is looked at afresh after.
+                    probes.clear(&workspace.id);
                     plain(Verdict::Settling, Rule::EngineTransition)
                 }
             }

@@ -29,6 +29,8 @@ pub struct Engine {
     pub start_max: Ms,
     /// Starts are refused with an error.
     pub starts_fail: bool,
+    /// A stop never ends, and the container stays as it is.
+    pub kill_hangs: bool,
     /// Its events arrive.
     pub events: bool,
     /// A client that looks sees that it came back (counted).
@@ -57,6 +59,7 @@ impl Engine {
             start_min: 200,
             start_max: 900,
             starts_fail: false,
+            kill_hangs: false,
             events: true,
             returns: 0,
             offset: 0,

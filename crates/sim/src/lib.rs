@@ -5,6 +5,8 @@
 //! [`Judge`](defib_policy::judge::Judge) that production runs; the others are the policies that others use ([`baseline`]).
 //! Scenarios ([`catalogue`]) are incidents with an oracle; [`chaos`] draws faults for years; [`report`] makes the table.
 
+pub mod baseline;
+pub mod catalogue;
 pub mod chronicle;
 pub mod database;
 pub mod defib;
@@ -12,9 +14,11 @@ pub mod detector;
 pub mod dice;
 pub mod engine;
 pub mod life;
+pub mod oracle;
 pub mod platform;
 pub mod queue;
 pub mod remedy;
+pub mod scenario;
 pub mod time;
 pub mod workspace;
 pub mod world;

@@ -115,6 +115,15 @@ impl World {
         }
         let boot = self.dice.between(spec.boot_min, spec.boot_max);
         self.push(now + boot, Event::Ready(id(of), life));
+        let orphan = self.workspaces[of].parent.is_some_and(|parent| self.workspaces[parent].body != Body::Running);
+        if orphan {
+            // No network to join.
+            self.later(200, move |world| {
+                if world.workspaces[of].life == life {
+                    world.exit(of, 128, false);
+                }
+            });
+        }
         if let Fate::DiesAfter(ms) = fate {
             self.later(ms, move |world| {
                 if world.workspaces[of].life == life {

@@ -1,1 +1,100 @@
-fn main() {}
+//! `defib-sim`: incidents, chaos years and reports from the command line.
+
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use defib_sim::catalogue;
+use defib_sim::scenario::{self, Policy, Scenario};
+
+/// The production policy of defib in a simulated world.
+#[derive(Parser)]
+#[command(name = "defib-sim", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Lists the incidents.
+    List,
+    /// Runs incidents; exits with 1 when an oracle fails.
+    Run(RunArgs),
+}
+
+#[derive(Args)]
+struct RunArgs {
+    /// The incident, such as S24.
+    #[arg(long)]
+    scenario: Option<String>,
+    /// All of them.
+    #[arg(long, conflicts_with = "scenario")]
+    all: bool,
+    /// The first seed.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// How many seeds.
+    #[arg(long, default_value_t = 1)]
+    seeds: u64,
+    /// Who is on trial.
+    #[arg(long, default_value = "defib")]
+    policy: String,
+    /// Prints the timeline.
+    #[arg(long)]
+    trace: bool,
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    let cli = Cli::parse();
+    let passed = match &cli.command {
+        Command::List => {
+            for scenario in catalogue::ALL {
+                println!("{}  {:<38} {}", scenario.id, scenario.name, scenario.story);
+            }
+            true
+        }
+        Command::Run(args) => run(args)?,
+    };
+    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+fn run(args: &RunArgs) -> anyhow::Result<bool> {
+    let Some(policy) = Policy::named(&args.policy) else { anyhow::bail!("no policy is called {}", args.policy) };
+    let chosen: Vec<&Scenario> = match &args.scenario {
+        Some(id) => match scenario::find(id) {
+            Some(scenario) => vec![scenario],
+            None => anyhow::bail!("no scenario is called {id}"),
+        },
+        None if args.all => catalogue::ALL.iter().collect(),
+        None => anyhow::bail!("give --scenario or --all"),
+    };
+    let mut passed = true;
+    for scenario in chosen {
+        passed &= run_one(scenario, args, policy);
+    }
+    Ok(passed)
+}
+
+fn run_one(scenario: &Scenario, args: &RunArgs, policy: Policy) -> bool {
+    let (mut failed, mut first) = (0_u64, None);
+    for seed in args.seed..args.seed + args.seeds {
+        let run = scenario::run(scenario, seed, policy, args.trace);
+        if args.trace {
+            print!("{}", run.world.timeline());
+        }
+        if !run.failures.is_empty() {
+            failed += 1;
+            first.get_or_insert((seed, run.failures));
+        }
+    }
+    match first {
+        None => println!("{}  ok      {} ({} seeds)", scenario.id, scenario.name, args.seeds),
+        Some((seed, failures)) => {
+            println!("{}  FAILED  {} ({failed} of {} seeds; first: --seed {seed})", scenario.id, scenario.name, args.seeds);
+            for failure in failures.iter().take(5) {
+                println!("       {failure}");
+            }
+        }
+    }
+    failed == 0
+}

@@ -134,11 +134,12 @@ impl World {
         if self.workspaces[of].body == Body::Running {
             self.take_down(of, false);
         }
-        let wait = self.dice.between(200, 3_000);
-        self.workspaces[of].in_hands = true;
+        let (wait, life) = (self.dice.between(50, 600), self.workspaces[of].life);
         self.later(wait, move |world| {
-            world.workspaces[of].in_hands = false;
-            world.begin_life(of, By::Platform);
+            // A start of what somebody else has started meanwhile does nothing.
+            if world.workspaces[of].life == life {
+                world.begin_life(of, By::Platform);
+            }
         });
     }
 

@@ -58,7 +58,7 @@ impl World {
                 return failed(5, CallError::Gone);
             }
         }
-        let (low, high, refuses) = (engine.start_min, engine.start_max, engine.starts_fail);
+        let (low, high, refuses, hangs) = (engine.start_min, engine.start_max, engine.starts_fail, engine.kill_hangs);
         let merit = self.merit_of(of, how);
         let now = self.now;
         self.note(of, &format!("RESTART by the detector: {how:?}, {merit:?}{}", reason(because.as_ref())));
@@ -69,6 +69,9 @@ impl World {
         let takes = self.dice.between(low, high);
         if refuses {
             return failed(takes, CallError::Refused);
+        }
+        if how == How::KillAndStart && hangs {
+            return failed(deadline, CallError::TimedOut);
         }
         match (how, self.workspaces[of].body) {
             (How::Start, Body::Running) => return Called { took: 5, result: Ok(()) },
@@ -101,21 +104,18 @@ impl World {
             workspace.mind = Mind::Gone;
             workspace.body = Body::Exited { code: 137, oom: false, at: now };
             workspace.mute_since.get_or_insert(now);
-            self.touch(of);
         }
+        if how == How::Recreate {
+            // The platform makes a new one, which is pending until it starts.
+            self.new_container(of);
+        }
+        self.touch(of);
         let life = self.workspaces[of].life;
-        let takes = if how == How::Recreate { takes + self.dice.between(1_000, 4_000) } else { takes };
         self.later(takes, move |world| {
-            if world.workspaces[of].life != life {
-                return;
+            let parked = how == How::Recreate && !world.db.facts[of].is_watched();
+            if world.workspaces[of].life == life && !parked {
+                world.begin_life(of, By::Detector);
             }
-            if how == How::Recreate {
-                if !world.db.facts[of].is_watched() {
-                    return;
-                }
-                world.new_container(of);
-            }
-            world.begin_life(of, By::Detector);
         });
     }
 }

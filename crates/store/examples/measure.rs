@@ -46,7 +46,19 @@ async fn main() {
             let mut v = Vec::new();
             while let Some(row) = r.try_next().await.unwrap() {
                 n += 1;
-                v.push((row.get::<_, String>(0), row.get::<_, String>(1), row.get::<_, &str>(2).len(), row.get::<_, &str>(3).len(), row.get::<_, Option<String>>(4), row.get::<_, Option<String>>(5), row.get::<_, Option<SystemTime>>(6), row.get::<_, Option<SystemTime>>(7),row.get::<_, Option<i32>>(8), row.get::<_, Option<SystemTime>>(9), row.get::<_, Option<String>>(10) ));
+                v.push((
+                    row.get::<_, String>(0),
+                    row.get::<_, String>(1),
+                    row.get::<_, &str>(2).len(),
+                    row.get::<_, &str>(3).len(),
+                    row.get::<_, Option<String>>(4),
+                    row.get::<_, Option<String>>(5),
+                    row.get::<_, Option<SystemTime>>(6),
+                    row.get::<_, Option<SystemTime>>(7),
+                    row.get::<_, Option<i32>>(8),
+                    row.get::<_, Option<SystemTime>>(9),
+                    row.get::<_, Option<String>>(10),
+                ));
             }
             let _ = n;
             v

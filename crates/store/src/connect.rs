@@ -86,9 +86,8 @@ impl Connector {
     }
 
     async fn open_some_way(&self) -> Result<(Client, Driver), tokio_postgres::Error> {
-        let (last, first) = match self.ways.split_last() {
-            Some(split) => split,
-            None => return Config::new().connect(self.tls.clone()).await, // never: there is a way for every mode
+        let Some((last, first)) = self.ways.split_last() else {
+            return Config::new().connect(self.tls.clone()).await; // never: there is a way for every mode
         };
         for way in first {
             if let ControlFlow::Break(result) = try_way(way, &self.tls).await {
@@ -148,7 +147,7 @@ impl Connect for Connector {
 /// The connections that calls share.
 #[derive(Clone)]
 pub(crate) struct Pool {
-    pool: deadpool_postgres::Pool,
+    connections: deadpool_postgres::Pool,
     tls: MakeRustlsConnect,
     connect_timeout: Duration,
     statement_timeout: Duration,
@@ -160,7 +159,7 @@ impl Pool {
         let config = connector.ways.first().cloned().unwrap_or_default();
         let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
         let manager = Manager::from_connect(config, connector, recycling);
-        let pool = deadpool_postgres::Pool::builder(manager)
+        let connections = deadpool_postgres::Pool::builder(manager)
             .max_size(settings.pool_size.max(1))
             .runtime(Runtime::Tokio1)
             .timeouts(Timeouts {
@@ -171,11 +170,11 @@ impl Pool {
             .build()
             .map_err(|error| SettingsError::Pool(error.to_string()))?;
         let (connect_timeout, statement_timeout) = (settings.connect_timeout, settings.statement_timeout);
-        Ok(Self { pool, tls, connect_timeout, statement_timeout })
+        Ok(Self { connections, tls, connect_timeout, statement_timeout })
     }
 
     pub(crate) async fn get(&self) -> Result<Connection, Fault> {
-        let object = self.pool.get().await.map_err(|error| match error {
+        let object = self.connections.get().await.map_err(|error| match error {
             PoolError::Timeout(deadpool_postgres::TimeoutType::Wait) => Fault::Busy,
             PoolError::Timeout(_) => Fault::ConnectTimeout(self.connect_timeout),
             PoolError::Backend(error) => Fault::Connect(error),

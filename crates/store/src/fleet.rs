@@ -225,9 +225,7 @@ impl Reading {
 fn sort_by_id(workspaces: &mut [Workspace]) {
     let mut order: Vec<(u128, u32)> =
         (0_u32..).zip(workspaces.iter()).map(|(index, workspace)| (beginning(workspace), index)).collect();
-    order.sort_by(|a, b| {
-        a.0.cmp(&b.0).then_with(|| workspaces[a.1 as usize].id.cmp(&workspaces[b.1 as usize].id))
-    });
+    order.sort_by(|a, b| a.0.cmp(&b.0).then_with(|| workspaces[a.1 as usize].id.cmp(&workspaces[b.1 as usize].id)));
     // Round each cycle of the permutation once; a place that is done points to itself.
     for start in 0..order.len() {
         let mut place = start;

@@ -104,7 +104,7 @@ pub struct OpenAttempt {
 const INSERT: &str = "
     insert into defib.restarts (workspace_id, engine, container_id, started_at, attempt, epoch, verdict, evidence, claimed_by,
                                 claimed_at, deadline_at)
-    select $1, $2, $3, $4, $5, $6, $7, $8, $9, clock_timestamp(), clock_timestamp() + $10 * interval '1 microsecond'
+    select $1, $2, $3, $4, $5, $6, $7, $8, $9, now(), now() + $10 * interval '1 microsecond'
         on conflict do nothing
     returning id";
 

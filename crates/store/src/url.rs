@@ -5,6 +5,7 @@
 //! nothing for us are dropped, and the others are refused by name. No message quotes what was given: with an unescaped
 //! `&`, `@` or space in a password, any part of a URL may be a part of the password.
 
+use std::fmt::Write;
 use std::path::PathBuf;
 
 use tokio_postgres::Config;
@@ -190,7 +191,7 @@ fn with_query(mut base: String, options: &[(String, String)]) -> String {
             if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
                 base.push(char::from(byte));
             } else {
-                base.push_str(&format!("%{byte:02X}"));
+                let _ = write!(base, "%{byte:02X}"); // a String never refuses
             }
         }
     }

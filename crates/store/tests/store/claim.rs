@@ -240,9 +240,9 @@ async fn a_standing_hold_stops_claims_in_its_scope() {
         let hold =
             NewHold { scope: scope.clone(), owner: "ann", reason: "drill", expires_in: Some(Duration::from_secs(60)) };
         fixture.store.hold(&hold).await.unwrap();
-        let held = fixture.store.holds().await.unwrap();
-        assert_eq!((held.len(), &held[0].scope), (1, &scope));
-        assert!(held[0].expires_in.is_some_and(|left| left > Duration::from_secs(50)));
+        let standing = fixture.store.holds().await.unwrap();
+        assert_eq!((standing.len(), &standing[0].scope), (1, &scope));
+        assert!(standing[0].expires_in.is_some_and(|left| left > Duration::from_secs(50)));
         let evidence = fixture.evidence("w").await;
         let claimed = fixture.claim("w", evidence, 1, 1).await;
         if let Claimed::Granted { id } = claimed {

@@ -1,5 +1,8 @@
 //! The store on a real Postgres: one private server for this process, a database for each test.
 
+// A whole crate of tests: clippy knows only those marked `#[test]`, not what they share.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod adapter;
 mod claim;
 mod fixture;

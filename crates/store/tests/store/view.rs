@@ -56,8 +56,8 @@ async fn a_workspaces_story_is_told_in_order() {
         .await
         .unwrap();
 
-    let story = store.explain(&"w".into(), 50).await.unwrap();
-    let told: Vec<String> = story
+    let history = store.explain(&"w".into(), 50).await.unwrap();
+    let told: Vec<String> = history
         .timeline
         .iter()
         .map(|entry| match &entry.what {
@@ -75,8 +75,8 @@ async fn a_workspaces_story_is_told_in_order() {
         told,
         ["suspected refused", "verdict dead", "claimed 1", "failed engine said no", "held engine upgrade"]
     );
-    assert_eq!(story.holds.len(), 1);
-    let row = story.workspace.unwrap();
+    assert_eq!(history.holds.len(), 1);
+    let row = history.workspace.unwrap();
     assert_eq!((row.status.as_deref(), row.engine.as_deref()), (Some("offline"), Some("default")));
     assert_eq!(row.verdict.as_ref().unwrap().because, "it stopped");
     assert_eq!(row.last_restart.as_ref().unwrap().outcome.as_deref(), Some("failed"));
@@ -85,14 +85,14 @@ async fn a_workspaces_story_is_told_in_order() {
 
     store.release(&HoldScope::Engine("default".into())).await.unwrap();
     store.acknowledge(&"w".into()).await.unwrap();
-    let story = store.explain(&"w".into(), 50).await.unwrap();
-    assert!(story.holds.is_empty());
-    let last: Vec<_> = story.timeline.iter().rev().take(2).collect();
+    let history = store.explain(&"w".into(), 50).await.unwrap();
+    assert!(history.holds.is_empty());
+    let last: Vec<_> = history.timeline.iter().rev().take(2).collect();
     assert!(
         matches!(last[0].what, TimelineWhat::Acknowledged { .. })
             && matches!(last[1].what, TimelineWhat::Released { .. })
     );
-    assert!(story.timeline.is_sorted_by_key(|entry| entry.at));
+    assert!(history.timeline.is_sorted_by_key(|entry| entry.at));
 
     let nobody = store.explain(&"nobody".into(), 50).await.unwrap();
     assert!(nobody.workspace.is_none() && nobody.timeline.is_empty());

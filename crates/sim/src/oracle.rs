@@ -1,0 +1,178 @@
+//! What must be true at the end of a scenario, as code.
+//!
+//! Two things are asked of every world without being said: nobody is restarted who is well or not ours, and every true death is
+//! answered within the bound that the knobs give. A scenario adds what is special to it.
+
+use defib_policy::settings::Settings;
+
+use crate::chronicle::{Death, Loss, Merit};
+use crate::time::{Ms, clock, mins, ms, secs};
+use crate::world::World;
+
+/// A condition of its own; the text says how it was broken.
+pub type Check = Box<dyn Fn(&World) -> Option<String>>;
+
+/// The oracle of a scenario.
+pub struct Oracle {
+    /// How long the scenario lasts.
+    pub horizon: Ms,
+    /// Replaces the computed bound on the detection of a death.
+    pub detect_within: Option<Ms>,
+    /// Whether wedged ones must be restarted (and within `detect_within`).
+    pub wedged_too: bool,
+    /// Restart calls in all, at most.
+    pub restarts_max: Option<usize>,
+    /// Everybody watched is well at the end.
+    pub all_well: bool,
+    /// What else must hold.
+    pub checks: Vec<Check>,
+}
+
+impl Oracle {
+    /// Nobody may be restarted at all.
+    #[must_use]
+    pub fn nobody(horizon: Ms) -> Self {
+        Self { restarts_max: Some(0), ..Self::deaths(horizon) }
+    }
+
+    /// The dead are restarted, within the computed bound.
+    #[must_use]
+    pub fn deaths(horizon: Ms) -> Self {
+        Self {
+            horizon,
+            detect_within: None,
+            wedged_too: false,
+            restarts_max: None,
+            all_well: true,
+            checks: Vec::new(),
+        }
+    }
+
+    /// At most `n` restart calls in all.
+    #[must_use]
+    pub fn at_most(mut self, n: usize) -> Self {
+        self.restarts_max = Some(n);
+        self
+    }
+
+    /// Another bound on detection.
+    #[must_use]
+    pub fn within(mut self, bound: Ms) -> Self {
+        self.detect_within = Some(bound);
+        self
+    }
+
+    /// Not everybody can be well at the end.
+    #[must_use]
+    pub fn not_all_well(mut self) -> Self {
+        self.all_well = false;
+        self
+    }
+
+    /// At most `n` restart calls for one workspace.
+    #[must_use]
+    pub fn at_most_of(self, of: usize, n: usize) -> Self {
+        self.check(move |world| {
+            let made = world.chronicle.restarts_of(of);
+            (made > n).then(|| format!("{} was restarted {made} times, allowed are {n}", world.workspaces[of].id))
+        })
+    }
+
+    /// Something else.
+    #[must_use]
+    pub fn check(mut self, check: impl Fn(&World) -> Option<String> + 'static) -> Self {
+        self.checks.push(Box::new(check));
+        self
+    }
+
+    /// A workspace must end in this status.
+    #[must_use]
+    pub fn ends_as(self, of: usize, status: &'static str) -> Self {
+        self.check(move |world| {
+            let is = world.db.facts[of].status;
+            (is != status).then(|| format!("{} ends as {is}, not as {status}", world.workspaces[of].id))
+        })
+    }
+
+    /// A verdict must be reached for a workspace.
+    #[must_use]
+    pub fn verdict_reached(self, of: usize, label: &'static str) -> Self {
+        self.check(move |world| {
+            let reached = world.chronicle.verdicts.iter().any(|(whose, _, verdict)| *whose == of && *verdict == label);
+            (!reached).then(|| format!("{} never got the verdict {label}", world.workspaces[of].id))
+        })
+    }
+
+    /// Everything that is broken, one sentence each.
+    #[must_use]
+    pub fn failures(&self, world: &World) -> Vec<String> {
+        let mut failures: Vec<String> = mistakes(world);
+        let made = world.chronicle.restarts.iter().filter(|it| it.merit != Merit::Idle).count();
+        if let Some(max) = self.restarts_max.filter(|max| made > *max) {
+            failures.push(format!("{made} restarts, allowed are {max}"));
+        }
+        for loss in &world.chronicle.losses {
+            if loss.how == Death::Wedged && !self.wedged_too {
+                continue;
+            }
+            failures.extend(late(world, loss, self.detect_within));
+        }
+        if self.all_well {
+            let unwell = (0..world.workspaces.len()).filter(|of| {
+                world.db.facts[*of].is_watched() && !world.workspaces[*of].is_well()
+            });
+            failures.extend(unwell.map(|of| format!("{} is dead at the end", world.workspaces[of].id)));
+        }
+        failures.extend(self.checks.iter().filter_map(|check| check(world)));
+        failures
+    }
+}
+
+/// The restarts that were mistakes.
+#[must_use]
+pub fn mistakes(world: &World) -> Vec<String> {
+    let tell = |it: &crate::chronicle::Restart| {
+        let name = &world.workspaces[it.workspace].id;
+        let why = it.because.as_ref().map_or("no reason given", |(_, why)| why.as_str());
+        format!("FALSE RESTART of {name} at {} ({:?}): {why}", clock(it.at, world.zero), it.merit)
+    };
+    world.chronicle.mistakes().map(tell).collect()
+}
+
+/// Whether a death was answered too late, or not at all.
+#[must_use]
+pub fn late(world: &World, loss: &Loss, within: Option<Ms>) -> Option<String> {
+    let bound = within.unwrap_or_else(|| bound(&world.settings, loss));
+    let ended = loss.restarted_at.or(loss.excused_at).or(loss.back_at).unwrap_or(world.now);
+    let engine = world.workspaces[loss.workspace].engine;
+    let counted = (ended - loss.at) - world.chronicle.obstructed(engine, loss.at, ended);
+    (counted > bound).then(|| {
+        let name = &world.workspaces[loss.workspace].id;
+        let at = clock(loss.at, world.zero);
+        let how = loss.how;
+        format!("LATE: {name} died at {at} ({how:?}, {} tries before), {counted} ms counted, bound {bound} ms", loss.tries)
+    })
+}
+
+/// The bound on detection that the knobs give, for a world without obstacles.
+#[must_use]
+pub fn bound(settings: &Settings, loss: &Loss) -> Ms {
+    let poll = ms(settings.poll_interval);
+    let misses = u64::from(settings.dead_threshold) * ms(settings.probe_spacing);
+    let detect = match loss.how {
+        Death::Exited => poll + misses + secs(1),
+        // Long enough missing, and a beat overdue: at most a window after the last one, and a poll to see it.
+        Death::Vanished => poll + ms(settings.missing_grace).max(ms(settings.heartbeat_interval) * 3 / 2 + secs(15)) + secs(1),
+        Death::Wedged => poll + ms(settings.wedged_after) + mins(4),
+    };
+    detect + backoff_ceiling(settings, loss.tries)
+}
+
+/// The longest back-off after so many tries.
+fn backoff_ceiling(settings: &Settings, tries: u32) -> Ms {
+    match tries {
+        0 => 0,
+        n if n >= settings.exhausted_after => ms(settings.exhausted_retry),
+        n => (ms(settings.backoff_initial) << (n - 1).min(20)).min(ms(settings.backoff_max)),
+    }
+}
