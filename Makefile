@@ -73,6 +73,12 @@ env-file: ## writes deploy/defib.env anew from the table of knobs
 	$(CARGO) run --locked --quiet --bin defib -- help-env >deploy/defib.env.new
 	mv deploy/defib.env.new deploy/defib.env
 
+.PHONY: readme-tables
+readme-tables: ## writes the tables of README.md anew from the program
+	$(CARGO) build --workspace --bins --locked
+	deploy/dev/readme-tables.sh target/debug/defib <README.md >README.md.new
+	mv README.md.new README.md
+
 # Not a part of `test`: cargo-deny takes minutes to build, and its advisories come from a repository, not from a registry.
 .PHONY: deny
 deny: ## licences, sources and duplicates of the dependencies; ADVISORIES=1 also known vulnerabilities

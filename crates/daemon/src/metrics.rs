@@ -104,32 +104,51 @@ const BUCKETS: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 
 /// Seconds: from an event-driven restart to one that waited out a missing grace.
 const DETECTION_BUCKETS: [f64; 13] = [0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
 
-/// The metrics, with the one table of their names and help texts.
-pub(crate) const HELP: [(&str, &str); 20] = [
-    ("defib_ticks_total", "Passes of the loop, by scope and result"),
-    ("defib_tick_duration_seconds", "How long a pass took"),
-    ("defib_workspaces", "Workspaces by present verdict"),
-    ("defib_probe_map_entries", "Workspaces with remembered misses"),
-    ("defib_probe_observations_total", "Samples taken, by engine and what they saw"),
-    ("defib_suspicions_total", "Suspicions taken, by reason"),
-    ("defib_verdicts_total", "Verdict changes, by new verdict"),
-    ("defib_restarts_total", "Restart attempts, by engine and outcome"),
-    ("defib_restarts_held_total", "Restarts that the evidence called for and that were held back, by reason"),
-    ("defib_restart_duration_seconds", "How long the engine took to restart a container"),
-    ("defib_detection_seconds", "From the stop of a container to the call that restarts it"),
-    ("defib_engine_up", "1 while the engine answers"),
-    ("defib_engine_request_seconds", "How long calls to an engine took"),
-    ("defib_storm", "1 while restarts on the engine go in small verified batches"),
-    ("defib_exhausted_workspaces", "Workspaces that restarting does not help; page somebody"),
-    ("defib_database_up", "1 while the database answers"),
-    ("defib_heartbeats_usable", "0 while heartbeats are no witness (section 4.3 of the design)"),
-    ("defib_local_health_multiplier", "1 while defib itself is quick, up to 8 while it is not; stretches every grace"),
-    ("defib_last_tick_timestamp_seconds", "Unix time of the last pass over the whole fleet"),
-    ("defib_build_info", "1, with the version as a label"),
+/// A metric: its name, its labels, and what it answers.
+pub(crate) struct Declared {
+    pub(crate) name: &'static str,
+    pub(crate) labels: &'static [&'static str],
+    pub(crate) help: &'static str,
+}
+
+const fn declared(name: &'static str, labels: &'static [&'static str], help: &'static str) -> Declared {
+    Declared { name, labels, help }
+}
+
+/// Every metric. The README's table and the help texts of `/metrics` come from here.
+pub(crate) const HELP: [Declared; 20] = [
+    declared("defib_ticks_total", &["scope", "result"], "Passes of the loop, by scope and result"),
+    declared("defib_tick_duration_seconds", &["scope"], "How long a pass took"),
+    declared("defib_workspaces", &["verdict"], "Workspaces by present verdict"),
+    declared("defib_probe_map_entries", &[], "Workspaces with remembered misses"),
+    declared("defib_probe_observations_total", &["engine", "sample"], "Samples taken, by engine and what they saw"),
+    declared("defib_suspicions_total", &["reason"], "Suspicions taken, by reason"),
+    declared("defib_verdicts_total", &["verdict"], "Verdict changes, by new verdict"),
+    declared("defib_restarts_total", &["engine", "outcome"], "Restart attempts, by engine and outcome"),
+    declared(
+        "defib_restarts_held_total",
+        &["reason"],
+        "Restarts that the evidence called for and that were held back, by reason",
+    ),
+    declared("defib_restart_duration_seconds", &["engine"], "How long the engine took to restart a container"),
+    declared("defib_detection_seconds", &[], "From the stop of a container to the call that restarts it"),
+    declared("defib_engine_up", &["engine"], "1 while the engine answers"),
+    declared("defib_engine_request_seconds", &["engine", "call"], "How long calls to an engine took"),
+    declared("defib_storm", &["engine"], "1 while restarts on the engine go in small verified batches"),
+    declared("defib_exhausted_workspaces", &[], "Workspaces that restarting does not help; page somebody"),
+    declared("defib_database_up", &[], "1 while the database answers"),
+    declared("defib_heartbeats_usable", &[], "0 while heartbeats are no witness (section 4.3 of the design)"),
+    declared(
+        "defib_local_health_multiplier",
+        &[],
+        "1 while defib itself is quick, up to 8 while it is not; stretches every grace",
+    ),
+    declared("defib_last_tick_timestamp_seconds", &[], "Unix time of the last pass over the whole fleet"),
+    declared("defib_build_info", &["version"], "1, with the version as a label"),
 ];
 
 fn help(name: &str) -> &'static str {
-    HELP.iter().find(|(known, _)| *known == name).map_or("", |(_, help)| help)
+    HELP.iter().find(|known| known.name == name).map_or("", |known| known.help)
 }
 
 impl Metrics {
@@ -309,10 +328,17 @@ mod tests {
             assert!(!family.get_metric().is_empty(), "{}", family.name());
         }
         let names: Vec<&str> = families.iter().map(prometheus::proto::MetricFamily::name).collect();
-        let declared: Vec<&str> = HELP.iter().map(|(name, _)| *name).collect();
-        for name in &names {
-            assert!(declared.contains(name), "{name} has no help text");
+        for (family, name) in families.iter().zip(&names) {
+            let declared = HELP.iter().find(|known| known.name == *name).expect("a declared metric");
+            for metric in family.get_metric() {
+                let mut labels: Vec<&str> = metric.get_label().iter().map(prometheus::proto::LabelPair::name).collect();
+                let mut expected = declared.labels.to_vec();
+                labels.sort_unstable();
+                expected.sort_unstable();
+                assert_eq!(labels, expected, "{name}");
+            }
         }
+        assert_eq!(names.len(), HELP.len(), "every declared metric exists");
         let restarts = families.iter().find(|family| family.name() == "defib_restarts_total").expect("restarts");
         assert_eq!(restarts.get_metric().len(), 2 * Outcome::ALL.len());
     }

@@ -144,6 +144,32 @@ pub enum Rule {
 }
 
 impl Rule {
+    /// Every rule.
+    pub const ALL: [Self; 22] = [
+        Self::RunningFresh,
+        Self::RunningNoWitness,
+        Self::RunningBusy,
+        Self::RunningSilent,
+        Self::RunningWedged,
+        Self::RunningUnhealthy,
+        Self::StoppedStale,
+        Self::StoppedOnce,
+        Self::StoppedSpaced,
+        Self::MissingGrace,
+        Self::MissingStale,
+        Self::MissingOverdue,
+        Self::MissingBeating,
+        Self::BeatsWithoutContainer,
+        Self::EngineFrozen,
+        Self::EngineTransition,
+        Self::NewIncarnation,
+        Self::NoAnswer,
+        Self::ExternalBeating,
+        Self::ExternalSilent,
+        Self::ExternalLost,
+        Self::StormNeedsBoth,
+    ];
+
     /// The text in tables, logs and JSON.
     #[must_use]
     pub const fn label(self) -> &'static str {

@@ -1,7 +1,5 @@
 //! Births and deaths: what changes the truth about a workspace.
 
-use defib_policy::attempt::Outcome;
-
 use crate::chronicle::{By, Death};
 use crate::queue::Event;
 use crate::time::{Ms, secs};
@@ -21,14 +19,26 @@ impl World {
         workspace.life += 1;
         workspace.mute_since.get_or_insert(now);
         if self.is_wanted(of) {
-            let touched = |row: &&usize| {
-                let row = &self.db.ledger[**row];
-                let forgotten = row.recovered_at.is_some_and(|at| now - at >= crate::time::ms(self.settings.backoff_reset));
-                row.attempt.outcome.is_none_or(Outcome::touched) && !forgotten
-            };
-            let tries = self.db.ledger_of[of].iter().rev().take_while(touched).count();
-            self.chronicle.death(of, now, how, u32::try_from(tries).unwrap_or(u32::MAX));
+            let tries = self.tries(of);
+            self.chronicle.death(of, now, how, tries);
         }
+    }
+
+    /// The attempts that touched it since the last recovery that held: what its back-off depends on.
+    fn tries(&self, of: usize) -> u32 {
+        let (mut tries, mut until) = (0, self.now);
+        for row in self.db.ledger_of[of].iter().rev().map(|row| &self.db.ledger[*row]) {
+            if row.attempt.outcome.is_some_and(|outcome| !outcome.touched()) {
+                continue;
+            }
+            let held = row.recovered_at.map_or(0, |recovered| until.saturating_sub(recovered));
+            if row.attempt.acknowledged || held >= crate::time::ms(self.settings.backoff_reset) {
+                break;
+            }
+            until = row.claimed_at;
+            tries += 1;
+        }
+        tries
     }
 
     /// Its process ends and the container with it.

@@ -192,6 +192,11 @@ impl Reading {
     }
 
     fn engine(&mut self, name: &str) -> EngineName {
+        if let Some(last) = self.workspaces.last().map(|workspace| &workspace.engine)
+            && last.as_str() == name
+        {
+            return last.clone(); // most rows follow one of their own engine, or there is only one
+        }
         if let Some(known) = self.engines.get(name) {
             return known.clone();
         }

@@ -1,6 +1,7 @@
 //! The command line. Exit codes: 0 done, 1 a check or command that failed, 2 bad usage or configuration.
 
 mod check;
+mod docs;
 mod explain;
 mod operator;
 mod show;
@@ -60,6 +61,20 @@ enum Command {
     /// Print an environment file that documents every knob
     #[command(hide = true)]
     HelpEnv,
+    /// Print the tables of the README
+    #[command(hide = true)]
+    HelpDocs {
+        /// Which
+        #[arg(value_enum)]
+        table: DocsTable,
+    },
+}
+
+/// A table that the README holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum DocsTable {
+    Knobs,
+    Metrics,
 }
 
 #[derive(Debug, Args)]
@@ -243,6 +258,10 @@ async fn dispatch(command: Command) -> anyhow::Result<Ended> {
         Command::Ack(args) => operator::acknowledge(&connect(&args.knobs, &environment)?, &args.workspace).await,
         Command::HelpEnv => {
             print!("{}", envfile());
+            Ok(Ended::Well)
+        }
+        Command::HelpDocs { table } => {
+            print!("{}", if table == DocsTable::Knobs { docs::knobs() } else { docs::metrics() });
             Ok(Ended::Well)
         }
     }

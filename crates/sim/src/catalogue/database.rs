@@ -21,13 +21,14 @@ pub(super) fn s24(world: &mut World) -> Oracle {
     })
 }
 
-/// The view is 200 s behind. Nobody is restarted for it; a dead one is, once the view has caught up with its last beat.
+/// The view is 200 s behind. Nobody is restarted for it; a dead one is, once the view has caught up with its last
+/// beat and that has become stale: 200 s and a window.
 pub(super) fn s25(world: &mut World) -> Oracle {
     fleet(world, 20, 2);
     world.at(0, |world| world.db.lag = secs(200));
     let (of, at) = (someone(world, 20), mins(10) + phase(world));
     dies(world, of, at);
-    Oracle::deaths(mins(25)).within(secs(200) + secs(60)).at_most(1)
+    Oracle::deaths(mins(25)).within(secs(200) + secs(105)).at_most(1)
 }
 
 /// Restarted by the platform, and by a true death; both times its heartbeats are refused for ten minutes.

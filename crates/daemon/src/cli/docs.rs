@@ -1,0 +1,57 @@
+//! The README's tables, made from where the things are declared.
+
+use std::fmt::Write as _;
+
+use crate::config::knobs::KNOBS;
+use crate::metrics::HELP;
+
+/// The knobs, as a Markdown table.
+pub(super) fn knobs() -> String {
+    let mut text = String::from("| variable | default | bounds | |\n| --- | --- | --- | --- |\n");
+    for knob in KNOBS {
+        let default = knob.default.map_or_else(String::new, |default| format!("`{default}`"));
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "| `{}` | {default} | {} | {} |", knob.variable(), knob.bounds(), knob.help);
+    }
+    text
+}
+
+/// The metrics, as a Markdown table.
+pub(super) fn metrics() -> String {
+    let mut text = String::from("| metric | labels | |\n| --- | --- | --- |\n");
+    for metric in HELP {
+        let _ = writeln!(text, "| `{}` | {} | {} |", metric.name, metric.labels.join(", "), metric.help);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use defib_policy::verdict::{Rule, Verdict};
+
+    const README: &str = include_str!("../../../../README.md");
+
+    fn section(name: &str) -> &'static str {
+        let (begin, end) = (format!("<!-- begin {name} -->\n"), format!("<!-- end {name} -->"));
+        let from = README.find(&begin).expect("a begin marker") + begin.len();
+        let to = README.find(&end).expect("an end marker");
+        &README[from..to]
+    }
+
+    #[test]
+    fn the_tables_of_the_readme_are_those_of_the_program() {
+        let hint = "make readme-tables writes them anew";
+        assert_eq!(section("knobs"), super::knobs(), "{hint}");
+        assert_eq!(section("metrics"), super::metrics(), "{hint}");
+    }
+
+    #[test]
+    fn the_decision_table_of_the_readme_names_every_rule_and_every_verdict() {
+        for rule in Rule::ALL {
+            assert!(README.contains(&format!("`{}`", rule.label())), "{}", rule.label());
+        }
+        for verdict in Verdict::ALL {
+            assert!(README.contains(&format!("`{}`", verdict.label())), "{}", verdict.label());
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Policies that look at heartbeats alone: a fixed time-out, and phi-accrual.
+
+use std::collections::VecDeque;
+
+use super::{is_watched, restart, sweep_in};
+use crate::detector::Detector;
+use crate::queue::Wake;
+use crate::time::{Ms, secs};
+use crate::world::World;
+
+/// Older than so much by the own wall clock: dead. Checked each 5 s, with one time-out of grace after an own restart.
+#[derive(Debug)]
+pub struct Fixed {
+    name: &'static str,
+    timeout: Ms,
+    due: Ms,
+    restarted_at: Vec<Ms>,
+}
+
+impl Fixed {
+    /// With this time-out.
+    #[must_use]
+    pub fn new(name: &'static str, timeout: Ms) -> Self {
+        Self { name, timeout, due: 0, restarted_at: Vec::new() }
+    }
+}
+
+/// The age of the last heartbeat by a correct wall clock of the reader, as the view shows it.
+fn age(world: &World, of: usize) -> Option<Ms> {
+    let slot = world.db.slots[of]?;
+    let beat = world.db.view.workspaces[slot].last_heartbeat_at?;
+    let age = crate::time::stamp(world.now, 0).since(beat);
+    u64::try_from(age.as_millis()).ok()
+}
+
+impl Detector for Fixed {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn start(&mut self, me: u8, world: &mut World) {
+        sweep_in(secs(5), &mut self.due, me, world);
+    }
+
+    fn wake(&mut self, me: u8, wake: Wake, world: &mut World) {
+        if wake != Wake::Sweep || world.now != self.due {
+            return;
+        }
+        self.restarted_at.resize(world.workspaces.len(), 0);
+        for of in 0..world.workspaces.len() {
+            let old = is_watched(world, of) && age(world, of).is_some_and(|age| age > self.timeout);
+            if old && world.now >= self.restarted_at[of] + self.timeout {
+                self.restarted_at[of] = world.now;
+                restart(world, of);
+            }
+        }
+        sweep_in(secs(5), &mut self.due, me, world);
+    }
+
+    fn crash(&mut self) {
+        self.restarted_at.clear();
+    }
+}
+
+/// The accrual detector: suspicion grows with the improbability of the silence, given the history of intervals.
+#[derive(Debug, Default)]
+pub struct Phi {
+    due: Ms,
+    peers: Vec<Peer>,
+}
+
+const THRESHOLD: f64 = 8.0;
+const ACCEPTABLE_PAUSE: f64 = 3_000.0;
+const MIN_STD: f64 = 100.0;
+const HISTORY_MAX: usize = 1_000;
+/// Akka's `first-heartbeat-estimate`, with the interval of this fleet.
+const FIRST_ESTIMATE: f64 = 30_000.0;
+
+#[derive(Clone, Debug, Default)]
+struct Peer {
+    stamp: i64,
+    last: Ms,
+    intervals: VecDeque<f64>,
+    sum: f64,
+    squares: f64,
+}
+
+impl Peer {
+    fn push(&mut self, interval: f64) {
+        self.intervals.push_back(interval);
+        self.sum += interval;
+        self.squares += interval * interval;
+        if self.intervals.len() > HISTORY_MAX
+            && let Some(old) = self.intervals.pop_front()
+        {
+            self.sum -= old;
+            self.squares -= old * old;
+        }
+    }
+
+    fn beat(&mut self, now: Ms) {
+        if self.intervals.is_empty() {
+            // Akka begins with two made-up intervals around the estimate.
+            self.push(FIRST_ESTIMATE * 0.75);
+            self.push(FIRST_ESTIMATE * 1.25);
+        } else if self.last > 0 {
+            self.push((now - self.last) as f64);
+        }
+        self.last = now;
+    }
+
+    fn phi(&self, now: Ms) -> f64 {
+        if self.last == 0 {
+            return 0.0;
+        }
+        let n = self.intervals.len().max(1) as f64;
+        let mean = self.sum / n;
+        let std = (self.squares / n - mean * mean).max(0.0).sqrt().max(MIN_STD);
+        let y = ((now - self.last) as f64 - (mean + ACCEPTABLE_PAUSE)) / std;
+        // Akka's logistic approximation of the normal distribution.
+        let e = (-y * (1.5976 + 0.070_566 * y * y)).exp();
+        if y > 0.0 { -(e / (1.0 + e)).log10() } else { -(1.0 - 1.0 / (1.0 + e)).log10() }
+    }
+}
+
+impl Detector for Phi {
+    fn name(&self) -> &'static str {
+        "phi-accrual"
+    }
+
+    fn start(&mut self, me: u8, world: &mut World) {
+        sweep_in(secs(1), &mut self.due, me, world);
+    }
+
+    fn wake(&mut self, me: u8, wake: Wake, world: &mut World) {
+        if wake != Wake::Sweep || world.now != self.due {
+            return;
+        }
+        self.peers.resize_with(world.workspaces.len(), Peer::default);
+        for of in 0..world.workspaces.len() {
+            if !is_watched(world, of) {
+                self.peers[of] = Peer::default();
+                continue;
+            }
+            let beat = world.db.slots[of].and_then(|slot| world.db.view.workspaces[slot].last_heartbeat_at);
+            let peer = &mut self.peers[of];
+            if let Some(beat) = beat.filter(|beat| beat.0 > peer.stamp) {
+                peer.stamp = beat.0;
+                peer.beat(world.now);
+            }
+            if peer.phi(world.now) >= THRESHOLD {
+                // Akka removes the address: its history begins anew with the first heartbeat of the next life.
+                *peer = Peer { stamp: peer.stamp, ..Peer::default() };
+                restart(world, of);
+            }
+        }
+        sweep_in(secs(1), &mut self.due, me, world);
+    }
+
+    fn crash(&mut self) {
+        self.peers.clear();
+    }
+}

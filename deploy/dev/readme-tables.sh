@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Writes the README's tables anew from the program: between each pair of markers, what `defib help-docs` prints.
+# usage: deploy/dev/readme-tables.sh path/to/defib < README.md > README.new
+set -euo pipefail
+defib=$1
+while IFS= read -r line; do
+    if [[ $line =~ ^'<!-- end '([a-z]+)' -->'$ ]]; then skipping=; fi
+    [[ -n ${skipping-} ]] || printf '%s\n' "$line"
+    if [[ $line =~ ^'<!-- begin '([a-z]+)' -->'$ ]]; then
+        "$defib" help-docs "${BASH_REMATCH[1]}"
+        skipping=yes
+    fi
+done
