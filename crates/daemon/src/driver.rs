@@ -56,8 +56,6 @@ struct Driver {
     tasks: JoinSet<Done>,
     focus: FocusQueue,
     fleet_passes: usize,
-    /// The fleet has been read: suspicions can be told from noise.
-    fleet_known: bool,
     taking_suspicions: bool,
     suspicions_wait: bool,
 }
@@ -73,7 +71,6 @@ pub(crate) async fn run(reconciler: Arc<Reconciler>, mut inputs: Inputs, stop: C
         tasks: JoinSet::new(),
         focus: FocusQueue::default(),
         fleet_passes: 0,
-        fleet_known: false,
         taking_suspicions: false,
         suspicions_wait: true,
     };
@@ -155,7 +152,7 @@ impl Driver {
     }
 
     fn start_focus(&mut self) {
-        if !self.fleet_known {
+        if !self.reconciler.fleet_known() {
             return;
         }
         for (engine, batch) in self.focus.take_due(self.reconciler.now()) {
@@ -164,7 +161,7 @@ impl Driver {
     }
 
     fn start_taking(&mut self) {
-        if self.fleet_known && self.suspicions_wait && !self.taking_suspicions {
+        if self.reconciler.fleet_known() && self.suspicions_wait && !self.taking_suspicions {
             self.suspicions_wait = false;
             self.taking_suspicions = true;
             let (reconciler, started) = (Arc::clone(&self.reconciler), self.started);
@@ -231,18 +228,18 @@ impl Driver {
             }
         }
         if scope == PassScope::Fleet {
-            // One engine of several that is away is its own trouble; only when none answers may the trouble be ours.
+            // One engine of several that is slow is its own trouble; only when all of them are may the trouble be ours. One
+            // that refuses or fails at once says nothing about us.
             let clean = !late
                 && report.as_ref().is_ok_and(|report| {
                     report.database_took < DATABASE_SLOW
-                        && (report.engines == 0 || report.engines_failed < report.engines)
+                        && (report.engines == 0 || report.engines_slow < report.engines)
                 });
             reconciler.judge().observe_tick(clean);
             self.turned();
         }
         self.reconciler.show();
         let Ok(report) = report else { return };
-        self.fleet_known |= scope == PassScope::Fleet;
         for (engine, workspace, at) in report.looks {
             self.focus.look(engine, workspace, at);
         }
@@ -298,7 +295,7 @@ impl Driver {
             }
             EngineEvent::Connected { engine } => {
                 debug!(%engine, "listening for the engine's events");
-                self.fleet_known
+                self.reconciler.fleet_known()
             }
             EngineEvent::Disconnected { engine, fault } => {
                 debug!(%engine, %fault, "not listening for the engine's events; polling finds them");
@@ -306,7 +303,7 @@ impl Driver {
             }
             EngineEvent::Lagged { engine } => {
                 debug!(%engine, "events of the engine were lost; looking at everything");
-                self.fleet_known
+                self.reconciler.fleet_known()
             }
         }
     }

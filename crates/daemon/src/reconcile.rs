@@ -73,9 +73,10 @@ pub(crate) struct TickReport {
     pub(crate) restarts: usize,
     /// Whom to look at before the next poll.
     pub(crate) looks: Vec<(Option<EngineName>, WorkspaceId, Moment)>,
-    /// Engines asked, and those of them that did not answer or took long.
+    /// Engines asked, those of them that gave no answer, and those that were slow. Only slowness may be our own doing.
     pub(crate) engines: usize,
     pub(crate) engines_failed: usize,
+    pub(crate) engines_slow: usize,
     /// How long the database took for the reads.
     pub(crate) database_took: Duration,
 }
@@ -151,6 +152,11 @@ impl Reconciler {
         Arc::clone(&lock(&self.snapshot))
     }
 
+    /// Whether the fleet has been read: suspicions and events can be told from noise.
+    pub(crate) fn fleet_known(&self) -> bool {
+        self.snapshot().is_known()
+    }
+
     pub(crate) fn now(&self) -> Moment {
         (self.clock)()
     }
@@ -183,6 +189,11 @@ impl Reconciler {
         }
         let departed = self.judge().observe_fleet(&read, whole);
         lock(&self.departed).extend(departed);
+        let read = Arc::new(read);
+        if whole {
+            // Before the engines are asked: events and suspicions need it, and an engine may take its time.
+            *lock(&self.snapshot) = Arc::new(Snapshot::new(Arc::clone(&read)));
+        }
         let attempts = by_workspace(attempts);
         let stamp = ReadStamp { at: read.at, database_now: read.database_now };
         let mut looking: FuturesUnordered<_> = self
@@ -202,20 +213,15 @@ impl Reconciler {
             if let (Some(seen), true) = (&seen, whole) {
                 report.engines += 1;
                 report.engines_failed += usize::from(seen.reach.is_err());
+                let slow = seen.calls.iter().any(|call| call.took > self.config.engine_timeout / 2);
+                report.engines_slow += usize::from(slow || seen.reach == Err(Fault::TimedOut));
             }
             // A database that fails now has been read a moment ago: the other engines' changes are kept for it.
             if let Err(error) = self.follow(plan, part.engine, &mut report).await {
                 failed.get_or_insert(error);
             }
         }
-        drop(looking);
-        if let Some(error) = failed {
-            return Err(error);
-        }
-        if whole {
-            *lock(&self.snapshot) = Arc::new(Snapshot::new(read));
-        }
-        Ok(report)
+        failed.map_or(Ok(report), Err)
     }
 
     /// Takes the suspicions that wait in the table and turns them into workspaces to look at. Returns those, and whether

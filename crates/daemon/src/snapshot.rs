@@ -3,7 +3,7 @@
 //! Only events need that way, and most passes see none: it is built when the first one after a read asks for it.
 
 use std::collections::HashMap;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use defib_engine::ContainerEvent;
 use defib_policy::fleet::{FleetRead, Kind, Workspace};
@@ -14,7 +14,7 @@ const ID_PREFIX_MIN: usize = 12;
 
 #[derive(Debug, Default)]
 pub(crate) struct Snapshot {
-    read: Option<FleetRead>,
+    read: Option<Arc<FleetRead>>,
     index: OnceLock<Index>,
 }
 
@@ -25,8 +25,13 @@ struct Index {
 }
 
 impl Snapshot {
-    pub(crate) fn new(read: FleetRead) -> Self {
+    pub(crate) fn new(read: Arc<FleetRead>) -> Self {
         Self { read: Some(read), index: OnceLock::new() }
+    }
+
+    /// Whether there was a read at all.
+    pub(crate) const fn is_known(&self) -> bool {
+        self.read.is_some()
     }
 
     fn rows(&self) -> &[Workspace] {
@@ -105,12 +110,12 @@ mod tests {
             row("prefix", "b", Some(&id[..14])),
             row("label", "a", None),
         ];
-        let snapshot = Snapshot::new(FleetRead {
+        let snapshot = Snapshot::new(Arc::new(FleetRead {
             at: Moment::ZERO,
             database_now: Timestamp(0),
             database_started_at: Timestamp(0),
             workspaces: rows,
-        });
+        }));
         let event = |engine: &str, container: &str, name: Option<&str>, workspace: Option<&str>| ContainerEvent {
             engine: engine.into(),
             container_id: container.into(),

@@ -6,6 +6,7 @@
 //! Scenarios ([`catalogue`]) are incidents with an oracle; [`chaos`] draws faults for years; [`report`] makes the table.
 
 pub mod baseline;
+pub mod bench;
 pub mod catalogue;
 pub mod chronicle;
 pub mod database;

@@ -18,6 +18,18 @@ struct Cli {
 enum Command {
     /// Lists the incidents.
     List,
+    /// Measures simulated workspace-seconds per wall second.
+    Bench {
+        /// Size of the fleet.
+        #[arg(long, default_value_t = 100)]
+        workspaces: usize,
+        /// Engines.
+        #[arg(long, default_value_t = 5)]
+        engines: usize,
+        /// Simulated hours.
+        #[arg(long, default_value_t = 200)]
+        hours: u64,
+    },
     /// Runs incidents; exits with 1 when an oracle fails.
     Run(RunArgs),
 }
@@ -51,6 +63,11 @@ fn main() -> anyhow::Result<ExitCode> {
             for scenario in catalogue::ALL {
                 println!("{}  {:<38} {}", scenario.id, scenario.name, scenario.story);
             }
+            true
+        }
+        Command::Bench { workspaces, engines, hours } => {
+            let speed = defib_sim::bench::speed(*workspaces, *engines, *hours);
+            println!("{speed:.0} workspace-seconds per second ({workspaces} workspaces, {engines} engines, {hours} h)");
             true
         }
         Command::Run(args) => run(args)?,

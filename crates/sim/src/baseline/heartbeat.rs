@@ -10,7 +10,7 @@ use crate::world::World;
 
 /// Older than so much by the own wall clock: dead. Checked each 5 s, with one time-out of grace after an own restart.
 #[derive(Debug)]
-pub struct Fixed {
+pub(super) struct Fixed {
     name: &'static str,
     timeout: Ms,
     due: Ms,
@@ -20,7 +20,7 @@ pub struct Fixed {
 impl Fixed {
     /// With this time-out.
     #[must_use]
-    pub fn new(name: &'static str, timeout: Ms) -> Self {
+    pub(super) fn new(name: &'static str, timeout: Ms) -> Self {
         Self { name, timeout, due: 0, restarted_at: Vec::new() }
     }
 }
@@ -64,7 +64,7 @@ impl Detector for Fixed {
 
 /// The accrual detector: suspicion grows with the improbability of the silence, given the history of intervals.
 #[derive(Debug, Default)]
-pub struct Phi {
+pub(super) struct Phi {
     due: Ms,
     peers: Vec<Peer>,
 }

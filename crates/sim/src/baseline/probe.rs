@@ -10,7 +10,7 @@ use defib_policy::sample::Health;
 
 /// Every 15 s: whatever is not running is restarted, errors count as alive.
 #[derive(Debug, Default)]
-pub struct Sweep {
+pub(super) struct Sweep {
     due: Ms,
 }
 
@@ -38,7 +38,7 @@ impl Detector for Sweep {
 
 /// Every 5 s: whatever the engine lists as unhealthy is restarted, unless it is restarting. No memory.
 #[derive(Debug, Default)]
-pub struct Autoheal {
+pub(super) struct Autoheal {
     due: Ms,
 }
 
@@ -75,7 +75,7 @@ impl Detector for Autoheal {
 /// second (relist). Back-off from 10 s, doubled up to 300 s, reset by ten minutes of running. A start-up probe covers the first
 /// 30 s, as its documentation advises.
 #[derive(Debug, Default)]
-pub struct Kubelet {
+pub(super) struct Kubelet {
     due: Ms,
     ticks: u64,
     pods: Vec<Pod>,
@@ -124,7 +124,8 @@ impl Detector for Kubelet {
             if !world.db.facts[of].is_watched() || is_external(world, of) {
                 continue;
             }
-            match world.workspaces[of].body {
+            let body = world.workspaces[of].body;
+            match body {
                 Body::Running => {
                     if (self.ticks + of as u64).is_multiple_of(10) {
                         let starting = world.now.saturating_sub(world.workspaces[of].started_at) < secs(30);

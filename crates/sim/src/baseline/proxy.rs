@@ -8,7 +8,7 @@ use crate::world::World;
 
 /// A failed request is followed by an inspect, and that by a restart.
 #[derive(Debug)]
-pub struct Proxy {
+pub(super) struct Proxy {
     debounce: bool,
     /// Counters of each process: first observation and how many, by workspace.
     counters: Vec<Vec<(Ms, u32)>>,
@@ -17,13 +17,13 @@ pub struct Proxy {
 impl Proxy {
     /// One observation that is not "running", an error included, is enough.
     #[must_use]
-    pub fn one_shot() -> Self {
+    pub(super) fn one_shot() -> Self {
         Self { debounce: false, counters: Vec::new() }
     }
 
     /// With a heartbeat of at most 15 s, two observations within 30 s are needed; errors count as alive; each process counts alone.
     #[must_use]
-    pub fn debounced() -> Self {
+    pub(super) fn debounced() -> Self {
         Self { debounce: true, counters: Vec::new() }
     }
 

@@ -50,8 +50,12 @@ pub(super) fn s37(world: &mut World) -> Oracle {
     oracle
 }
 
-/// The platform recreates them, boots take 6 to 25 min, and the status says online all the time.
+/// The platform recreates them, boots take 6 to 25 min, and the status says online all the time. By seed with
+/// `DEFIB_WEDGED_ACTION=restart`.
 pub(super) fn s38(world: &mut World) -> Oracle {
+    if world.dice.chance(0.5) {
+        world.settings.wedged_action = defib_policy::settings::Action::Restart;
+    }
     fleet(world, 8, 1);
     for of in 0..8 {
         world.workspaces[of].spec.boot_min = mins(6);
