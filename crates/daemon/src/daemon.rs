@@ -97,6 +97,7 @@ pub(crate) async fn run(config: Config, migrate: bool) -> anyhow::Result<()> {
         mode = ?config.policy.mode,
         "defib starts"
     );
+    extend_watchdog(&config);
     let server = tokio::spawn(http::serve(http, shown, stop.clone()));
 
     let signalled = async {
@@ -226,6 +227,15 @@ async fn prepare(reconciler: &Reconciler, migrate: bool) -> Result<Option<Refuse
         reconciler.restore().await?;
     }
     Ok(refusal.map(Refused))
+}
+
+/// The unit's watchdog knows nothing of our poll interval: a longer one is asked for, or a healthy daemon would be killed.
+fn extend_watchdog(config: &Config) {
+    let needed = turn_within(config);
+    if sd_notify::watchdog_enabled().is_some_and(|watchdog| watchdog < needed) {
+        let micros = u32::try_from(needed.as_micros()).unwrap_or(u32::MAX);
+        let _ = sd_notify::notify(&[NotifyState::WatchdogUsec(micros)]);
+    }
 }
 
 /// A pass over the fleet ends at least this often, however badly it goes.

@@ -17,6 +17,7 @@ mod http;
 mod jobs;
 mod logging;
 mod metrics;
+mod own;
 mod reconcile;
 mod recovery;
 mod restarter;

@@ -27,6 +27,7 @@ use crate::config::Config;
 use crate::health::Health;
 use crate::logging::{chain, printable};
 use crate::metrics::{Metrics, PassScope, suspicion_reason};
+use crate::own::OwnBook;
 use crate::restarter::Restarter;
 use crate::snapshot::Snapshot;
 
@@ -96,6 +97,7 @@ pub(crate) struct Reconciler {
     asked: Mutex<BTreeSet<EngineName>>,
     unrecorded: Mutex<Vec<Change>>,
     departed: Mutex<BTreeSet<WorkspaceId>>,
+    own: Mutex<OwnBook>,
 }
 
 /// An engine's part of a pass.
@@ -141,6 +143,7 @@ impl Reconciler {
             asked: Mutex::default(),
             unrecorded: Mutex::default(),
             departed: Mutex::default(),
+            own: Mutex::default(),
         }
     }
 
@@ -188,6 +191,7 @@ impl Reconciler {
             }
         }
         let departed = self.judge().observe_fleet(&read, whole);
+        lock(&self.own).forget(&departed);
         lock(&self.departed).extend(departed);
         let read = Arc::new(read);
         if whole {
@@ -330,6 +334,8 @@ impl Reconciler {
         attempts: &BTreeMap<WorkspaceId, Vec<Attempt>>,
     ) -> Plan {
         let in_flight = self.restarter.in_flight();
+        let labels = seen.and_then(|seen| seen.own_labels.as_ref());
+        let own = lock(&self.own).settings(&part.workspaces, labels, &self.config.policy);
         let looks: Vec<Look<'_>> = part
             .workspaces
             .iter()
@@ -339,6 +345,7 @@ impl Reconciler {
                 sample: seen.and_then(|seen| seen.samples.get(n)).map(|(_, sample)| sample),
                 attempts: attempts.get(&workspace.id).map_or(&[][..], Vec::as_slice),
                 in_flight: in_flight.contains(&workspace.id),
+                own: own.get(&workspace.id).map(Arc::as_ref),
             })
             .collect();
         let evidence = seen.map(|seen| engine_evidence(seen, stamp));
@@ -506,6 +513,7 @@ fn not_configured(name: &EngineName, workspaces: &[&Workspace], at: Moment) -> E
         at,
         reach: Err(Fault::NotConfigured),
         samples: workspaces.iter().map(|workspace| (workspace.id.clone(), sample.clone())).collect(),
+        own_labels: None,
         calls: Vec::new(),
     }
 }

@@ -7,6 +7,8 @@
 //! A list tells less than an inspect: no start, no end, no exit code. So a list can say that a container lives
 //! (`Glance::Seen`), but never how one died (`Glance::Doubt`).
 
+use std::time::Duration;
+
 use bollard::models::{
     ContainerInspectResponse, ContainerState, ContainerStateStatusEnum as Status, ContainerSummary,
     ContainerSummaryHealthStatusEnum as SummaryHealth, ContainerSummaryStateEnum as SummaryState, EventMessage,
@@ -80,7 +82,7 @@ pub(crate) fn observe(record: &ContainerInspectResponse) -> Observation {
     let incarnation = Incarnation { container_id: id.into(), started_at: timestamp(state.started_at.as_deref()) };
     let is = |flag: Option<bool>| flag == Some(true);
     match state.status {
-        Some(Status::RUNNING) => Observation::Running { incarnation, health: health(state) },
+        Some(Status::RUNNING) => Observation::Running { incarnation, health: health(record, state) },
         Some(Status::PAUSED) => Observation::Frozen { incarnation },
         Some(Status::CREATED) => Observation::Transitional { incarnation, transition: Transition::Created },
         Some(Status::RESTARTING) => Observation::Transitional { incarnation, transition: Transition::Restarting },
@@ -91,7 +93,9 @@ pub(crate) fn observe(record: &ContainerInspectResponse) -> Observation {
         Some(Status::EMPTY) | None if is(state.restarting) => {
             Observation::Transitional { incarnation, transition: Transition::Restarting }
         }
-        Some(Status::EMPTY) | None if is(state.running) => Observation::Running { incarnation, health: health(state) },
+        Some(Status::EMPTY) | None if is(state.running) => {
+            Observation::Running { incarnation, health: health(record, state) }
+        }
         // No word and no flag; or podman's `stopping`, which is neither of the two yet.
         Some(Status::EMPTY | Status::STOPPING) | None => GARBLED,
     }
@@ -119,17 +123,31 @@ fn engine_restarts(record: &ContainerInspectResponse, exit_code: Option<i64>) ->
     }
 }
 
-fn health(state: &ContainerState) -> Health {
+fn health(record: &ContainerInspectResponse, state: &ContainerState) -> Health {
     let Some(health) = &state.health else { return Health::None };
     match health.status {
         Some(HealthStatusEnum::STARTING) => Health::Starting,
         Some(HealthStatusEnum::HEALTHY) => Health::Healthy,
         Some(HealthStatusEnum::UNHEALTHY) => {
             let ends = health.log.iter().flatten().filter_map(|check| timestamp(check.end.as_deref()));
-            Health::Unhealthy { last_check_at: ends.max() }
+            Health::Unhealthy { last_check_at: ends.max(), due_within: Some(check_due_within(record)) }
         }
         Some(HealthStatusEnum::EMPTY | HealthStatusEnum::NONE) | None => Health::None,
     }
+}
+
+/// Twice what one health check and the pause before it may take. What the container does not say is the engine's default.
+fn check_due_within(record: &ContainerInspectResponse) -> Duration {
+    /// Docker's default of both the interval and the time-out.
+    const DEFAULT: Duration = Duration::from_secs(30);
+    let check = record.config.as_ref().and_then(|config| config.healthcheck.as_ref());
+    let told = |nanos: Option<i64>| {
+        let nanos = nanos.and_then(|nanos| u64::try_from(nanos).ok()).filter(|nanos| *nanos > 0);
+        nanos.map_or(DEFAULT, Duration::from_nanos)
+    };
+    let interval = told(check.and_then(|check| check.interval));
+    let timeout = told(check.and_then(|check| check.timeout));
+    interval.saturating_add(timeout).saturating_mul(2)
 }
 
 /// The health of a list entry: newer engines have a field, older ones say it to humans only, behind the uptime.
@@ -138,12 +156,12 @@ fn summary_health(entry: &ContainerSummary) -> Health {
     match told {
         Some(SummaryHealth::STARTING) => return Health::Starting,
         Some(SummaryHealth::HEALTHY) => return Health::Healthy,
-        Some(SummaryHealth::UNHEALTHY) => return Health::Unhealthy { last_check_at: None },
+        Some(SummaryHealth::UNHEALTHY) => return Health::Unhealthy { last_check_at: None, due_within: None },
         Some(SummaryHealth::EMPTY | SummaryHealth::NONE) | None => {}
     }
     match entry.status.as_deref().unwrap_or_default() {
         text if text.ends_with("(healthy)") => Health::Healthy,
-        text if text.ends_with("(unhealthy)") => Health::Unhealthy { last_check_at: None },
+        text if text.ends_with("(unhealthy)") => Health::Unhealthy { last_check_at: None, due_within: None },
         text if text.ends_with("(health: starting)") => Health::Starting,
         _ => Health::None,
     }
@@ -333,7 +351,10 @@ mod tests {
             });
         });
         let last_check_at = Some(Timestamp(1_709_210_099_000_000));
-        let expected = Observation::Running { incarnation: life(), health: Health::Unhealthy { last_check_at } };
+        let expected = Observation::Running {
+            incarnation: life(),
+            health: Health::Unhealthy { last_check_at, due_within: Some(Duration::from_secs(120)) },
+        };
         assert_eq!(observe(&unhealthy), expected);
     }
 

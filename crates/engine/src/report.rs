@@ -1,5 +1,6 @@
 //! What one look at an engine brought back, and what it cost.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use defib_policy::id::{EngineName, WorkspaceId};
@@ -17,6 +18,9 @@ pub struct EngineReport {
     pub reach: Result<Reached, Fault>,
     /// Exactly one sample for each target, in the order of the targets.
     pub samples: Vec<(WorkspaceId, Sample)>,
+    /// The settings that containers carry for their workspaces: labels that begin with `defib.`, without that prefix, in
+    /// no order. `None` where no complete list was read, and so nothing is known of them.
+    pub own_labels: Option<BTreeMap<WorkspaceId, Vec<(String, String)>>>,
     /// Every call that was made, for the metrics. No order.
     pub calls: Vec<CallTiming>,
 }

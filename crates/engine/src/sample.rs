@@ -15,12 +15,13 @@
 //! in the list and is gone at the inspect is being removed, not missing; and a sample carries the moment at which the call
 //! that decided it was begun, so that whatever happens later is newer.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::OnceLock;
 
 use bollard::Docker;
 use bollard::models::{ContainerInspectResponse, ContainerSummary};
 use bollard::query_parameters::{InspectContainerOptions, ListContainersOptionsBuilder};
-use defib_policy::id::ContainerId;
+use defib_policy::id::{ContainerId, WorkspaceId};
 use defib_policy::moment::Moment;
 use defib_policy::sample::{Fault, Health, Incarnation, Observation, Sample, Transition};
 use futures_util::{StreamExt, stream};
@@ -65,6 +66,34 @@ struct Look<'a> {
     engine: &'a Engine,
     at: Moment,
     budget: Budget,
+    /// What the containers of a complete list carry for their workspaces.
+    own_labels: OnceLock<BTreeMap<WorkspaceId, Vec<(String, String)>>>,
+}
+
+/// What labels of a container are for defib, without this prefix.
+const OWN_PREFIX: &str = "defib.";
+
+/// The settings that containers carry for their workspaces. Most fleets have none, and pay one look at each label for it.
+fn own_labels(
+    entries: &[ContainerSummary],
+    listing: &Listing<'_>,
+    targets: &[Target],
+    workspace_label: &str,
+) -> BTreeMap<WorkspaceId, Vec<(String, String)>> {
+    let is_own = |label: &&String| label.starts_with(OWN_PREFIX) && *label != workspace_label;
+    if !entries.iter().filter_map(|entry| entry.labels.as_ref()).any(|labels| labels.keys().any(|label| is_own(&label)))
+    {
+        return BTreeMap::new();
+    }
+    let of = |target: &Target| {
+        let Match::Is(entry) = listing.find(target) else { return None };
+        let labels = entry.labels.as_ref()?.iter().filter(|(label, _)| is_own(label));
+        let own: Vec<_> = labels
+            .filter_map(|(label, value)| Some((label.strip_prefix(OWN_PREFIX)?.to_owned(), value.clone())))
+            .collect();
+        (!own.is_empty()).then(|| (target.workspace.clone(), own))
+    };
+    targets.iter().filter_map(of).collect()
 }
 
 /// What is known of one target on the way.
@@ -110,7 +139,7 @@ enum WantedList {
 
 impl<'a> Look<'a> {
     fn begin(engine: &'a Engine) -> Self {
-        Self { engine, at: engine.now(), budget: engine.budget() }
+        Self { engine, at: engine.now(), budget: engine.budget(), own_labels: OnceLock::new() }
     }
 
     /// The whole engine, from a list.
@@ -121,7 +150,9 @@ impl<'a> Look<'a> {
             tokio::join!(self.list(&client, WantedList::Complete), self.engine.refresh_info(&client, &self.budget));
         match listed {
             Ok(entries) => {
-                let listing = Listing::new(&entries, &self.engine.settings().workspace_label);
+                let label = &self.engine.settings().workspace_label;
+                let listing = Listing::new(&entries, label);
+                let _ = self.own_labels.set(own_labels(&entries, &listing, targets, label));
                 let findings = targets.iter().map(|target| read_list(&listing, target, listed_at)).collect();
                 Ok(self.settle(&client, listed_at, findings).await)
             }
@@ -303,6 +334,7 @@ impl<'a> Look<'a> {
             at: self.at,
             reach,
             samples: targets.iter().map(|target| target.workspace.clone()).zip(samples).collect(),
+            own_labels: self.own_labels.into_inner(),
             calls: self.budget.take_timings(),
         }
     }

@@ -14,6 +14,7 @@ pub mod judge;
 pub mod local_health;
 pub mod moment;
 mod opinion;
+pub mod overrides;
 pub mod pipeline;
 pub mod plan;
 pub mod probe;

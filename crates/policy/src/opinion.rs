@@ -217,14 +217,14 @@ impl Context<'_> {
         }
     }
 
-    /// A failing health check counts unless its result is older than the engine's own return: a check frozen by a restart
-    /// of the engine repeats its last word for ever.
+    /// A failing health check counts unless its result is old: older than the engine's own return, or than the next check
+    /// should have taken. A check frozen by a restart of the engine repeats its last word for ever.
     fn is_sick(&self, health: Health) -> bool {
-        let Health::Unhealthy { last_check_at } = health else { return false };
-        match (last_check_at, self.engine_back_at) {
-            (Some(checked), Some(back)) => checked > back,
-            _ => true,
-        }
+        let Health::Unhealthy { last_check_at, due_within } = health else { return false };
+        let Some(checked) = last_check_at else { return true };
+        let engine_now = self.stamp.database_now.shifted(self.offset).plus(self.now - self.stamp.at);
+        let overdue = due_within.is_some_and(|within| engine_now.since(checked) > within);
+        !overdue && self.engine_back_at.is_none_or(|back| checked > back)
     }
 
     #[expect(clippy::too_many_arguments, reason = "the parts of one sample and what they are judged against")]

@@ -4,6 +4,7 @@
 //! with its fault, which neither counts as a miss nor clears one.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -138,10 +139,12 @@ pub enum Health {
     Starting,
     /// It passes.
     Healthy,
-    /// It fails. `since` is the end of the last check, on the engine's clock, where the look told.
+    /// It failed the last time. An engine that restarted may repeat that word for ever without checking again.
     Unhealthy {
-        /// When the last check ended.
+        /// When the last check ended, on the engine's clock, where the look told.
         last_check_at: Option<Timestamp>,
+        /// How long after that the next one should have ended: twice the check's interval and time-out. `None`: not known.
+        due_within: Option<Duration>,
     },
 }
 

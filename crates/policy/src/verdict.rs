@@ -343,6 +343,9 @@ pub struct Evidence {
     pub retry_in_seconds: Option<f64>,
     /// The local health multiplier that the graces were stretched by.
     pub local_health_multiplier: u32,
+    /// Its own settings, where they differ from the fleet's, and what is wrong with them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub own_settings: Vec<String>,
 }
 
 /// What was made of the heartbeat.

@@ -1,5 +1,5 @@
 //! What keeps a right verdict from doing harm: outages, engines that return, storms, back-off, our own health.
-#![allow(missing_docs, reason = "the names of the tests say it")]
+#![allow(missing_docs, clippy::expect_used, reason = "the names of the tests say it; helpers of tests may panic")]
 
 mod common;
 

@@ -10,7 +10,7 @@
 //!
 //! Liveness: whatever happened before, one that stops for good in a world that is well from then on is restarted within a
 //! bound computed from the knobs.
-#![allow(missing_docs, reason = "the names of the tests say it")]
+#![allow(missing_docs, clippy::expect_used, reason = "the names of the tests say it; helpers of tests may panic")]
 
 mod common;
 

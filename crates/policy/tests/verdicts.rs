@@ -1,5 +1,5 @@
 //! The table of section 4.4, a row a test. Each world is one or a few workspaces; `-600` is a heartbeat ten minutes old.
-#![allow(missing_docs, reason = "the names of the tests say it")]
+#![allow(missing_docs, clippy::expect_used, reason = "the names of the tests say it; helpers of tests may panic")]
 
 mod common;
 
@@ -110,6 +110,17 @@ fn a_health_result_older_than_the_engines_return_is_void() {
     world.wait_ms(1_000);
     world.tick();
     assert_eq!(world.verdict("w"), Some(Verdict::Alive));
+}
+
+#[test]
+fn a_health_result_that_should_have_been_followed_by_another_is_void() {
+    let settings = Settings { unhealthy_action: Action::Restart, ..Settings::default() };
+    let mut world = World::new(settings).with("w", Some(-1), unhealthy(-120_001));
+    world.tick();
+    assert_eq!(world.verdict("w"), Some(Verdict::Alive));
+    world.see("w", unhealthy(-120_000));
+    world.tick();
+    assert_eq!(world.verdict("w"), Some(Verdict::Unhealthy), "two intervals and time-outs, not more");
 }
 
 #[test]

@@ -87,6 +87,8 @@ pub struct Database {
     pub view: FleetRead,
     /// Where each workspace is in the view.
     pub slots: Vec<Option<usize>>,
+    /// The watched workspaces of each engine that have a container.
+    pub members: Vec<Vec<usize>>,
     /// It answers.
     pub up: bool,
     /// It can be written.
@@ -131,6 +133,7 @@ impl Database {
             facts: Vec::new(),
             view,
             slots: Vec::new(),
+            members: Vec::new(),
             up: true,
             writable: true,
             pipeline: true,
@@ -158,9 +161,13 @@ impl Database {
     pub fn rebuild(&mut self, workspaces: &[Workspace], engines: &[defib_policy::id::EngineName]) {
         self.slots = vec![None; workspaces.len()];
         self.view.workspaces.clear();
+        self.members = vec![Vec::new(); engines.len()];
         for (number, workspace) in workspaces.iter().enumerate() {
             let Some(facts) = self.facts.get(number).filter(|facts| facts.is_watched()) else { continue };
             self.slots[number] = Some(self.view.workspaces.len());
+            if workspace.spec.kind != Kind::External {
+                self.members[workspace.engine].push(number);
+            }
             self.view.workspaces.push(Row {
                 id: workspace.id.clone(),
                 status: facts.status.into(),
@@ -329,7 +336,8 @@ impl Database {
     pub fn attempts(&self, of: usize, now: Ms, reset: Ms, into: &mut Vec<Attempt>) {
         into.clear();
         let Some(rows) = self.ledger_of.get(of).filter(|rows| !rows.is_empty()) else { return };
-        let current = rows.iter().any(|row| self.ledger[*row].run_ended_at.is_none_or(|end| now - end.min(now) < reset));
+        let current =
+            rows.iter().any(|row| self.ledger[*row].run_ended_at.is_none_or(|end| now - end.min(now) < reset));
         if !current {
             return;
         }

@@ -39,7 +39,11 @@ impl Dice {
     }
 
     /// The time to the next of events that come independently, `mean` apart on average; at least one.
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a positive finite number of milliseconds")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a positive finite number of milliseconds"
+    )]
     pub fn wait(&mut self, mean: u64) -> u64 {
         let wait = -(1.0 - self.unit()).ln() * mean as f64;
         (wait as u64).max(1)

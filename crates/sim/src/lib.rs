@@ -8,6 +8,7 @@
 pub mod baseline;
 pub mod bench;
 pub mod catalogue;
+pub mod chaos;
 pub mod chronicle;
 pub mod database;
 pub mod defib;

@@ -4,7 +4,9 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use defib_sim::catalogue;
+use defib_sim::chaos::{self, Climate};
 use defib_sim::scenario::{self, Policy, Scenario};
+use defib_sim::time::secs;
 
 /// The production policy of defib in a simulated world.
 #[derive(Parser)]
@@ -30,8 +32,35 @@ enum Command {
         #[arg(long, default_value_t = 200)]
         hours: u64,
     },
+    /// Draws faults for years; exits with 1 when an invariant fails.
+    Chaos(ChaosArgs),
     /// Runs incidents; exits with 1 when an oracle fails.
     Run(RunArgs),
+}
+
+#[derive(Args)]
+struct ChaosArgs {
+    /// How many years, each from a seed of its own.
+    #[arg(long, default_value_t = 1)]
+    years: u64,
+    /// Days of a year.
+    #[arg(long, default_value_t = 365)]
+    days: u64,
+    /// The seed of the first year.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Mean seconds between two faults.
+    #[arg(long, default_value_t = 600)]
+    fault_every: u64,
+    /// Who is on trial.
+    #[arg(long, default_value = "defib")]
+    policy: String,
+    /// Prints the timeline, or of one workspace.
+    #[arg(long)]
+    trace: bool,
+    /// Failures printed for each year.
+    #[arg(long, default_value_t = 10)]
+    show: usize,
 }
 
 #[derive(Args)]
@@ -70,9 +99,37 @@ fn main() -> anyhow::Result<ExitCode> {
             println!("{speed:.0} workspace-seconds per second ({workspaces} workspaces, {engines} engines, {hours} h)");
             true
         }
+        Command::Chaos(args) => chaos(args)?,
         Command::Run(args) => run(args)?,
     };
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+fn chaos(args: &ChaosArgs) -> anyhow::Result<bool> {
+    let Some(policy) = Policy::named(&args.policy) else { anyhow::bail!("no policy is called {}", args.policy) };
+    let mut passed = true;
+    for seed in args.seed..args.seed + args.years {
+        let climate = Climate { fault_every: secs(args.fault_every), ..Climate::of_days(args.days) };
+        let years = chaos::live(climate, seed, policy, args.trace);
+        if args.trace {
+            print!("{}", years.world.timeline());
+        }
+        let chronicle = &years.world.chronicle;
+        println!(
+            "seed {seed}: {} days, {} faults, {} deaths, {} restarts, {} mistakes, {} failures",
+            args.days,
+            years.faults,
+            chronicle.losses.len(),
+            chronicle.restarts.len(),
+            chronicle.mistakes().count(),
+            years.failures.len()
+        );
+        for failure in years.failures.iter().take(args.show) {
+            println!("       {failure}");
+        }
+        passed &= years.failures.is_empty();
+    }
+    Ok(passed)
 }
 
 fn run(args: &RunArgs) -> anyhow::Result<bool> {
@@ -107,7 +164,10 @@ fn run_one(scenario: &Scenario, args: &RunArgs, policy: Policy) -> bool {
     match first {
         None => println!("{}  ok      {} ({} seeds)", scenario.id, scenario.name, args.seeds),
         Some((seed, failures)) => {
-            println!("{}  FAILED  {} ({failed} of {} seeds; first: --seed {seed})", scenario.id, scenario.name, args.seeds);
+            println!(
+                "{}  FAILED  {} ({failed} of {} seeds; first: --seed {seed})",
+                scenario.id, scenario.name, args.seeds
+            );
             for failure in failures.iter().take(5) {
                 println!("       {failure}");
             }

@@ -38,14 +38,7 @@ impl Oracle {
     /// The dead are restarted, within the computed bound.
     #[must_use]
     pub fn deaths(horizon: Ms) -> Self {
-        Self {
-            horizon,
-            detect_within: None,
-            wedged_too: false,
-            restarts_max: None,
-            all_well: true,
-            checks: Vec::new(),
-        }
+        Self { horizon, detect_within: None, wedged_too: false, restarts_max: None, all_well: true, checks: Vec::new() }
     }
 
     /// At most `n` restart calls in all.
@@ -118,9 +111,8 @@ impl Oracle {
             failures.extend(late(world, loss, self.detect_within));
         }
         if self.all_well {
-            let unwell = (0..world.workspaces.len()).filter(|of| {
-                world.db.facts[*of].is_watched() && !world.workspaces[*of].is_well()
-            });
+            let unwell = (0..world.workspaces.len())
+                .filter(|of| world.db.facts[*of].is_watched() && !world.workspaces[*of].is_well());
             failures.extend(unwell.map(|of| format!("{} is dead at the end", world.workspaces[of].id)));
         }
         failures.extend(self.checks.iter().filter_map(|check| check(world)));
@@ -150,7 +142,10 @@ pub fn late(world: &World, loss: &Loss, within: Option<Ms>) -> Option<String> {
         let name = &world.workspaces[loss.workspace].id;
         let at = clock(loss.at, world.zero);
         let how = loss.how;
-        format!("LATE: {name} died at {at} ({how:?}, {} tries before), {counted} ms counted, bound {bound} ms", loss.tries)
+        format!(
+            "LATE: {name} died at {at} ({how:?}, {} tries before), {counted} ms counted, bound {bound} ms",
+            loss.tries
+        )
     })
 }
 
@@ -162,7 +157,9 @@ pub fn bound(settings: &Settings, loss: &Loss) -> Ms {
     let detect = match loss.how {
         Death::Exited => poll + misses + secs(1),
         // Long enough missing, and a beat overdue: at most a window after the last one, and a poll to see it.
-        Death::Vanished => poll + ms(settings.missing_grace).max(ms(settings.heartbeat_interval) * 3 / 2 + secs(15)) + secs(1),
+        Death::Vanished => {
+            poll + ms(settings.missing_grace).max(ms(settings.heartbeat_interval) * 3 / 2 + secs(15)) + secs(1)
+        }
         Death::Wedged => poll + ms(settings.wedged_after) + mins(4),
     };
     detect + backoff_ceiling(settings, loss.tries)

@@ -53,7 +53,9 @@ impl Policy {
 
     fn detectors(self, world: &World) -> Vec<Box<dyn Detector>> {
         match self {
-            Self::Defib => (0..world.replicas).map(|_| Box::new(Defib::new(&world.settings)) as Box<dyn Detector>).collect(),
+            Self::Defib => {
+                (0..world.replicas).map(|_| Box::new(Defib::new(&world.settings)) as Box<dyn Detector>).collect()
+            }
             Self::Baseline(n) => vec![(baseline::ALL[n].make)()],
         }
     }

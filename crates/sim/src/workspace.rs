@@ -230,7 +230,7 @@ impl Workspace {
         match self.mute_since {
             Some(since) if now >= since + HEALTH_RETRIES * HEALTH_INTERVAL => {
                 let last = since + (now - since) / HEALTH_INTERVAL * HEALTH_INTERVAL;
-                Health::Unhealthy { last_check_at: Some(stamp(last, engine_offset)) }
+                Health::Unhealthy { last_check_at: Some(stamp(last, engine_offset)), due_within: None }
             }
             _ if self.mind == Mind::Booting => Health::Starting,
             _ => Health::Healthy,

@@ -43,6 +43,9 @@ fn print(workspace: &str, explanation: &Explanation) {
             let heartbeat =
                 row.heartbeat_ago.map_or_else(|| "never".to_owned(), |ago| format!("{} ago", show::age(ago)));
             println!("  last sign of life {heartbeat}");
+            if let Some(policy) = &explanation.policy {
+                println!("  policy of its row: {}", printable(policy));
+            }
             match &row.verdict {
                 None => println!("  verdict: alive, or not judged (see `defib status`)"),
                 Some(current) => {
@@ -50,6 +53,9 @@ fn print(workspace: &str, explanation: &Explanation) {
                     println!("    because  {} (rule {})", printable(&current.because), printable(&current.rule));
                     if let Some(change) = text(&current.evidence, "would_change") {
                         println!("    changes  with {}", printable(change));
+                    }
+                    for own in current.evidence.get("own_settings").and_then(Value::as_array).into_iter().flatten() {
+                        println!("    own      {}", printable(own.as_str().unwrap_or_default()));
                     }
                     if let Some(held) = &current.held {
                         let sentence = defib_policy::verdict::Held::ALL.iter().find(|known| known.label() == held);

@@ -13,7 +13,7 @@ use std::time::Duration;
 use defib_policy::attempt::Attempt;
 use defib_policy::fleet::{FleetRead, Kind, Workspace};
 use defib_policy::id::{EngineName, WorkspaceId};
-use defib_policy::judge::{EngineEvidence, Judge, Look, ReadStamp};
+use defib_policy::judge::{EngineEvidence, Judge, Look, OwnSettings, ReadStamp};
 use defib_policy::moment::{Moment, Timestamp};
 use defib_policy::plan::Plan;
 use defib_policy::sample::{Exit, Fault, Health, Incarnation, Observation, Sample, Transition};
@@ -33,6 +33,7 @@ pub struct World {
     pub seen: BTreeMap<String, Observation>,
     pub attempts: BTreeMap<String, Vec<Attempt>>,
     pub in_flight: Vec<String>,
+    pub own: BTreeMap<String, OwnSettings>,
 }
 
 pub fn seconds(n: u64) -> Duration {
@@ -51,6 +52,7 @@ impl World {
             seen: BTreeMap::new(),
             attempts: BTreeMap::new(),
             in_flight: Vec::new(),
+            own: BTreeMap::new(),
         }
     }
 
@@ -149,6 +151,7 @@ impl World {
                 sample: (workspace.kind != Kind::External).then_some(sample),
                 attempts: self.attempts.get(workspace.id.as_str()).map_or(&[][..], Vec::as_slice),
                 in_flight: self.in_flight.iter().any(|id| id == workspace.id.as_str()),
+                own: self.own.get(workspace.id.as_str()),
             })
             .collect();
         let stamp = ReadStamp { at: read.at, database_now: read.database_now };
@@ -213,6 +216,6 @@ pub fn unknown(fault: Fault) -> Observation {
 }
 
 pub fn unhealthy(last_check_ms: i64) -> Observation {
-    let health = Health::Unhealthy { last_check_at: Some(clock_at(last_check_ms)) };
+    let health = Health::Unhealthy { last_check_at: Some(clock_at(last_check_ms)), due_within: Some(seconds(120)) };
     Observation::Running { incarnation: life(-3_600_000), health }
 }

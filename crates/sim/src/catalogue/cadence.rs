@@ -13,7 +13,8 @@ pub(super) fn s01(world: &mut World) -> Oracle {
     fleet(world, 30, 2);
     for of in 0..30 {
         for _ in 0..10 {
-            let (at, lie) = (sometime(world, hours(1)), if world.dice.chance(0.5) { Lie::Stopped } else { Lie::Missing });
+            let (at, lie) =
+                (sometime(world, hours(1)), if world.dice.chance(0.5) { Lie::Stopped } else { Lie::Missing });
             world.at(at, move |world| world.lie_about(of, lie));
         }
     }

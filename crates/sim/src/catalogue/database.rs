@@ -156,11 +156,13 @@ pub(super) fn s32(world: &mut World) -> Oracle {
     let at = secs(300) + sometime(world, secs(100));
     dies(world, 1, at);
     let oracle = Oracle::deaths(mins(25)).not_all_well().at_most(1 + 6).at_most_of(0, 6).at_most_of(1, 1);
-    oracle.check(|world| {
-        let loss = world.chronicle.losses.iter().find(|loss| loss.workspace == 1)?;
-        let took = loss.restarted_at.map(|at| at - loss.at);
-        took.is_none_or(|took| took > secs(60)).then(|| format!("the dead one was found after {took:?} ms"))
-    }).within(mins(31))
+    oracle
+        .check(|world| {
+            let loss = world.chronicle.losses.iter().find(|loss| loss.workspace == 1)?;
+            let took = loss.restarted_at.map(|at| at - loss.at);
+            took.is_none_or(|took| took > secs(60)).then(|| format!("the dead one was found after {took:?} ms"))
+        })
+        .within(mins(31))
 }
 
 /// 5,000 a second for three workspaces, one of which has no row any more. Another one dies meanwhile.

@@ -46,7 +46,7 @@ pub(super) fn s11(world: &mut World) -> Oracle {
     world.at(start, move |world| {
         for of in 0..2 {
             let last = stamp(world.now - secs(2), world.engines[0].offset);
-            world.workspaces[of].frozen_health = Some(Health::Unhealthy { last_check_at: Some(last) });
+            world.workspaces[of].frozen_health = Some(Health::Unhealthy { last_check_at: Some(last), due_within: None });
         }
         world.daemon_restart(0, away, secs(1));
     });
@@ -203,6 +203,7 @@ pub(super) fn s23(world: &mut World) -> Oracle {
     Oracle::deaths(mins(15)).check(|world| {
         let lives = world.workspaces[0].life;
         let body = world.workspaces[0].body;
-        (lives != 2 || body != Body::Running).then(|| format!("after life {lives} it is {body:?}: not exactly one start"))
+        (lives != 2 || body != Body::Running)
+            .then(|| format!("after life {lives} it is {body:?}: not exactly one start"))
     })
 }

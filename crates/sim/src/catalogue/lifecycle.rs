@@ -56,7 +56,7 @@ pub(super) fn s38(world: &mut World) -> Oracle {
     if world.dice.chance(0.5) {
         world.settings.wedged_action = defib_policy::settings::Action::Restart;
     }
-    fleet(world, 8, 1);
+    fleet(world, 40, 1);
     for of in 0..8 {
         world.workspaces[of].spec.boot_min = mins(6);
         world.workspaces[of].spec.boot_max = mins(25);
@@ -112,7 +112,8 @@ pub(super) fn s41(world: &mut World) -> Oracle {
         world.at(at + gap, move |world| world.delete(of, 600));
         oracle = oracle.ends_as(of, "removed").check(move |world| {
             let body = world.workspaces[of].body;
-            (body != Body::Absent).then(|| format!("{} was deleted and its container is {body:?}", world.workspaces[of].id))
+            (body != Body::Absent)
+                .then(|| format!("{} was deleted and its container is {body:?}", world.workspaces[of].id))
         });
     }
     oracle

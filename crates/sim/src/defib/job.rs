@@ -4,15 +4,15 @@ use defib_policy::attempt::Outcome;
 use defib_policy::plan::{Remedy, RestartOrder};
 use defib_policy::sample::Observation;
 
-use super::{Defib, RESTART_CONCURRENCY, RESTART_TIMEOUT, index_of};
+use super::{CLAIM_MARGIN, Defib, ENGINE_TIMEOUT, RESTART_CONCURRENCY, RESTART_TIMEOUT, STOP_GRACE, index_of};
 use crate::database::Claimed;
 use crate::queue::{Event, Wake};
-use crate::remedy::How;
+use crate::remedy::{CallError, How};
 use crate::time::Ms;
 use crate::world::World;
 
 /// How long an outcome is tried to be written before it is left to whoever settles open attempts.
-const WRITES_MAX: u32 = 30;
+const WRITES_MAX: u32 = 5;
 
 /// One restart.
 #[derive(Debug)]
@@ -57,6 +57,10 @@ impl Defib {
             return;
         }
         self.in_flight[job.of] = false;
+        if let Stage::Finish { .. } = job.stage {
+            let now = world.now;
+            self.look_at(me, job.of, now, world);
+        }
         let engine = world.workspaces[job.of].engine;
         self.acting[engine] = self.acting[engine].saturating_sub(1);
         if let Some(next) = self.waiting[engine].pop_front() {
@@ -74,45 +78,23 @@ impl Defib {
                     world.note(of, "no claim: no database or no lease");
                     return None;
                 }
-                let deadline = now + RESTART_TIMEOUT + 10_000;
+                let deadline = now + deadline_of(job.order.remedy) + CLAIM_MARGIN;
                 let claimed = world.db.claim(&job.order, of, self.process, now, deadline);
                 if let Claimed::Granted(row) = claimed {
                     let inspect = world.engines[world.workspaces[of].engine].inspect;
-                    return Some((Stage::Confirm { row }, inspect.min(5_000)));
+                    return Some((Stage::Confirm { row }, inspect.min(ENGINE_TIMEOUT)));
                 }
                 world.note(of, &format!("claim: {claimed:?}"));
                 None
             }
             Stage::Confirm { row } => {
-                let stands = self.confirms(job, world);
-                if !stands {
-                    world.note(of, "superseded: the fresh look disagrees");
-                    return Some((Stage::Finish { row, outcome: Outcome::Superseded, tries: 0 }, world.db.latency));
-                }
-                Some((Stage::Act { row }, world.db.latency))
-            }
-            Stage::Act { row } => {
-                if !self.can_read(&world.db) || !self.is_owner(now) || !self.owns(row, world) {
-                    world.note(of, "abandoned: the lease or the database is gone");
-                    return None;
-                }
-                if !world.db.still_claimed(row) {
-                    world.note(of, "superseded: not wanted any more");
-                    return Some((Stage::Finish { row, outcome: Outcome::Superseded, tries: 0 }, world.db.latency));
-                }
-                let how = match job.order.remedy {
-                    Remedy::Start => How::Start,
-                    Remedy::KillAndStart => How::KillAndStart,
-                    Remedy::Recreate => How::Recreate,
+                let Some(outcome) = self.objection(job, world) else {
+                    return Some((Stage::Act { row }, world.db.latency));
                 };
-                let evidence = &job.order.evidence;
-                let called = world.restart(of, how, RESTART_TIMEOUT, Some((evidence.rule, evidence.because.clone())));
-                let outcome = if called.result.is_ok() { Outcome::Succeeded } else { Outcome::Failed };
-                if let Err(error) = called.result {
-                    world.note(of, &format!("the restart call fails: {error:?}"));
-                }
-                Some((Stage::Finish { row, outcome, tries: 0 }, called.took))
+                world.note(of, &format!("{}: the fresh look does not confirm it", outcome.label()));
+                Some((Stage::Finish { row, outcome, tries: 0 }, world.db.latency))
             }
+            Stage::Act { row } => Some(self.act(job, row, world)),
             Stage::Finish { row, outcome, tries } => {
                 if self.can_write(&world.db) {
                     world.db.finish(row, outcome, now);
@@ -124,28 +106,62 @@ impl Defib {
         }
     }
 
-    fn owns(&self, row: usize, world: &World) -> bool {
-        world.db.ledger[row].claimed_by == self.process
+    fn act(&self, job: &Job, row: usize, world: &mut World) -> (Stage, Ms) {
+        let of = job.of;
+        let done = |outcome, wait| (Stage::Finish { row, outcome, tries: 0 }, wait);
+        if !self.can_read(&world.db) || !self.is_owner(world.now) {
+            world.note(of, "abandoned: the lease or the database is gone");
+            return done(Outcome::Abandoned, 0);
+        }
+        if !world.db.still_claimed(row) {
+            world.note(of, "vetoed: not wanted any more");
+            return done(Outcome::Vetoed, world.db.latency);
+        }
+        let how = match job.order.remedy {
+            Remedy::Start => How::Start,
+            Remedy::KillAndStart => How::KillAndStart,
+            Remedy::Recreate => How::Recreate,
+        };
+        let evidence = &job.order.evidence;
+        let deadline = deadline_of(job.order.remedy);
+        let called = world.restart(of, how, deadline, Some((evidence.rule, evidence.because.clone())));
+        match called.result {
+            Ok(()) => done(Outcome::Succeeded, called.took),
+            Err(error) => {
+                world.note(of, &format!("the restart call fails: {error:?}"));
+                let gone = error == CallError::Gone;
+                done(if gone { Outcome::Superseded } else { Outcome::Failed }, called.took)
+            }
+        }
     }
 
-    /// The last look before a restart. No answer confirms nothing.
-    fn confirms(&self, job: &Job, world: &mut World) -> bool {
+    /// What the last look before a restart has against it. No answer is a failure: nothing was confirmed.
+    fn objection(&self, job: &Job, world: &mut World) -> Option<Outcome> {
         let engine = &world.engines[world.workspaces[job.of].engine];
-        if engine.fault.is_some() || engine.inspect >= 5_000 || world.workspaces[job.of].inspect_hangs {
-            return false;
+        let unasked = engine.fault.is_some() || engine.inspect >= ENGINE_TIMEOUT || engine.impostor.is_some();
+        if unasked || world.workspaces[job.of].inspect_hangs {
+            return Some(Outcome::Failed);
         }
-        let (impostor, offset) = (engine.impostor.is_some(), engine.offset);
-        let seen = if impostor { Observation::Missing } else { world.workspaces[job.of].observe(world.now, offset, true) };
+        let offset = engine.offset;
+        let seen = world.workspaces[job.of].observe(world.now, offset, true);
         world.looked(job.of);
         let same = match (seen.incarnation(), &job.order.incarnation) {
-            (Some(now), Some(then)) => now.may_be(then),
+            (Some(now), Some(then)) => then.may_be(now),
             (_, None) | (None, _) => true,
         };
-        match (job.order.remedy, &seen) {
-            (Remedy::Start, Observation::Stopped { .. } | Observation::Transitional { .. })
-            | (Remedy::KillAndStart, Observation::Running { .. }) => same,
-            (Remedy::Recreate, Observation::Missing) => !impostor,
+        let agrees = match (job.order.remedy, &seen) {
+            (Remedy::Start, Observation::Stopped { .. }) | (Remedy::KillAndStart, Observation::Running { .. }) => same,
+            (Remedy::Start, Observation::Transitional { .. }) => same && job.order.convicted_in_transition(),
+            (Remedy::Recreate, Observation::Missing) => true,
             _ => false,
-        }
+        };
+        (!agrees).then_some(Outcome::Superseded)
+    }
+}
+
+fn deadline_of(remedy: Remedy) -> Ms {
+    match remedy {
+        Remedy::KillAndStart => RESTART_TIMEOUT + STOP_GRACE,
+        Remedy::Start | Remedy::Recreate => RESTART_TIMEOUT,
     }
 }

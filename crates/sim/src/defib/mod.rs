@@ -31,6 +31,10 @@ use pass::Pending;
 const ENGINE_TIMEOUT: Ms = 5_000;
 /// `DEFIB_LEASE_TTL`.
 pub const LEASE_TTL: Ms = 15_000;
+/// What claiming and confirming may take beside the restart, before others settle the row.
+const CLAIM_MARGIN: Ms = 20_000;
+/// `DEFIB_STOP_GRACE`.
+const STOP_GRACE: Ms = 10_000;
 /// `DEFIB_RESTART_TIMEOUT`.
 const RESTART_TIMEOUT: Ms = 30_000;
 /// `DEFIB_RESTART_CONCURRENCY`.
@@ -49,6 +53,7 @@ pub struct Defib {
     started_freezing: Ms,
     is_cut_off: bool,
     sweep_due: Ms,
+    asked_until: Vec<Ms>,
     was_late: bool,
     lease_until: Ms,
     pruned_at: Ms,
@@ -79,6 +84,7 @@ impl Defib {
             started_freezing: 0,
             is_cut_off: false,
             sweep_due: 0,
+            asked_until: Vec::new(),
             was_late: false,
             lease_until: 0,
             pruned_at: 0,
@@ -102,6 +108,7 @@ impl Defib {
         self.focused_at.resize(workspaces, 0);
         self.look_due.resize(workspaces, 0);
         self.returns.resize(engines, 0);
+        self.asked_until.resize(engines, 0);
         self.acting.resize(engines, 0);
         self.waiting.resize_with(engines, VecDeque::new);
     }
@@ -200,7 +207,8 @@ impl Detector for Defib {
         }
         match wake {
             Wake::Sweep if world.now == self.sweep_due => self.sweep(me, world),
-            Wake::EngineEvent(of) | Wake::Suspected(of) => self.ask_focus(me, of, world),
+            Wake::EngineEvent(of) => self.focus(me, of as usize, world),
+            Wake::Suspected(of) => self.suspect(me, of, world),
             Wake::Look(of) => {
                 if world.now >= self.look_due[of as usize] {
                     self.look_due[of as usize] = 0;
@@ -220,6 +228,7 @@ impl Detector for Defib {
         self.waiting.iter_mut().for_each(VecDeque::clear);
         self.in_flight.fill(false);
         self.acting.fill(0);
+        self.asked_until.fill(0);
         self.focused_at.fill(0);
         self.look_due.fill(0);
         self.lease_until = 0;

@@ -8,6 +8,7 @@ use defib_policy::judge::{EngineEvidence, Look, ReadStamp};
 use defib_policy::moment::Moment;
 use defib_policy::plan::Plan;
 use defib_policy::sample::{Fault, Observation, Sample};
+use defib_policy::verdict::Verdict;
 
 use super::{Defib, ENGINE_TIMEOUT, index_of, spacing};
 use crate::queue::{Event, Wake};
@@ -29,10 +30,8 @@ impl Defib {
         let (now, at) = (world.now, self.moment(world.now));
         self.grow(world);
         self.renew_lease(world);
-        let mut next = now + ms(self.settings.poll_interval);
+        let late = std::mem::take(&mut self.was_late);
         if self.can_read(&world.db) {
-            let mut sick_engines = 0;
-            let mut clean = !std::mem::take(&mut self.was_late);
             let stamp = read_stamp(world, at);
             world.db.view.at = at;
             world.db.view.database_now = stamp.database_now;
@@ -42,26 +41,29 @@ impl Defib {
             if self.is_owner(now) && self.can_write(&world.db) {
                 self.settle_open_attempts(world);
             }
+            let (mut asked, mut slow) = (0, 0);
             for engine in 0..world.engines.len() {
+                // While a look at an engine is under way, the next pass leaves it out.
+                if now < self.asked_until[engine] {
+                    continue;
+                }
                 let took = self.whole_engine(me, engine, stamp, world);
-                let slow = took >= 1_000 || world.engines[engine].fault.is_some();
-                sick_engines += usize::from(slow);
-                next = next.max(now + took);
+                self.asked_until[engine] = now + took;
+                asked += 1;
+                slow += usize::from(took > ENGINE_TIMEOUT / 2);
             }
-            // One sick engine is its own trouble; most of them at once are more likely ours.
-            clean &= 2 * sick_engines <= world.engines.len() || sick_engines == 0;
             self.externals(me, stamp, world);
             if now >= self.pruned_at + mins(1) {
                 self.pruned_at = now;
                 self.judge.prune(at);
             }
-            self.judge.observe_tick(clean);
+            // One engine of several that is slow is its own trouble; only when all of them are may the trouble be ours.
+            self.judge.observe_tick(!late && (asked == 0 || slow < asked));
         } else {
             self.judge.observe_tick(false);
         }
-        self.was_late |= next > now + ms(self.settings.poll_interval) + 1_000;
-        self.sweep_due = next;
-        world.push(next, Event::Wake(me, Wake::Sweep));
+        self.sweep_due = now + ms(self.settings.poll_interval);
+        world.push(self.sweep_due, Event::Wake(me, Wake::Sweep));
     }
 
     fn take_suspicions(&mut self, world: &mut World) {
@@ -79,18 +81,16 @@ impl Defib {
 
     /// Looks at all of an engine and judges, now or when it answers. Returns how long the answer takes.
     fn whole_engine(&mut self, me: u8, engine: usize, stamp: ReadStamp, world: &mut World) -> Ms {
-        let members: Vec<usize> = (0..world.workspaces.len())
-            .filter(|of| {
-                let workspace = &world.workspaces[*of];
-                workspace.engine == engine && workspace.spec.kind != Kind::External && world.db.slots[*of].is_some()
-            })
-            .collect();
+        let members = world.db.members.get(engine).cloned().unwrap_or_default();
         if members.is_empty() {
             return 0;
         }
         let mut evidence = self.evidence(engine, world);
         world.chronicle.engine_calls += 1;
-        if world.engines[engine].is_plain() {
+        let doubted = [Verdict::Wedged, Verdict::Unhealthy, Verdict::Dead];
+        let plain = world.engines[engine].is_plain()
+            && doubted.iter().all(|verdict| self.judge.counts()[verdict.index()] == 0);
+        if plain {
             for of in &members {
                 if world.workspaces[*of].is_odd() || world.workspaces[*of].inspect_hangs {
                     return self.odd_engine(me, engine, evidence, stamp, &members, true, world);
@@ -107,6 +107,7 @@ impl Defib {
                         sample: Some(&world.workspaces[*of].listed),
                         attempts: &self.attempts[*of],
                         in_flight: self.in_flight[*of],
+                        own: None,
                     })
                 })
                 .collect();
@@ -148,8 +149,10 @@ impl Defib {
                 Observation::Missing
             } else {
                 let workspace = &world.workspaces[*of];
-                let seen = workspace.observe(now, offset, !whole);
-                let asked = !whole || !matches!(seen, Observation::Running { .. } | Observation::Frozen { .. });
+                let verdict = self.judge.verdict(&workspace.id);
+                let doubted = matches!(verdict, Some(Verdict::Wedged | Verdict::Unhealthy | Verdict::Dead));
+                let seen = workspace.observe(now, offset, !whole || doubted);
+                let asked = !whole || doubted || !matches!(seen, Observation::Running { .. } | Observation::Frozen { .. });
                 if workspace.inspect_hangs && asked {
                     took = ENGINE_TIMEOUT;
                     Observation::Unknown { fault: Fault::TimedOut }
@@ -162,10 +165,8 @@ impl Defib {
             }
             samples.push(Sample { at: stamp.at, observation });
         }
-        let rows: Vec<Row> = members
-            .iter()
-            .filter_map(|of| Some(world.db.view.workspaces[world.db.slots[*of]?].clone()))
-            .collect();
+        let rows: Vec<Row> =
+            members.iter().filter_map(|of| Some(world.db.view.workspaces[world.db.slots[*of]?].clone())).collect();
         let pending = Pending { engine, evidence, stamp, rows, samples };
         if took < 100 {
             self.judge_pending(me, pending, world);
@@ -197,6 +198,7 @@ impl Defib {
                 sample: Some(sample),
                 attempts: &self.attempts[*of],
                 in_flight: self.in_flight[*of],
+                        own: None,
             })
             .collect();
         let name = &world.engines[pending.engine].name;
@@ -215,14 +217,14 @@ impl Defib {
             .workspaces
             .iter()
             .filter(external)
-            .map(|workspace| Look { workspace, sample: None, attempts: &[], in_flight: false })
+            .map(|workspace| Look { workspace, sample: None, attempts: &[], in_flight: false, own: None })
             .collect();
         let plan = self.judge.judge(stamp.at, stamp, None, &looks);
         self.carry_out(me, plan, world);
     }
 
-    /// Asks for a look at one workspace: at once, or one spacing after the last one.
-    pub(super) fn ask_focus(&mut self, me: u8, of: u32, world: &mut World) {
+    /// A suspicion asks for a look at one workspace: at once, or one spacing after the last one.
+    pub(super) fn suspect(&mut self, me: u8, of: u32, world: &mut World) {
         let soonest = self.focused_at[of as usize] + spacing(&self.judge);
         if world.now >= soonest {
             self.focus(me, of as usize, world);
@@ -231,7 +233,7 @@ impl Defib {
         }
     }
 
-    fn look_at(&mut self, me: u8, of: usize, at: Ms, world: &mut World) {
+    pub(super) fn look_at(&mut self, me: u8, of: usize, at: Ms, world: &mut World) {
         let at = at.max(world.now + 1);
         let due = &mut self.look_due[of];
         if *due == 0 || at < *due {
@@ -335,7 +337,6 @@ fn millis(duration: Duration) -> Ms {
 }
 
 fn reporter_name(number: u8) -> &'static str {
-    const NAMES: [&str; 8] =
-        ["proxy-a", "proxy-b", "proxy-c", "proxy-d", "proxy-e", "proxy-f", "proxy-g", "proxy-h"];
+    const NAMES: [&str; 8] = ["proxy-a", "proxy-b", "proxy-c", "proxy-d", "proxy-e", "proxy-f", "proxy-g", "proxy-h"];
     NAMES[usize::from(number) % NAMES.len()]
 }

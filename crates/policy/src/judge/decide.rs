@@ -1,0 +1,250 @@
+//! From calls for restarts to orders: storms, holds, and what is recorded of each opinion.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::{Call, Judge, Look};
+use crate::attempt::{Attempt, Outcome};
+use crate::backoff::Allowance;
+use crate::id::{EngineName, WorkspaceId};
+use crate::moment::Moment;
+use crate::opinion::{Conviction, Opinion};
+use crate::plan::{Change, Plan, Recovery, Remedy, RestartOrder};
+use crate::sample::Observation;
+use crate::settings::{Action, Mode, Settings};
+use crate::track::ReadStamp;
+use crate::verdict::{Held, Rule, Verdict};
+
+impl Judge {
+    pub(super) fn turn_storms(
+        &mut self,
+        now: Moment,
+        engine: Option<&EngineName>,
+        calls: &[Call<'_>],
+        plan: &mut Plan,
+    ) {
+        let window = self.health.stretch(self.settings.dead_window);
+        for call in calls.iter().filter(|call| !call.conviction.running) {
+            let id = &call.look.workspace.id;
+            let known = self.tracks.get(id).and_then(|track| track.verdict);
+            if matches!(known, Some((Verdict::Dead | Verdict::Exhausted, _))) {
+                continue;
+            }
+            if self.fleet_storm.death(id, now, self.watched, window, &self.settings) {
+                plan.storms.push((None, true));
+            }
+            if let Some((name, track)) = engine.and_then(|name| Some((name, self.engines.get_mut(name)?)))
+                && track.storm.death(id, now, track.watched, window, &self.settings)
+            {
+                plan.storms.push((Some(name.clone()), true));
+            }
+        }
+        let stormy = self.fleet_storm.is_storm() || engine.is_some_and(|name| self.is_storm(Some(name)));
+        if !stormy {
+            return;
+        }
+        let waiting = self.anybody_dead(calls.iter().map(|call| call.look.workspace.id.clone()).collect());
+        let tracks = &self.tracks;
+        // Back is who beats again; or who never beats, and is through its settle window; or who is watched no more.
+        let returned = |id: &WorkspaceId| {
+            let Some(track) = tracks.get(id) else { return Some(true) };
+            let beats = matches!(track.verdict, Some((_, Rule::RunningFresh | Rule::RunningBusy)));
+            let survives = matches!(track.verdict, Some((Verdict::Alive | Verdict::Silent, _)));
+            (beats || (survives && !track.cadence.has_lived())).then_some(true)
+        };
+        if self.fleet_storm.turn(now, &waiting, &self.settings, returned) {
+            plan.storms.push((None, false));
+        }
+        if let Some((name, track)) = engine.and_then(|name| Some((name, self.engines.get_mut(name)?)))
+            && track.storm.turn(now, &waiting, &self.settings, returned)
+        {
+            plan.storms.push((Some(name.clone()), false));
+        }
+    }
+
+    /// Whoever of the fleet still waits for a restart, judged in this pass or an earlier one.
+    fn anybody_dead(&self, mut dead: BTreeSet<WorkspaceId>) -> BTreeSet<WorkspaceId> {
+        if self.counts[Verdict::Dead.index()] > 0 {
+            let others = self.tracks.iter().filter(|(_, track)| matches!(track.verdict, Some((Verdict::Dead, _))));
+            dead.extend(others.map(|(id, _)| id.clone()));
+        }
+        dead
+    }
+
+    /// Decides what becomes of a call for a restart: a suspicion only (storm), held back, or an order.
+    pub(super) fn answer(&mut self, now: Moment, stamp: ReadStamp, call: Call<'_>, plan: &mut Plan) {
+        let Call { look, mut opinion, conviction, allowance } = call;
+        let workspace = look.workspace;
+        let id = &workspace.id;
+        let fleet_storm = self.fleet_storm.is_storm();
+        let engine = self.engines.get(workspace.engine.as_str());
+        let storm = fleet_storm || engine.is_some_and(|engine| engine.storm.is_storm());
+        if storm && !conviction.running && !(conviction.spaced && conviction.stale) {
+            opinion.verdict = Verdict::Suspect;
+            opinion.rule = Rule::StormNeedsBoth;
+            opinion.look_at.get_or_insert(now + self.health.stretch(self.settings.probe_spacing));
+            return self.settle_opinion(now, look, &opinion, Some(Held::Storm), None, plan);
+        }
+        if allowance.exhausted && !conviction.running {
+            opinion.verdict = Verdict::Exhausted;
+        }
+        let admitted = !storm || (self.fleet_storm.admits(id) && engine.is_none_or(|engine| engine.storm.admits(id)));
+        let amnesty_until = engine.map_or(Moment::ZERO, |engine| engine.amnesty_until);
+        let settings = look.settings(&self.settings);
+        let held = hold(settings, now, conviction, allowance, admitted, amnesty_until, opinion.verdict);
+        match held {
+            Some(Held::Backoff | Held::Exhausted) => opinion.look_at = Some(now + allowance.wait),
+            Some(Held::EngineReturned) => opinion.look_at = Some(amnesty_until),
+            _ => {}
+        }
+        self.settle_opinion(now, look, &opinion, held, Some(allowance), plan);
+        if held.is_some() || allowance.open {
+            return;
+        }
+        let back_by = now + 2 * self.health.stretch(self.settings.settle).max(opinion.heartbeat.window);
+        if fleet_storm {
+            self.fleet_storm.release(id, back_by);
+        }
+        if let Some(engine) = self.engines.get_mut(workspace.engine.as_str()) {
+            engine.storm.release(id, back_by);
+        }
+        let offset = self.engines.get(workspace.engine.as_str()).map_or(0, |engine| engine.offset);
+        plan.restarts.push(RestartOrder {
+            workspace: id.clone(),
+            engine: workspace.engine.clone(),
+            incarnation: self.incarnation_of(look, conviction).cloned(),
+            container_ref: workspace.container_ref.clone(),
+            remedy: match conviction {
+                Conviction { missing: true, .. } => Remedy::Recreate,
+                Conviction { running: true, .. } => Remedy::KillAndStart,
+                _ => Remedy::Start,
+            },
+            attempt: allowance.attempt,
+            verdict: opinion.verdict,
+            evidence: self.evidence(now, look, &opinion, None, Some(allowance)),
+            at: now,
+            stopped_ago: stopped_ago(look, stamp, now, offset),
+        });
+    }
+
+    /// Records an opinion: the change, if it is one, and what follows from a sign of life.
+    pub(super) fn settle_opinion(
+        &mut self,
+        now: Moment,
+        look: &Look<'_>,
+        opinion: &Opinion,
+        held: Option<Held>,
+        allowance: Option<Allowance>,
+        plan: &mut Plan,
+    ) {
+        let id = &look.workspace.id;
+        let held = held.or_else(|| idle_hold(look.settings(&self.settings), opinion));
+        if let Some(at) = opinion.look_at {
+            plan.looks.push((id.clone(), at));
+        }
+        if let Some(attempt_id) = self.recovered(look, opinion) {
+            let evidence = self.evidence(now, look, opinion, held, allowance);
+            plan.recoveries.push(Recovery { workspace: id.clone(), attempt_id, evidence });
+        }
+        let Some(track) = self.tracks.get_mut(id) else { return };
+        let from = track.verdict;
+        let same_verdict = from.is_some_and(|(verdict, _)| verdict == opinion.verdict);
+        let same_held = track.held == held;
+        if same_held && from == Some((opinion.verdict, opinion.rule)) {
+            return;
+        }
+        let newly_held = held.filter(|_| !same_held);
+        if !same_verdict {
+            track.since = now;
+            if let Some((verdict, _)) = from {
+                self.counts[verdict.index()] -= 1;
+            }
+            self.counts[opinion.verdict.index()] += 1;
+        }
+        track.verdict = Some((opinion.verdict, opinion.rule));
+        track.held = held;
+        let since = track.since;
+        let unremarkable =
+            opinion.verdict == Verdict::Alive && from.is_none_or(|(verdict, _)| verdict == Verdict::Alive);
+        if unremarkable {
+            return;
+        }
+        let evidence = self.evidence(now, look, opinion, held, allowance);
+        plan.changes.push(Change {
+            workspace: id.clone(),
+            from: from.map(|(verdict, _)| verdict),
+            to: opinion.verdict,
+            since,
+            evidence,
+            newly_held,
+        });
+    }
+
+    /// The attempt that this opinion proves to be a recovery (section 4.6): only a heartbeat of the new life does, or for
+    /// one that never beats, running through the settle window.
+    fn recovered(&self, look: &Look<'_>, opinion: &Opinion) -> Option<i64> {
+        // A superseded one too: claiming it told the platform that the workspace is dead, and it is not.
+        let ended = |attempt: &&Attempt| attempt.outcome.is_some_and(|outcome| outcome != Outcome::Vetoed);
+        let newest = look.attempts.iter().find(ended)?;
+        if newest.recovered_ago.is_some() || newest.acknowledged || look.in_flight {
+            return None;
+        }
+        let track = self.tracks.get(&look.workspace.id)?;
+        let life = track.life.as_ref()?;
+        let another = Some(&life.incarnation.container_id) != newest.container_id.as_ref()
+            || (life.incarnation.started_at.is_some() && life.incarnation.started_at != newest.started_at);
+        let later = newest.finished_at.zip(track.cadence.lived_at()).is_some_and(|(end, lived)| lived > end);
+        let beats = opinion.rule == Rule::RunningFresh && (another || later);
+        let survives = matches!(opinion.rule, Rule::RunningSilent | Rule::RunningNoWitness)
+            && !track.cadence.has_lived()
+            && newest.finished_ago.is_some_and(|ago| ago >= track.settle(look.settings(&self.settings).settle));
+        (beats || survives).then_some(newest.id)
+    }
+}
+
+fn stopped_ago(look: &Look<'_>, stamp: ReadStamp, now: Moment, offset: i64) -> Option<Duration> {
+    let Observation::Stopped { exit, .. } = &look.sample?.observation else { return None };
+    let finished = exit.finished_at?.shifted(offset.saturating_neg());
+    // The stop may lie between the read and now: then only the later part of that span is known to have passed.
+    let after_read = finished.since(stamp.database_now);
+    Some((stamp.database_now.since(finished) + (now - stamp.at)).saturating_sub(after_read))
+}
+
+/// Why a restart that the evidence calls for is not made now.
+fn hold(
+    settings: &Settings,
+    now: Moment,
+    conviction: Conviction,
+    allowance: Allowance,
+    admitted: bool,
+    amnesty_until: Moment,
+    verdict: Verdict,
+) -> Option<Held> {
+    let action = match verdict {
+        Verdict::Wedged => settings.wedged_action,
+        Verdict::Unhealthy => settings.unhealthy_action,
+        _ => Action::Restart,
+    };
+    if action != Action::Restart {
+        Some(Held::ReportOnly)
+    } else if settings.mode == Mode::Observe {
+        Some(Held::Observe)
+    } else if conviction.engine_restarts && now < amnesty_until {
+        Some(Held::EngineReturned)
+    } else if !allowance.wait.is_zero() {
+        Some(if allowance.exhausted { Held::Exhausted } else { Held::Backoff })
+    } else if !admitted {
+        Some(Held::Storm)
+    } else {
+        None
+    }
+}
+
+/// A workspace that runs is reported and not restarted while nothing agrees that it is beyond help.
+fn idle_hold(settings: &Settings, opinion: &Opinion) -> Option<Held> {
+    let waiting = opinion.verdict == Verdict::Wedged && opinion.conviction.is_none();
+    waiting.then_some(match settings.wedged_action {
+        Action::Restart => Held::SecondWitness,
+        Action::Report | Action::Ignore => Held::ReportOnly,
+    })
+}

@@ -1,0 +1,104 @@
+//! The database, the engines and the knobs of one test.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use defib_testkit::{PrivatePostgres, Program};
+
+use crate::{Daemon, Database, Finished, throughout};
+
+/// What tests change in the defaults of `defib run`: the poll, because they have no time for five seconds of it, and what a
+/// program in a test needs.
+const KNOBS: &[(&str, &str)] = &[("POLL_INTERVAL", "500ms"), ("LISTEN_ADDR", "127.0.0.1:0"), ("LOG_FORMAT", "json")];
+
+/// One test's world, but for its containers.
+#[derive(Debug)]
+pub struct Stage {
+    /// Its own database, with the schema.
+    pub db: Database,
+    knobs: BTreeMap<String, String>,
+    engines: Vec<(String, String)>,
+}
+
+impl Stage {
+    /// A fresh database with the schema, on the Postgres that all tests share, and one engine, `default`.
+    pub async fn new(engine_url: &str) -> Result<Self> {
+        let stage = Self::bare(PrivatePostgres::shared().await?, engine_url).await?;
+        stage.db.wait_until_heartbeats_count().await?;
+        stage.defib(&["migrate"]).await?.with_code(0).context("defib migrate")?;
+        Ok(stage)
+    }
+
+    /// The same on a server of one's own, to be stopped and frozen.
+    pub async fn on(server: &PrivatePostgres, engine_url: &str) -> Result<Self> {
+        let stage = Self::bare(server, engine_url).await?;
+        stage.defib(&["migrate"]).await?.with_code(0).context("defib migrate")?;
+        Ok(stage)
+    }
+
+    /// Without the schema.
+    pub async fn bare(server: &PrivatePostgres, engine_url: &str) -> Result<Self> {
+        let db = Database::connect(server.create_database().await?).await?;
+        let knobs = KNOBS.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Ok(Self { db, knobs, engines: vec![("default".to_owned(), engine_url.to_owned())] })
+    }
+
+    /// Sets a knob, without its `DEFIB_`.
+    #[must_use]
+    pub fn knob(mut self, name: &str, value: &str) -> Self {
+        self.knobs.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    /// Heartbeats are expected each 400 ms, so one that is older than a second is stale.
+    ///
+    /// With the defaults that takes 75 s, and as long again until a Postgres that has just started counts as a witness
+    /// (section 4.3 of the design).
+    #[must_use]
+    pub fn quick_heartbeats(self) -> Self {
+        self.knob("HEARTBEAT_INTERVAL", "400ms").knob("RECENT_MIN", "500ms")
+    }
+
+    /// Another engine.
+    #[must_use]
+    pub fn engine(mut self, name: &str, url: &str) -> Self {
+        self.engines.push((name.to_owned(), url.to_owned()));
+        self
+    }
+
+    /// The environment that `defib` gets.
+    #[must_use]
+    pub fn environment(&self) -> BTreeMap<String, String> {
+        let engines: Vec<String> = self.engines.iter().map(|(name, url)| format!("{name}={url}")).collect();
+        let own = [("DATABASE_URL", self.db.url().to_owned()), ("ENGINES", engines.join(","))];
+        let own = own.into_iter().map(|(name, value)| (name.to_owned(), value));
+        own.chain(self.knobs.clone()).map(|(name, value)| (format!("DEFIB_{name}"), value)).collect()
+    }
+
+    /// Starts `defib run`, and waits until it is ready.
+    pub async fn run(&self) -> Result<Daemon> {
+        let daemon = self.start().await?;
+        daemon.wait_until_ready().await?;
+        Ok(daemon)
+    }
+
+    /// Starts `defib run`, and waits for its HTTP port alone.
+    pub async fn start(&self) -> Result<Daemon> {
+        Daemon::new(Program::defib(["run"], &self.environment())?).await
+    }
+
+    /// Runs a command to its end.
+    pub async fn defib(&self, arguments: &[&str]) -> Result<Finished> {
+        Finished::wait(Program::defib(arguments.iter().copied(), &self.environment())?).await
+    }
+
+    /// That no restart is even claimed for as long as `span`.
+    pub async fn nothing_is_claimed(&self, span: Duration) -> Result<()> {
+        throughout(span, "nothing is claimed", async || {
+            let restarts = self.db.all_restarts().await.map_err(|error| format!("{error:#}"))?;
+            if restarts.is_empty() { Ok(()) } else { Err(format!("{restarts:#?}")) }
+        })
+        .await
+    }
+}

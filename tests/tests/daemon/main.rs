@@ -1,0 +1,16 @@
+//! `defib run` as a black box, on a real Postgres and a real Docker engine (or one that misbehaves on command).
+//!
+//! One program for all subjects, so that they share a Postgres and a dockerd; one module a subject, one behaviour a test.
+//! Every wait has a reason that is looked at, every "nothing happens" is watched for as long as it is claimed.
+
+mod attempts;
+mod configuration;
+mod databases;
+mod deaths;
+mod engines;
+mod externals;
+mod observability;
+mod operators;
+mod spared;
+mod suspicions;
+mod wedged;
