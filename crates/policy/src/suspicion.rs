@@ -5,6 +5,7 @@
 //! talks to, so a reporter who accuses a large part of the fleet is discounted.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::id::WorkspaceId;
@@ -20,7 +21,7 @@ const BROKEN_REPORTER_MIN: usize = 5;
 /// The accusations of one reporter against one workspace.
 #[derive(Clone, Debug)]
 struct Accusation {
-    reporter: Box<str>,
+    reporter: Arc<str>,
     first: Moment,
     last: Moment,
 }
@@ -29,6 +30,9 @@ struct Accusation {
 #[derive(Debug, Default)]
 pub struct SuspicionLog {
     accused: HashMap<WorkspaceId, Vec<Accusation>>,
+    /// How many workspaces each reporter accuses: counted as they come and go, because a flood must not make every look at
+    /// one workspace a walk over all.
+    accused_by: HashMap<Arc<str>, usize>,
 }
 
 /// What the suspicions against a workspace amount to.
@@ -50,7 +54,9 @@ impl SuspicionLog {
         if let Some(known) = accusations.iter_mut().find(|known| *known.reporter == *reporter) {
             known.last = known.last.max(at);
         } else if accusations.len() < REPORTERS_MAX {
-            accusations.push(Accusation { reporter: reporter.into(), first: at, last: at });
+            let reporter: Arc<str> = reporter.into();
+            *self.accused_by.entry(Arc::clone(&reporter)).or_default() += 1;
+            accusations.push(Accusation { reporter, first: at, last: at });
         }
     }
 
@@ -61,7 +67,7 @@ impl SuspicionLog {
         let counted: Vec<&Accusation> = accusations
             .iter()
             .filter(|accusation| now - accusation.last <= within)
-            .filter(|accusation| !self.is_broken(&accusation.reporter, now, within, watched))
+            .filter(|accusation| !self.is_broken(&accusation.reporter, watched))
             .collect();
         let first = counted.iter().map(|accusation| accusation.first).min();
         let last = counted.iter().map(|accusation| accusation.last).max();
@@ -71,26 +77,41 @@ impl SuspicionLog {
         }
     }
 
-    fn is_broken(&self, reporter: &str, now: Moment, within: Duration, watched: usize) -> bool {
-        let accused = self
-            .accused
-            .values()
-            .filter(|them| them.iter().any(|it| *it.reporter == *reporter && now - it.last <= within))
-            .count();
+    /// Old accusations count here until they are pruned: a broken reporter is believed again a little later.
+    fn is_broken(&self, reporter: &str, watched: usize) -> bool {
+        let accused = self.accused_by.get(reporter).copied().unwrap_or(0);
         accused > BROKEN_REPORTER_MIN && 4 * accused > watched
     }
 
     /// Forgets a workspace (it showed a sign of life).
     pub fn clear(&mut self, id: &WorkspaceId) {
-        self.accused.remove(id);
+        for accusation in self.accused.remove(id).into_iter().flatten() {
+            withdraw(&mut self.accused_by, &accusation.reporter);
+        }
     }
 
     /// Drops what is older than `within`.
     pub fn prune(&mut self, now: Moment, within: Duration) {
-        self.accused.retain(|_, accusations| {
-            accusations.retain(|accusation| now - accusation.last <= within);
+        let Self { accused, accused_by } = self;
+        accused.retain(|_, accusations| {
+            accusations.retain(|accusation| {
+                let recent = now - accusation.last <= within;
+                if !recent {
+                    withdraw(accused_by, &accusation.reporter);
+                }
+                recent
+            });
             !accusations.is_empty()
         });
+    }
+}
+
+fn withdraw(accused_by: &mut HashMap<Arc<str>, usize>, reporter: &str) {
+    if let Some(count) = accused_by.get_mut(reporter) {
+        *count -= 1;
+        if *count == 0 {
+            accused_by.remove(reporter);
+        }
     }
 }
 
@@ -141,7 +162,7 @@ mod tests {
         log.prune(at(600), WITHIN);
         assert_eq!(log.accused.len(), 1);
         log.prune(at(601), WITHIN);
-        assert!(log.accused.is_empty());
+        assert!(log.accused.is_empty() && log.accused_by.is_empty());
     }
 
     #[test]
@@ -158,5 +179,7 @@ mod tests {
         assert_eq!(log.accused[&id].len(), REPORTERS_MAX);
         log.clear(&id);
         assert_eq!(log.accused.len(), WORKSPACES_MAX - 1);
+        assert_eq!(log.accused_by.get("a"), Some(&(WORKSPACES_MAX - 1)));
+        assert_eq!(log.accused_by.len(), 1, "the other reporters accuse nobody any more");
     }
 }

@@ -2,9 +2,11 @@
 
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use defib_sim::catalogue;
 use defib_sim::chaos::{self, Climate};
+use defib_sim::report::{self, Effort};
 use defib_sim::scenario::{self, Policy, Scenario};
 use defib_sim::time::secs;
 
@@ -32,10 +34,31 @@ enum Command {
         #[arg(long, default_value_t = 200)]
         hours: u64,
     },
+    /// Runs every policy through everything and writes a report with plots.
+    Report(ReportArgs),
     /// Draws faults for years; exits with 1 when an invariant fails.
     Chaos(ChaosArgs),
     /// Runs incidents; exits with 1 when an oracle fails.
     Run(RunArgs),
+}
+
+#[derive(Args)]
+struct ReportArgs {
+    /// Directory to write to.
+    #[arg(long)]
+    out: std::path::PathBuf,
+    /// Seeds of each incident for defib.
+    #[arg(long, default_value_t = 1_000)]
+    seeds: u64,
+    /// Seeds of each incident for the other policies.
+    #[arg(long, default_value_t = 50)]
+    seeds_of_others: u64,
+    /// Days of chaos.
+    #[arg(long, default_value_t = 30)]
+    chaos_days: u64,
+    /// The first seed.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
 }
 
 #[derive(Args)]
@@ -99,10 +122,31 @@ fn main() -> anyhow::Result<ExitCode> {
             println!("{speed:.0} workspace-seconds per second ({workspaces} workspaces, {engines} engines, {hours} h)");
             true
         }
+        Command::Report(args) => {
+            report(args)?;
+            true
+        }
         Command::Chaos(args) => chaos(args)?,
         Command::Run(args) => run(args)?,
     };
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+fn report(args: &ReportArgs) -> anyhow::Result<()> {
+    let ReportArgs { out, seeds, seeds_of_others, chaos_days, seed } = args;
+    let effort =
+        Effort { seeds: *seeds, seeds_of_others: *seeds_of_others, chaos_days: *chaos_days, seed: *seed };
+    let command = format!(
+        "defib-sim report --out {} --seeds {seeds} --seeds-of-others {seeds_of_others} --chaos-days {chaos_days} --seed {seed}",
+        out.display()
+    );
+    std::fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
+    for (name, text) in report::make(effort, &command, |policy| eprintln!("{policy} …")) {
+        let path = out.join(name);
+        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        println!("{}", path.display());
+    }
+    Ok(())
 }
 
 fn chaos(args: &ChaosArgs) -> anyhow::Result<bool> {

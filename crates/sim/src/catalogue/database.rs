@@ -31,9 +31,19 @@ pub(super) fn s25(world: &mut World) -> Oracle {
     Oracle::deaths(mins(25)).within(secs(200) + secs(105)).at_most(1)
 }
 
-/// Restarted by the platform, and by a true death; both times its heartbeats are refused for ten minutes.
+/// Restarted by the platform, and by a true death; both times its heartbeats are refused. A third one has a slow boot of which both
+/// proxies complain, beats once, and then is refused for quarter of an hour while it answers everybody: with
+/// `DEFIB_WEDGED_ACTION=restart` (by seed) what was said before its last sign of life must not count.
 pub(super) fn s26(world: &mut World) -> Oracle {
-    fleet(world, 8, 1);
+    if world.dice.chance(0.5) {
+        world.settings.wedged_action = Action::Restart;
+    }
+    fleet(world, 12, 1);
+    world.workspaces[2].spec.boot_min = secs(200);
+    world.workspaces[2].spec.boot_max = secs(200);
+    world.workspaces[2].spec.request_every = secs(15);
+    world.at(0, |world| world.foreign_restart(2));
+    world.at(secs(205), |world| world.mute(2, mins(15)));
     let start = phase(world);
     for of in 0..2 {
         world.at(start, move |world| {

@@ -87,8 +87,12 @@ pub(super) fn s13(world: &mut World) -> Oracle {
     Oracle::nobody(mins(15))
 }
 
-/// Frozen for twenty minutes, also a busy one and one with a false sample before.
+/// Frozen for twenty minutes, also a busy one. By seed with `DEFIB_WEDGED_ACTION=restart`: after the thaw the last heartbeat is
+/// older than `DEFIB_WEDGED_AFTER` and the proxies have complained all the time, and it is well.
 pub(super) fn s14(world: &mut World) -> Oracle {
+    if world.dice.chance(0.5) {
+        world.settings.wedged_action = Action::Restart;
+    }
     fleet(world, 6, 1);
     let start = phase(world);
     world.at(start, |world| {
