@@ -17,7 +17,7 @@ use bollard::query_parameters::{
 use defib_testkit::process::{self, Signal};
 use defib_testkit::{EngineHandle, PrivateDockerd, WorkspaceContainer, eventually};
 
-use crate::voice::{Look, Voice};
+use crate::voice::Voice;
 
 /// Set on containers: the process id of the demo that made them.
 const LABEL: &str = "defib.demo";
@@ -48,8 +48,7 @@ impl Engine {
             match reach(&url).await {
                 Ok(engine) => return Ok(Self::Theirs(engine)),
                 Err(error) if by_name => {
-                    let why = format!(" is not used: {error:#}");
-                    voice.line(voice.elapsed(), "engine", (Look::Doubtful, &url), &why);
+                    voice.line(voice.elapsed(), "engine", &format!("DOCKER_HOST={url} is not used: {error:#}"));
                 }
                 Err(_) => {} // no engine of the machine: the usual case
             }
@@ -91,7 +90,7 @@ impl Engine {
     pub(crate) async fn run_agent(&self, name: &str, environment: Vec<String>) -> Result<String> {
         let mut container = WorkspaceContainer::new(name).label(LABEL, std::process::id().to_string());
         container.image = image();
-        container.network = "host".to_owned(); // a private engine has no bridge; agents listen on loopback only
+        container.network = "host".into(); // a private engine has no bridge; agents listen on loopback only
         container.environment = environment;
         self.handle().run_workspace(container).await
     }

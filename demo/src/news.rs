@@ -75,9 +75,7 @@ fn item(row: &Row) -> Item {
             because: row.get::<_, Option<String>>("more").unwrap_or_default(),
             held: row.get("held"),
         },
-        "restart" => {
-            What::Restart { attempt: row.get("number"), outcome: row.get("word"), error: row.get("more") }
-        }
+        "restart" => What::Restart { attempt: row.get("number"), outcome: row.get("word"), error: row.get("more") },
         _ => What::Recovery,
     };
     let at = UNIX_EPOCH + Duration::try_from_secs_f64(row.get("at")).unwrap_or_default();

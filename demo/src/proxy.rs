@@ -41,10 +41,8 @@ impl Proxy {
         let agents = roles.iter().map(|role| (role.id, role.address)).collect();
         let next = AtomicUsize::new(0);
         let shared = Arc::new(Shared { database, agents, next, suspicions: AtomicU64::new(0) });
-        let router = Router::new()
-            .route("/", get(to_anybody))
-            .route("/to/{id}", get(to_one))
-            .with_state(Arc::clone(&shared));
+        let router =
+            Router::new().route("/", get(to_anybody)).route("/to/{id}", get(to_one)).with_state(Arc::clone(&shared));
         let listener = tokio::net::TcpListener::bind(loopback(0)).await.context("bind the proxy")?;
         let address = listener.local_addr().context("find the proxy's port")?;
         tokio::spawn(async move { axum::serve(listener, router).await });

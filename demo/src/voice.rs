@@ -1,6 +1,6 @@
 //! How the demo speaks: short lines with aligned times. Colour on a terminal only, and not where `NO_COLOR` is set.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::{IsTerminal as _, Stdout, Write as _};
 use std::time::{Duration, Instant};
 
 /// Columns of a line of speech, margin included.
@@ -36,6 +36,7 @@ impl Look {
 /// Standard output, and the time since the demo began.
 #[derive(Debug)]
 pub(crate) struct Voice {
+    output: Stdout,
     colour: bool,
     began: Instant,
 }
@@ -43,7 +44,7 @@ pub(crate) struct Voice {
 impl Voice {
     pub(crate) fn new() -> Self {
         let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|word| word.is_empty());
-        Self { colour, began: Instant::now() }
+        Self { output: std::io::stdout(), colour, began: Instant::now() }
     }
 
     pub(crate) fn elapsed(&self) -> Duration {
@@ -52,7 +53,7 @@ impl Voice {
 
     /// A line as it is. Nobody may be reading any more (`| head`): the show goes on, because it also cleans up.
     pub(crate) fn print(&self, text: &str) {
-        let _ = writeln!(std::io::stdout().lock(), "{text}");
+        let _ = writeln!(self.output.lock(), "{text}");
     }
 
     /// The beginning of a part.
@@ -61,17 +62,18 @@ impl Voice {
         self.print(&format!("\n{}", self.paint(Look::Bold, &format!("{number}{text}"))));
     }
 
-    /// Something that happened `at` a time: who did it, a word that matters, and the rest of the sentence.
-    pub(crate) fn line(&self, at: Duration, who: &str, (look, word): (Look, &str), rest: &str) {
+    /// Something that happened `at` a time: who did it, and the sentence.
+    pub(crate) fn line(&self, at: Duration, who: &str, text: &str) {
+        self.line_about(at, who, text, (Look::Plain, ""));
+    }
+
+    /// The same, with one word in the sentence that matters.
+    pub(crate) fn line_about(&self, at: Duration, who: &str, text: &str, (look, word): (Look, &str)) {
         let time = self.paint(Look::Dim, &format!("{:>7.2} s", at.as_secs_f64()));
-        let text = format!("{word}{rest}");
-        let lines = wrap(&text, WIDTH - MARGIN);
+        let lines = wrap(text, WIDTH - MARGIN);
         for (n, line) in lines.iter().enumerate() {
             if n == 0 {
-                let line = match line.strip_prefix(word) {
-                    Some(rest) => format!("{}{rest}", self.paint(look, word)),
-                    None => line.clone(),
-                };
+                let line = line.replacen(word, &self.paint(look, word), 1);
                 self.print(&format!("{time}  {who:<9} {line}"));
             } else {
                 self.print(&format!("{:MARGIN$}{line}", ""));
@@ -133,7 +135,7 @@ mod tests {
 
     #[test]
     fn without_a_terminal_there_is_no_colour() {
-        let voice = Voice { colour: false, began: Instant::now() };
+        let voice = Voice { colour: false, ..Voice::new() };
         assert_eq!(voice.paint(Look::Bad, "dead"), "dead");
     }
 }

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use defib_engine::EngineEvent;
+use defib_engine::{Action, EngineEvent};
 use defib_policy::id::{EngineName, WorkspaceId};
 use defib_policy::moment::Moment;
 use defib_store::{ListenEvent, Listener, StoreError};
@@ -25,6 +25,10 @@ use crate::reconcile::{Reconciler, Scope, TickReport, database_fault};
 
 /// Passes over the fleet that may wait for slow engines at once.
 const FLEET_PASSES_MAX: usize = 4;
+
+/// An engine may tell of an exit before its own records say so, and the look that the event asked for still finds the
+/// container running. One more look, this much later, saves waiting for the poll.
+const SECOND_LOOK: Duration = Duration::from_millis(150);
 
 /// Reads of the fleet that take longer than this say that we, or our database, are the slow ones.
 const DATABASE_SLOW: Duration = Duration::from_secs(2);
@@ -289,7 +293,11 @@ impl Driver {
             EngineEvent::Container(event) => {
                 let snapshot = self.reconciler.snapshot();
                 if let Some(workspace) = snapshot.workspace_of(&event) {
-                    self.focus.look(Some(event.engine), workspace, self.reconciler.now());
+                    let now = self.reconciler.now();
+                    if matches!(event.action, Action::Die | Action::Oom) {
+                        self.focus.look(Some(event.engine.clone()), workspace.clone(), now + SECOND_LOOK);
+                    }
+                    self.focus.look(Some(event.engine), workspace, now);
                 }
                 false
             }

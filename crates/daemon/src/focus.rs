@@ -14,6 +14,9 @@ use defib_policy::moment::Moment;
 /// Workspaces in one focused pass, at most: the rest waits for the next one.
 const BATCH_MAX: usize = 256;
 
+/// Planned looks of one workspace, at most: those that come first.
+const PLANNED_MAX: usize = 4;
+
 /// The queues of all engines (`None`: workspaces without one).
 #[derive(Debug, Default)]
 pub(crate) struct FocusQueue {
@@ -23,15 +26,18 @@ pub(crate) struct FocusQueue {
 
 #[derive(Debug, Default)]
 struct Queue {
-    due: BTreeMap<WorkspaceId, Moment>,
+    /// A few moments a workspace: the first one does not stand for a later one that was asked for with a reason.
+    due: HashMap<WorkspaceId, BTreeSet<Moment>>,
+    /// The first of them for each workspace, in order of time: a flood must not make every turn of the loop a walk over
+    /// all that wait.
+    first: BTreeSet<(Moment, WorkspaceId)>,
     in_flight: bool,
 }
 
 impl FocusQueue {
-    /// Asks for a look at `due`, or sooner if that was asked for already.
+    /// Asks for a look at `due`.
     pub(crate) fn look(&mut self, engine: Option<EngineName>, id: WorkspaceId, due: Moment) {
-        let queue = self.engines.entry(engine).or_default();
-        queue.due.entry(id).and_modify(|known| *known = due.min(*known)).or_insert(due);
+        self.engines.entry(engine).or_default().plan(id, due);
     }
 
     /// Asks for a look because of a suspicion: now, or one spacing after the last one that a suspicion caused.
@@ -53,10 +59,8 @@ impl FocusQueue {
             if queue.in_flight {
                 continue;
             }
-            let batch: BTreeSet<WorkspaceId> =
-                queue.due.iter().filter(|(_, due)| **due <= now).map(|(id, _)| id.clone()).take(BATCH_MAX).collect();
+            let batch = queue.take(now);
             if !batch.is_empty() {
-                queue.due.retain(|id, _| !batch.contains(id));
                 queue.in_flight = true;
                 batches.push((engine.clone(), batch));
             }
@@ -73,16 +77,47 @@ impl FocusQueue {
 
     /// When the next batch can start, as far as is known.
     pub(crate) fn next_due(&self) -> Option<Moment> {
-        self.engines
-            .values()
-            .filter(|queue| !queue.in_flight)
-            .filter_map(|queue| queue.due.values().min().copied())
-            .min()
+        let idle = self.engines.values().filter(|queue| !queue.in_flight);
+        idle.filter_map(|queue| queue.first.first()).map(|(due, _)| *due).min()
     }
 
     /// Forgets suspicions older than `within`, which limit nothing any more.
     pub(crate) fn prune(&mut self, now: Moment, within: Duration) {
         self.suspected_at.retain(|_, at| now - *at <= within);
+    }
+}
+
+impl Queue {
+    fn plan(&mut self, id: WorkspaceId, due: Moment) {
+        let planned = self.due.entry(id.clone()).or_default();
+        let before = planned.first().copied();
+        planned.insert(due);
+        if planned.len() > PLANNED_MAX {
+            planned.pop_last();
+        }
+        if before.is_none_or(|before| due < before) {
+            if let Some(before) = before {
+                self.first.remove(&(before, id.clone()));
+            }
+            self.first.insert((due, id));
+        }
+    }
+
+    /// Takes the workspaces that are due, with all of their looks that are.
+    fn take(&mut self, now: Moment) -> BTreeSet<WorkspaceId> {
+        let mut batch = BTreeSet::new();
+        while batch.len() < BATCH_MAX && self.first.first().is_some_and(|(due, _)| *due <= now) {
+            let Some((_, id)) = self.first.pop_first() else { break };
+            if let Some(planned) = self.due.get_mut(&id) {
+                planned.retain(|due| *due > now);
+                match planned.first() {
+                    Some(next) => _ = self.first.insert((*next, id.clone())),
+                    None => _ = self.due.remove(&id),
+                }
+            }
+            batch.insert(id);
+        }
+        batch
     }
 }
 
@@ -128,15 +163,27 @@ mod tests {
     }
 
     #[test]
-    fn the_sooner_look_wins_and_later_ones_wait() {
+    fn looks_come_when_they_are_due_and_a_sooner_one_does_not_stand_for_a_later_one() {
         let mut queue = FocusQueue::default();
-        queue.look(Some("a".into()), "w".into(), at(900));
-        queue.look(Some("a".into()), "w".into(), at(500));
-        queue.look(Some("a".into()), "w".into(), at(700));
+        for ms in [900, 500, 700, 500] {
+            queue.look(Some("a".into()), "w".into(), at(ms));
+        }
         assert!(queue.take_due(at(499)).is_empty());
         assert_eq!(queue.next_due(), Some(at(500)));
-        assert_eq!(queue.take_due(at(500)).len(), 1);
+        assert_eq!(queue.take_due(at(700)).len(), 1, "both that are due are one look");
+        assert_eq!(queue.next_due(), None, "its batch is under way");
+        queue.done(Some(&"a".into()));
+        assert_eq!(queue.next_due(), Some(at(900)));
+        assert_eq!(queue.take_due(at(900)).len(), 1);
+        queue.done(Some(&"a".into()));
         assert_eq!(queue.next_due(), None);
+        for ms in 0..100 {
+            queue.look(Some("a".into()), "w".into(), at(1_000 - ms));
+        }
+        assert_eq!(
+            queue.engines.values().map(|queue| queue.due.values().map(BTreeSet::len).sum::<usize>()).sum::<usize>(),
+            4
+        );
     }
 
     #[test]

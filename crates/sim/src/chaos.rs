@@ -6,10 +6,10 @@
 use defib_policy::sample::{Fault, Health};
 use defib_policy::settings::Action;
 
-use crate::chronicle::{Death, Loss, Obstacle};
+use crate::chronicle::{Death, Loss};
 use crate::oracle;
 use crate::scenario::Policy;
-use crate::time::{Ms, days, hours, mins, ms, secs, stamp};
+use crate::time::{Ms, clock, days, hours, mins, ms, secs, stamp};
 use crate::workspace::{Body, EnginePolicy, Fate, Lie, Mind, Spec};
 use crate::world::World;
 
@@ -33,6 +33,9 @@ impl Climate {
         Self { workspaces: 100, engines: 5, fault_every: mins(10), length: days(n) }
     }
 }
+
+/// A storm that lasts longer is a guard that does not let go.
+const STORM_MAX: Ms = hours(3);
 
 /// What came of it.
 pub struct Years {
@@ -96,6 +99,11 @@ fn failures(world: &World) -> Vec<String> {
     for loss in &world.chronicle.losses {
         failures.extend(oracle::late(world, loss, Some(bound(world, loss))));
     }
+    for storm in world.chronicle.storming.iter().map(|(_, _, place)| &world.chronicle.obstacles[*place]) {
+        if world.now - storm.from > STORM_MAX {
+            failures.push(format!("a storm has lasted since {}", clock(storm.from, world.zero)));
+        }
+    }
     failures
 }
 
@@ -107,7 +115,10 @@ fn bound(world: &World, loss: &Loss) -> Ms {
         Death::Vanished => ms(settings.recent_max) / 2,
         Death::Exited | Death::Wedged => 0,
     };
-    oracle::bound(settings, loss) + learned + ms(settings.backoff_initial) + 2 * ms(settings.poll_interval)
+    // What its engine keeps restarting is judged after the settle time.
+    let by_engine = world.workspaces[loss.workspace].spec.policy == EnginePolicy::UnlessStopped;
+    let settle = if by_engine { 2 * ms(settings.settle) } else { 0 };
+    oracle::bound(settings, loss) + learned + settle + ms(settings.backoff_initial) + 2 * ms(settings.poll_interval)
 }
 
 fn draw(world: &mut World) {
@@ -148,10 +159,8 @@ fn hurt(world: &mut World, of: usize) {
             world.later(lasting, move |world| world.workspaces[of].fate = Fate::Works);
         }
         _ => {
-            // Many at once. A storm is an obstacle that the rules put there: rounds of 1, 2, 4 … and cooldowns.
+            // Many at once.
             let n = world.workspaces.len() / 5 + number(world, world.workspaces.len() / 4);
-            let from = world.now;
-            world.chronicle.obstacles.push(Obstacle { engine: None, from, until: from + hours(1) });
             for victim in world.dice.some_of(n, world.workspaces.len()) {
                 let wait = world.dice.below(secs(40));
                 world.later(wait, move |world| {
@@ -310,9 +319,11 @@ fn starve(world: &mut World) {
             world.later(lasting, |world| world.db.lag = 0);
         }
         _ => {
+            // The clock of the database steps, and is put right again.
             let step = i64::try_from(world.dice.below(600_000)).unwrap_or(0) * 1_000 - 300_000_000;
             world.db.offset = step;
-            world.obstacle(None, 0, grace);
+            world.obstacle(None, lasting, grace);
+            world.later(lasting, |world| world.db.offset = 0);
         }
     }
 }

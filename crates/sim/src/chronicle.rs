@@ -97,6 +97,8 @@ pub struct Chronicle {
     pub verdicts: Vec<(usize, Ms, &'static str)>,
     /// Storms that began.
     pub storms: u32,
+    /// Storms that go on: of which replica, for which engine (all without), and their obstacle.
+    pub storming: Vec<(u8, Option<usize>, usize)>,
     /// The timeline, if it is wanted.
     pub trace: Option<Vec<(Ms, String)>>,
     /// Restart calls by anybody else.
@@ -122,6 +124,30 @@ impl Chronicle {
     #[must_use]
     pub fn restarts_of(&self, workspace: usize) -> usize {
         self.restarts.iter().filter(|it| it.workspace == workspace && it.merit != Merit::Idle).count()
+    }
+
+    /// A replica's storm guard began or ended a storm. The rounds it prescribes are an obstacle like an outage; how long a storm
+    /// lasts is judged for itself.
+    pub fn storm(&mut self, replica: u8, engine: Option<usize>, begins: bool, now: Ms) {
+        if begins {
+            self.storms += 1;
+            self.storming.push((replica, engine, self.obstacles.len()));
+            self.obstacles.push(Obstacle { engine, from: now, until: Ms::MAX });
+            return;
+        }
+        let ended = |it: &(u8, Option<usize>, usize)| it.0 == replica && it.1 == engine;
+        for (_, _, obstacle) in self.storming.iter().filter(|it| ended(it)) {
+            self.obstacles[*obstacle].until = now;
+        }
+        self.storming.retain(|it| !ended(it));
+    }
+
+    /// A replica died, and its storms with it.
+    pub fn storms_forgotten(&mut self, replica: u8, now: Ms) {
+        for (_, _, obstacle) in self.storming.iter().filter(|it| it.0 == replica) {
+            self.obstacles[*obstacle].until = now;
+        }
+        self.storming.retain(|it| it.0 != replica);
     }
 
     /// Someone died.

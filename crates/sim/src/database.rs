@@ -188,15 +188,18 @@ impl Database {
     /// Writes a heartbeat into the row and, without lag, into the view.
     pub fn beat(&mut self, workspace: usize, at: Timestamp) {
         self.facts[workspace].heartbeat = Some(at);
-        if self.lag == 0 {
-            self.replicate(workspace, at);
+        if self.lag == 0
+            && let Some(slot) = self.slots.get(workspace).copied().flatten()
+        {
+            self.view.workspaces[slot].last_heartbeat_at = Some(at);
         }
     }
 
-    /// A heartbeat reaches the view.
+    /// A heartbeat that was held up reaches the view, unless a later one was there first.
     pub fn replicate(&mut self, workspace: usize, at: Timestamp) {
         if let Some(slot) = self.slots.get(workspace).copied().flatten() {
-            self.view.workspaces[slot].last_heartbeat_at = Some(at);
+            let seen = &mut self.view.workspaces[slot].last_heartbeat_at;
+            *seen = (*seen).max(Some(at));
         }
     }
 

@@ -117,6 +117,8 @@ impl World {
         workspace.mind = Mind::Booting;
         workspace.started_at = now;
         workspace.mute_since = Some(now);
+        // A start resets the health check to `starting`.
+        workspace.frozen_health = None;
         let (life, spec, fate) = (workspace.life, workspace.spec, workspace.fate);
         self.note(of, &format!("started by the {}", Self::by(by)));
         if by != By::Detector {

@@ -77,7 +77,7 @@ pub fn timeline(lanes: &[(String, &World)], title: &str) -> String {
             let (a, b) = (x(loss.at), x(loss.back_at.or(loss.excused_at).unwrap_or(until)));
             let _ = writeln!(svg, r##"<rect x="{a:.1}" y="{:.1}" width="{:.1}" height="8" fill="#888" opacity="0.5"/>"##, y + 16.0, (b - a).max(1.0));
         }
-        for restart in &world.chronicle.restarts {
+        for restart in world.chronicle.restarts.iter().filter(|it| it.at >= from) {
             let colour = match restart.merit {
                 Merit::Needed => "#0a7d2c",
                 Merit::Idle => "#999",

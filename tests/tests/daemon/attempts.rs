@@ -1,1 +1,242 @@
-//! Not written yet.
+//! The ledger: every attempt is in it, none is made twice, and failing ones grow rarer.
+
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Result, ensure};
+use defib_testkit::ScriptedEngine;
+use defib_testkit::scripted_engine::{Call, ContainerState, Fault, FaultRule};
+use defib_tests::{Restart, SOON, Stage, Workspace, container, throughout};
+
+/// How long a second restart is waited for, after the first.
+const AFTERWARDS: Duration = Duration::from_secs(2);
+
+#[tokio::test]
+async fn a_restart_that_fails_is_tried_again_with_growing_delays() -> Result<()> {
+    let (stage, engine) = one_silent_workspace().await?;
+    let stage = stage.knob("BACKOFF_INITIAL", "600ms").knob("BACKOFF_MAX", "10s");
+    for call in [Call::Start, Call::Restart] {
+        engine.add_fault(FaultRule::new(call, Fault::server_error("scripted: no space left")).times(2));
+    }
+    let daemon = stage.run().await?;
+    engine.exit("w1", 137)?;
+    stage.db.wait_for_restart("w1", "succeeded", SOON).await?;
+
+    let restarts = stage.db.restarts("w1").await?;
+    ensure!(restarts.len() == 3, "{restarts:#?}");
+    for (restart, attempt) in restarts.iter().zip(1..) {
+        ensure!(restart.attempt == attempt, "{restarts:#?}");
+    }
+    for failed in &restarts[..2] {
+        let error = failed.error.as_deref().unwrap_or_default();
+        ensure!(failed.outcome.as_deref() == Some("failed") && error.contains("no space left"), "{failed:#?}");
+    }
+    let (first, second) = (pause_between(&restarts[0], &restarts[1])?, pause_between(&restarts[1], &restarts[2])?);
+    ensure!(second > first, "the delay went from {first:?} to {second:?}");
+    ensure!(second >= Duration::from_millis(600), "the second delay is only {second:?}");
+    let metrics = daemon.metrics().await?;
+    for (outcome, count) in [("failed", 2.0), ("succeeded", 1.0)] {
+        let series = format!("defib_restarts_total{{engine=\"default\",outcome=\"{outcome}\"}}");
+        ensure!(metrics.value(&series)? == count, "{series} is {}", metrics.value(&series)?);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_restart_that_hangs_is_given_up_at_its_deadline() -> Result<()> {
+    let (stage, engine) = one_silent_workspace().await?;
+    let stage = stage.knob("RESTART_TIMEOUT", "1s").knob("BACKOFF_INITIAL", "100ms");
+    engine.add_fault(FaultRule::new(Call::Start, Fault::Hang).times(1));
+    let _daemon = stage.run().await?;
+    engine.exit("w1", 137)?;
+
+    stage.db.wait_for_restart("w1", "succeeded", SOON).await?;
+    let restarts = stage.db.restarts("w1").await?;
+    let outcomes: Vec<_> = restarts.iter().filter_map(|restart| restart.outcome.as_deref()).collect();
+    ensure!(outcomes == ["failed", "succeeded"], "{restarts:#?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn one_that_no_restart_helps_is_exhausted_until_it_is_acknowledged() -> Result<()> {
+    let (stage, engine) = one_silent_workspace().await?;
+    let stage = stage.knob("BACKOFF_INITIAL", "100ms").knob("EXHAUSTED_AFTER", "2").knob("EXHAUSTED_RETRY", "1h");
+    engine.set_fault(Call::Start, Fault::server_error("scripted"));
+    let daemon = stage.run().await?;
+    engine.exit("w1", 1)?;
+
+    stage.db.wait_for_verdict("w1", Some("exhausted")).await?;
+    daemon.wait_for_metric("defib_exhausted_workspaces", |count| count == 1.0, SOON).await?;
+    throughout(AFTERWARDS, "it is left to people", async || match stage.db.restarts("w1").await {
+        Ok(restarts) if restarts.len() == 2 => Ok(()),
+        other => Err(format!("{other:#?}")),
+    })
+    .await?;
+
+    engine.clear_faults();
+    stage.defib(&["ack", "w1"]).await?.with_code(0)?;
+    stage.db.wait_for_restart("w1", "succeeded", SOON).await?;
+    ensure!(engine.restarts_of("w1") == 3, "{} calls", engine.restarts_of("w1"));
+    daemon.wait_for_metric("defib_exhausted_workspaces", |count| count == 0.0, SOON).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_container_that_is_gone_is_claimed_and_its_failure_names_the_remedy() -> Result<()> {
+    let (stage, engine) = one_silent_workspace().await?;
+    let stage = stage.knob("MISSING_GRACE", "500ms");
+    let _daemon = stage.run().await?;
+    stage.db.wait_for_verdict("w1", Some("silent")).await?;
+    let removed = SystemTime::now();
+    engine.remove("w1")?;
+
+    let restart = stage.db.wait_for_restart("w1", "failed", SOON).await?;
+    let grace = restart.claimed_at.duration_since(removed)?;
+    ensure!(grace >= Duration::from_millis(500), "claimed {grace:?} after the removal, within the grace");
+    ensure!(restart.error.as_deref().is_some_and(|error| error.contains("recreate")), "{restart:#?}");
+    ensure!(engine.restarts() == 0, "an engine was asked for what it cannot do");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_daemon_killed_after_the_restart_leaves_a_row_that_is_settled_and_not_repeated() -> Result<()> {
+    let (stage, engine) = one_silent_workspace().await?;
+    // The container is started, and the engine never says so.
+    engine.set_fault(Call::Start, Fault::DoneThenHang);
+    let daemon = stage.run().await?;
+    engine.exit("w1", 137)?;
+    let left_behind = stage.db.wait_for_claim("w1").await?;
+    started(&engine, 1).await?;
+    daemon.kill().await?;
+    engine.clear_faults();
+
+    let _next = stage.run().await?;
+    throughout(AFTERWARDS, "it is under way until its deadline", async || match stage.db.restarts("w1").await {
+        Ok(restarts) if restarts.len() == 1 && restarts[0].outcome.is_none() => Ok(()),
+        other => Err(format!("{other:#?}")),
+    })
+    .await?;
+    pass_the_deadline(&stage, &left_behind).await?;
+    let settled = stage.db.wait_for_restart("w1", "succeeded", SOON).await?;
+    ensure!(settled.id == left_behind.id, "{settled:#?}");
+    restarts_stay(&stage, &engine, 1).await
+}
+
+#[tokio::test]
+async fn a_daemon_killed_before_the_restart_leaves_a_row_that_is_abandoned_and_then_made_up_for() -> Result<()> {
+    let (stage, engine) = one_silent_workspace().await?;
+    let daemon = stage.run().await?;
+    stage.db.wait_for_verdict("w1", Some("silent")).await?;
+    // It is caught waiting for the engine's answer in the look before the restart: the one sample that convicts is let through.
+    engine.add_fault(FaultRule::new(Call::Inspect, Fault::Delay(Duration::from_millis(1))).times(1));
+    engine.add_fault(FaultRule::new(Call::Inspect, Fault::Hang));
+    engine.exit("w1", 137)?;
+    let left_behind = stage.db.wait_for_claim("w1").await?;
+    daemon.kill().await?;
+    engine.clear_faults();
+    ensure!(engine.restarts() == 0, "it was restarted before the claim was confirmed");
+
+    let _next = stage.run().await?;
+    throughout(AFTERWARDS, "it is under way until its deadline", async || match stage.db.restarts("w1").await {
+        Ok(restarts) if restarts.len() == 1 && restarts[0].outcome.is_none() => Ok(()),
+        other => Err(format!("{other:#?}")),
+    })
+    .await?;
+    pass_the_deadline(&stage, &left_behind).await?;
+    stage.db.wait_for_restart("w1", "succeeded", SOON).await?;
+    let restarts = stage.db.restarts("w1").await?;
+    let outcomes: Vec<_> = restarts.iter().filter_map(|restart| restart.outcome.as_deref()).collect();
+    ensure!(outcomes == ["abandoned", "succeeded"], "{restarts:#?}");
+    restarts_stay(&stage, &engine, 1).await
+}
+
+#[tokio::test]
+async fn sigterm_waits_for_the_restart_under_way_and_exits_0() -> Result<()> {
+    let (stage, engine) = one_silent_workspace().await?;
+    engine.set_fault(Call::Start, Fault::Delay(Duration::from_secs(2)));
+    let daemon = stage.run().await?;
+    engine.exit("w1", 137)?;
+    stage.db.wait_for_claim("w1").await?;
+    started(&engine, 1).await?;
+
+    let status = daemon.stop(SOON).await?;
+    ensure!(status.code() == Some(0), "it ended with {status}");
+    let restarts = stage.db.restarts("w1").await?;
+    ensure!(restarts.len() == 1 && restarts[0].outcome.as_deref() == Some("succeeded"), "{restarts:#?}");
+    let state = engine.container("w1").context("there is no w1")?.state;
+    ensure!(state == ContainerState::Running, "it is {state:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn sigterm_with_nothing_under_way_ends_at_once() -> Result<()> {
+    let (stage, _engine) = one_silent_workspace().await?;
+    let daemon = stage.run().await?;
+    let status = daemon.stop(Duration::from_secs(5)).await?;
+    ensure!(status.code() == Some(0), "it ended with {status}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn two_daemons_restart_a_dead_one_once() -> Result<()> {
+    let (stage, engine) = one_silent_workspace().await?;
+    let stage = stage.knob("POLL_INTERVAL", "200ms").knob("REPLICA_ID", "one");
+    let _one = stage.run().await?;
+    let stage = stage.knob("REPLICA_ID", "two");
+    let _two = stage.run().await?;
+
+    for round in 1..=3 {
+        engine.exit("w1", 137)?;
+        for _ in 0..5 {
+            stage.db.suspect("w1").await?;
+        }
+        started(&engine, round).await?;
+        restarts_stay(&stage, &engine, round).await?;
+        // Its recovery ends the run, so that the next death is again a first attempt of both.
+        stage.db.beat("w1").await?;
+        stage.db.wait_for_status("w1", "online").await?;
+        stage.db.execute("update defib.workspaces set last_heartbeat_at = now() - interval '1 hour'").await?;
+        stage
+            .db
+            .execute(
+                "update defib.restarts set recovered_at = now() - interval '1 hour',
+            claimed_at = claimed_at - interval '1 hour', run_ended_at = now() - interval '1 hour'",
+            )
+            .await?;
+    }
+    Ok(())
+}
+
+/// One workspace that one conclusive sample convicts.
+async fn one_silent_workspace() -> Result<(Stage, ScriptedEngine)> {
+    let engine = ScriptedEngine::start().await?;
+    let stage = Stage::new(&engine.url()).await?.quick_heartbeats();
+    engine.add(container("w1"));
+    stage.db.add(Workspace::new("w1").silent()).await?;
+    Ok((stage, engine))
+}
+
+async fn started(engine: &ScriptedEngine, times: usize) -> Result<()> {
+    defib_testkit::eventually(SOON, "the engine is asked for a restart", async || match engine.restarts_of("w1") {
+        count if count >= times => Ok(()),
+        count => Err(format!("{count} times")),
+    })
+    .await
+}
+
+async fn restarts_stay(stage: &Stage, engine: &ScriptedEngine, times: usize) -> Result<()> {
+    let what = format!("the engine was asked for {times} restarts");
+    throughout(AFTERWARDS, &what, async || match engine.restarts_of("w1") {
+        count if count == times => Ok(()),
+        count => Err(format!("{count}; {:#?}", stage.db.all_restarts().await)),
+    })
+    .await
+}
+
+/// The clock is not waited for: it takes the restart's time-out and twenty seconds.
+async fn pass_the_deadline(stage: &Stage, restart: &Restart) -> Result<()> {
+    stage.db.query("update defib.restarts set deadline_at = now() where id = $1", &[&restart.id]).await.map(drop)
+}
+
+fn pause_between(earlier: &Restart, later: &Restart) -> Result<Duration> {
+    Ok(later.claimed_at.duration_since(earlier.finished_at.context("it never ended")?)?)
+}

@@ -1,1 +1,183 @@
-//! Not written yet.
+//! What `defib` is told, and the schema that it finds.
+
+use anyhow::{Result, ensure};
+use defib_testkit::{PrivatePostgres, ScriptedEngine};
+use defib_tests::{Finished, SOON, Stage, Workspace};
+
+const PASSWORD: &str = "hunter2-and-more";
+
+#[tokio::test]
+async fn all_faults_are_printed_at_once_each_naming_its_variable() -> Result<()> {
+    let stage = bare().await?;
+    let stage = stage
+        .knob("POLL_INTERVAL", "5 parsecs")
+        .knob("DEAD_THRESHOLD", "1")
+        .knob("STORM_FRACTION", "1.5")
+        .knob("MODE", "yolo")
+        .knob("ENGINES", "default=ftp://engine")
+        .knob("LISTEN_ADDR", "everywhere")
+        .knob("PROBE_SPACEING", "1s");
+    let refused = refused(&stage, &["run"]).await?;
+    for name in
+        ["POLL_INTERVAL", "DEAD_THRESHOLD", "STORM_FRACTION", "MODE", "ENGINES", "LISTEN_ADDR", "PROBE_SPACEING"]
+    {
+        let lines = refused.stderr.lines().filter(|line| line.contains(&format!("DEFIB_{name}")));
+        ensure!(lines.count() == 1, "DEFIB_{name} is not named in one line:\n{}", refused.stderr);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn knobs_that_cannot_go_together_are_refused() -> Result<()> {
+    let stage = bare().await?.knob("RECENT_MIN", "2m").knob("RECENT_MAX", "1m").knob("BACKOFF_INITIAL", "10m");
+    let refused = refused(&stage, &["run"]).await?;
+    for name in ["DEFIB_RECENT_MIN", "DEFIB_BACKOFF_INITIAL"] {
+        ensure!(refused.stderr.contains(name), "{name} is not named:\n{}", refused.stderr);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_database_must_be_named() -> Result<()> {
+    let stage = bare().await?.knob("DATABASE_URL", "");
+    let refused = refused(&stage, &["run"]).await?;
+    ensure!(refused.stderr.contains("DEFIB_DATABASE_URL"), "{}", refused.stderr);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_flag_goes_over_the_environment() -> Result<()> {
+    let stage = bare().await?.knob("POLL_INTERVAL", "1s");
+    let refused = refused(&stage, &["run", "--poll-interval", "never"]).await?;
+    ensure!(refused.stderr.contains("never"), "{}", refused.stderr);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_secret_is_never_printed_with_a_refusal() -> Result<()> {
+    let with_password = format!("postgres://x:{PASSWORD}@127.0.0.1:1/none");
+    // Refused for another knob, for its own form, for what it leads to.
+    let broken = format!("postgres//x:{PASSWORD}@[::/db?sslmode=no");
+    let stage = bare().await?.knob("DATABASE_URL", &with_password).knob("POLL_INTERVAL", "never");
+    let other_knob = refused(&stage, &["run"]).await?;
+    let form = refused(&bare().await?.knob("DATABASE_URL", &broken), &["run"]).await?;
+    let unreachable = bare().await?.knob("DATABASE_URL", &with_password).defib(&["check"]).await?.with_code(1)?;
+    for finished in [other_knob, form, unreachable] {
+        let said = format!("{}{}", finished.stdout, finished.stderr);
+        ensure!(!said.contains(PASSWORD), "the password is in {said}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_secret_is_in_no_log() -> Result<()> {
+    let engine = ScriptedEngine::start().await?;
+    let stage = Stage::bare(PrivatePostgres::shared().await?, &engine.url()).await?;
+    let with_password = stage.db.url().replace("postgres@", &format!("postgres:{PASSWORD}@"));
+    let stage = stage.knob("DATABASE_URL", &with_password).knob("LOG", "trace").knob("AUTO_MIGRATE", "true");
+    let daemon = stage.run().await?;
+    daemon.stop(SOON).await?;
+    let log = daemon.program.transcript();
+    ensure!(!log.contains(PASSWORD), "the password is in the log: {log}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_secret_may_come_from_a_file() -> Result<()> {
+    let stage = bare().await?;
+    let file = std::env::temp_dir().join(format!("defib-secret-{}", std::process::id()));
+    std::fs::write(&file, format!("{}\n", stage.db.url()))?;
+    let path = file.display().to_string();
+    let both = refused(&stage.knob("DATABASE_URL_FILE", &path), &["migrate"]).await?;
+    ensure!(both.stderr.contains("DEFIB_DATABASE_URL_FILE"), "{}", both.stderr);
+
+    let stage = bare().await?.knob("DATABASE_URL", "").knob("DATABASE_URL_FILE", &path);
+    stage.defib(&["migrate"]).await?.with_code(0)?;
+    std::fs::remove_file(&file)?;
+    let gone = refused(&stage, &["migrate"]).await?;
+    ensure!(gone.stderr.contains("DEFIB_DATABASE_URL_FILE"), "{}", gone.stderr);
+    Ok(())
+}
+
+#[tokio::test]
+async fn run_refuses_a_database_without_the_schema() -> Result<()> {
+    let refused = refused(&bare().await?, &["run"]).await?;
+    says_to_migrate(&refused)
+}
+
+#[tokio::test]
+async fn run_refuses_an_older_schema() -> Result<()> {
+    let stage = migrated().await?;
+    let newest = "delete from defib.schema_version where version = (select max(version) from defib.schema_version)";
+    stage.db.execute(newest).await?;
+    says_to_migrate(&refused(&stage, &["run"]).await?)
+}
+
+#[tokio::test]
+async fn run_refuses_a_schema_of_the_future() -> Result<()> {
+    let stage = migrated().await?;
+    stage.db.execute("insert into defib.schema_version (version, name) values (9999, 'to come')").await?;
+    let refused = refused(&stage, &["run"]).await?;
+    ensure!(refused.stderr.contains("9999"), "{}", refused.stderr);
+    Ok(())
+}
+
+#[tokio::test]
+async fn run_migrates_when_told_to() -> Result<()> {
+    let engine = ScriptedEngine::start().await?;
+    let stage = Stage::bare(PrivatePostgres::shared().await?, &engine.url()).await?.knob("AUTO_MIGRATE", "true");
+    let daemon = stage.run().await?;
+    ensure!(daemon.stop(SOON).await?.success(), "it does not end well");
+    Ok(())
+}
+
+#[tokio::test]
+async fn migrating_twice_is_migrating_once() -> Result<()> {
+    let stage = migrated().await?;
+    stage.db.add(Workspace::new("w1")).await?;
+    let before = stage.db.count("select count(*) from defib.schema_version").await?;
+    stage.defib(&["migrate"]).await?.with_code(0)?;
+    ensure!(stage.db.count("select count(*) from defib.schema_version").await? == before, "migrated again");
+    ensure!(stage.db.status("w1").await? == "online", "what was there is lost");
+    Ok(())
+}
+
+#[tokio::test]
+async fn several_may_migrate_at_once() -> Result<()> {
+    let stage = bare().await?;
+    let migrate = || stage.defib(&["migrate"]);
+    let (a, b, c, d) = tokio::try_join!(migrate(), migrate(), migrate(), migrate())?;
+    for finished in [a, b, c, d] {
+        finished.with_code(0)?;
+    }
+    let twice = "select count(*) - count(distinct version) from defib.schema_version";
+    ensure!(stage.db.count(twice).await? == 0, "a migration was applied twice");
+    ensure!(stage.db.count("select count(*) from defib.fleet").await? == 0, "there is a fleet already");
+    Ok(())
+}
+
+/// Exit code 2, nothing on standard output, and no backtrace.
+async fn refused(stage: &Stage, arguments: &[&str]) -> Result<Finished> {
+    let finished = stage.defib(arguments).await?.with_code(2)?;
+    ensure!(finished.stdout.is_empty(), "it printed {}", finished.stdout);
+    ensure!(!finished.stderr.is_empty() && !finished.stderr.contains("panicked"), "it printed {}", finished.stderr);
+    Ok(finished)
+}
+
+/// In one line beside those of the log.
+fn says_to_migrate(refused: &Finished) -> Result<()> {
+    let lines: Vec<&str> = refused.stderr.lines().filter(|line| line.starts_with("defib: ")).collect();
+    ensure!(lines.len() == 1 && lines[0].contains("defib migrate"), "{}", refused.stderr);
+    Ok(())
+}
+
+/// Without the schema, and with an engine that nobody asks.
+async fn bare() -> Result<Stage> {
+    Stage::bare(PrivatePostgres::shared().await?, "unix:///nowhere.sock").await
+}
+
+async fn migrated() -> Result<Stage> {
+    let stage = bare().await?;
+    stage.defib(&["migrate"]).await?.with_code(0)?;
+    Ok(stage)
+}

@@ -63,7 +63,7 @@ async fn misbehaves(misbehaviour: Misbehaviour) -> Result<()> {
         stage.db.add(Workspace::new(id).silent()).await?;
     }
     stage.db.beat("beats").await?;
-    let daemon = stage.run().await?;
+    let _daemon = stage.run().await?;
 
     match &misbehaviour {
         Misbehaviour::Refuses => engine.refuse_connections(true).await?,
@@ -76,7 +76,6 @@ async fn misbehaves(misbehaviour: Misbehaviour) -> Result<()> {
     for id in ids {
         stage.db.wait_for_verdict(id, Some("unknown")).await?;
     }
-    daemon.wait_for_metric("defib_engine_up{engine=\"default\"}", |up| up == 0.0, SOON).await?;
     engine.exit("dies", 137)?;
     throughout(A_WHILE, "nobody is claimed while the engine misbehaves", async || {
         for id in ids {
@@ -93,7 +92,7 @@ async fn misbehaves(misbehaviour: Misbehaviour) -> Result<()> {
     engine.clear_faults();
     engine.refuse_connections(false).await?;
     stage.db.wait_for_restart("dies", "succeeded", SOON).await?;
-    stage.db.wait_for_verdict("beats", None).await?;
+    stage.db.wait_for_verdict("silent", Some("silent")).await?;
     for id in ["silent", "beats"] {
         ensure!(engine.restarts_of(id) == 0, "{id} lives, and was restarted");
     }
@@ -155,6 +154,41 @@ async fn an_engine_that_hangs_does_not_delay_the_death_on_another() -> Result<()
     ensure!(took < timeout / 2, "restarted after {took:?}: it waited for the engine that hangs");
     ensure!(other.restarts_of("dies") == 1 && hanging.restarts() == 0, "not the dead one alone was restarted");
     ensure!(daemon.readiness().await?.0, "one engine that hangs is no reason not to be ready");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_engine_that_is_away_is_said_to_be_away() -> Result<()> {
+    let engine = ScriptedEngine::start().await?;
+    let stage = Stage::new(&engine.url()).await?.knob("POLL_INTERVAL", "200ms");
+    let daemon = stage.run().await?;
+    daemon.wait_for_metric("defib_engine_up{engine=\"default\"}", |up| up == 1.0, SOON).await?;
+
+    engine.refuse_connections(true).await?;
+    daemon.wait_for_metric("defib_engine_up{engine=\"default\"}", |up| up == 0.0, SOON).await?;
+    let (is_ready, reason) = daemon.readiness().await?;
+    ensure!(!is_ready && reason.contains("engine"), "ready: {is_ready}, because {reason}");
+    ensure!(daemon.get("/healthz").await?.0 == 200, "the loop turns all the same");
+
+    engine.refuse_connections(false).await?;
+    daemon.wait_until_ready().await
+}
+
+#[tokio::test]
+async fn an_empty_list_and_nonsense_about_the_container_make_nobody_missing() -> Result<()> {
+    let engine = ScriptedEngine::start().await?;
+    let stage = Stage::new(&engine.url()).await?.quick_heartbeats();
+    let stage = stage.knob("POLL_INTERVAL", "200ms").knob("MISSING_GRACE", "100ms");
+    engine.add(container("w1"));
+    stage.db.add(Workspace::new("w1").silent()).await?;
+    let _daemon = stage.run().await?;
+    stage.db.wait_for_verdict("w1", Some("silent")).await?;
+
+    engine.set_fault(Call::List, Fault::Garbage("[]".into()));
+    engine.set_fault(Call::Inspect, Fault::Garbage("{}".into()));
+    stage.db.wait_for_verdict("w1", Some("unknown")).await?;
+    stage.nothing_is_claimed(A_WHILE).await?;
+    ensure!(stage.db.status("w1").await? == "online", "the platform was told that it is dead");
     Ok(())
 }
 

@@ -1,1 +1,104 @@
-//! Not written yet.
+//! A container that runs and says nothing: reported, and restarted only where that was asked for and a second witness agrees.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use defib_testkit::ScriptedEngine;
+use defib_testkit::scripted_engine::{Call, Health};
+use defib_tests::{SOON, Stage, Workspace, container, throughout};
+
+const A_WHILE: Duration = Duration::from_secs(3);
+
+#[tokio::test]
+async fn a_wedged_one_is_reported_and_not_restarted() -> Result<()> {
+    let (stage, engine) = stage().await?;
+    let daemon = stage.run().await?;
+    stage.db.wait_for_verdict("w1", Some("wedged")).await?;
+    is_only_reported(&stage, &engine, &["proxy-1", "proxy-2"]).await?;
+    ensure!(stage.db.held("w1").await?.as_deref() == Some("report_only"), "it does not say why nothing is done");
+    daemon.wait_for_metric("defib_workspaces{verdict=\"wedged\"}", |count| count == 1.0, SOON).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn one_reporter_is_no_second_witness() -> Result<()> {
+    let (stage, engine) = stage().await?;
+    let stage = stage.knob("WEDGED_ACTION", "restart");
+    let _daemon = stage.run().await?;
+    stage.db.wait_for_verdict("w1", Some("wedged")).await?;
+    is_only_reported(&stage, &engine, &["proxy-1"]).await?;
+    ensure!(stage.db.held("w1").await?.as_deref() == Some("second_witness"), "it does not say what is missing");
+    Ok(())
+}
+
+#[tokio::test]
+async fn two_reporters_over_two_windows_are_a_second_witness_where_restarts_were_asked_for() -> Result<()> {
+    let (stage, engine) = stage().await?;
+    let stage = stage.knob("WEDGED_ACTION", "restart");
+    let _daemon = stage.run().await?;
+    stage.db.wait_for_verdict("w1", Some("wedged")).await?;
+    let before = engine.container("w1").context("there is no w1")?.started_at;
+
+    let restart = defib_testkit::eventually(SOON, "it is restarted", async || {
+        for reporter in ["proxy-1", "proxy-2"] {
+            stage.db.suspect_by("w1", reporter).await.map_err(|error| format!("{error:#}"))?;
+        }
+        match stage.db.restarts("w1").await {
+            Ok(restarts) if restarts.iter().any(|restart| restart.outcome.is_some()) => Ok(restarts[0].clone()),
+            other => Err(format!("{other:#?}")),
+        }
+    })
+    .await?;
+    ensure!(restart.verdict == "wedged" && restart.outcome.as_deref() == Some("succeeded"), "{restart:#?}");
+    ensure!(engine.container("w1").context("there is no w1")?.started_at > before, "it still lives its old life");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_failing_health_check_is_reported_by_default() -> Result<()> {
+    let (stage, engine) = stage().await?;
+    let _daemon = stage.run().await?;
+    engine.set_health("w1", Health::Unhealthy)?;
+    stage.db.wait_for_verdict("w1", Some("unhealthy")).await?;
+    is_only_reported(&stage, &engine, &["proxy-1", "proxy-2"]).await
+}
+
+#[tokio::test]
+async fn a_failing_health_check_restarts_after_the_spaced_misses_where_that_was_asked_for() -> Result<()> {
+    let (stage, engine) = stage().await?;
+    let stage = stage.knob("UNHEALTHY_ACTION", "restart");
+    stage.db.beat("w1").await?;
+    let _daemon = stage.run().await?;
+    engine.set_health("w1", Health::Unhealthy)?;
+    let restart = stage.db.wait_for_restart("w1", "succeeded", SOON).await?;
+    ensure!(restart.verdict == "unhealthy", "{restart:#?}");
+    let misses = &restart.evidence["probe"]["misses"];
+    ensure!(misses.as_u64().is_some_and(|misses| misses >= 2), "{misses} misses");
+    Ok(())
+}
+
+async fn is_only_reported(stage: &Stage, engine: &ScriptedEngine, reporters: &[&str]) -> Result<()> {
+    throughout(A_WHILE, "it is only reported", async || {
+        for reporter in reporters {
+            stage.db.suspect_by("w1", reporter).await.map_err(|error| format!("{error:#}"))?;
+        }
+        match stage.db.all_restarts().await {
+            Ok(restarts) if restarts.is_empty() => Ok(()),
+            other => Err(format!("{other:#?}")),
+        }
+    })
+    .await?;
+    ensure!(engine.restarts() + engine.count(Call::Kill) + engine.count(Call::Stop) == 0, "it was touched");
+    ensure!(stage.db.status("w1").await? == "online", "the platform was told that it is dead");
+    Ok(())
+}
+
+/// A running workspace that has been silent for an hour, where a second of silence is stale and another one wedged.
+async fn stage() -> Result<(Stage, ScriptedEngine)> {
+    let engine = ScriptedEngine::start().await?;
+    let stage = Stage::new(&engine.url()).await?.quick_heartbeats().knob("POLL_INTERVAL", "300ms");
+    let stage = stage.knob("WEDGED_AFTER", "1s").knob("BUSY_GRACE", "500ms").knob("STOP_GRACE", "0s");
+    engine.add(container("w1"));
+    stage.db.add(Workspace::new("w1").silent()).await?;
+    Ok((stage, engine))
+}

@@ -193,6 +193,7 @@ impl Detector for Defib {
 
     fn start(&mut self, me: u8, world: &mut World) {
         self.runs = true;
+        world.chronicle.storms_forgotten(me, world.now);
         self.started_at = world.now;
         self.process = usize::from(me) + 16 * (self.process / 16 + 1);
         self.judge = Judge::new(self.settings.clone());

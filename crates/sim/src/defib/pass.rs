@@ -299,7 +299,8 @@ impl Defib {
             }
         }
         for (scope, begins) in &plan.storms {
-            world.chronicle.storms += u32::from(*begins);
+            let engine = scope.as_ref().and_then(|name| world.engines.iter().position(|it| it.name == *name));
+            world.chronicle.storm(me, engine, *begins, now);
             let scope = scope.as_ref().map_or("the fleet", |name| name.as_str());
             world.remark(&format!("storm {} for {scope}", if *begins { "begins" } else { "ends" }));
         }

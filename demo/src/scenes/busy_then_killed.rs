@@ -1,0 +1,36 @@
+//! An agent is too busy to beat: nothing is done, because it runs. Then it is killed while nobody calls it, and two witnesses
+//! are there already.
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::http;
+use crate::news::What;
+use crate::scene::{Scene, is_recovery, is_restarted, time_of};
+use crate::stage::Stage;
+
+pub(crate) async fn play(stage: &Stage<'_>, number: usize) -> Result<()> {
+    let scene = Scene::begin(stage, number, "An agent is too busy to beat, and later killed while nobody calls it");
+    let cedar = stage.player("cedar")?;
+    stage.traffic.stop();
+    let answer = http::get(cedar.address, "/busy?seconds=60").await.context("ask cedar to be busy")?;
+    ensure!(answer.status == 200, "cedar refused to be busy: {}", answer.body);
+    scene.say("you", "no more traffic; cedar takes on work, and its heartbeats stop");
+    let is_busy = |what: &What| matches!(what, What::Verdict { to, .. } if to == "busy");
+    let mut news = scene.news_of(cedar);
+    scene.follow(&mut news, is_busy).await?;
+    scene.promise_that_nobody_else_was_touched("silent, but its container runs: left alone")?;
+
+    let killed_at = scene.kill(cedar).await?;
+    let items = scene.follow(&mut news, is_recovery).await?;
+    let since_kill = |at: std::time::SystemTime| at.duration_since(killed_at).unwrap_or_default().as_secs_f64();
+    let restarted = since_kill(time_of(&items, is_restarted).context("no restart")?);
+    let back = since_kill(time_of(&items, is_recovery).context("no recovery")?);
+    let restarts = items.iter().filter(|item| is_restarted(&item.what)).count();
+    let text = format!(
+        "stopped and silent are two witnesses, so one look was enough: restarted after {restarted:.2} s, back after {back:.2} s"
+    );
+    scene.promise(restarts == 1, &text)?;
+    scene.promise_that_nobody_else_was_touched("nobody had to call it, and the others were left alone")?;
+    stage.traffic.flow();
+    Ok(())
+}
