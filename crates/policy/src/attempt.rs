@@ -78,3 +78,16 @@ pub struct Attempt {
     /// An operator acknowledged it (`defib ack`): it no longer counts.
     pub acknowledged: bool,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outcomes_are_read_back_by_the_words_that_the_ledger_holds() {
+        let words = ["succeeded", "failed", "superseded", "vetoed", "abandoned"];
+        assert_eq!(Outcome::ALL.map(Outcome::label), words);
+        assert_eq!(words.map(Outcome::from_label), Outcome::ALL.map(Some));
+        assert_eq!(Outcome::from_label("recovered"), None);
+    }
+}

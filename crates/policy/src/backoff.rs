@@ -237,6 +237,25 @@ mod tests {
     }
 
     #[test]
+    fn a_refusal_of_one_that_was_missing_is_not_repeated_at_once_either() {
+        let settings = Settings::default();
+        let mut refused = attempt(4, 4, Some(Outcome::Vetoed), None);
+        refused.container_id = None;
+        assert_eq!(allowance(&[refused.clone()], None, &settings).wait, seconds(7));
+        let seen = Incarnation { container_id: "c".into(), started_at: None };
+        assert_eq!(allowance(&[refused], Some(&seen), &settings).wait, Duration::ZERO, "it is there now");
+    }
+
+    #[test]
+    fn the_jitter_is_splitmix64() {
+        // The reference implementation's first outputs for these seeds, as fractions of 2^64.
+        for (seed, output) in [(0_i64, 0xe220_a839_7b1d_cdaf_u64), (1_234_567, 0x599e_d017_fb08_fc85)] {
+            let expected = (output >> 11) as f64 / 2_f64.powi(53);
+            assert!((unit(seed) - expected).abs() < f64::EPSILON, "{seed}: {} {expected}", unit(seed));
+        }
+    }
+
+    #[test]
     fn an_open_attempt_is_seen() {
         let open = [attempt(4, 4, None, None)];
         assert!(allowance(&open, None, &Settings::default()).open);

@@ -294,6 +294,24 @@ mod tests {
     }
 
     #[test]
+    fn the_estimator_is_jacobsons() {
+        let settings = Settings { recent_min: Duration::from_secs(1), ..Settings::default() };
+        let mut cadence = Cadence::default();
+        for beat in [0, 10, 20, 36] {
+            cadence.observe(read(beat, Some(beat - 5), Some(beat)), &settings);
+        }
+        // 10, 10, 16: the mean goes 10, 10, 10.75 and the deviation 2.5, 1.875, 2.90625.
+        let near = |duration: Duration, seconds: f64| (duration.as_secs_f64() - seconds).abs() < 0.001;
+        assert!(near(cadence.interval(&settings), 10.75), "{:?}", cadence.interval(&settings));
+        assert!(near(cadence.window(&settings), 2.0 * 10.75 + 4.0 * 2.906_25), "{:?}", cadence.window(&settings));
+        let overdue = cadence.overdue_after(&settings);
+        assert!(near(overdue, 10.75 + 4.0 * 2.906_25), "{overdue:?}");
+        // And a shorter one pulls it back: 10.75 + (4 - 10.75) / 8.
+        cadence.observe(read(40, Some(36), Some(40)), &settings);
+        assert!(near(cadence.interval(&settings), 9.906_25), "{:?}", cadence.interval(&settings));
+    }
+
+    #[test]
     fn a_slow_drift_is_followed_so_that_no_gap_is_stale() {
         let settings = Settings::default();
         let mut gaps = vec![30; 10];
@@ -330,6 +348,31 @@ mod tests {
             assert!(!cadence.observe(read(seconds, Some(5), Some(3_600)), &settings), "no advance");
         }
         assert_eq!(cadence.age(at(205), at(200), stamp(200)), Some(Duration::from_secs(200)));
+    }
+
+    #[test]
+    fn a_stamp_of_this_very_moment_is_not_ahead() {
+        let settings = Settings::default();
+        let mut cadence = Cadence::default();
+        cadence.observe(read(0, None, Some(-100)), &settings);
+        cadence.observe(read(5, Some(0), Some(5)), &settings);
+        assert_eq!(
+            cadence.age(at(25), at(20), stamp(5)),
+            Some(Duration::from_secs(5)),
+            "the database's clock stood still"
+        );
+    }
+
+    #[test]
+    fn one_window_back_is_jitter_and_more_is_taken_back() {
+        let settings = Settings::default();
+        for (back, seen) in [(75, 0), (76, 76)] {
+            let mut cadence = Cadence::default();
+            cadence.observe(read(0, None, Some(0)), &settings);
+            cadence.observe(read(100, Some(95), Some(100)), &settings);
+            cadence.observe(read(100, Some(100), Some(100 - back)), &settings);
+            assert_eq!(cadence.age(at(100), at(100), stamp(100)), Some(Duration::from_secs(seen)), "{back}");
+        }
     }
 
     #[test]

@@ -281,12 +281,22 @@ fn our_own_trouble_stretches_the_spacing() {
 
 #[test]
 fn a_verdict_of_an_earlier_process_ends_in_the_tables_too() {
-    let mut world = World::new(Settings::default()).with("w", Some(-1), running());
-    world.judge.restore("w".into(), Verdict::Suspect, world.now());
-    world.judge.restore("gone".into(), Verdict::Dead, world.now());
+    let mut world = World::new(Settings::default()).with("w", Some(-1), running()).with("s", Some(-80), running());
+    let begun = world.now();
+    world.judge.restore("w".into(), Verdict::Suspect, begun);
+    world.judge.restore("s".into(), Verdict::Silent, begun);
+    world.judge.restore("gone".into(), Verdict::Dead, begun);
+    world.wait_ms(5_000);
+    world.beat("w");
     let plan = world.tick();
-    assert_eq!((plan.changes[0].from, plan.changes[0].to), (Some(Verdict::Suspect), Verdict::Alive));
-    assert_eq!(world.judge.counts().iter().sum::<usize>(), 1);
+    let (silent, ended) = (&plan.changes[0], &plan.changes[1]);
+    assert_eq!((ended.from, ended.to), (Some(Verdict::Suspect), Verdict::Alive));
+    assert_eq!(
+        (silent.from, silent.to, silent.since),
+        (Some(Verdict::Silent), Verdict::Silent, begun),
+        "it has lasted"
+    );
+    assert_eq!(world.judge.counts().iter().sum::<usize>(), 2);
 }
 
 #[test]
@@ -302,4 +312,25 @@ fn a_skewed_writer_makes_nobody_look_dead_or_alive_for_ever() {
         world.run(120);
         assert_eq!(world.verdict("w"), Some(Verdict::Silent), "skew {skew}");
     }
+}
+
+#[test]
+fn usable_heartbeats_and_storms_can_be_asked_for() {
+    let mut world = fleet(20, -1);
+    world.database_up_since = -10;
+    world.tick();
+    assert!(!world.judge.heartbeats_usable(world.now()), "the database started 10 s ago");
+    world.wait_ms(5_000);
+    world.tick();
+    assert!(world.judge.heartbeats_usable(world.now()), "15 s, the shortest window");
+    let engine = world.engine.clone();
+    assert!(!world.judge.is_storm(None) && !world.judge.is_storm(Some(&engine)));
+    for n in 0..12 {
+        kill(&mut world, n);
+    }
+    world.tick();
+    world.wait_ms(1_000);
+    world.tick();
+    assert!(world.judge.is_storm(None) && world.judge.is_storm(Some(&engine)));
+    assert!(!world.judge.is_storm(Some(&"other".into())));
 }
