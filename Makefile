@@ -14,13 +14,12 @@ CARGO ?= cargo
 # dependencies built again. --tests, so that the programs under test and the tests are built with the same ones.
 BUILD_TESTS := $(CARGO) build --workspace --bins --tests --locked
 
-
-# The agent of the demo is alone in its image, so it must be static. Flags of this one call and --target keep it apart
+# The agent of the demo is alone in its image, so it must be static. --target keeps what is built with these flags apart
 # from everything else in target/.
 HOST = $(shell rustc --version --verbose | sed -n 's/^host: //p')
 TARGET_DIR = $(or $(CARGO_TARGET_DIR),target)
-BUILD_AGENT = $(CARGO) build --package defib-demo-agent --locked --target $(HOST) \
-	--config "target.'$(HOST)'.rustflags=['-Ctarget-feature=+crt-static','-Cstrip=symbols']"
+BUILD_AGENT = RUSTFLAGS='-C target-feature=+crt-static -C strip=symbols' $(CARGO) build --package defib-demo-agent --locked \
+	--target-dir $(TARGET_DIR) --target $(HOST)
 
 .PHONY: help
 help: ## this list
@@ -28,8 +27,9 @@ help: ## this list
 
 .PHONY: demo
 demo: ## the main job for real, in about a minute; KEEP=1 leaves it running until Ctrl-C
+	@command -v $(CARGO) >/dev/null || { echo "no cargo: install Rust, see rust-version in Cargo.toml" >&2; exit 1; }
 	@deploy/dev/install.sh
-	$(CARGO) build --workspace --bins --locked
+	$(CARGO) build --workspace --bins --locked --target-dir $(TARGET_DIR)
 	$(BUILD_AGENT)
 	@exec env KEEP="$(KEEP)" ENGINE="$(ENGINE)" AGENT="$(TARGET_DIR)/$(HOST)/debug/defib-demo-agent" "$(TARGET_DIR)/debug/defib-demo"
 

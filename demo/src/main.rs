@@ -34,6 +34,11 @@ use crate::engine::Engine;
 use crate::stage::Stage;
 use crate::voice::Voice;
 
+const PROLOGUE: &str = "
+defib restarts the workspaces that are really dead, and no others. Here are a dozen, in real containers; a platform
+that takes their heartbeats; a proxy that reports what it cannot reach, and restarts nothing. Six things go wrong.
+Times are seconds since a scene began; what defib says is read from its own tables.";
+
 const CLEANING_UP: &str = "\nCleaning up.";
 
 #[tokio::main]
@@ -90,6 +95,7 @@ async fn clear(engine: &OnceCell<Engine>) -> Result<()> {
 
 /// Everything, from the first process to the last promise.
 async fn play<'a>(voice: &'a Voice, engine: &'a OnceCell<Engine>) -> Result<(Stage<'a>, Books)> {
+    voice.print(PROLOGUE);
     voice.title(None, "The stage");
     let (engine, database) = tokio::try_join!(engine.get_or_try_init(|| Engine::find(voice)), Database::start())?;
     let stage = Stage::set(voice, engine, database).await?;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context as _, Result, bail};
 
 use crate::cast::Player;
+use crate::http;
 use crate::news::{Item, News, What};
 use crate::stage::Stage;
 use crate::voice::{Look, Voice};
@@ -70,6 +71,24 @@ impl<'a> Scene<'a> {
             tokio::time::sleep(GLANCE).await;
         }
         bail!("what was awaited did not happen within {PATIENCE:?}; last came {:?}", told.last())
+    }
+
+    /// Knocks at an agent that was just killed until it answers again, and returns when that was. Not through the proxy: it
+    /// is a witness of the demo, and tells nobody.
+    pub(crate) async fn answers_again(&self, player: &Player) -> Result<SystemTime> {
+        let until = Instant::now() + PATIENCE;
+        let mut was_down = false;
+        while Instant::now() < until {
+            let answers = http::get(player.address, "/").await.is_ok_and(|answer| answer.status == 200);
+            if answers && was_down {
+                let at = SystemTime::now();
+                self.say_at(at, player.id, "answers again");
+                return Ok(at);
+            }
+            was_down |= !answers;
+            tokio::time::sleep(GLANCE).await;
+        }
+        bail!("{} did not answer within {PATIENCE:?}", player.id)
     }
 
     /// States what must be so. When it is not, the demo has failed.

@@ -139,6 +139,16 @@ mod tests {
     }
 
     #[test]
+    fn the_words_mean_what_they_say() {
+        for (value, action) in [("report", Action::Report), ("restart", Action::Restart)] {
+            assert_eq!(set(&[("wedged_action", value, None)]).0.wedged_action, Some(action));
+        }
+        for (value, mode) in [("enforce", Mode::Enforce), ("observe", Mode::Observe)] {
+            assert_eq!(set(&[("mode", value, None)]).0.mode, Some(mode));
+        }
+    }
+
+    #[test]
     fn a_bad_setting_is_named_and_changes_nothing() {
         let (overrides, faults) = set(&[
             ("threshold", "1", None),

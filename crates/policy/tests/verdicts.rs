@@ -5,6 +5,7 @@ mod common;
 
 use common::*;
 use defib_policy::fleet::Kind;
+use defib_policy::id::ContainerId;
 use defib_policy::plan::Remedy;
 use defib_policy::sample::{Fault, Health, Observation, Transition};
 use defib_policy::settings::{Action, Mode, Settings};
@@ -465,12 +466,12 @@ fn the_order_names_the_life_that_was_convicted() {
     let mut world = world().with("w", Some(-80), running());
     world.row("w").container_ref = Some("agent".into());
     world.tick();
-    assert_eq!(world.judge.known_container(&"w".into()).map(|id| id.as_str()), Some("container"));
+    assert_eq!(world.judge.known_container(&"w".into()).map(ContainerId::as_str), Some("container"));
     world.see("w", stopped(0));
     let plan = world.tick();
     let order = &plan.restarts[0];
     assert_eq!(
-        (order.container_id().map(|id| id.as_str()), order.started_at()),
+        (order.container_id().map(ContainerId::as_str), order.started_at()),
         (Some("container"), Some(clock_at(-3_600_000)))
     );
     assert_eq!((order.container_ref.as_deref(), order.convicted_in_transition()), (Some("agent"), false));

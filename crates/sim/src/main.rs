@@ -134,8 +134,7 @@ fn main() -> anyhow::Result<ExitCode> {
 
 fn report(args: &ReportArgs) -> anyhow::Result<()> {
     let ReportArgs { out, seeds, seeds_of_others, chaos_days, seed } = args;
-    let effort =
-        Effort { seeds: *seeds, seeds_of_others: *seeds_of_others, chaos_days: *chaos_days, seed: *seed };
+    let effort = Effort { seeds: *seeds, seeds_of_others: *seeds_of_others, chaos_days: *chaos_days, seed: *seed };
     let command = format!(
         "defib-sim report --out {} --seeds {seeds} --seeds-of-others {seeds_of_others} --chaos-days {chaos_days} --seed {seed}",
         out.display()

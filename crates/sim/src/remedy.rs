@@ -15,8 +15,10 @@ pub enum How {
     Start,
     /// Stop and start.
     KillAndStart,
-    /// Ask the platform for a new one.
+    /// Ask the platform for a new one; it looks at its row before it starts it.
     Recreate,
+    /// Stop and make a new one without looking again, on whatever engine answers: the platform's own old way.
+    RecreateBlindly,
 }
 
 /// What the caller learns, and after how long.
@@ -47,14 +49,17 @@ impl World {
         let failed = |took, error| Called { took, result: Err(error) };
         self.chronicle.engine_calls += 1;
         let engine = &self.engines[self.workspaces[of].engine];
+        let late = engine.fault == Some(Fault::TimedOut);
         if how != How::Recreate {
             match engine.fault {
                 Some(Fault::Unreachable) => return failed(1, CallError::Unreachable),
-                Some(Fault::TimedOut) => return failed(deadline, CallError::TimedOut),
+                // Nothing cancels a call on the engine: what it could not answer in time it does all the same.
+                None | Some(Fault::TimedOut) => {}
                 Some(_) => return failed(5, CallError::Refused),
-                None => {}
             }
-            if engine.impostor.is_some() || self.workspaces[of].body == Body::Absent {
+            if how == How::RecreateBlindly {
+                // An engine that does not know the container gets a second one.
+            } else if engine.impostor.is_some() || self.workspaces[of].body == Body::Absent {
                 return failed(5, CallError::Gone);
             }
         }
@@ -79,7 +84,11 @@ impl World {
             _ => {}
         }
         self.carry_out(of, how, takes);
-        if takes > deadline { failed(deadline, CallError::TimedOut) } else { Called { took: takes, result: Ok(()) } }
+        if late || takes > deadline {
+            failed(deadline, CallError::TimedOut)
+        } else {
+            Called { took: takes, result: Ok(()) }
+        }
     }
 
     fn merit_of(&self, of: usize, how: How) -> Merit {
@@ -105,7 +114,8 @@ impl World {
             workspace.body = Body::Exited { code: 137, oom: false, at: now };
             workspace.mute_since.get_or_insert(now);
         }
-        if how == How::Recreate {
+        let blind = how == How::RecreateBlindly;
+        if how == How::Recreate || blind {
             // The platform makes a new one, which is pending until it starts.
             self.new_container(of);
         }
@@ -113,7 +123,7 @@ impl World {
         let life = self.workspaces[of].life;
         self.later(takes, move |world| {
             let parked = how == How::Recreate && !world.db.facts[of].is_watched();
-            if world.workspaces[of].life == life && !parked {
+            if (world.workspaces[of].life == life || blind) && !parked {
                 world.begin_life(of, By::Detector);
             }
         });

@@ -50,7 +50,9 @@ pub fn make(effort: Effort, command: &str, mut told: impl FnMut(&str)) -> Files 
         .collect();
     let mut files = vec![("report.md".to_owned(), text(&standings, effort, command))];
     let title = |what: &str| format!("{what}: time to restart the dead, and restarts of the living");
-    let of = |pick: fn(&Standing) -> &Score| -> Vec<svg::Point> { standings.iter().filter_map(|it| point(it, pick)).collect() };
+    let of = |pick: fn(&Standing) -> &Score| -> Vec<svg::Point> {
+        standings.iter().filter_map(|it| point(it, pick)).collect()
+    };
     files.push(("catalogue.svg".to_owned(), svg::scatter(&of(|it| &it.total), &title("56 incidents"))));
     files.push(("chaos.svg".to_owned(), svg::scatter(&of(|it| &it.chaos), &title("Chaos"))));
     for id in ["S02", "S10", "S24", "S47", "S51"] {
@@ -152,7 +154,8 @@ fn table(out: &mut String, standings: &[Standing], pick: fn(&Standing) -> &Score
         let (mut detection, mut wedged) = (score.detection.clone(), score.wedged.clone());
         let recurrence = score.mistake_recurrence().map_or_else(|| "never".to_owned(), |days| format!("{days:.1} d"));
         let ratio = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), |value| format!("{value:.2}"));
-        let explained = score.explained_share().map_or_else(|| "–".to_owned(), |share| format!("{:.0} %", share * 100.0));
+        let explained =
+            score.explained_share().map_or_else(|| "–".to_owned(), |share| format!("{:.0} %", share * 100.0));
         let _ = write!(
             out,
             "| {} | {:.1} ({}) | {recurrence} | {} | {} | {} | {} | {} of {} | {} | {explained} |",
@@ -186,7 +189,11 @@ fn matrix(out: &mut String, standings: &[Standing], effort: Effort) {
             .map(|it| {
                 let score = &it.incidents[n].1;
                 let seeds = if it.policy == Policy::Defib { effort.seeds } else { effort.seeds_of_others };
-                if score.mistakes == 0 { "·".to_owned() } else { format!("{:.1}", score.mistakes as f64 / seeds as f64) }
+                if score.mistakes == 0 {
+                    "·".to_owned()
+                } else {
+                    format!("{:.1}", score.mistakes as f64 / seeds as f64)
+                }
             })
             .collect();
         let _ = writeln!(out, "| {} {} | {} |", scenario.id, scenario.name, cells.join(" | "));

@@ -46,7 +46,8 @@ pub fn scatter(points: &[Point], title: &str) -> String {
         let colour = if name == "defib" { "#0a7d2c" } else { "#b3261e" };
         let _ = writeln!(svg, r#"<circle cx="{at_x:.1}" cy="{at_y:.1}" r="6" fill="{colour}"/>"#);
         let mut label_y = at_y + 4.0;
-        while labels.iter().any(|(other_x, other_y)| (other_x - at_x).abs() < 150.0 && (other_y - label_y).abs() < 13.0) {
+        while labels.iter().any(|(other_x, other_y)| (other_x - at_x).abs() < 150.0 && (other_y - label_y).abs() < 13.0)
+        {
             label_y += 13.0;
         }
         labels.push((at_x, label_y));
@@ -75,7 +76,12 @@ pub fn timeline(lanes: &[(String, &World)], title: &str) -> String {
         }
         for loss in &world.chronicle.losses {
             let (a, b) = (x(loss.at), x(loss.back_at.or(loss.excused_at).unwrap_or(until)));
-            let _ = writeln!(svg, r##"<rect x="{a:.1}" y="{:.1}" width="{:.1}" height="8" fill="#888" opacity="0.5"/>"##, y + 16.0, (b - a).max(1.0));
+            let _ = writeln!(
+                svg,
+                r##"<rect x="{a:.1}" y="{:.1}" width="{:.1}" height="8" fill="#888" opacity="0.5"/>"##,
+                y + 16.0,
+                (b - a).max(1.0)
+            );
         }
         for restart in world.chronicle.restarts.iter().filter(|it| it.at >= from) {
             let colour = match restart.merit {
@@ -91,7 +97,12 @@ pub fn timeline(lanes: &[(String, &World)], title: &str) -> String {
         let at = from + (until - from) * n / 4;
         text(&mut svg, x(at) - 14.0, foot, &format!("{} s", (at - from) / 1_000));
     }
-    text(&mut svg, left, foot + 26.0, "green: restart that was needed · red: restart of one that was well · grey bar: really dead · sand: an outage and the grace after it");
+    text(
+        &mut svg,
+        left,
+        foot + 26.0,
+        "green: restart that was needed · red: restart of one that was well · grey bar: really dead · sand: an outage and the grace after it",
+    );
     svg.push_str("</svg>\n");
     svg
 }

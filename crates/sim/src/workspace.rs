@@ -126,7 +126,6 @@ impl Default for Spec {
 
 /// One workspace.
 #[derive(Clone, Debug)]
-#[expect(clippy::struct_excessive_bools, reason = "independent facts, not a state")]
 pub struct Workspace {
     /// Its id.
     pub id: WorkspaceId,

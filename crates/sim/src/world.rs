@@ -1,5 +1,7 @@
 //! The world: everything that exists, and the loop that lets time pass.
 
+use std::fmt::Write as _;
+
 use defib_policy::id::EngineName;
 use defib_policy::settings::Settings;
 
@@ -306,7 +308,11 @@ impl World {
     #[must_use]
     pub fn timeline(&self) -> String {
         let lines = self.chronicle.trace.iter().flatten();
-        lines.map(|(at, line)| format!("{:>12} {line}\n", clock(*at, self.zero))).collect()
+        let mut text = String::new();
+        for (at, line) in lines {
+            let _ = writeln!(text, "{:>12} {line}", clock(*at, self.zero));
+        }
+        text
     }
 
     /// Who did something, for the timeline.

@@ -5,7 +5,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::http;
 use crate::news::What;
-use crate::scene::{Scene, is_recovery, is_restarted, time_of};
+use crate::scene::{Scene, is_recovery, is_restarted};
 use crate::stage::Stage;
 
 pub(crate) async fn play(stage: &Stage<'_>, number: usize) -> Result<()> {
@@ -21,14 +21,11 @@ pub(crate) async fn play(stage: &Stage<'_>, number: usize) -> Result<()> {
     scene.promise_that_nobody_else_was_touched("silent, but its container runs: left alone")?;
 
     let killed_at = scene.kill(cedar).await?;
-    let items = scene.follow(&mut news, is_recovery).await?;
-    let since_kill = |at: std::time::SystemTime| at.duration_since(killed_at).unwrap_or_default().as_secs_f64();
-    let restarted = since_kill(time_of(&items, is_restarted).context("no restart")?);
-    let back = since_kill(time_of(&items, is_recovery).context("no recovery")?);
+    let (back_at, items) = tokio::try_join!(scene.answers_again(cedar), scene.follow(&mut news, is_recovery))?;
+    let down = back_at.duration_since(killed_at).unwrap_or_default();
     let restarts = items.iter().filter(|item| is_restarted(&item.what)).count();
-    let text = format!(
-        "stopped and silent are two witnesses, so one look was enough: restarted after {restarted:.2} s, back after {back:.2} s"
-    );
+    let text =
+        format!("back after {:.1} s: stopped and silent are two witnesses, so one look was enough", down.as_secs_f64());
     scene.promise(restarts == 1, &text)?;
     scene.promise_that_nobody_else_was_touched("nobody had to call it, and the others were left alone")?;
     stage.traffic.flow();

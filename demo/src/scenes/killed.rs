@@ -1,8 +1,8 @@
 //! An agent is killed while clients use it, with its heartbeat still fresh: one look is not enough, two are.
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
-use crate::scene::{Scene, is_recovery, is_restarted, time_of};
+use crate::scene::{Scene, is_recovery, is_restarted};
 use crate::stage::Stage;
 
 pub(crate) async fn play(stage: &Stage<'_>, number: usize) -> Result<()> {
@@ -10,8 +10,8 @@ pub(crate) async fn play(stage: &Stage<'_>, number: usize) -> Result<()> {
     let birch = stage.player("birch")?;
     let (_, failed_before) = stage.traffic.counts();
     let killed_at = scene.kill(birch).await?;
-    let items = scene.follow(&mut scene.news_of(birch), is_recovery).await?;
-    let back_at = time_of(&items, is_recovery).context("no recovery")?;
+    let mut news = scene.news_of(birch);
+    let (back_at, items) = tokio::try_join!(scene.answers_again(birch), scene.follow(&mut news, is_recovery))?;
     let down = back_at.duration_since(killed_at).unwrap_or_default();
     let restarts = items.iter().filter(|item| is_restarted(&item.what)).count();
     let text =

@@ -158,8 +158,8 @@ async fn sigterm_waits_for_the_restart_under_way_and_exits_0() -> Result<()> {
     stage.db.wait_for_claim("w1").await?;
     started(&engine, 1).await?;
 
-    let status = daemon.stop(SOON).await?;
-    ensure!(status.code() == Some(0), "it ended with {status}");
+    let ended = daemon.stop(SOON).await?;
+    ensure!(ended.code() == Some(0), "it ended with {ended}");
     let restarts = stage.db.restarts("w1").await?;
     ensure!(restarts.len() == 1 && restarts[0].outcome.as_deref() == Some("succeeded"), "{restarts:#?}");
     let state = engine.container("w1").context("there is no w1")?.state;

@@ -3,6 +3,8 @@
 //! One program for all subjects, so that they share a Postgres and a dockerd; one module a subject, one behaviour a test.
 //! Every wait has a reason that is looked at, every "nothing happens" is watched for as long as it is claimed.
 
+#![allow(clippy::float_cmp, reason = "Prometheus writes counts as floats; they are whole")]
+
 mod attempts;
 mod configuration;
 mod databases;

@@ -27,8 +27,8 @@ async fn a_hold_of_the_fleet_is_respected_until_it_is_released() -> Result<()> {
 async fn is_held(scope: &[&str]) -> Result<()> {
     let (stage, engine) = stage_with_a_silent_one().await?;
     let daemon = stage.run().await?;
-    let hold = [&["hold"], scope, &["--for", "1h", "--reason", "upgrade of the host"]].concat();
-    stage.defib(&hold).await?.with_code(0)?;
+    let command = [&["hold"], scope, &["--for", "1h", "--reason", "upgrade of the host"]].concat();
+    stage.defib(&command).await?.with_code(0)?;
 
     engine.exit("w1", 137)?;
     stage.db.wait_for_verdict("w1", Some("dead")).await?;
@@ -39,8 +39,8 @@ async fn is_held(scope: &[&str]) -> Result<()> {
         let text = stage.defib(shown).await?.with_code(0)?.stdout;
         ensure!(text.contains("upgrade of the host"), "{shown:?} does not tell of the hold: {text}");
     }
-    let held = daemon.metrics().await?.value("defib_restarts_held_total{reason=\"operator\"}")?;
-    ensure!(held >= 1.0, "the hold is not counted");
+    let counted = daemon.metrics().await?.value("defib_restarts_held_total{reason=\"operator\"}")?;
+    ensure!(counted >= 1.0, "the hold is not counted");
 
     stage.defib(&[&["release"], scope].concat()).await?.with_code(0)?;
     stage.db.wait_for_restart("w1", "succeeded", SOON).await?;

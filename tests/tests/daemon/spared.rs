@@ -72,8 +72,8 @@ async fn a_container_that_an_operator_paused_is_left_paused() -> Result<()> {
     dockerd.client().await?.pause_container(&agent.container).await?;
     stage.db.wait_for_verdict(&agent.id, Some("frozen")).await?;
     nothing_is_claimed_although_all_report(&stage, std::slice::from_ref(&agent.id)).await?;
-    let state = dockerd.inspect(&agent.container).await?.state.context("it has no state")?;
-    ensure!(state.paused == Some(true), "it was unpaused");
+    let seen = dockerd.inspect(&agent.container).await?.state.context("it has no state")?;
+    ensure!(seen.paused == Some(true), "it was unpaused");
     ensure!(agent.starts().await? == 1, "it was restarted");
     Ok(())
 }

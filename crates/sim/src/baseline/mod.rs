@@ -1,8 +1,8 @@
 //! The policies that others use, from their published rules, in the same world.
 //!
-//! Each is small and as its source says, with the parameters its source gives, and each is given the benefit of every doubt: all of
-//! them respect the platform's status (none restarts what is parked when it looks), all retry only by their own rule, none pays for
-//! the calls it makes. `../shared/PEERS.md` lists the sources.
+//! Each is small and as its source says, with the parameters its source gives, and each is given the benefit of the doubt: they
+//! respect the platform's status as far as their sources do, retry by their own rule only, and do not pay for the calls they
+//! make. Every entry of [`ALL`] names its source.
 
 mod heartbeat;
 mod probe;
@@ -100,10 +100,15 @@ pub(crate) fn inspect(world: &mut World, of: usize) -> Seen {
     if impostor || lie || !running { Seen::NotRunning } else { Seen::Running }
 }
 
-/// `docker restart`, or the platform's recreation where there is nothing to restart.
+/// `docker restart`, or a new one where there is nothing to restart.
 pub(crate) fn restart(world: &mut World, of: usize) {
     let how = if world.workspaces[of].body == Body::Absent { How::Recreate } else { How::KillAndStart };
     world.restart(of, how, secs(30), None);
+}
+
+/// The platform's own restart: stop, and make a new one, without a second look at the row (molecule-core's action set).
+pub(crate) fn recreate(world: &mut World, of: usize) {
+    world.restart(of, How::RecreateBlindly, secs(30), None);
 }
 
 /// Whether the platform wants it to run, as far as its row tells now.

@@ -1,6 +1,6 @@
 //! Policies that look at containers: a sweep, docker-autoheal, and a kubelet-like probe.
 
-use super::{Seen, inspect, is_watched, restart, sweep_in};
+use super::{Seen, inspect, is_watched, recreate, restart, sweep_in};
 use crate::detector::Detector;
 use crate::queue::Wake;
 use crate::time::{Ms, mins, secs};
@@ -29,7 +29,7 @@ impl Detector for Sweep {
         }
         for of in 0..world.workspaces.len() {
             if is_watched(world, of) && !is_external(world, of) && inspect(world, of) == Seen::NotRunning {
-                restart(world, of);
+                recreate(world, of);
             }
         }
         sweep_in(secs(15), &mut self.due, me, world);
@@ -126,15 +126,13 @@ impl Detector for Kubelet {
             }
             let body = world.workspaces[of].body;
             match body {
-                Body::Running => {
-                    if (self.ticks + of as u64).is_multiple_of(10) {
-                        let starting = world.now.saturating_sub(world.workspaces[of].started_at) < secs(30);
-                        let failed = !world.workspaces[of].answers() && !starting;
-                        let pod = &mut self.pods[of];
-                        pod.failures = if failed { pod.failures + 1 } else { 0 };
-                        if pod.failures >= 3 {
-                            self.restart(of, world);
-                        }
+                Body::Running if (self.ticks + of as u64).is_multiple_of(10) => {
+                    let starting = world.now.saturating_sub(world.workspaces[of].started_at) < secs(30);
+                    let failed = !world.workspaces[of].answers() && !starting;
+                    let pod = &mut self.pods[of];
+                    pod.failures = if failed { pod.failures + 1 } else { 0 };
+                    if pod.failures >= 3 {
+                        self.restart(of, world);
                     }
                 }
                 Body::Exited { .. } | Body::Absent if inspect(world, of) == Seen::NotRunning => self.restart(of, world),

@@ -1,6 +1,6 @@
 //! The proxy that restarts on the request path, before and after its first cure.
 
-use super::{Seen, inspect, restart};
+use super::{Seen, inspect, recreate};
 use crate::detector::Detector;
 use crate::queue::Wake;
 use crate::time::{Ms, secs};
@@ -62,14 +62,20 @@ impl Detector for Proxy {
 
     fn wake(&mut self, _me: u8, wake: Wake, world: &mut World) {
         if let Wake::Failed(of, proxy) = wake
-            && world.db.facts[of as usize].is_watched()
+            && may_be_marked(world, of as usize)
             && self.is_dead(of as usize, proxy, world)
         {
-            restart(world, of as usize);
+            recreate(world, of as usize);
         }
     }
 
     fn crash(&mut self) {
         self.counters.clear();
     }
+}
+
+/// The guard of the source: whatever is neither removed nor being provisioned may be marked offline, and is then restarted.
+fn may_be_marked(world: &World, of: usize) -> bool {
+    let facts = &world.db.facts[of];
+    facts.exists && !["removed", "provisioning"].contains(&facts.status)
 }

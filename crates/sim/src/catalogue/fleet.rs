@@ -42,7 +42,8 @@ pub(super) fn s48(world: &mut World) -> Oracle {
 fn set_sick(world: &mut World, n: usize, sick: bool) {
     for of in 0..n {
         let checked = stamp(world.now, world.engines[world.workspaces[of].engine].offset);
-        world.workspaces[of].frozen_health = sick.then_some(Health::Unhealthy { last_check_at: Some(checked), due_within: None });
+        world.workspaces[of].frozen_health =
+            sick.then_some(Health::Unhealthy { last_check_at: Some(checked), due_within: None });
         world.touch(of);
     }
 }

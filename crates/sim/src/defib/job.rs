@@ -88,7 +88,7 @@ impl Defib {
                 None
             }
             Stage::Confirm { row } => {
-                let Some(outcome) = self.objection(job, world) else {
+                let Some(outcome) = Self::objection(job, world) else {
                     return Some((Stage::Act { row }, world.db.latency));
                 };
                 world.note(of, &format!("{}: the fresh look does not confirm it", outcome.label()));
@@ -136,7 +136,7 @@ impl Defib {
     }
 
     /// What the last look before a restart has against it. No answer is a failure: nothing was confirmed.
-    fn objection(&self, job: &Job, world: &mut World) -> Option<Outcome> {
+    fn objection(job: &Job, world: &mut World) -> Option<Outcome> {
         let engine = &world.engines[world.workspaces[job.of].engine];
         let unasked = engine.fault.is_some() || engine.inspect >= ENGINE_TIMEOUT || engine.impostor.is_some();
         if unasked || world.workspaces[job.of].inspect_hangs {

@@ -150,7 +150,7 @@ impl Defib {
     }
 
     /// Ends attempts that their owner left open.
-    fn settle_open_attempts(&self, world: &mut World) {
+    fn settle_open_attempts(world: &mut World) {
         let now = world.now;
         let overdue: Vec<usize> =
             world.db.under_way.iter().copied().filter(|row| world.db.ledger[*row].deadline < now).collect();

@@ -39,7 +39,7 @@ impl Defib {
             self.judge.observe_fleet(&world.db.view, true);
             self.take_suspicions(world);
             if self.is_owner(now) && self.can_write(&world.db) {
-                self.settle_open_attempts(world);
+                Self::settle_open_attempts(world);
             }
             let (mut asked, mut slow) = (0, 0);
             for engine in 0..world.engines.len() {
@@ -88,9 +88,9 @@ impl Defib {
         let mut evidence = self.evidence(engine, world);
         world.chronicle.engine_calls += 1;
         let doubted = [Verdict::Wedged, Verdict::Unhealthy, Verdict::Dead];
-        let plain = world.engines[engine].is_plain()
-            && doubted.iter().all(|verdict| self.judge.counts()[verdict.index()] == 0);
-        if plain {
+        let quick =
+            world.engines[engine].is_plain() && doubted.iter().all(|verdict| self.judge.counts()[verdict.index()] == 0);
+        if quick {
             for of in &members {
                 if world.workspaces[*of].is_odd() || world.workspaces[*of].inspect_hangs {
                     return self.odd_engine(me, engine, evidence, stamp, &members, true, world);
@@ -152,7 +152,8 @@ impl Defib {
                 let verdict = self.judge.verdict(&workspace.id);
                 let doubted = matches!(verdict, Some(Verdict::Wedged | Verdict::Unhealthy | Verdict::Dead));
                 let seen = workspace.observe(now, offset, !whole || doubted);
-                let asked = !whole || doubted || !matches!(seen, Observation::Running { .. } | Observation::Frozen { .. });
+                let asked =
+                    !whole || doubted || !matches!(seen, Observation::Running { .. } | Observation::Frozen { .. });
                 if workspace.inspect_hangs && asked {
                     took = ENGINE_TIMEOUT;
                     Observation::Unknown { fault: Fault::TimedOut }
@@ -169,7 +170,7 @@ impl Defib {
             members.iter().filter_map(|of| Some(world.db.view.workspaces[world.db.slots[*of]?].clone())).collect();
         let pending = Pending { engine, evidence, stamp, rows, samples };
         if took < 100 {
-            self.judge_pending(me, pending, world);
+            self.judge_pending(me, &pending, world);
         } else {
             let number = self.number();
             self.pending.insert(number, pending);
@@ -180,11 +181,11 @@ impl Defib {
 
     pub(super) fn answered(&mut self, me: u8, number: u32, world: &mut World) {
         if let Some(pending) = self.pending.remove(&number) {
-            self.judge_pending(me, pending, world);
+            self.judge_pending(me, &pending, world);
         }
     }
 
-    fn judge_pending(&mut self, me: u8, pending: Pending, world: &mut World) {
+    fn judge_pending(&mut self, me: u8, pending: &Pending, world: &mut World) {
         let now = self.moment(world.now);
         let members: Vec<usize> = pending.rows.iter().map(|row| index_of(&row.id)).collect();
         self.fill_attempts(&members, world);
@@ -198,7 +199,7 @@ impl Defib {
                 sample: Some(sample),
                 attempts: &self.attempts[*of],
                 in_flight: self.in_flight[*of],
-                        own: None,
+                own: None,
             })
             .collect();
         let name = &world.engines[pending.engine].name;

@@ -1,0 +1,158 @@
+//! Every comparison of the rules at its bound: on it, and one step beyond.
+#![allow(missing_docs, clippy::expect_used, reason = "the names of the tests say it; helpers of tests may panic")]
+
+mod common;
+
+use common::*;
+use defib_policy::fleet::Kind;
+use defib_policy::plan::Plan;
+use defib_policy::sample::{Exit, Fault, Observation, Transition};
+use defib_policy::settings::{Action, Settings};
+use defib_policy::verdict::{Held, Verdict};
+
+fn world() -> World {
+    World::new(Settings::default())
+}
+
+fn beat_at(world: &mut World, id: &str, ms: i64) {
+    world.row(id).last_heartbeat_at = Some(clock_at(ms));
+}
+
+#[test]
+fn a_heartbeat_as_old_as_the_window_is_stale() {
+    for (age_ms, verdict) in [(74_999, Verdict::Alive), (75_000, Verdict::Silent)] {
+        let mut world = world().with("w", Some(-1), running());
+        beat_at(&mut world, "w", -age_ms);
+        world.tick();
+        assert_eq!(world.verdict("w"), Some(verdict), "{age_ms}");
+    }
+}
+
+#[test]
+fn heartbeats_accuse_again_exactly_one_window_after_an_outage() {
+    for (up_for, verdict) in [(74, Verdict::Alive), (75, Verdict::Silent)] {
+        let mut world = world().with("w", Some(-600), running());
+        world.database_up_since = -up_for;
+        world.tick();
+        assert_eq!(world.verdict("w"), Some(verdict), "{up_for}");
+    }
+}
+
+#[test]
+fn a_new_life_settles_until_exactly_the_settle_time() {
+    for (age_ms, verdict) in [(29_999, Verdict::Settling), (30_000, Verdict::Silent)] {
+        let mut world = world().with("w", Some(-600), running());
+        world.tick();
+        world.wait_ms(5_000);
+        world.see("w", running_since(5_000 - age_ms));
+        world.tick();
+        assert_eq!(world.verdict("w"), Some(verdict), "{age_ms}");
+    }
+}
+
+#[test]
+fn wedged_and_lost_begin_after_the_grace_and_not_with_it() {
+    for (age_ms, beyond) in [(600_000, false), (600_001, true)] {
+        let mut world = world().with("c", Some(-1), running()).with("x", Some(-1), unknown(Fault::NotConfigured));
+        world.row("x").kind = Kind::External;
+        beat_at(&mut world, "c", -age_ms);
+        beat_at(&mut world, "x", -age_ms);
+        world.tick();
+        let expected = if beyond { (Verdict::Wedged, Verdict::Lost) } else { (Verdict::Silent, Verdict::Silent) };
+        assert_eq!((world.verdict("c"), world.verdict("x")), (Some(expected.0), Some(expected.1)), "{age_ms}");
+    }
+}
+
+#[test]
+fn a_beat_on_the_margin_was_on_its_way_and_one_beyond_it_contradicts() {
+    for (beat_ms, verdict) in [(15_000, Verdict::Suspect), (15_001, Verdict::Contradiction)] {
+        let mut world = world().with("w", Some(-1), stopped(0));
+        world.wait_ms(15_001);
+        beat_at(&mut world, "w", beat_ms);
+        world.tick();
+        assert_eq!(world.verdict("w"), Some(verdict), "{beat_ms}");
+    }
+}
+
+#[test]
+fn by_our_own_sight_too_only_an_advance_beyond_the_margin_contradicts() {
+    let silent_stop = Observation::Stopped { incarnation: life(-3_600_000), exit: Exit::default() };
+    let mut world = world().with("w", Some(-1), silent_stop);
+    world.in_flight.push("w".to_owned());
+    world.tick();
+    for _ in 0..3 {
+        world.wait_ms(5_000);
+        world.tick();
+    }
+    // The first miss was 20 s ago. An advance since the last read, 15 s after the miss, may have happened on the margin.
+    world.wait_ms(5_000);
+    world.beat("w");
+    world.tick();
+    assert_eq!(world.verdict("w"), Some(Verdict::Dead));
+    world.wait_ms(5_000);
+    world.beat("w");
+    world.tick();
+    assert_eq!(world.verdict("w"), Some(Verdict::Contradiction));
+}
+
+#[test]
+fn a_health_result_of_the_moment_of_the_engines_return_is_void() {
+    let mut world = world().with("w", Some(-1), running());
+    world.tick();
+    world.evidence.fault = Some(Fault::Unreachable);
+    world.see("w", unknown(Fault::Unreachable));
+    world.wait_ms(5_000);
+    world.tick();
+    world.evidence.fault = None;
+    world.wait_ms(5_000);
+    world.see("w", unhealthy(10_000));
+    world.tick();
+    assert_eq!(world.verdict("w"), Some(Verdict::Alive));
+    world.wait_ms(1_000);
+    world.see("w", unhealthy(10_001));
+    world.tick();
+    assert_eq!(world.verdict("w"), Some(Verdict::Unhealthy));
+}
+
+#[test]
+fn a_lasting_restart_of_the_engines_own_is_left_to_it_while_it_has_just_come_back() {
+    for (state, held) in [(Transition::Restarting, Some(Held::EngineReturned)), (Transition::Created, None)] {
+        let mut world = world().with("w", Some(-80), transition(state));
+        world.tick();
+        world.evidence.fault = Some(Fault::Unreachable);
+        world.see("w", unknown(Fault::Unreachable));
+        world.run(40);
+        world.evidence.fault = None;
+        world.see("w", transition(state));
+        world.wait_ms(5_000);
+        let plan = world.tick();
+        assert_eq!(plan.changes.last().and_then(|change| change.newly_held), held, "{state:?}");
+        assert_eq!(plan.restarts.is_empty(), held.is_some(), "{state:?}");
+    }
+}
+
+#[test]
+fn an_unhealthy_one_is_looked_at_again_only_if_a_restart_hangs_on_it() {
+    let looks = |plan: &Plan| plan.looks.iter().map(|(_, at)| *at).collect::<Vec<_>>();
+    for (action, first) in [(Action::Report, vec![]), (Action::Restart, vec![moment_at(1_000)])] {
+        let mut world =
+            World::new(Settings { unhealthy_action: action, ..Settings::default() }).with("w", Some(-1), unhealthy(-1));
+        assert_eq!(looks(&world.tick()), first, "{action:?}");
+        world.wait_ms(1_000);
+        assert_eq!(looks(&world.tick()), [], "{action:?}: convicted, or of no consequence");
+    }
+}
+
+#[test]
+fn missing_convicts_with_the_end_of_its_grace() {
+    for (missing_ms, convicted) in [(14_999, false), (15_000, true)] {
+        let mut world = world().with("w", Some(-80), running());
+        world.tick();
+        world.see("w", Observation::Missing);
+        world.tick();
+        world.wait_ms(missing_ms / 2);
+        world.tick();
+        world.wait_ms(missing_ms - missing_ms / 2);
+        assert_eq!(!world.tick().restarts.is_empty(), convicted, "{missing_ms}");
+    }
+}
