@@ -82,6 +82,11 @@ impl Daemon {
         }
     }
 
+    /// Nothing more is to be awaited of a daemon that has ended.
+    pub(crate) fn must_run(&self) -> Result<()> {
+        self.exit_status().map_or(Ok(()), |status| bail!("defib has ended ({status})"))
+    }
+
     /// The value of a metric; `None` when there is no such sample.
     pub(crate) async fn metric(&self, sample: &str) -> Result<Option<f64>> {
         let page = http::get(self.address, "/metrics").await.context("read the metrics")?;

@@ -19,8 +19,8 @@ use defib_testkit::{EngineHandle, PrivateDockerd, WorkspaceContainer, eventually
 
 use crate::voice::Voice;
 
-/// Set on containers: the process id of the demo that made them.
-const LABEL: &str = "defib.demo";
+/// Set on containers: the process id of the demo that made them. Not `defib.…`: those are settings, which the daemon reads.
+const LABEL: &str = "defib-demo";
 const REPOSITORY: &str = "defib-demo";
 const DEFAULT_SOCKET: &str = "unix:///var/run/docker.sock";
 

@@ -31,6 +31,8 @@ pub(crate) struct Record {
     pub(crate) started_by_operator: u32,
     /// Those that died at once of a bad configuration.
     pub(crate) crashed: u32,
+    /// Heartbeats received.
+    pub(crate) beats: u32,
     has_bad_configuration: bool,
 }
 
@@ -104,6 +106,7 @@ async fn heartbeat(
     Path(id): Path<String>,
     Query(beat): Query<Beat>,
 ) -> Result<(), Refusal> {
+    shared.with_record(&id, |record| record.beats += 1)?;
     let update = "update defib.workspaces set last_heartbeat_at = now(), active_tasks = $2 where id = $1";
     shared.database.execute(update, &[&id, &beat.active_tasks]).await.map(|_| ()).map_err(broken)
 }

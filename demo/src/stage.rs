@@ -30,6 +30,9 @@ use crate::voice::Voice;
 /// Containers that are started at once.
 const STARTS_AT_ONCE: usize = 4;
 
+/// Intervals between heartbeats from which defib learns their length.
+const INTERVALS: u32 = 3;
+
 /// Until the first heartbeat of every agent has arrived.
 const FIRST_BEATS_DEADLINE: Duration = Duration::from_secs(20);
 
@@ -82,6 +85,9 @@ impl<'a> Stage<'a> {
         daemon.is_ready().await.with_context(|| format!("see {}", daemon.log().display()))?;
         let alive = all_alive(&daemon, players.len()).await?;
         say("defib", &format!("process {}, log {}: {alive} alive", daemon.pid(), show(daemon.log())));
+
+        intervals_to_learn_from(&platform).await?;
+        say("defib", "has seen a few heartbeats of each, and knows now how often they come");
 
         let viewer = database.connect(Login::Viewer).await?;
         let kills = Mutex::default();
@@ -185,6 +191,20 @@ async fn all_alive(daemon: &Daemon, wanted: usize) -> Result<f64> {
         match daemon.metric("defib_workspaces{verdict=\"alive\"}").await {
             Ok(Some(alive)) if alive >= wanted as f64 => Ok(alive),
             found => Err(format!("{found:?} of {wanted}")),
+        }
+    })
+    .await
+}
+
+/// Waits until everybody has sent as many heartbeats as defib needs to know the interval.
+async fn intervals_to_learn_from(platform: &Platform) -> Result<()> {
+    let before = platform.records();
+    eventually(FIRST_BEATS_DEADLINE, "a few heartbeats of every agent", async || {
+        let records = platform.records();
+        let beats = |id: &String| before.get(id).map_or(0, |record| record.beats);
+        match records.iter().find(|(id, record)| record.beats < beats(id) + INTERVALS) {
+            None => Ok(()),
+            Some((id, record)) => Err(format!("{} of {id}", record.beats)),
         }
     })
     .await

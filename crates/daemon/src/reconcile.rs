@@ -181,7 +181,7 @@ impl Reconciler {
     pub(crate) async fn reconcile(&self, scope: Scope) -> Result<TickReport, StoreError> {
         let read_at = self.now();
         let (read, malformed) = self.store.read_fleet(scope.to_read(), &self.config.watched_statuses).await?;
-        let attempts = self.store.read_attempts(scope.to_read(), self.config.policy.backoff_reset).await?;
+        let attempts = self.store.read_attempts(scope.to_read(), self.config.policy.attempts_horizon()).await?;
         let mut report = TickReport { database_took: self.now() - read_at, ..TickReport::default() };
         let whole = matches!(scope, Scope::Fleet);
         if whole {

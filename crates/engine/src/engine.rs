@@ -193,7 +193,8 @@ impl Engine {
         let mut link = self.link();
         link.identified = true;
         if let Some(engine_now) = facts::timestamp(info.system_time.as_deref()) {
-            link.engine_now = Some((asked_at + answered_at.since(asked_at) / 2, engine_now));
+            // An engine reads its clock first and counts its containers after: near the beginning of the call.
+            link.engine_now = Some((asked_at, engine_now));
         }
         let heard = std::mem::replace(&mut link.identity, identity.clone());
         match (heard, identity) {

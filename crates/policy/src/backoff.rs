@@ -29,40 +29,39 @@ pub struct Allowance {
     pub open: bool,
 }
 
-/// Reads a workspace's attempts (newest first) and says what is allowed for `incarnation`.
+/// Reads a workspace's attempts (newest first) and says what is allowed for `incarnation`, which has been down for
+/// `down_for`.
 #[must_use]
-pub fn allowance(attempts: &[Attempt], incarnation: Option<&Incarnation>, settings: &Settings) -> Allowance {
-    let run = unbroken_run(attempts, settings.backoff_reset);
-    let tries = u32::try_from(run.len()).unwrap_or(u32::MAX);
-    // Numbers must not repeat within the run, also when rows of it were acknowledged or pruned away.
-    let highest = run.first().map_or(0, |newest| newest.attempt.max(tries));
+pub fn allowance(
+    attempts: &[Attempt],
+    incarnation: Option<&Incarnation>,
+    down_for: Duration,
+    settings: &Settings,
+) -> Allowance {
+    let last = last_of_run(attempts, down_for, settings.backoff_reset);
+    let tries = last.map_or(0, |last| last.attempt);
     let exhausted = tries >= settings.exhausted_after;
-    let after_tries = run.first().map_or(Duration::ZERO, |newest| {
-        let delay = if exhausted { settings.exhausted_retry } else { delay(tries, newest.id, settings) };
-        delay.saturating_sub(newest.finished_ago.unwrap_or(Duration::ZERO))
+    let after_tries = last.map_or(Duration::ZERO, |last| {
+        let delay = if exhausted { settings.exhausted_retry } else { delay(tries, last.id, settings) };
+        delay.saturating_sub(last.finished_ago.unwrap_or(Duration::ZERO))
     });
     let after_refusal = attempts.first().map_or(Duration::ZERO, |newest| refused_lately(newest, incarnation, settings));
     Allowance {
-        attempt: highest + 1,
+        attempt: tries + 1,
         wait: after_tries.max(after_refusal),
         exhausted,
         open: attempts.iter().any(|attempt| attempt.outcome.is_none()),
     }
 }
 
-/// The attempts that touched the container since the last recovery that held for `reset`, newest first.
-fn unbroken_run(attempts: &[Attempt], reset: Duration) -> Vec<&Attempt> {
-    let mut run: Vec<&Attempt> = Vec::new();
-    for attempt in attempts.iter().filter(|attempt| attempt.outcome.is_some_and(Outcome::touched)) {
-        // What followed this attempt: the next one that touched it, or now.
-        let until = run.last().map_or(Duration::ZERO, |next| next.claimed_ago);
-        let held_for = attempt.recovered_ago.map(|recovered| recovered.saturating_sub(until));
-        if attempt.acknowledged || held_for.is_some_and(|held| held >= reset) {
-            break;
-        }
-        run.push(attempt);
-    }
-    run
+/// The newest attempt that touched the container, unless its run is over: acknowledged, or recovered and well for `reset`
+/// before the workspace went down again. Its number is the length of the run, because it was given by this same rule; so a
+/// run is remembered whole however long its pauses were.
+fn last_of_run(attempts: &[Attempt], down_for: Duration, reset: Duration) -> Option<&Attempt> {
+    let newest = attempts.iter().find(|attempt| attempt.outcome.is_some_and(Outcome::touched))?;
+    let well_for = newest.recovered_ago.map(|recovered| recovered.saturating_sub(down_for));
+    let over = newest.acknowledged || well_for.is_some_and(|well| well >= reset);
+    (!over).then_some(newest)
 }
 
 /// A claim that the platform vetoed, or that found the same incarnation alive, is not repeated at once: the evidence that
@@ -120,13 +119,14 @@ mod tests {
         Duration::from_secs(n)
     }
 
+    /// The attempt with this number, claimed so many seconds ago.
     fn attempt(id: i64, claimed: u64, outcome: Option<Outcome>, recovered: Option<u64>) -> Attempt {
         Attempt {
             id,
             workspace: "w".into(),
             container_id: Some("c".into()),
             started_at: Some(Timestamp(id)),
-            attempt: 1,
+            attempt: u32::try_from(id).unwrap(),
             claimed_ago: seconds(claimed),
             finished_ago: outcome.map(|_| seconds(claimed.saturating_sub(1))),
             finished_at: None,
@@ -136,10 +136,14 @@ mod tests {
         }
     }
 
+    /// What is allowed to one that went down just now.
+    fn allowed(attempts: &[Attempt], incarnation: Option<&Incarnation>) -> Allowance {
+        allowance(attempts, incarnation, Duration::ZERO, &Settings::default())
+    }
+
     #[test]
     fn the_first_restart_is_at_once() {
-        let fresh = allowance(&[], None, &Settings::default());
-        assert_eq!(fresh, Allowance { attempt: 1, ..Allowance::default() });
+        assert_eq!(allowed(&[], None), Allowance { attempt: 1, ..Allowance::default() });
     }
 
     #[test]
@@ -163,87 +167,77 @@ mod tests {
 
     #[test]
     fn the_wait_counts_from_the_end_of_the_last_attempt() {
-        let settings = Settings::default();
-        let one = [attempt(9, 3, Some(Outcome::Failed), None)];
-        let expected = delay(1, 9, &settings).saturating_sub(seconds(2));
-        assert_eq!(allowance(&one, None, &settings).wait, expected);
-        let long_ago = [attempt(9, 500, Some(Outcome::Failed), None)];
-        let allowed = allowance(&long_ago, None, &settings);
-        assert_eq!((allowed.wait, allowed.attempt), (Duration::ZERO, 2));
+        let one = [attempt(1, 3, Some(Outcome::Failed), None)];
+        let expected = delay(1, 1, &Settings::default()).saturating_sub(seconds(2));
+        assert_eq!(allowed(&one, None).wait, expected);
+        let long_ago = allowed(&[attempt(1, 500, Some(Outcome::Failed), None)], None);
+        assert_eq!((long_ago.wait, long_ago.attempt), (Duration::ZERO, 2));
     }
 
     #[test]
     fn a_recovery_that_held_forgets_and_one_that_did_not_hold_counts() {
         let settings = Settings::default();
-        // Recovered 700 s ago and well since.
-        let held = [attempt(1, 720, Some(Outcome::Succeeded), Some(700))];
-        assert_eq!(allowance(&held, None, &settings).attempt, 1);
-        let exact = [attempt(1, 620, Some(Outcome::Succeeded), Some(600))];
-        assert_eq!(allowance(&exact, None, &settings).attempt, 1, "the bound itself is verified health");
-        let not_yet = [attempt(1, 620, Some(Outcome::Succeeded), Some(599))];
-        assert_eq!(allowance(&not_yet, None, &settings).attempt, 2);
-        // Healthy for four minutes each time, and dead again.
-        let loops: Vec<Attempt> = (0_u32..5)
-            .map(|n| {
-                attempt(
-                    9 - i64::from(n),
-                    u64::from(n) * 300 + 10,
-                    Some(Outcome::Succeeded),
-                    Some(u64::from(n) * 300 + 5),
-                )
-            })
+        let recovered = |ago| [attempt(1, ago + 20, Some(Outcome::Succeeded), Some(ago))];
+        for (ago, down_for, next) in
+            [(700, 0, 1), (600, 0, 1), (599, 0, 2), (700, 100, 1), (700, 101, 2), (9_000, 8_800, 2)]
+        {
+            let allowed = allowance(&recovered(ago), None, seconds(down_for), &settings);
+            assert_eq!(allowed.attempt, next, "recovered {ago} s ago, down for {down_for} s");
+        }
+    }
+
+    #[test]
+    fn a_run_is_as_long_as_its_last_number_says_however_long_its_pauses_were() {
+        // Healthy for four minutes after each, dead for half an hour in between.
+        let loops: Vec<Attempt> = (0..5_u64)
+            .map(|n| attempt(5 - n.cast_signed(), n * 2_000 + 300, Some(Outcome::Succeeded), Some(n * 2_000 + 290)))
             .collect();
-        let allowed = allowance(&loops, None, &settings);
-        assert!(allowed.exhausted, "{allowed:?}");
-        // An older run beyond a recovery that held does not count.
-        let mut two_runs = vec![attempt(9, 10, Some(Outcome::Failed), None)];
-        two_runs.push(attempt(8, 2_000, Some(Outcome::Succeeded), Some(1_990)));
-        two_runs.push(attempt(7, 2_100, Some(Outcome::Failed), None));
-        assert_eq!(allowance(&two_runs, None, &settings).attempt, 2);
+        let allowed = allowance(&loops, None, seconds(50), &Settings::default());
+        assert!(allowed.exhausted && allowed.attempt == 6, "{allowed:?}");
+        let after_a_new_run_began =
+            [attempt(1, 10, Some(Outcome::Failed), None), attempt(7, 2_100, Some(Outcome::Failed), None)];
+        assert_eq!(allowance(&after_a_new_run_began, None, Duration::ZERO, &Settings::default()).attempt, 2);
     }
 
     #[test]
     fn exhausted_means_one_try_each_retry_interval() {
-        let settings = Settings::default();
         let failed = |n: i64, newest: u64| -> Vec<Attempt> {
             (0..n).map(|k| attempt(n - k, newest + k.unsigned_abs() * 60, Some(Outcome::Failed), None)).collect()
         };
-        assert!(!allowance(&failed(4, 10), None, &settings).exhausted);
-        let five = allowance(&failed(5, 10), None, &settings);
+        assert!(!allowed(&failed(4, 10), None).exhausted);
+        let five = allowed(&failed(5, 10), None);
         assert!(five.exhausted);
         assert_eq!((five.attempt, five.wait), (6, seconds(1_800 - 9)));
-        assert_eq!(allowance(&failed(5, 1_801), None, &settings).wait, Duration::ZERO);
+        assert_eq!(allowed(&failed(5, 1_801), None).wait, Duration::ZERO);
         let mut acknowledged = failed(5, 10);
         for attempt in &mut acknowledged {
             attempt.acknowledged = true;
         }
-        let allowed = allowance(&acknowledged, None, &settings);
-        assert_eq!((allowed.exhausted, allowed.wait, allowed.attempt), (false, Duration::ZERO, 1));
+        let after = allowed(&acknowledged, None);
+        assert_eq!((after.exhausted, after.wait, after.attempt), (false, Duration::ZERO, 1));
     }
 
     #[test]
     fn attempts_that_touched_nothing_do_not_count_but_are_not_repeated_at_once() {
-        let settings = Settings::default();
         let life = |started| Incarnation { container_id: "c".into(), started_at: Some(Timestamp(started)) };
         for outcome in [Outcome::Superseded, Outcome::Vetoed] {
             let refused = [attempt(4, 4, Some(outcome), None)];
-            let same = allowance(&refused, Some(&life(4)), &settings);
+            let same = allowed(&refused, Some(&life(4)));
             assert_eq!((same.attempt, same.exhausted, same.wait), (1, false, seconds(7)), "{outcome:?}");
-            assert_eq!(allowance(&refused, Some(&life(5)), &settings).wait, Duration::ZERO, "another incarnation");
-            assert_eq!(allowance(&refused, None, &settings).wait, Duration::ZERO, "missing now, seen then");
+            assert_eq!(allowed(&refused, Some(&life(5))).wait, Duration::ZERO, "another incarnation");
+            assert_eq!(allowed(&refused, None).wait, Duration::ZERO, "missing now, seen then");
         }
-        let abandoned = [attempt(4, 400, Some(Outcome::Abandoned), None)];
-        assert_eq!(allowance(&abandoned, Some(&life(4)), &settings).attempt, 2, "it may have been touched");
+        let abandoned = [attempt(1, 400, Some(Outcome::Abandoned), None)];
+        assert_eq!(allowed(&abandoned, Some(&life(4))).attempt, 2, "it may have been touched");
     }
 
     #[test]
     fn a_refusal_of_one_that_was_missing_is_not_repeated_at_once_either() {
-        let settings = Settings::default();
         let mut refused = attempt(4, 4, Some(Outcome::Vetoed), None);
         refused.container_id = None;
-        assert_eq!(allowance(&[refused.clone()], None, &settings).wait, seconds(7));
+        assert_eq!(allowed(&[refused.clone()], None).wait, seconds(7));
         let seen = Incarnation { container_id: "c".into(), started_at: None };
-        assert_eq!(allowance(&[refused], Some(&seen), &settings).wait, Duration::ZERO, "it is there now");
+        assert_eq!(allowed(&[refused], Some(&seen)).wait, Duration::ZERO, "it is there now");
     }
 
     #[test]
@@ -257,15 +251,7 @@ mod tests {
 
     #[test]
     fn an_open_attempt_is_seen() {
-        let open = [attempt(4, 4, None, None)];
-        assert!(allowance(&open, None, &Settings::default()).open);
-        assert!(!allowance(&[attempt(4, 4, Some(Outcome::Failed), None)], None, &Settings::default()).open);
-    }
-
-    #[test]
-    fn numbers_go_on_from_the_ledger() {
-        let mut late = attempt(4, 400, Some(Outcome::Failed), None);
-        late.attempt = 7;
-        assert_eq!(allowance(&[late], None, &Settings::default()).attempt, 8);
+        assert!(allowed(&[attempt(4, 4, None, None)], None).open);
+        assert!(!allowed(&[attempt(4, 4, Some(Outcome::Failed), None)], None).open);
     }
 }

@@ -67,14 +67,19 @@ fn container(evidence: &Evidence) -> String {
 fn heartbeat(evidence: &Evidence) -> String {
     let heartbeat = evidence.heartbeat;
     let window = heartbeat.window_seconds;
+    // Below ten seconds the whole ones would make an age and its window look equal.
+    let short = |seconds: f64| if seconds < 9.95 { format!("{seconds:.1} s") } else { format!("{seconds:.0} s") };
     let aged = |word: &str| match heartbeat.age_seconds {
-        Some(age) => format!(", heartbeat {word} ({age:.0} s old, window {window:.0} s)"),
+        Some(age) => format!(", heartbeat {word} ({} old, window {})", short(age), short(window)),
         None => ", never sent a heartbeat".to_owned(),
     };
     match heartbeat.witness {
         Witness::Fresh => aged("fresh"),
         Witness::Stale => aged("stale"),
         Witness::None(NoWitness::Starting) => ", no heartbeat of this start yet".to_owned(),
+        Witness::None(NoWitness::Frozen) => {
+            ", its heartbeat is no witness (the container was paused until lately)".to_owned()
+        }
         Witness::None(NoWitness::ReadGap) => {
             ", heartbeats are no witness (the fleet could not be read for a while)".to_owned()
         }

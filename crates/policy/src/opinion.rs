@@ -78,7 +78,10 @@ impl Context<'_> {
     pub(crate) fn heartbeat(&self, track: &Track, workspace: &Workspace) -> Heartbeat {
         let window = self.health.stretch(track.cadence.window(self.settings));
         let age = track.cadence.age(self.now, self.stamp.at, self.stamp.database_now);
-        let (usable_for, cause) = self.pipeline.usable_for(self.now);
+        let (mut usable_for, mut cause) = self.pipeline.usable_for(self.now);
+        if let Some(since_frozen) = track.frozen_at.map(|at| self.now - at).filter(|since| *since < usable_for) {
+            (usable_for, cause) = (since_frozen, NoWitness::Frozen);
+        }
         let since_start = track.life.as_ref().map_or_else(
             || self.age_without_container(track, workspace),
             |life| life.age(self.now, self.stamp, self.offset),
@@ -171,10 +174,19 @@ impl Context<'_> {
             && track.life.as_ref().is_some_and(|life| !life.found)
         {
             probes.clear(&workspace.id);
-            return plain(Verdict::Settling, Rule::NewIncarnation);
+            // Its first heartbeat arrives in the database, of which nobody tells.
+            let look_at = Some(self.now + 2 * self.health.stretch(self.settings.probe_spacing));
+            return Opinion { look_at, ..plain(Verdict::Settling, Rule::NewIncarnation) };
         }
         let sick = self.is_sick(health);
-        if sick && self.settings.unhealthy_action != Action::Ignore {
+        // One that never beat may never have been taught to: silent, however long.
+        let wedged = heartbeat.witness == Witness::Stale
+            && track.cadence.has_lived()
+            && track.may_hang(heartbeat.silent_for)
+            && heartbeat.silent_for > self.health.stretch(self.settings.wedged_after);
+        // A failing check of a wedged one is the second witness against it, unless it suffices by itself.
+        let counts_alone = !wedged || self.settings.unhealthy_action == Action::Restart;
+        if sick && counts_alone && self.settings.unhealthy_action != Action::Ignore {
             let incarnation = track.life.as_ref().map(|life| &life.incarnation);
             let spaced = self.miss(probes, workspace, incarnation, at);
             let conviction = spaced.convicts.then_some(Conviction {
@@ -195,9 +207,6 @@ impl Context<'_> {
             Witness::Stale => {
                 let busy =
                     workspace.active_tasks > 0 && heartbeat.silent_for <= self.health.stretch(self.settings.busy_grace);
-                // One that never beat may never have been taught to: silent, however long.
-                let wedged =
-                    track.cadence.has_lived() && heartbeat.silent_for > self.health.stretch(self.settings.wedged_after);
                 if busy {
                     plain(Verdict::Busy, Rule::RunningBusy)
                 } else if wedged {

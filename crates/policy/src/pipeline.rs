@@ -33,6 +33,8 @@ pub enum NoWitness {
     PipelineDown,
     /// It never sent one in this incarnation and may still be starting.
     Starting,
+    /// Its container was frozen until a moment ago.
+    Frozen,
 }
 
 /// The state of the way that heartbeats take, common to the whole fleet.

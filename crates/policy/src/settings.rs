@@ -111,6 +111,12 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// How far back the ledger must be read for the back-off: as long as an attempt can be the last of a run that goes on.
+    #[must_use]
+    pub fn attempts_horizon(&self) -> Duration {
+        self.backoff_reset + 2 * self.exhausted_retry.max(self.backoff_max)
+    }
+
     /// Every combination of knobs that cannot work, one sentence each, naming the variables. Empty when all is well.
     #[must_use]
     pub fn faults(&self) -> Vec<String> {

@@ -45,13 +45,16 @@ pub struct Accused {
 }
 
 impl SuspicionLog {
-    /// Takes note of one report.
-    pub fn report(&mut self, id: &WorkspaceId, reporter: &str, at: Moment) {
+    /// Takes note of one report. After a silence of more than `lapse` a reporter begins a new accusation.
+    pub fn report(&mut self, id: &WorkspaceId, reporter: &str, at: Moment, lapse: Duration) {
         if !self.accused.contains_key(id) && self.accused.len() >= WORKSPACES_MAX {
             return;
         }
         let accusations = self.accused.entry(id.clone()).or_default();
         if let Some(known) = accusations.iter_mut().find(|known| *known.reporter == *reporter) {
+            if at > known.last + lapse {
+                known.first = at;
+            }
             known.last = known.last.max(at);
         } else if accusations.len() < REPORTERS_MAX {
             let reporter: Arc<str> = reporter.into();
@@ -129,11 +132,22 @@ mod tests {
     fn distinct_reporters_count_and_repetitions_do_not() {
         let (mut log, id) = (SuspicionLog::default(), WorkspaceId::from("w"));
         for second in 0..50 {
-            log.report(&id, "proxy-a", at(second));
+            log.report(&id, "proxy-a", at(second), WITHIN);
         }
         assert_eq!(log.against(&id, at(50), WITHIN, 100), Accused { reporters: 1, over: Duration::from_secs(49) });
-        log.report(&id, "proxy-b", at(60));
+        log.report(&id, "proxy-b", at(60), WITHIN);
         assert_eq!(log.against(&id, at(60), WITHIN, 100), Accused { reporters: 2, over: Duration::from_secs(60) });
+    }
+
+    #[test]
+    fn a_reporter_who_was_content_for_long_begins_anew() {
+        for (again, over) in [(160, 160), (161, 0)] {
+            let (mut log, id) = (SuspicionLog::default(), WorkspaceId::from("w"));
+            for second in [0, again] {
+                log.report(&id, "proxy", at(second), Duration::from_secs(160));
+            }
+            assert_eq!(log.against(&id, at(again), WITHIN, 100).over, Duration::from_secs(over), "{again}");
+        }
     }
 
     #[test]
@@ -141,14 +155,14 @@ mod tests {
         let mut log = SuspicionLog::default();
         let ids: Vec<WorkspaceId> = (0..26).map(|n| WorkspaceId::from(format!("w{n}"))).collect();
         for id in &ids {
-            log.report(id, "broken", at(0));
+            log.report(id, "broken", at(0), WITHIN);
         }
-        log.report(&ids[0], "honest", at(1));
+        log.report(&ids[0], "honest", at(1), WITHIN);
         assert_eq!(log.against(&ids[0], at(1), WITHIN, 100).reporters, 1, "26 of 100 is more than a quarter");
         assert_eq!(log.against(&ids[0], at(1), WITHIN, 104).reporters, 2, "26 of 104 is not");
         let mut small = SuspicionLog::default();
         for id in ids.iter().take(5) {
-            small.report(id, "proxy", at(0));
+            small.report(id, "proxy", at(0), WITHIN);
         }
         assert_eq!(small.against(&ids[0], at(1), WITHIN, 6).reporters, 1, "five are too few to call it broken");
     }
@@ -156,7 +170,7 @@ mod tests {
     #[test]
     fn old_reports_count_for_nothing_and_are_dropped() {
         let (mut log, id) = (SuspicionLog::default(), WorkspaceId::from("w"));
-        log.report(&id, "a", at(0));
+        log.report(&id, "a", at(0), WITHIN);
         assert_eq!(log.against(&id, at(600), WITHIN, 10).reporters, 1);
         assert_eq!(log.against(&id, at(601), WITHIN, 10).reporters, 0);
         log.prune(at(600), WITHIN);
@@ -169,12 +183,12 @@ mod tests {
     fn the_log_is_bounded() {
         let mut log = SuspicionLog::default();
         for n in 0..(WORKSPACES_MAX + 10) {
-            log.report(&WorkspaceId::from(format!("w{n}")), "a", at(0));
+            log.report(&WorkspaceId::from(format!("w{n}")), "a", at(0), WITHIN);
         }
         assert_eq!(log.accused.len(), WORKSPACES_MAX);
         let id = WorkspaceId::from("w0");
         for n in 0..20 {
-            log.report(&id, &format!("r{n}"), at(0));
+            log.report(&id, &format!("r{n}"), at(0), WITHIN);
         }
         assert_eq!(log.accused[&id].len(), REPORTERS_MAX);
         log.clear(&id);

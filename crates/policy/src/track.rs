@@ -10,6 +10,10 @@ use crate::verdict::{Held, Rule, Verdict};
 /// A start-up time beyond this is an outage, not a property of the workspace.
 const STARTUP_MAX: Duration = Duration::from_secs(1_800);
 
+/// How far two clocks may be apart after the correction: the engine's is read by a call that takes milliseconds. A first
+/// beat that comes right after the start is not void for it.
+const CLOCKS_APART: Duration = Duration::from_millis(100);
+
 /// The clock readings of the fleet read that a judgement uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadStamp {
@@ -34,6 +38,10 @@ pub(crate) struct Track {
     /// The newest sample that was judged: an older one that arrives late is void.
     pub(crate) sampled_at: Moment,
     pub(crate) missing_since: Option<Moment>,
+    /// Since when nothing has been seen running.
+    pub(crate) down_since: Option<Moment>,
+    /// When its container was last seen frozen: silence until then has its reason.
+    pub(crate) frozen_at: Option<Moment>,
     pub(crate) transition_since: Option<Moment>,
     /// The last conclusive sample found it stopped or missing.
     pub(crate) container_dead: bool,
@@ -96,13 +104,21 @@ impl Track {
     /// Whether its last sign of life belongs to the present life; what is older than its start is void.
     pub(crate) fn beat_is_current(&self, offset: i64) -> bool {
         let Some(life) = &self.life else { return self.cadence.has_lived() };
+        if life.has_beaten {
+            return true;
+        }
         let stamped = match (life.started_at(offset), self.cadence.lived_at()) {
-            (Some(started), Some(lived)) => lived >= started,
+            (Some(started), Some(lived)) => lived.plus(CLOCKS_APART) >= started,
             (None, Some(_)) => life.found,
             (_, None) => false,
         };
         let sighted = self.cadence.seen_between().is_some_and(|(after, _)| !life.found && after >= life.seen_at);
         stamped || sighted
+    }
+
+    /// Whether its silence may mean that it hangs: it has beaten in this life, or had the longest start-up time to.
+    pub(crate) fn may_hang(&self, silent_for: Duration) -> bool {
+        self.life.as_ref().is_none_or(|life| life.has_beaten || life.found) || silent_for > STARTUP_MAX
     }
 
     /// How long a new life of it may take until its first heartbeat.
@@ -183,6 +199,21 @@ mod tests {
         beat(&mut track, 5, None, 2);
         assert!(track.beat_is_current(ahead_by_an_hour));
         assert!(!track.beat_is_current(0));
+    }
+
+    #[test]
+    fn a_first_beat_is_not_void_for_a_few_milliseconds_between_the_clocks_nor_revoked_later() {
+        for (before_ms, current) in [(0, true), (100, true), (101, false)] {
+            let mut track = Track::default();
+            let started = Timestamp(clock(0).0 + before_ms * 1_000);
+            track.note_life(&Incarnation { container_id: "a".into(), started_at: Some(started) }, at(0));
+            beat(&mut track, 5, None, 0);
+            assert_eq!(track.beat_is_current(0), current, "{before_ms} ms");
+            if current {
+                track.first_beat(at(5), stamp(5), 0);
+                assert!(track.beat_is_current(-3_600_000_000), "whatever the clocks say later");
+            }
+        }
     }
 
     #[test]

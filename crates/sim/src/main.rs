@@ -1,6 +1,8 @@
 //! `defib-sim`: incidents, chaos years and reports from the command line.
 
+use std::fmt::Write as _;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
@@ -81,6 +83,9 @@ struct ChaosArgs {
     /// Prints the timeline, or of one workspace.
     #[arg(long)]
     trace: bool,
+    /// Years that are lived through at once.
+    #[arg(long, default_value_t = 2)]
+    jobs: usize,
     /// Failures printed for each year.
     #[arg(long, default_value_t = 10)]
     show: usize,
@@ -150,29 +155,46 @@ fn report(args: &ReportArgs) -> anyhow::Result<()> {
 
 fn chaos(args: &ChaosArgs) -> anyhow::Result<bool> {
     let Some(policy) = Policy::named(&args.policy) else { anyhow::bail!("no policy is called {}", args.policy) };
-    let mut passed = true;
-    for seed in args.seed..args.seed + args.years {
-        let climate = Climate { fault_every: secs(args.fault_every), ..Climate::of_days(args.days) };
-        let years = chaos::live(climate, seed, policy, args.trace);
-        if args.trace {
-            print!("{}", years.world.timeline());
+    let next = AtomicU64::new(args.seed);
+    let passed = AtomicBool::new(true);
+    // Each world is one thread's; years are independent.
+    std::thread::scope(|scope| {
+        for _ in 0..args.jobs.max(1) {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= args.seed + args.years {
+                        break;
+                    }
+                    let (text, kept) = chaos_year(args, seed, policy);
+                    print!("{text}");
+                    passed.fetch_and(kept, Ordering::Relaxed);
+                }
+            });
         }
-        let chronicle = &years.world.chronicle;
-        println!(
-            "seed {seed}: {} days, {} faults, {} deaths, {} restarts, {} mistakes, {} failures",
-            args.days,
-            years.faults,
-            chronicle.losses.len(),
-            chronicle.restarts.len(),
-            chronicle.mistakes().count(),
-            years.failures.len()
-        );
-        for failure in years.failures.iter().take(args.show) {
-            println!("       {failure}");
-        }
-        passed &= years.failures.is_empty();
+    });
+    Ok(passed.into_inner())
+}
+
+fn chaos_year(args: &ChaosArgs, seed: u64, policy: Policy) -> (String, bool) {
+    let climate = Climate { fault_every: secs(args.fault_every), ..Climate::of_days(args.days) };
+    let years = chaos::live(climate, seed, policy, args.trace);
+    let chronicle = &years.world.chronicle;
+    let mut text = if args.trace { years.world.timeline() } else { String::new() };
+    let _ = writeln!(
+        text,
+        "seed {seed}: {} days, {} faults, {} deaths, {} restarts, {} mistakes, {} failures",
+        args.days,
+        years.faults,
+        chronicle.losses.len(),
+        chronicle.restarts.len(),
+        chronicle.mistakes().count(),
+        years.failures.len()
+    );
+    for failure in years.failures.iter().take(args.show) {
+        let _ = writeln!(text, "       {failure}");
     }
-    Ok(passed)
+    (text, years.failures.is_empty())
 }
 
 fn run(args: &RunArgs) -> anyhow::Result<bool> {

@@ -32,6 +32,10 @@ fn broken_seeds(id: &str, seeds: u64, policy: Policy) -> Vec<(u64, Vec<String>)>
         .collect()
 }
 
+fn is_broken(id: &str, seed: u64, policy: Policy) -> bool {
+    !scenario::run(scenario::find(id).unwrap(), seed, policy, false).failures.is_empty()
+}
+
 #[test]
 fn there_are_fifty_six_incidents_in_order() {
     let ids: Vec<&str> = catalogue::ALL.iter().map(|scenario| scenario.id).collect();
@@ -71,7 +75,7 @@ fn every_oracle_is_broken_by_somebody() {
         .iter()
         .map(|scenario| scenario.id)
         .filter(|id| !NOBODY_DOES.contains(id))
-        .filter(|id| others.iter().all(|policy| broken_seeds(id, 5, *policy).is_empty()))
+        .filter(|id| !(1..=60).any(|seed| others.iter().any(|policy| is_broken(id, seed, *policy))))
         .collect();
     assert_eq!(unbroken, Vec::<&str>::new());
 }

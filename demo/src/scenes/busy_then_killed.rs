@@ -24,8 +24,10 @@ pub(crate) async fn play(stage: &Stage<'_>, number: usize) -> Result<()> {
     let (back_at, items) = tokio::try_join!(scene.answers_again(cedar), scene.follow(&mut news, is_recovery))?;
     let down = back_at.duration_since(killed_at).unwrap_or_default();
     let restarts = items.iter().filter(|item| is_restarted(&item.what)).count();
-    let text =
-        format!("back after {:.1} s: stopped and silent are two witnesses, so one look was enough", down.as_secs_f64());
+    let text = format!(
+        "answers again after {:.1} s: stopped and silent are two witnesses, so one look was enough",
+        down.as_secs_f64()
+    );
     scene.promise(restarts == 1, &text)?;
     scene.promise_that_nobody_else_was_touched("nobody had to call it, and the others were left alone")?;
     stage.traffic.flow();

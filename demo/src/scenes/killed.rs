@@ -14,8 +14,10 @@ pub(crate) async fn play(stage: &Stage<'_>, number: usize) -> Result<()> {
     let (back_at, items) = tokio::try_join!(scene.answers_again(birch), scene.follow(&mut news, is_recovery))?;
     let down = back_at.duration_since(killed_at).unwrap_or_default();
     let restarts = items.iter().filter(|item| is_restarted(&item.what)).count();
-    let text =
-        format!("back after {:.1} s, by one restart: a fresh heartbeat asks for a second look", down.as_secs_f64());
+    let text = format!(
+        "answers again after {:.1} s, by one restart: a fresh heartbeat asks for a second look",
+        down.as_secs_f64()
+    );
     scene.promise(restarts == 1, &text)?;
     let (_, failed) = stage.traffic.counts();
     scene.promise(

@@ -162,8 +162,8 @@ async fn sigterm_waits_for_the_restart_under_way_and_exits_0() -> Result<()> {
     ensure!(ended.code() == Some(0), "it ended with {ended}");
     let restarts = stage.db.restarts("w1").await?;
     ensure!(restarts.len() == 1 && restarts[0].outcome.as_deref() == Some("succeeded"), "{restarts:#?}");
-    let state = engine.container("w1").context("there is no w1")?.state;
-    ensure!(state == ContainerState::Running, "it is {state:?}");
+    let after = engine.container("w1").context("there is no w1")?.state;
+    ensure!(after == ContainerState::Running, "it is {after:?}");
     Ok(())
 }
 

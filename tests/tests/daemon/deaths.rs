@@ -67,7 +67,7 @@ async fn a_fresh_heartbeat_buys_one_spacing_when_everybody_reports() -> Result<(
 async fn a_fresh_heartbeat_buys_one_spacing_when_the_event_stream_is_cut_off() -> Result<()> {
     let dockerd = PrivateDockerd::shared().await?;
     let eventless = EventlessEngine::before(dockerd.url()).await?;
-    let stage = Stage::new(eventless.url()).await?.knob("POLL_INTERVAL", "1s");
+    let stage = Stage::new(eventless.url()).await?.knob("POLL_INTERVAL", "300ms");
     dies_with_a_fresh_heartbeat(&stage, dockerd, false).await
 }
 

@@ -217,6 +217,26 @@ async fn false_not_runnings_with_good_samples_in_between_do_not_add_up() -> Resu
     Ok(())
 }
 
+#[tokio::test]
+async fn many_false_not_runnings_within_one_spacing_are_one() -> Result<()> {
+    let engine = ScriptedEngine::start().await?;
+    let stage = Stage::new(&engine.url()).await?.knob("POLL_INTERVAL", "100ms").knob("PROBE_SPACING", "6s");
+    engine.add(container("w1"));
+    stage.db.add(Workspace::new("w1")).await?;
+    let _daemon = stage.run().await?;
+
+    engine.lie_about("w1", &Fault::FalselyStopped);
+    stage.db.wait_for_verdict("w1", Some("suspect")).await?;
+    let looks = engine.count(Call::Inspect);
+    stage.nothing_is_claimed(Duration::from_secs(1)).await?;
+    ensure!(engine.count(Call::Inspect) > looks + 2, "it was hardly looked at");
+    engine.clear_faults();
+    stage.db.wait_for_verdict("w1", None).await?;
+    stage.nothing_is_claimed(Duration::from_secs(1)).await?;
+    ensure!(engine.restarts() == 0, "restarted");
+    Ok(())
+}
+
 /// Shows the container as stopped in one look, and waits until that was seen, and seen to be wrong. Only a suspicion looks: a
 /// poll beside it might take one half of the lie.
 async fn lie_once(stage: &Stage, engine: &ScriptedEngine, times: usize) -> Result<()> {

@@ -202,7 +202,7 @@ impl Judge {
     }
 }
 
-fn stopped_ago(look: &Look<'_>, stamp: ReadStamp, now: Moment, offset: i64) -> Option<Duration> {
+pub(super) fn stopped_ago(look: &Look<'_>, stamp: ReadStamp, now: Moment, offset: i64) -> Option<Duration> {
     let Observation::Stopped { exit, .. } = &look.sample?.observation else { return None };
     let finished = exit.finished_at?.shifted(offset.saturating_neg());
     // The stop may lie between the read and now: then only the later part of that span is known to have passed.

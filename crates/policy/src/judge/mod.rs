@@ -85,9 +85,23 @@ struct EngineTrack {
     offset: i64,
     /// Until then its own restart policies go first.
     amnesty_until: Moment,
+    /// When it was seen to be back.
+    returned_at: Moment,
     back_at: Option<Timestamp>,
     watched: usize,
     storm: StormGuard,
+}
+
+/// An engine that goes on starting containers after its return is waited for, up to this many dead windows in all.
+const AMNESTY_WINDOWS_MAX: u32 = 10;
+
+impl EngineTrack {
+    /// A container came up by itself: while the engine is at that, its restart policies are still at work.
+    fn goes_on_starting(&mut self, now: Moment, window: Duration) {
+        if now < self.amnesty_until {
+            self.amnesty_until = (now + window).min(self.returned_at + window * AMNESTY_WINDOWS_MAX);
+        }
+    }
 }
 
 /// The state of all judging. One per process; its methods take the time and the facts, and never wait.
@@ -137,7 +151,13 @@ impl Judge {
     /// Takes over a verdict that an earlier process recorded, so that its end is recorded too. Its rule is not taken over:
     /// the first judgement gives its own.
     pub fn restore(&mut self, id: WorkspaceId, verdict: Verdict, since: Moment) {
-        let track = Track { verdict: Some((verdict, Rule::NoAnswer)), since, ..Track::default() };
+        let down = matches!(verdict, Verdict::Suspect | Verdict::Dead | Verdict::Exhausted);
+        let track = Track {
+            verdict: Some((verdict, Rule::NoAnswer)),
+            since,
+            down_since: down.then_some(since),
+            ..Track::default()
+        };
         if self.tracks.insert(id, track).is_none() {
             self.counts[verdict.index()] += 1;
         }
@@ -218,11 +238,10 @@ impl Judge {
     /// Takes note of a suspicion reported at `at`. It convicts nobody; it may speak as the second witness against one that
     /// runs and is silent. Returns whether the workspace is watched.
     pub fn observe_suspicion(&mut self, id: &WorkspaceId, reporter: &str, at: Moment) -> bool {
-        let watched = self.tracks.contains_key(id);
-        if watched {
-            self.suspicions.report(id, reporter, at);
-        }
-        watched
+        let Some(track) = self.tracks.get(id) else { return false };
+        // Reports further apart than two windows are two stories.
+        self.suspicions.report(id, reporter, at, 2 * track.cadence.window(&self.settings));
+        true
     }
 
     /// Takes note of a tick of the whole fleet: whether it began in time and all of its calls were quick and answered.
@@ -265,7 +284,12 @@ impl Judge {
             match opinion.conviction {
                 Some(conviction) if !in_flight => {
                     let incarnation = self.incarnation_of(look, conviction);
-                    let allowance = backoff::allowance(look.attempts, incarnation, &self.settings);
+                    let allowance = backoff::allowance(
+                        look.attempts,
+                        incarnation,
+                        self.down_for(now, stamp, look, &opinion),
+                        &self.settings,
+                    );
                     calls.push(Call { look, opinion, conviction, allowance });
                 }
                 _ => self.settle_opinion(now, look, &opinion, None, None, &mut plan),
@@ -307,6 +331,7 @@ impl Judge {
             }
         }
         if back {
+            engine.returned_at = now;
             engine.amnesty_until = now + window;
             engine.back_at = Some(stamp.database_now.shifted(engine.offset));
         }
@@ -345,11 +370,36 @@ impl Judge {
             elsewhere = Sample { at: sample.at, observation: Observation::Unknown { fault: Fault::OtherEngine } };
             sample = &elsewhere;
         }
-        note_sample(track, sample);
+        let new_life = note_sample(track, sample);
+        if new_life || matches!(sample.observation, Observation::Frozen { .. }) {
+            // What was said of the life before, or while somebody had it frozen, says nothing about this one.
+            self.suspicions.clear(&workspace.id);
+        }
+        if new_life
+            && matches!(sample.observation, Observation::Running { .. })
+            && let Some(engine) = self.engines.get_mut(workspace.engine.as_str())
+        {
+            engine.goes_on_starting(now, self.health.stretch(self.settings.dead_window));
+        }
         if track.beat_is_current(offset) {
             track.first_beat(now, stamp, offset);
         }
-        Some(context.judge_container(track, &mut self.probes, workspace, sample))
+        let opinion = context.judge_container(track, &mut self.probes, workspace, sample);
+        if opinion.rule == Rule::RunningFresh {
+            self.suspicions.clear(&workspace.id);
+        }
+        Some(opinion)
+    }
+
+    /// How long it has been down, by its engine's word or our own sight, whichever is longer.
+    fn down_for(&self, now: Moment, stamp: ReadStamp, look: &Look<'_>, opinion: &Opinion) -> Duration {
+        if opinion.conviction.is_some_and(|conviction| conviction.running) {
+            return opinion.heartbeat.silent_for;
+        }
+        let offset = self.engines.get(look.workspace.engine.as_str()).map_or(0, |engine| engine.offset);
+        let told = decide::stopped_ago(look, stamp, now, offset).unwrap_or(Duration::ZERO);
+        let seen = self.tracks.get(&look.workspace.id).and_then(|track| track.down_since);
+        told.max(seen.map_or(Duration::ZERO, |since| now - since))
     }
 
     fn incarnation_of<'a>(
@@ -415,27 +465,29 @@ impl Judge {
     }
 }
 
-/// Keeps what one sample says about a workspace beyond this pass.
-fn note_sample(track: &mut Track, sample: &Sample) {
-    if let Some(incarnation) = sample.observation.incarnation() {
-        track.note_life(incarnation, sample.at);
-    }
+/// Keeps what one sample says about a workspace beyond this pass. Returns whether it showed a new life.
+fn note_sample(track: &mut Track, sample: &Sample) -> bool {
+    let seen = sample.observation.incarnation();
+    let new_life = seen.is_some_and(|incarnation| track.note_life(incarnation, sample.at));
     match &sample.observation {
-        Observation::Unknown { .. } => return,
-        Observation::Missing => {
+        Observation::Unknown { .. } => return false,
+        Observation::Missing | Observation::Transitional { .. } | Observation::Stopped { .. } => {
             track.container_dead = true;
-            track.transition_since = None;
-            return;
-        }
-        Observation::Transitional { .. } => track.container_dead = true,
-        Observation::Stopped { .. } => {
-            track.container_dead = true;
-            track.transition_since = None;
+            track.down_since.get_or_insert(sample.at);
         }
         Observation::Running { .. } | Observation::Frozen { .. } => {
             track.container_dead = false;
-            track.transition_since = None;
+            track.down_since = None;
         }
     }
-    track.missing_since = None;
+    if !matches!(sample.observation, Observation::Missing) {
+        track.missing_since = None;
+    }
+    if !matches!(sample.observation, Observation::Transitional { .. }) {
+        track.transition_since = None;
+    }
+    if matches!(sample.observation, Observation::Frozen { .. }) {
+        track.frozen_at = Some(sample.at);
+    }
+    new_life
 }
