@@ -297,8 +297,9 @@ fn confirmed(order: &RestartOrder, seen: &Sample) -> Result<Incarnation, NotDone
     let same =
         |incarnation: &Incarnation| order.incarnation.as_ref().is_none_or(|convicted| convicted.may_be(incarnation));
     match &seen.observation {
+        // Not a failure of the restart: it was not tried, and does not use up a try.
         Observation::Unknown { fault } => Err(NotDone {
-            outcome: Outcome::Failed,
+            outcome: Outcome::Superseded,
             why: format!("the look before the restart got no answer ({fault}); nothing was touched"),
         }),
         Observation::Running { incarnation, .. } if !same(incarnation) => {

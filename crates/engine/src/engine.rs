@@ -187,7 +187,6 @@ impl Engine {
         let asked_at = self.now();
         self.link().info_asked_at = Some(asked_at);
         let info = budget.call(Call::Info, client.info()).await.map_err(|error| error.fault())?;
-        let answered_at = self.now();
         let identity = info.id.filter(|id| !id.is_empty());
 
         let mut link = self.link();

@@ -30,7 +30,7 @@ pub struct EngineReport {
 pub struct Reached {
     /// The `ID` of its `/info`, as last heard. `None` when it has not told yet: then nothing in this report is Missing.
     pub identity: Option<String>,
-    /// Its clock: what `/info` said, and the middle of that call on ours. At most about a minute old while the engine answers.
+    /// Its clock: what `/info` said, and the beginning of that call on ours. At most about a minute old while it answers.
     pub engine_now: Option<(Moment, Timestamp)>,
     /// It answers again after a look at it failed, or after its event stream broke: its own restart policies may be at
     /// work. Exactly one report says so, of whichever kind comes first. The first contact of all is not one, unless it

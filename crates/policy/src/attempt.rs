@@ -15,7 +15,8 @@ pub enum Outcome {
     Succeeded,
     /// The engine refused, failed or did not answer in time.
     Failed,
-    /// The fresh look before the restart found it running, or another incarnation. Nothing was touched.
+    /// The fresh look before the restart did not bear the evidence out: it runs, it is another incarnation, or the engine
+    /// gave no answer. Nothing was touched.
     Superseded,
     /// The platform refused the claim (`defib.mark_dead` returned false). Nothing was touched.
     Vetoed,

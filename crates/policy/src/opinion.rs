@@ -7,7 +7,7 @@ use crate::fleet::{Kind, Workspace};
 use crate::local_health::LocalHealth;
 use crate::moment::{Moment, Timestamp};
 use crate::pipeline::{NoWitness, Pipeline};
-use crate::probe::{ProbeMap, ProbeRules};
+use crate::probe::{Doubt, ProbeMap, ProbeRules};
 use crate::sample::{Exit, Health, Incarnation, Observation, Sample, Transition};
 use crate::settings::{Action, Settings};
 use crate::suspicion::Accused;
@@ -188,7 +188,7 @@ impl Context<'_> {
         let counts_alone = !wedged || self.settings.unhealthy_action == Action::Restart;
         if sick && counts_alone && self.settings.unhealthy_action != Action::Ignore {
             let incarnation = track.life.as_ref().map(|life| &life.incarnation);
-            let spaced = self.miss(probes, workspace, incarnation, at);
+            let spaced = self.miss(probes, workspace, incarnation, Doubt::Unhealthy, at);
             let conviction = spaced.convicts.then_some(Conviction {
                 spaced: true,
                 stale: heartbeat.witness == Witness::Stale,
@@ -251,7 +251,7 @@ impl Context<'_> {
         if heartbeat.silent_before && heartbeat.witness == Witness::None(NoWitness::Starting) {
             heartbeat.witness = Witness::Stale;
         }
-        let run = self.miss(probes, workspace, Some(incarnation), at);
+        let run = self.miss(probes, workspace, Some(incarnation), Doubt::Dead, at);
         let stopped_at = exit.finished_at.map(|finished| finished.shifted(self.offset.saturating_neg()));
         if heartbeat.witness == Witness::Fresh && self.beats_after(track, stopped_at, run.first) {
             return Opinion {
@@ -288,7 +288,7 @@ impl Context<'_> {
         heartbeat: Heartbeat,
     ) -> Opinion {
         let since = *track.missing_since.get_or_insert(at);
-        let run = self.miss(probes, workspace, None, at);
+        let run = self.miss(probes, workspace, None, Doubt::Dead, at);
         let grace = self.health.stretch(self.settings.missing_grace);
         let suspect = |verdict, rule, look_at| Opinion { verdict, rule, conviction: None, heartbeat, look_at };
         if at - since < grace {
@@ -318,10 +318,17 @@ impl Context<'_> {
         stamped || sighted
     }
 
-    fn miss(&self, probes: &mut ProbeMap, workspace: &Workspace, incarnation: Option<&Incarnation>, at: Moment) -> Run {
+    fn miss(
+        &self,
+        probes: &mut ProbeMap,
+        workspace: &Workspace,
+        incarnation: Option<&Incarnation>,
+        doubt: Doubt,
+        at: Moment,
+    ) -> Run {
         let spacing = self.health.stretch(self.settings.probe_spacing);
         let rules = ProbeRules { threshold: self.settings.dead_threshold, spacing };
-        let probe = probes.miss(&workspace.id, incarnation, at, rules);
+        let probe = probes.miss(&workspace.id, incarnation, doubt, at, rules);
         let misses = probe.misses_within(self.health.stretch(self.settings.dead_window));
         Run {
             convicts: misses >= self.settings.dead_threshold,

@@ -12,11 +12,22 @@ use crate::id::WorkspaceId;
 use crate::moment::Moment;
 use crate::sample::Incarnation;
 
+/// What a miss says. Misses of the two kinds never add up: a failing health check is no look at a stopped container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doubt {
+    /// Its container is stopped or missing.
+    Dead,
+    /// Its container runs, and its health check fails.
+    Unhealthy,
+}
+
 /// One workspace in doubt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Probe {
     /// The life that is in doubt; `None` when no container is there at all.
     pub incarnation: Option<Incarnation>,
+    /// What its misses say.
+    pub doubt: Doubt,
     /// When the first miss of the run was seen.
     pub first_miss: Moment,
     /// The misses that can still convict, oldest first; never more than the threshold, never empty.
@@ -67,21 +78,25 @@ impl ProbeMap {
     }
 
     /// Records a miss seen at `at`. Closer to the last one than the spacing it is the same observation; of another
-    /// incarnation, or after the TTL, it begins a new run.
+    /// incarnation or another kind, or after the TTL, it begins a new run.
     pub fn miss(
         &mut self,
         id: &WorkspaceId,
         incarnation: Option<&Incarnation>,
+        doubt: Doubt,
         at: Moment,
         rules: ProbeRules,
     ) -> &Probe {
-        let same_run = self.get(id, at).is_some_and(|probe| same_life(probe.incarnation.as_ref(), incarnation));
+        let same_run = self
+            .get(id, at)
+            .is_some_and(|probe| probe.doubt == doubt && same_life(probe.incarnation.as_ref(), incarnation));
         if !same_run {
             self.clear(id);
             self.make_room();
         }
         let probe = self.probes.entry(id.clone()).or_insert_with(|| Probe {
             incarnation: incarnation.cloned(),
+            doubt,
             first_miss: at,
             misses: VecDeque::new(),
         });
@@ -184,40 +199,52 @@ mod tests {
     fn samples_closer_than_the_spacing_are_one_sample() {
         let (mut map, id, life) = (map(), WorkspaceId::from("w"), life("c", 1));
         for millis in [0, 10, 50, 999] {
-            assert_eq!(map.miss(&id, Some(&life), at(millis), RULES).misses_within(WINDOW), 1, "{millis} ms");
+            assert_eq!(
+                map.miss(&id, Some(&life), Doubt::Dead, at(millis), RULES).misses_within(WINDOW),
+                1,
+                "{millis} ms"
+            );
         }
-        assert_eq!(map.miss(&id, Some(&life), at(1_000), RULES).misses_within(WINDOW), 2);
+        assert_eq!(map.miss(&id, Some(&life), Doubt::Dead, at(1_000), RULES).misses_within(WINDOW), 2);
         assert_eq!(map.get(&id, at(1_000)).map(|probe| probe.first_miss), Some(at(0)));
     }
 
     #[test]
     fn only_misses_within_the_window_count_and_the_window_slides() {
         let (mut map, id, life) = (map(), WorkspaceId::from("w"), life("c", 1));
-        map.miss(&id, Some(&life), at(0), RULES);
-        map.miss(&id, Some(&life), at(20_000), RULES);
-        assert_eq!(map.miss(&id, Some(&life), at(35_000), RULES).misses_within(WINDOW), 2);
-        assert_eq!(map.miss(&id, Some(&life), at(50_000), RULES).misses_within(WINDOW), 3);
+        map.miss(&id, Some(&life), Doubt::Dead, at(0), RULES);
+        map.miss(&id, Some(&life), Doubt::Dead, at(20_000), RULES);
+        assert_eq!(map.miss(&id, Some(&life), Doubt::Dead, at(35_000), RULES).misses_within(WINDOW), 2);
+        assert_eq!(map.miss(&id, Some(&life), Doubt::Dead, at(50_000), RULES).misses_within(WINDOW), 3);
     }
 
     #[test]
     fn misses_belong_to_an_incarnation() {
         let (mut map, id) = (map(), WorkspaceId::from("w"));
-        map.miss(&id, Some(&life("a", 1)), at(0), RULES);
-        map.miss(&id, Some(&life("a", 1)), at(2_000), RULES);
-        assert_eq!(map.miss(&id, Some(&life("a", 2)), at(4_000), RULES).misses_within(WINDOW), 1, "restarted");
-        assert_eq!(map.miss(&id, Some(&life("b", 2)), at(6_000), RULES).misses_within(WINDOW), 1, "recreated");
-        assert_eq!(map.miss(&id, None, at(8_000), RULES).misses_within(WINDOW), 1, "gone");
-        assert_eq!(map.miss(&id, None, at(10_000), RULES).misses_within(WINDOW), 2, "still gone");
+        map.miss(&id, Some(&life("a", 1)), Doubt::Dead, at(0), RULES);
+        map.miss(&id, Some(&life("a", 1)), Doubt::Dead, at(2_000), RULES);
+        assert_eq!(
+            map.miss(&id, Some(&life("a", 2)), Doubt::Dead, at(4_000), RULES).misses_within(WINDOW),
+            1,
+            "restarted"
+        );
+        assert_eq!(
+            map.miss(&id, Some(&life("b", 2)), Doubt::Dead, at(6_000), RULES).misses_within(WINDOW),
+            1,
+            "recreated"
+        );
+        assert_eq!(map.miss(&id, None, Doubt::Dead, at(8_000), RULES).misses_within(WINDOW), 1, "gone");
+        assert_eq!(map.miss(&id, None, Doubt::Dead, at(10_000), RULES).misses_within(WINDOW), 2, "still gone");
     }
 
     #[test]
     fn the_ttl_is_checked_at_the_read_and_at_the_next_miss() {
         let (mut map, id, life) = (map(), WorkspaceId::from("w"), life("c", 1));
-        map.miss(&id, Some(&life), at(0), RULES);
+        map.miss(&id, Some(&life), Doubt::Dead, at(0), RULES);
         assert!(map.get(&id, at(120_000)).is_some());
         assert!(map.get(&id, at(120_001)).is_none());
         assert_eq!(map.len(), 1, "not pruned yet");
-        let late = map.miss(&id, Some(&life), at(120_001), RULES);
+        let late = map.miss(&id, Some(&life), Doubt::Dead, at(120_001), RULES);
         assert_eq!(late.first_miss, at(120_001));
     }
 
@@ -225,7 +252,7 @@ mod tests {
     fn pruning_empties_the_map_after_the_ttl() {
         let mut map = map();
         for n in 0..50 {
-            map.miss(&WorkspaceId::from(format!("w{n}")), None, at(n), RULES);
+            map.miss(&WorkspaceId::from(format!("w{n}")), None, Doubt::Dead, at(n), RULES);
         }
         assert_eq!(map.prune(at(120_000)), 0);
         assert_eq!(map.prune(at(120_010)), 10);
@@ -238,19 +265,19 @@ mod tests {
     fn the_map_is_bounded_and_the_oldest_goes() {
         let mut map = ProbeMap::new(Duration::from_secs(120), 3);
         for n in 0..5 {
-            map.miss(&WorkspaceId::from(format!("w{n}")), None, at(n * 10), RULES);
+            map.miss(&WorkspaceId::from(format!("w{n}")), None, Doubt::Dead, at(n * 10), RULES);
         }
         assert_eq!((map.len(), map.evicted()), (3, 2));
         assert!(map.get(&WorkspaceId::from("w1"), at(50)).is_none());
         assert!(map.get(&WorkspaceId::from("w2"), at(50)).is_some());
-        map.miss(&WorkspaceId::from("w2"), None, at(2_000), RULES);
+        map.miss(&WorkspaceId::from("w2"), None, Doubt::Dead, at(2_000), RULES);
         assert_eq!((map.len(), map.evicted()), (3, 2), "a known one needs no room");
     }
 
     #[test]
     fn a_sign_of_life_clears_the_entry() {
         let (mut map, id) = (map(), WorkspaceId::from("w"));
-        map.miss(&id, None, at(0), RULES);
+        map.miss(&id, None, Doubt::Dead, at(0), RULES);
         map.clear(&id);
         assert!(map.is_empty() && map.by_last_miss.is_empty());
     }

@@ -25,14 +25,24 @@ pub struct StormGuard {
     storm: Option<Storm>,
 }
 
+/// A workspace that was let through.
+#[derive(Clone, Debug)]
+struct Canary {
+    id: WorkspaceId,
+    /// When.
+    released_at: Moment,
+    /// By when it must be back.
+    by: Moment,
+}
+
 #[derive(Clone, Debug)]
 struct Storm {
     /// The last newly dead one: a cooldown after it the storm ends.
     last_death: Moment,
     /// How many may be out at once in this round.
     batch: usize,
-    /// Those let through in this round whose return was not seen yet, with the moment by which it must be.
-    outstanding: Vec<(WorkspaceId, Moment)>,
+    /// Those let through in this round whose return was not seen yet.
+    outstanding: Vec<Canary>,
     /// How many of this round were let through.
     released: usize,
     /// A round failed: nothing goes before this.
@@ -73,26 +83,27 @@ impl StormGuard {
         self.storm.is_some()
     }
 
-    /// Moves rounds and the end along. `returned` says of a workspace let through whether it is verified to be back
-    /// (`Some(true)`), known to have failed (`Some(false)`), or not decided yet. Returns whether this ended the storm.
+    /// Moves rounds and the end along. `returned` says of a workspace let through at a moment whether it is verified to be
+    /// back (`Some(true)`), known to have failed since (`Some(false)`), or not decided yet. Returns whether this ended the
+    /// storm.
     pub fn turn(
         &mut self,
         now: Moment,
         waiting: &BTreeSet<WorkspaceId>,
         settings: &Settings,
-        mut returned: impl FnMut(&WorkspaceId) -> Option<bool>,
+        mut returned: impl FnMut(&WorkspaceId, Moment) -> Option<bool>,
     ) -> bool {
         let Some(storm) = &mut self.storm else { return false };
         let mut failed = false;
-        storm.outstanding.retain(|(id, by)| match returned(id) {
+        storm.outstanding.retain(|canary| match returned(&canary.id, canary.released_at) {
             Some(true) => false,
             Some(false) => {
                 failed = true;
                 false
             }
             None => {
-                failed |= now > *by;
-                now <= *by
+                failed |= now > canary.by;
+                now <= canary.by
             }
         });
         if failed {
@@ -122,15 +133,15 @@ impl StormGuard {
         self.storm.as_ref().is_none_or(|storm| {
             storm.closed_until.is_none()
                 && storm.released < storm.batch
-                && !storm.outstanding.iter().any(|(out, _)| out == id)
+                && !storm.outstanding.iter().any(|canary| canary.id == *id)
         })
     }
 
-    /// A restart of `id` goes; it must be back by `by`.
-    pub fn release(&mut self, id: &WorkspaceId, by: Moment) {
+    /// A restart of `id` goes now; it must be back by `by`.
+    pub fn release(&mut self, id: &WorkspaceId, released_at: Moment, by: Moment) {
         if let Some(storm) = &mut self.storm {
             storm.released += 1;
-            storm.outstanding.push((id.clone(), by));
+            storm.outstanding.push(Canary { id: id.clone(), released_at, by });
         }
     }
 }
@@ -205,14 +216,14 @@ mod tests {
         for round in 0..4 {
             let mut size = 0;
             while guard.admits(&id(next)) {
-                guard.release(&id(next), at(round * 10 + 60));
+                guard.release(&id(next), at(0), at(round * 10 + 60));
                 next += 1;
                 size += 1;
             }
             sizes.push(size);
-            guard.turn(at(round * 10 + 1), &nobody(), &settings, |_| None);
+            guard.turn(at(round * 10 + 1), &nobody(), &settings, |_, _| None);
             assert!(!guard.admits(&id(next)), "not before they are back");
-            guard.turn(at(round * 10 + 5), &nobody(), &settings, |_| Some(true));
+            guard.turn(at(round * 10 + 5), &nobody(), &settings, |_, _| Some(true));
         }
         assert_eq!(sizes, [1, 2, 4, 8]);
     }
@@ -221,19 +232,19 @@ mod tests {
     fn a_batch_that_does_not_come_back_starts_again_at_one_after_the_cooldown() {
         for outcome in [Some(false), None] {
             let (mut guard, settings) = (storm_of(60, 100), Settings::default());
-            guard.release(&id(0), at(10));
-            guard.turn(at(5), &nobody(), &settings, |_| Some(true));
+            guard.release(&id(0), at(0), at(10));
+            guard.turn(at(5), &nobody(), &settings, |_, _| Some(true));
             assert!(guard.admits(&id(1)));
-            guard.release(&id(1), at(10));
-            guard.release(&id(2), at(10));
-            guard.turn(at(11), &nobody(), &settings, |_| outcome);
+            guard.release(&id(1), at(0), at(10));
+            guard.release(&id(2), at(0), at(10));
+            guard.turn(at(11), &nobody(), &settings, |_, _| outcome);
             guard.death(&id(1), at(12), 100, WINDOW, &settings);
             assert!(!guard.admits(&id(3)));
-            guard.turn(at(130), &nobody(), &settings, |_| None);
+            guard.turn(at(130), &nobody(), &settings, |_, _| None);
             assert!(!guard.admits(&id(3)), "one cooldown after the round failed");
-            guard.turn(at(131), &nobody(), &settings, |_| None);
+            guard.turn(at(131), &nobody(), &settings, |_, _| None);
             assert!(guard.admits(&id(3)));
-            guard.release(&id(3), at(200));
+            guard.release(&id(3), at(0), at(200));
             assert!(!guard.admits(&id(4)), "one canary again");
         }
     }
@@ -242,9 +253,9 @@ mod tests {
     fn it_ends_when_a_cooldown_passes_with_nothing_new_and_nobody_waiting() {
         let (mut guard, settings) = (storm_of(4, 10), Settings::default());
         let waiting = BTreeSet::from([id(1)]);
-        assert!(!guard.turn(at(120), &nobody(), &settings, |_| None));
-        assert!(!guard.turn(at(121), &waiting, &settings, |_| None), "somebody still waits for a restart");
-        assert!(guard.turn(at(121), &nobody(), &settings, |_| None));
+        assert!(!guard.turn(at(120), &nobody(), &settings, |_, _| None));
+        assert!(!guard.turn(at(121), &waiting, &settings, |_, _| None), "somebody still waits for a restart");
+        assert!(guard.turn(at(121), &nobody(), &settings, |_, _| None));
         assert!(!guard.is_storm() && guard.admits(&id(1)));
         assert!(!guard.death(&id(9), at(122), 10, WINDOW, &settings), "the old deaths are forgotten");
     }

@@ -7,7 +7,7 @@ use common::*;
 use defib_policy::attempt::{Attempt, Outcome};
 use defib_policy::pipeline::NoWitness;
 use defib_policy::sample::{Exit, Fault, Observation};
-use defib_policy::settings::Settings;
+use defib_policy::settings::{Action, Settings};
 use defib_policy::verdict::{Held, Rule, Verdict, Witness};
 
 fn fleet(size: usize, beat: i64) -> World {
@@ -136,12 +136,12 @@ fn in_a_storm_every_death_needs_both_kinds_of_witness() {
         kill(&mut world, n);
     }
     world.wait_ms(1_000);
-    world.tick();
+    let first = world.tick();
+    assert!(first.storms.iter().any(|(scope, began)| scope.is_none() && *began), "seen before anybody is convicted");
     world.wait_ms(1_000);
     let plan = world.tick();
     assert!(plan.restarts.is_empty(), "{:?}", restarted(&plan));
     assert_eq!(rule_of(&plan, "w005"), Some(Rule::StormNeedsBoth));
-    assert!(plan.storms.iter().any(|(scope, began)| scope.is_none() && *began), "{:?}", plan.storms);
     // The rest of the fleet goes on beating; the dead become stale and go one by one.
     let mut restarts = Vec::new();
     for _ in 0..20 {
@@ -207,7 +207,7 @@ fn backoff_holds_the_restart_and_says_when_it_may_go() {
     let mut world = World::new(Settings::default()).with("w", Some(-80), stopped(0));
     world
         .attempts
-        .insert("w".into(), vec![attempt(4, 1, Some(Outcome::Failed)), attempt(3, 30, Some(Outcome::Failed))]);
+        .insert("w".into(), vec![attempt(2, 1, Some(Outcome::Failed)), attempt(1, 30, Some(Outcome::Failed))]);
     let plan = world.tick();
     assert!(plan.restarts.is_empty());
     let change = &plan.changes[0];
@@ -333,4 +333,148 @@ fn usable_heartbeats_and_storms_can_be_asked_for() {
     world.tick();
     assert!(world.judge.is_storm(None) && world.judge.is_storm(Some(&engine)));
     assert!(!world.judge.is_storm(Some(&"other".into())));
+}
+
+#[test]
+fn a_health_check_that_fails_everywhere_restarts_nobody_who_beats() {
+    let settings = Settings { unhealthy_action: Action::Restart, ..Settings::default() };
+    let mut world = World::new(settings);
+    for n in 0..20 {
+        world.add(&format!("w{n:03}"), Some(-1), running());
+    }
+    world.tick();
+    for _ in 0..60 {
+        world.wait_ms(5_000);
+        for n in 0..20 {
+            world.beat(&format!("w{n:03}"));
+            let sick = unhealthy(world.now_ms - 1_000);
+            world.see(&format!("w{n:03}"), sick);
+        }
+        assert_eq!(restarted(&world.tick()), Vec::<&str>::new());
+        let few = world.focus(&["w003"]);
+        assert!(few.restarts.is_empty());
+    }
+}
+
+#[test]
+fn misses_of_a_health_check_and_of_a_stop_do_not_add_up() {
+    let mut world = World::new(Settings::default()).with("w", Some(-1), unhealthy(-1));
+    world.tick();
+    world.wait_ms(5_000);
+    world.beat("w");
+    world.tick();
+    world.wait_ms(5_000);
+    world.see("w", stopped(9_900));
+    let plan = world.tick();
+    assert_eq!((world.verdict("w"), plan.restarts.len()), (Some(Verdict::Suspect), 0));
+    world.wait_ms(1_000);
+    assert_eq!(restarted(&world.tick()), ["w"]);
+}
+
+#[test]
+fn being_frozen_explains_silence_and_voids_what_was_said_meanwhile() {
+    let settings = Settings { wedged_action: Action::Restart, ..Settings::default() };
+    let mut world = World::new(settings).with("w", Some(-1), running());
+    world.tick();
+    world.see("w", frozen());
+    for _ in 0..200 {
+        world.run(5);
+        for reporter in ["a", "b"] {
+            world.judge.observe_suspicion(&"w".into(), reporter, world.now());
+        }
+    }
+    world.see("w", running());
+    assert_eq!(world.run(70), [], "thawed, and not heard of yet");
+    assert_eq!(world.verdict("w"), Some(Verdict::Alive));
+    world.run(10);
+    assert_eq!(world.verdict("w"), Some(Verdict::Silent), "one window later its silence is its own");
+}
+
+#[test]
+fn a_life_that_never_beat_is_not_wedged_while_it_may_still_be_booting() {
+    let settings = Settings { wedged_action: Action::Restart, ..Settings::default() };
+    let mut world = World::new(settings).with("w", Some(-1), running());
+    world.tick();
+    world.see("w", running_since(1_000));
+    for _ in 0..355 {
+        for reporter in ["a", "b"] {
+            world.judge.observe_suspicion(&"w".into(), reporter, world.now());
+        }
+        assert_eq!(world.run(5), [], "at {} s", world.now_ms / 1_000);
+    }
+    assert_eq!(world.verdict("w"), Some(Verdict::Silent), "just under half an hour");
+    for _ in 0..10 {
+        world.judge.observe_suspicion(&"w".into(), "a", world.now());
+        world.judge.observe_suspicion(&"w".into(), "b", world.now());
+        world.run(5);
+    }
+    assert_eq!(world.verdict("w"), Some(Verdict::Wedged));
+}
+
+#[test]
+fn suspicions_of_an_earlier_life_or_before_a_sign_of_life_are_void() {
+    let settings = Settings { wedged_action: Action::Restart, ..Settings::default() };
+    let mut world = World::new(settings).with("w", Some(-400), running());
+    world.tick();
+    for _ in 0..30 {
+        for reporter in ["a", "b"] {
+            world.judge.observe_suspicion(&"w".into(), reporter, world.now());
+        }
+        world.run(5);
+    }
+    world.beat("w");
+    world.run(5);
+    assert_eq!(world.run(700), [], "it beat after they were made");
+    assert_eq!(world.verdict("w"), Some(Verdict::Wedged));
+}
+
+#[test]
+fn an_engine_with_the_containers_is_the_right_one_whatever_it_calls_itself() {
+    let mut world = fleet(4, -80);
+    world.evidence.identity = Some("another daemon that answered first".into());
+    for n in 0..4 {
+        world.see(&format!("w{n:03}"), Observation::Missing);
+    }
+    world.tick();
+    world.evidence.identity = Some("engine-1".into());
+    for n in 0..4 {
+        world.see(&format!("w{n:03}"), running());
+    }
+    world.run(5);
+    world.see("w000", Observation::Missing);
+    assert!(!world.run(60).is_empty(), "what is missing from it is missing");
+}
+
+#[test]
+fn an_engine_that_goes_on_starting_after_its_return_is_waited_for() {
+    let mut world = fleet(6, -80);
+    world.tick();
+    world.evidence.fault = Some(Fault::Unreachable);
+    world.run(30);
+    world.evidence.fault = None;
+    let down = |at: i64| Observation::Stopped {
+        incarnation: life(-3_600_000),
+        exit: Exit { engine_restarts: true, finished_at: Some(clock_at(at)), ..Exit::default() },
+    };
+    let at = world.now_ms;
+    for n in 0..6 {
+        world.see(&format!("w{n:03}"), down(at));
+    }
+    let run = |world: &mut World, up: usize, span: i64| -> Vec<String> {
+        let mut restarts = Vec::new();
+        for _ in 0..span / 5 {
+            for n in 0..up {
+                world.beat(&format!("w{n:03}"));
+            }
+            restarts.extend(world.run(5).into_iter().map(|(_, id)| id));
+        }
+        restarts
+    };
+    for n in 0..5 {
+        assert_eq!(run(&mut world, n, 20), Vec::<String>::new(), "it starts one each 20 s, {n} so far");
+        let started = running_since(world.now_ms);
+        world.see(&format!("w{n:03}"), started);
+    }
+    assert_eq!(run(&mut world, 5, 25), Vec::<String>::new());
+    assert_eq!(run(&mut world, 5, 60).first().map(String::as_str), Some("w005"), "and leaves one down");
 }

@@ -228,6 +228,11 @@ impl Model {
         if self.engine_fault.is_none() && self.home.is_none() {
             self.home.clone_from(&self.world.evidence.identity);
         }
+        let present = who.iter().filter(|n| self.seen(**n).incarnation().is_some()).count();
+        if self.engine_fault.is_none() && 2 * present >= FLEET {
+            // It has the containers, so it is the right one whatever it calls itself.
+            self.home.clone_from(&self.world.evidence.identity);
+        }
         let elsewhere = self.engine_fault.is_none() && self.home != self.world.evidence.identity;
         for n in who {
             let observation = self.seen(*n);

@@ -421,7 +421,7 @@ fn sentence(settings: Settings, beat: Option<i64>, observation: Observation, rep
 #[test]
 fn the_sentence_names_the_container_the_heartbeat_the_misses_and_who_suspects_it() {
     let default = Settings::default;
-    let fresh = ", heartbeat fresh (5 s old, window 75 s)";
+    let fresh = ", heartbeat fresh (5.0 s old, window 75 s)";
     let seen = |observation| sentence(default(), Some(-5), observation, &[]);
     assert_eq!(seen(stopped(-100)), format!("container stopped (exit 137){fresh}; 1 of 2 spaced misses"));
     assert_eq!(

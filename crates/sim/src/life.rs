@@ -1,6 +1,9 @@
 //! Births and deaths: what changes the truth about a workspace.
 
+use defib_policy::attempt::Outcome;
+
 use crate::chronicle::{By, Death};
+use crate::database::LedgerRow;
 use crate::queue::Event;
 use crate::time::{Ms, secs};
 use crate::workspace::{Body, EnginePolicy, Fate, Mind};
@@ -24,21 +27,14 @@ impl World {
         }
     }
 
-    /// The attempts that touched it since the last recovery that held: what its back-off depends on.
+    /// The attempts that touched it since the last recovery that held: what its back-off depends on. Each recovery held until
+    /// the death that called for the next attempt, which came before its claim by whatever the back-off was.
     fn tries(&self, of: usize) -> u32 {
-        let (mut tries, mut until) = (0, self.now);
-        for row in self.db.ledger_of[of].iter().rev().map(|row| &self.db.ledger[*row]) {
-            if row.attempt.outcome.is_some_and(|outcome| !outcome.touched()) {
-                continue;
-            }
-            let held = row.recovered_at.map_or(0, |recovered| until.saturating_sub(recovered));
-            if row.attempt.acknowledged || held >= crate::time::ms(self.settings.backoff_reset) {
-                break;
-            }
-            until = row.claimed_at;
-            tries += 1;
-        }
-        tries
+        let touched = |row: &&LedgerRow| row.attempt.outcome.is_none_or(Outcome::touched);
+        let rows = self.db.ledger_of[of].iter().rev().map(|row| &self.db.ledger[*row]);
+        let Some(newest) = rows.filter(|row| !row.attempt.acknowledged).find(touched) else { return 0 };
+        let held = newest.recovered_at.map_or(0, |recovered| self.now.saturating_sub(recovered));
+        if held >= crate::time::ms(self.settings.backoff_reset) { 0 } else { newest.attempt.attempt }
     }
 
     /// Its process ends and the container with it.

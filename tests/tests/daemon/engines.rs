@@ -199,8 +199,10 @@ async fn an_engine_that_says_it_is_another_one_makes_nobody_missing() -> Result<
     let stage = stage.knob("POLL_INTERVAL", "200ms").knob("MISSING_GRACE", "100ms");
     engine.add(container("w1"));
     stage.db.add(Workspace::new("w1").silent()).await?;
-    let _daemon = stage.run().await?;
-    stage.db.wait_for_verdict("w1", Some("silent")).await?;
+    let daemon = stage.run().await?;
+    // It has to be known well before it can be another one: the first looks and the event stream ask side by side who it is.
+    let passes = "defib_ticks_total{result=\"ok\",scope=\"fleet\"}";
+    daemon.wait_for_metric(passes, |count| count >= 4.0, SOON).await?;
 
     engine.set_identity("somebody else");
     engine.remove("w1")?;

@@ -16,6 +16,36 @@ use crate::track::ReadStamp;
 use crate::verdict::{Held, Rule, Verdict};
 
 impl Judge {
+    /// Whether an opinion is one more death for the storm guard. Those found stopped for the first time count already: when
+    /// many of them come at once, the first few must not be convicted before the storm is seen. Those that run count where
+    /// they would be restarted: a health check that fails everywhere is no less of a storm.
+    pub(super) fn counts_for_storm(&self, look: &Look<'_>, opinion: &Opinion) -> bool {
+        let known = self.tracks.get(&look.workspace.id).and_then(|track| track.verdict).map(|(verdict, _)| verdict);
+        match opinion.verdict {
+            Verdict::Dead => !matches!(known, Some(Verdict::Dead | Verdict::Exhausted)),
+            Verdict::Suspect => opinion.rule == Rule::StoppedOnce,
+            Verdict::Unhealthy | Verdict::Wedged => {
+                let in_doubt = opinion.verdict == Verdict::Unhealthy || opinion.conviction.is_some();
+                in_doubt && action(look.settings(&self.settings), opinion.verdict) == Action::Restart
+            }
+            _ => false,
+        }
+    }
+
+    /// Counts a death in the fleet and on its engine.
+    pub(super) fn note_death(&mut self, now: Moment, engine: Option<&EngineName>, id: &WorkspaceId, plan: &mut Plan) {
+        let window = self.health.stretch(self.settings.dead_window);
+        if self.fleet_storm.death(id, now, self.watched, window, &self.settings) {
+            plan.storms.push((None, true));
+        }
+        if let Some((name, track)) = engine.and_then(|name| Some((name, self.engines.get_mut(name)?)))
+            && track.storm.death(id, now, track.watched, window, &self.settings)
+        {
+            plan.storms.push((Some(name.clone()), true));
+        }
+    }
+
+    /// Moves the storms of this pass along.
     pub(super) fn turn_storms(
         &mut self,
         now: Moment,
@@ -23,34 +53,21 @@ impl Judge {
         calls: &[Call<'_>],
         plan: &mut Plan,
     ) {
-        let window = self.health.stretch(self.settings.dead_window);
-        for call in calls.iter().filter(|call| !call.conviction.running) {
-            let id = &call.look.workspace.id;
-            let known = self.tracks.get(id).and_then(|track| track.verdict);
-            if matches!(known, Some((Verdict::Dead | Verdict::Exhausted, _))) {
-                continue;
-            }
-            if self.fleet_storm.death(id, now, self.watched, window, &self.settings) {
-                plan.storms.push((None, true));
-            }
-            if let Some((name, track)) = engine.and_then(|name| Some((name, self.engines.get_mut(name)?)))
-                && track.storm.death(id, now, track.watched, window, &self.settings)
-            {
-                plan.storms.push((Some(name.clone()), true));
-            }
-        }
         let stormy = self.fleet_storm.is_storm() || engine.is_some_and(|name| self.is_storm(Some(name)));
         if !stormy {
             return;
         }
         let waiting = self.anybody_dead(calls.iter().map(|call| call.look.workspace.id.clone()).collect());
         let tracks = &self.tracks;
-        // Back is who beats again; or who never beats, and is through its settle window; or who is watched no more.
-        let returned = |id: &WorkspaceId| {
+        // Back is who beats again; or who never beats, and is through its settle window; or who is watched no more. Failed
+        // is who was found dead again since.
+        let returned = |id: &WorkspaceId, released_at: Moment| {
             let Some(track) = tracks.get(id) else { return Some(true) };
-            let beats = matches!(track.verdict, Some((_, Rule::RunningFresh | Rule::RunningBusy)));
-            let survives = matches!(track.verdict, Some((Verdict::Alive | Verdict::Silent, _)));
-            (beats || (survives && !track.cadence.has_lived())).then_some(true)
+            let (verdict, rule) = track.verdict?;
+            let beats = matches!(rule, Rule::RunningFresh | Rule::RunningBusy);
+            let survives = matches!(verdict, Verdict::Alive | Verdict::Silent) && !track.cadence.has_lived();
+            let again = matches!(verdict, Verdict::Dead | Verdict::Exhausted) && track.since > released_at;
+            if beats || survives { Some(true) } else { again.then_some(false) }
         };
         if self.fleet_storm.turn(now, &waiting, &self.settings, returned) {
             plan.storms.push((None, false));
@@ -79,6 +96,9 @@ impl Judge {
         let fleet_storm = self.fleet_storm.is_storm();
         let engine = self.engines.get(workspace.engine.as_str());
         let storm = fleet_storm || engine.is_some_and(|engine| engine.storm.is_storm());
+        if storm && conviction.running && !conviction.stale {
+            return self.settle_opinion(now, look, &opinion, Some(Held::Storm), None, plan);
+        }
         if storm && !conviction.running && !(conviction.spaced && conviction.stale) {
             opinion.verdict = Verdict::Suspect;
             opinion.rule = Rule::StormNeedsBoth;
@@ -103,10 +123,10 @@ impl Judge {
         }
         let back_by = now + 2 * self.health.stretch(self.settings.settle).max(opinion.heartbeat.window);
         if fleet_storm {
-            self.fleet_storm.release(id, back_by);
+            self.fleet_storm.release(id, now, back_by);
         }
         if let Some(engine) = self.engines.get_mut(workspace.engine.as_str()) {
-            engine.storm.release(id, back_by);
+            engine.storm.release(id, now, back_by);
         }
         let offset = self.engines.get(workspace.engine.as_str()).map_or(0, |engine| engine.offset);
         plan.restarts.push(RestartOrder {
@@ -220,12 +240,7 @@ fn hold(
     amnesty_until: Moment,
     verdict: Verdict,
 ) -> Option<Held> {
-    let action = match verdict {
-        Verdict::Wedged => settings.wedged_action,
-        Verdict::Unhealthy => settings.unhealthy_action,
-        _ => Action::Restart,
-    };
-    if action != Action::Restart {
+    if action(settings, verdict) != Action::Restart {
         Some(Held::ReportOnly)
     } else if settings.mode == Mode::Observe {
         Some(Held::Observe)
@@ -247,4 +262,13 @@ fn idle_hold(settings: &Settings, opinion: &Opinion) -> Option<Held> {
         Action::Restart => Held::SecondWitness,
         Action::Report | Action::Ignore => Held::ReportOnly,
     })
+}
+
+/// What the settings say is to be done about a verdict that calls for a restart.
+const fn action(settings: &Settings, verdict: Verdict) -> Action {
+    match verdict {
+        Verdict::Wedged => settings.wedged_action,
+        Verdict::Unhealthy => settings.unhealthy_action,
+        _ => Action::Restart,
+    }
 }

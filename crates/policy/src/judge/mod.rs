@@ -81,6 +81,8 @@ impl<'a> Look<'a> {
 struct EngineTrack {
     up: Option<bool>,
     identity: Option<String>,
+    /// The identity that it told last.
+    heard: Option<String>,
     is_other: bool,
     offset: i64,
     /// Until then its own restart policies go first.
@@ -239,8 +241,9 @@ impl Judge {
     /// runs and is silent. Returns whether the workspace is watched.
     pub fn observe_suspicion(&mut self, id: &WorkspaceId, reporter: &str, at: Moment) -> bool {
         let Some(track) = self.tracks.get(id) else { return false };
-        // Reports further apart than two windows are two stories.
-        self.suspicions.report(id, reporter, at, 2 * track.cadence.window(&self.settings));
+        // Reports of one reporter that lie further apart than this are two stories.
+        let lapse = (4 * track.cadence.window(&self.settings)).max(self.settings.wedged_after / 2);
+        self.suspicions.report(id, reporter, at, lapse);
         true
     }
 
@@ -276,10 +279,14 @@ impl Judge {
         let mut plan = Plan { judged: looks.len(), ..Plan::default() };
         if let Some((name, evidence)) = engine {
             self.observe_engine(name, evidence, stamp, now);
+            self.recognise_engine(name, looks);
         }
         let mut calls = Vec::new();
         for look in looks {
             let Some(opinion) = self.opine(now, stamp, look) else { continue };
+            if self.counts_for_storm(look, &opinion) {
+                self.note_death(now, engine.map(|(name, _)| name), &look.workspace.id, &mut plan);
+            }
             let in_flight = look.in_flight;
             match opinion.conviction {
                 Some(conviction) if !in_flight => {
@@ -321,6 +328,7 @@ impl Judge {
             engine.offset = offset;
         }
         if let Some(identity) = &evidence.identity {
+            engine.heard = Some(identity.clone());
             match &engine.identity {
                 None => engine.identity = Some(identity.clone()),
                 Some(known) => {
@@ -334,6 +342,18 @@ impl Judge {
             engine.returned_at = now;
             engine.amnesty_until = now + window;
             engine.back_at = Some(stamp.database_now.shifted(engine.offset));
+        }
+    }
+
+    /// An engine with another identity that has at least half of the containers is the right one: its identity was learned
+    /// wrong (another daemon answered when we started), or was given anew.
+    fn recognise_engine(&mut self, name: &EngineName, looks: &[Look<'_>]) {
+        let Some(engine) = self.engines.get_mut(name).filter(|engine| engine.is_other) else { return };
+        let has = |look: &&Look<'_>| look.sample.is_some_and(|sample| sample.observation.incarnation().is_some());
+        let present = looks.iter().filter(has).count();
+        if present > 0 && 2 * present >= engine.watched {
+            engine.identity.clone_from(&engine.heard);
+            engine.is_other = false;
         }
     }
 

@@ -279,7 +279,7 @@ impl Defib {
     }
 
     fn fill_attempts(&mut self, members: &[usize], world: &World) {
-        let reset = ms(self.settings.backoff_reset);
+        let reset = ms(self.settings.attempts_horizon());
         for of in members {
             if !world.db.ledger_of[*of].is_empty() {
                 world.db.attempts(*of, world.now, reset, &mut self.attempts[*of]);
