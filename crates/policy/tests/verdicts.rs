@@ -408,7 +408,12 @@ fn one_that_is_no_longer_watched_is_forgotten() {
 
 /// The sentence of the last change after `observation` was seen of a workspace with a heartbeat of that age.
 fn sentence(settings: Settings, beat: Option<i64>, observation: Observation, reporters: &[&str]) -> String {
-    let mut world = World::new(settings).with("w", beat, frozen());
+    let before = match observation {
+        Observation::Stopped { .. } => Observation::Missing,
+        Observation::Unknown { .. } => frozen(),
+        _ => stopped(-1),
+    };
+    let mut world = World::new(settings).with("w", beat, before);
     world.tick();
     for reporter in reporters {
         world.judge.observe_suspicion(&"w".into(), reporter, world.now());

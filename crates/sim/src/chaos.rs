@@ -202,8 +202,10 @@ fn disturb(world: &mut World, of: usize) {
             let n = world.workspaces.len();
             for victim in world.dice.some_of(n / 2, n) {
                 let at = stamp(world.now, 0);
-                world.workspaces[victim].frozen_health =
-                    Some(Health::Unhealthy { last_check_at: Some(at), due_within: None });
+                world.workspaces[victim].frozen_health = Some(Health::Unhealthy {
+                    last_check_at: Some(at),
+                    due_within: Some(std::time::Duration::from_secs(120)),
+                });
                 world.touch(victim);
                 world.later(mins(5), move |world| {
                     world.workspaces[victim].frozen_health = None;

@@ -229,7 +229,10 @@ impl Workspace {
         match self.mute_since {
             Some(since) if now >= since + HEALTH_RETRIES * HEALTH_INTERVAL => {
                 let last = since + (now - since) / HEALTH_INTERVAL * HEALTH_INTERVAL;
-                Health::Unhealthy { last_check_at: Some(stamp(last, engine_offset)), due_within: None }
+                Health::Unhealthy {
+                    last_check_at: Some(stamp(last, engine_offset)),
+                    due_within: Some(std::time::Duration::from_secs(120)),
+                }
             }
             _ if self.mind == Mind::Booting => Health::Starting,
             _ => Health::Healthy,

@@ -46,8 +46,10 @@ pub(super) fn s11(world: &mut World) -> Oracle {
     world.at(start, move |world| {
         for of in 0..2 {
             let last = stamp(world.now - secs(2), world.engines[0].offset);
-            world.workspaces[of].frozen_health =
-                Some(Health::Unhealthy { last_check_at: Some(last), due_within: None });
+            world.workspaces[of].frozen_health = Some(Health::Unhealthy {
+                last_check_at: Some(last),
+                due_within: Some(std::time::Duration::from_secs(120)),
+            });
         }
         world.daemon_restart(0, away, secs(1));
     });

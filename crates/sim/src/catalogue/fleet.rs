@@ -42,8 +42,10 @@ pub(super) fn s48(world: &mut World) -> Oracle {
 fn set_sick(world: &mut World, n: usize, sick: bool) {
     for of in 0..n {
         let checked = stamp(world.now, world.engines[world.workspaces[of].engine].offset);
-        world.workspaces[of].frozen_health =
-            sick.then_some(Health::Unhealthy { last_check_at: Some(checked), due_within: None });
+        world.workspaces[of].frozen_health = sick.then_some(Health::Unhealthy {
+            last_check_at: Some(checked),
+            due_within: Some(std::time::Duration::from_secs(120)),
+        });
         world.touch(of);
     }
 }
