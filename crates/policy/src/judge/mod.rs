@@ -242,7 +242,7 @@ impl Judge {
     pub fn observe_suspicion(&mut self, id: &WorkspaceId, reporter: &str, at: Moment) -> bool {
         let Some(track) = self.tracks.get(id) else { return false };
         // Reports of one reporter that lie further apart than this are two stories.
-        let lapse = (4 * track.cadence.window(&self.settings)).max(self.settings.wedged_after / 2);
+        let lapse = (4 * track.cadence.window(&self.settings)).max(self.settings.wedged_after);
         self.suspicions.report(id, reporter, at, lapse);
         true
     }
