@@ -77,6 +77,22 @@ deploy: install ## the files of deploy/ against the program and the published sc
 	$(BUILD_TESTS)
 	$(CARGO) test --workspace --test deploy --locked
 
+# Hours of one core: a thousand seeds of every incident, ten chaos years, the report.
+SEEDS ?= 1000
+YEARS ?= 10
+
+.PHONY: sim
+sim: ## every incident over SEEDS seeds, YEARS chaos years, and docs/simulation anew
+	$(CARGO) build --release --package defib-sim --locked
+	target/release/defib-sim run --all --seeds $(SEEDS)
+	target/release/defib-sim chaos --years $(YEARS) --seed 1
+	target/release/defib-sim report --out docs/simulation --seeds $(SEEDS) --seeds-of-others 50 --chaos-days 30 --seed 1
+
+.PHONY: bench
+bench: ## simulated workspace-seconds per wall second on one core
+	$(CARGO) build --release --package defib-sim --locked
+	target/release/defib-sim bench
+
 .PHONY: env-file
 env-file: ## writes deploy/defib.env anew from the table of knobs
 	$(CARGO) build --workspace --bins --locked

@@ -200,7 +200,16 @@ impl Context<'_> {
                 (self.settings.unhealthy_action == Action::Restart && !spaced.convicts).then_some(spaced.next);
             return Opinion { conviction, look_at, ..plain(Verdict::Unhealthy, Rule::RunningUnhealthy) };
         }
-        probes.clear(&workspace.id);
+        // Both second witnesses against a wedged one must last: one bad check, or one bad minute of the network, is neither.
+        let lasting = 2 * heartbeat.window;
+        let failing = wedged && sick && {
+            let incarnation = track.life.as_ref().map(|life| &life.incarnation);
+            let run = self.miss(probes, workspace, incarnation, Doubt::Unhealthy, at);
+            run.convicts && at - run.first >= lasting
+        };
+        if !(wedged && sick) {
+            probes.clear(&workspace.id);
+        }
         match heartbeat.witness {
             Witness::Fresh => plain(Verdict::Alive, Rule::RunningFresh),
             Witness::None(_) => plain(Verdict::Alive, Rule::RunningNoWitness),
@@ -210,8 +219,8 @@ impl Context<'_> {
                 if busy {
                     plain(Verdict::Busy, Rule::RunningBusy)
                 } else if wedged {
-                    let accused = self.accused.reporters >= 2 && self.accused.over >= 2 * heartbeat.window;
-                    let conviction = (accused || sick).then_some(Conviction {
+                    let accused = self.accused.reporters >= 2 && self.accused.over >= lasting;
+                    let conviction = (accused || failing).then_some(Conviction {
                         spaced: true,
                         stale: true,
                         running: true,

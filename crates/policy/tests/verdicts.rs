@@ -67,11 +67,30 @@ fn wedged_is_restarted_only_if_asked_for_and_only_with_a_second_witness() {
 }
 
 #[test]
-fn a_failing_health_check_is_a_second_witness_against_a_wedged_one() {
-    let settings = Settings { wedged_action: Action::Restart, unhealthy_action: Action::Ignore, ..Settings::default() };
+fn a_health_check_that_goes_on_failing_is_a_second_witness_against_a_wedged_one() {
+    for unhealthy_action in [Action::Ignore, Action::Report] {
+        let settings = Settings { wedged_action: Action::Restart, unhealthy_action, ..Settings::default() };
+        let mut world = World::new(settings).with("w", Some(-700), unhealthy(-5_000));
+        for _ in 0..30 {
+            let plan = world.tick();
+            assert_eq!((world.verdict("w"), plan.restarts.len()), (Some(Verdict::Wedged), 0), "at {}", world.now_ms);
+            world.wait_ms(5_000);
+            world.see("w", unhealthy(world.now_ms - 1));
+        }
+        assert_eq!(restarted(&world.tick()), ["w"], "two windows of 75 s");
+    }
+}
+
+#[test]
+fn a_check_that_passes_again_withdraws_what_it_said_against_a_wedged_one() {
+    let settings = Settings { wedged_action: Action::Restart, ..Settings::default() };
     let mut world = World::new(settings).with("w", Some(-700), unhealthy(-5_000));
-    let plan = world.tick();
-    assert_eq!((world.verdict("w"), restarted(&plan)), (Some(Verdict::Wedged), vec!["w"]));
+    for round in 1..60 {
+        let checked = world.now_ms - 1;
+        world.see("w", if round % 20 == 0 { running() } else { unhealthy(checked) });
+        assert_eq!(restarted(&world.tick()), Vec::<&str>::new());
+        world.wait_ms(5_000);
+    }
 }
 
 #[test]

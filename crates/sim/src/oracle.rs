@@ -160,7 +160,8 @@ pub fn bound(settings: &Settings, loss: &Loss) -> Ms {
         Death::Vanished => {
             poll + ms(settings.missing_grace).max(ms(settings.heartbeat_interval) * 3 / 2 + secs(15)) + secs(1)
         }
-        Death::Wedged => poll + ms(settings.wedged_after) + mins(4),
+        // A second witness must last for two windows; how soon two reporters have spoken over that long is the traffic's.
+        Death::Wedged => poll + ms(settings.wedged_after) + mins(10),
     };
     detect + backoff_ceiling(settings, loss.tries)
 }

@@ -9,21 +9,6 @@ use defib_sim::scenario::{self, Policy};
 
 const SEEDS: u64 = 4;
 
-/// Incidents whose oracle the policy does not keep yet, with what is wrong. A line goes when its cause is mended; until then
-/// the test holds that it is still so, so that no line stays longer than it must.
-const NOT_KEPT: &[(&str, &str)] = &[
-    ("S03", "`unhealthy` with action report hides `wedged` with action restart"),
-    ("S14", "silence is counted through the time in which an operator had frozen the container"),
-    ("S19", "back-off and exhaustion are forgotten 10 min after the last recovery even if it died meanwhile"),
-    ("S26", "suspicions older than the last sign of life still count as the second witness"),
-    ("S32", "as S19"),
-    ("S38", "a first slow boot of more than DEFIB_WEDGED_AFTER is `wedged` and restarted"),
-    ("S47", "one dead window of amnesty is shorter than an engine needs to start its containers"),
-    ("S48", "running convictions (unhealthy) pass by the storm guard"),
-    ("S49", "as S48"),
-    ("S55", "as S19"),
-];
-
 fn broken_seeds(id: &str, seeds: u64, policy: Policy) -> Vec<(u64, Vec<String>)> {
     let scenario = scenario::find(id).unwrap();
     (1..=seeds)
@@ -47,21 +32,11 @@ fn there_are_fifty_six_incidents_in_order() {
 fn defib_keeps_every_oracle() {
     let mut broken = String::new();
     for scenario in catalogue::ALL {
-        if NOT_KEPT.iter().any(|(id, _)| *id == scenario.id) {
-            continue;
-        }
         for (seed, failures) in broken_seeds(scenario.id, SEEDS, Policy::Defib) {
             let _ = writeln!(broken, "--scenario {} --seed {seed}: {failures:#?}", scenario.id);
         }
     }
     assert!(broken.is_empty(), "{broken}");
-}
-
-#[test]
-fn what_is_listed_as_not_kept_is_still_not_kept() {
-    for (id, why) in NOT_KEPT {
-        assert!(!broken_seeds(id, 12, Policy::Defib).is_empty(), "{id} is kept now: strike the line ({why})");
-    }
 }
 
 /// Nobody in the comparison sweeps orphans, which is what S44 is about.

@@ -55,8 +55,23 @@ async fn two_reporters_over_two_windows_are_a_second_witness_where_restarts_were
 }
 
 #[tokio::test]
-async fn a_failing_health_check_is_reported_by_default() -> Result<()> {
+async fn a_failing_health_check_is_the_second_witness_too() -> Result<()> {
     let (stage, engine) = stage().await?;
+    let stage = stage.knob("WEDGED_ACTION", "restart");
+    let _daemon = stage.run().await?;
+    stage.db.wait_for_verdict("w1", Some("wedged")).await?;
+    stage.nothing_is_claimed(Duration::from_secs(1)).await?;
+    engine.set_health("w1", Health::Unhealthy)?;
+    let restart = stage.db.wait_for_restart("w1", "succeeded", SOON).await?;
+    ensure!(restart.verdict == "wedged", "{restart:#?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_failing_health_check_alone_is_reported_by_default() -> Result<()> {
+    let (stage, engine) = stage().await?;
+    let stage = stage.knob("WEDGED_AFTER", "10m"); // silent, but not yet for long
+    stage.db.execute("update defib.workspaces set last_heartbeat_at = now() - interval '1 minute'").await?;
     let _daemon = stage.run().await?;
     engine.set_health("w1", Health::Unhealthy)?;
     stage.db.wait_for_verdict("w1", Some("unhealthy")).await?;

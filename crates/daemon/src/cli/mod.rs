@@ -140,7 +140,7 @@ struct SuspectArgs {
     /// Why
     #[arg(long)]
     reason: String,
-    /// Who says so; default: operator:<user>
+    /// Who says so; default: operator:USER
     #[arg(long)]
     reporter: Option<String>,
     /// The status that a request got
