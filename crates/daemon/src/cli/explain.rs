@@ -4,10 +4,16 @@ use defib_policy::id::WorkspaceId;
 use defib_store::{Explanation, Store, TimelineEntry, TimelineWhat};
 use serde_json::{Value, json};
 
-use super::{Ended, Format, show};
+use super::{Ended, Format, show, status};
 use crate::logging::printable;
 
-pub(super) async fn run(store: &Store, workspace: &str, format: Format, limit: i64) -> anyhow::Result<Ended> {
+pub(super) async fn run(
+    store: &Store,
+    watched: &[String],
+    workspace: &str,
+    format: Format,
+    limit: i64,
+) -> anyhow::Result<Ended> {
     let id = WorkspaceId::from(workspace);
     let explanation = store.explain(&id, limit).await?;
     let known = explanation.workspace.is_some();
@@ -21,12 +27,12 @@ pub(super) async fn run(store: &Store, workspace: &str, format: Format, limit: i
     if format == Format::Json {
         println!("{}", serde_json::to_string_pretty(&as_json(&explanation))?);
     } else {
-        print(workspace, &explanation);
+        print(workspace, watched, &explanation);
     }
     Ok(Ended::Well)
 }
 
-fn print(workspace: &str, explanation: &Explanation) {
+fn print(workspace: &str, watched: &[String], explanation: &Explanation) {
     println!("{}", printable(workspace));
     match &explanation.workspace {
         None => println!("  not in defib.fleet any more"),
@@ -47,7 +53,10 @@ fn print(workspace: &str, explanation: &Explanation) {
                 println!("  policy of its row: {}", printable(policy));
             }
             match &row.verdict {
-                None => println!("  verdict: alive, or not judged (see `defib status`)"),
+                None => match status::standing(row, watched) {
+                    "alive" => println!("  verdict: alive; a stopped container, or a long silence, would change it"),
+                    not_judged => println!("  {not_judged}: not judged, never restarted"),
+                },
                 Some(current) => {
                     println!("  verdict: {} for {}", current.verdict, show::age(current.since_ago));
                     println!("    because  {} (rule {})", printable(&current.because), printable(&current.rule));

@@ -250,7 +250,9 @@ async fn dispatch(command: Command) -> anyhow::Result<Ended> {
             status::run(&store, &few.watched_statuses, args.format, args.troubled).await
         }
         Command::Explain(args) => {
-            explain::run(&connect(&args.knobs, &environment)?, &args.workspace, args.format, args.limit).await
+            let few = args.knobs.check(&environment)?;
+            let store = daemon::store(&few.database_url, "defib explain", clock::monotonic())?;
+            explain::run(&store, &few.watched_statuses, &args.workspace, args.format, args.limit).await
         }
         Command::Suspect(args) => operator::suspect(&connect(&args.knobs, &environment)?, &args).await,
         Command::Hold(args) => operator::hold(&connect(&args.knobs, &environment)?, &args).await,
