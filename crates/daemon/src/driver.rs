@@ -136,11 +136,13 @@ impl Driver {
             let pass = tokio::spawn(async move {
                 let report = reconciler.reconcile(scope).await;
                 let took = begun.elapsed();
-                if label == PassScope::Fleet
-                    && report.is_ok()
-                    && let Err(error) = reconciler.settle_left_behind().await
-                {
-                    warn!(error = %database_fault(&error), "open attempts could not be settled");
+                if label == PassScope::Fleet && report.is_ok() {
+                    if let Err(error) = reconciler.settle_left_behind().await {
+                        warn!(error = %database_fault(&error), "open attempts could not be settled");
+                    }
+                    if let Ok(holds) = reconciler.store.holds().await {
+                        reconciler.metrics.holds.set(i64::try_from(holds.len()).unwrap_or(i64::MAX));
+                    }
                 }
                 (report, took)
             });

@@ -93,6 +93,7 @@ pub(crate) struct Metrics {
     engine_requests: HistogramVec,
     storm: IntGaugeVec,
     exhausted: IntGauge,
+    pub(crate) holds: IntGauge,
     pub(crate) database_up: IntGauge,
     pub(crate) heartbeats_usable: IntGauge,
     pub(crate) local_health_multiplier: IntGauge,
@@ -116,7 +117,7 @@ const fn declared(name: &'static str, labels: &'static [&'static str], help: &'s
 }
 
 /// Every metric. The README's table and the help texts of `/metrics` come from here.
-pub(crate) const HELP: [Declared; 20] = [
+pub(crate) const HELP: [Declared; 21] = [
     declared("defib_ticks_total", &["scope", "result"], "Passes of the loop, by scope and result"),
     declared("defib_tick_duration_seconds", &["scope"], "How long a pass took"),
     declared("defib_workspaces", &["verdict"], "Workspaces by present verdict"),
@@ -136,6 +137,7 @@ pub(crate) const HELP: [Declared; 20] = [
     declared("defib_engine_request_seconds", &["engine", "call"], "How long calls to an engine took"),
     declared("defib_storm", &["engine"], "1 while restarts on the engine go in small verified batches"),
     declared("defib_exhausted_workspaces", &[], "Workspaces that restarting does not help; page somebody"),
+    declared("defib_holds", &[], "Operators' holds that stand; nothing in their scope is restarted"),
     declared("defib_database_up", &[], "1 while the database answers"),
     declared("defib_heartbeats_usable", &[], "0 while heartbeats are no witness (section 4.3 of the design)"),
     declared(
@@ -208,6 +210,7 @@ impl Metrics {
             engine_requests: histograms("defib_engine_request_seconds", &["engine", "call"])?,
             storm: gauges("defib_storm", &["engine"])?,
             exhausted: gauge("defib_exhausted_workspaces")?,
+            holds: gauge("defib_holds")?,
             database_up: gauge("defib_database_up")?,
             heartbeats_usable: gauge("defib_heartbeats_usable")?,
             local_health_multiplier: gauge("defib_local_health_multiplier")?,
