@@ -162,6 +162,10 @@ impl Engine {
         let agreeing = async { connect(self.settings())?.negotiate_version().await };
         let client = budget.call(Call::Version, agreeing).await?;
         let mut link = self.link();
+        if let (Some(theirs), true) = (&link.client, link.version_agreed) {
+            // Another look got here first, and may have heard the identity already: that must not be forgotten.
+            return Ok(theirs.clone());
+        }
         link.client = Some(client.clone());
         link.version_agreed = true;
         link.identified = false;

@@ -204,8 +204,10 @@ impl Context<'_> {
         let lasting = 2 * heartbeat.window;
         let failing = wedged && sick && {
             let incarnation = track.life.as_ref().map(|life| &life.incarnation);
-            let run = self.miss(probes, workspace, incarnation, Doubt::Unhealthy, at);
-            run.convicts && at - run.first >= lasting
+            // By the moments of the checks and not of our looks: the same result seen twice is one witness.
+            let checked = self.moment_of_check(health).unwrap_or(at);
+            let run = self.miss(probes, workspace, incarnation, Doubt::Unhealthy, checked);
+            run.convicts && checked - run.first >= lasting
         };
         if !(wedged && sick) {
             probes.clear(&workspace.id);
@@ -243,6 +245,13 @@ impl Context<'_> {
         let engine_now = self.stamp.database_now.shifted(self.offset).plus(self.now - self.stamp.at);
         let overdue = due_within.is_some_and(|within| engine_now.since(checked) > within);
         !overdue && self.engine_back_at.is_none_or(|back| checked > back)
+    }
+
+    /// When a failing health check ended, on our clock, where its engine told.
+    fn moment_of_check(&self, health: Health) -> Option<Moment> {
+        let Health::Unhealthy { last_check_at, .. } = health else { return None };
+        let engine_now = self.stamp.database_now.shifted(self.offset);
+        last_check_at.map(|checked| self.stamp.at.minus(engine_now.since(checked)))
     }
 
     #[expect(clippy::too_many_arguments, reason = "the parts of one sample and what they are judged against")]

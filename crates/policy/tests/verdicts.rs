@@ -82,6 +82,16 @@ fn a_health_check_that_goes_on_failing_is_a_second_witness_against_a_wedged_one(
 }
 
 #[test]
+fn one_result_of_a_health_check_seen_often_is_one_witness() {
+    let settings = Settings { wedged_action: Action::Restart, heartbeat_interval: seconds(10), ..Settings::default() };
+    let mut world = World::new(settings).with("w", Some(-700), unhealthy(-1));
+    for _ in 0..60 {
+        assert_eq!(restarted(&world.tick()), Vec::<&str>::new());
+        world.wait_ms(2_000);
+    }
+}
+
+#[test]
 fn a_check_that_passes_again_withdraws_what_it_said_against_a_wedged_one() {
     let settings = Settings { wedged_action: Action::Restart, ..Settings::default() };
     let mut world = World::new(settings).with("w", Some(-700), unhealthy(-5_000));
