@@ -156,3 +156,52 @@ fn missing_convicts_with_the_end_of_its_grace() {
         assert_eq!(!world.tick().restarts.is_empty(), convicted, "{missing_ms}");
     }
 }
+
+#[test]
+fn a_start_at_the_very_end_of_the_amnesty_does_not_renew_it() {
+    for (at_ms, renewed) in [(29_999, true), (30_000, false)] {
+        let mut world = world().with("w", Some(-80), running()).with("v", Some(-80), running());
+        world.tick();
+        world.evidence.fault = Some(Fault::Unreachable);
+        world.wait_ms(5_000);
+        world.tick();
+        world.evidence.fault = None;
+        let exit = Exit { engine_restarts: true, finished_at: Some(clock_at(4_000)), ..Exit::default() };
+        world.see("w", Observation::Stopped { incarnation: life(-3_600_000), exit });
+        world.wait_ms(5_000);
+        world.tick();
+        world.wait_ms(at_ms);
+        world.see("v", running_since(world.now_ms));
+        world.focus(&["v"]);
+        world.wait_ms(5_000);
+        assert_eq!(world.focus(&["w"]).restarts.is_empty(), renewed, "{at_ms}");
+    }
+}
+
+#[test]
+fn the_time_that_one_was_down_before_us_counts_against_its_recovery() {
+    // Recovered 700 s ago, found missing by an earlier process 300 s ago: well for 400 s, which is not enough to forget.
+    for (down_s, next) in [(300, 2), (50, 1)] {
+        let mut world = world().with("w", Some(-800), Observation::Missing);
+        world.judge.restore("w".into(), Verdict::Dead, moment_at(-down_s * 1_000));
+        let attempt = defib_policy::attempt::Attempt {
+            id: 1,
+            workspace: "w".into(),
+            container_id: None,
+            started_at: None,
+            attempt: 1,
+            claimed_ago: seconds(720),
+            finished_ago: Some(seconds(715)),
+            finished_at: None,
+            outcome: Some(defib_policy::attempt::Outcome::Succeeded),
+            recovered_ago: Some(seconds(700)),
+            acknowledged: false,
+        };
+        world.attempts.insert("w".to_owned(), vec![attempt]);
+        world.tick();
+        world.run(10);
+        world.wait_ms(5_000);
+        let plan = world.tick();
+        assert_eq!(plan.restarts.first().map(|order| order.attempt), Some(next), "down for {down_s} s");
+    }
+}
