@@ -205,3 +205,16 @@ fn the_time_that_one_was_down_before_us_counts_against_its_recovery() {
         assert_eq!(plan.restarts.first().map(|order| order.attempt), Some(next), "down for {down_s} s");
     }
 }
+
+#[test]
+fn a_fifth_of_an_engine_is_no_storm_and_one_more_is() {
+    for (deaths, storm) in [(5, false), (6, true)] {
+        let mut world = world();
+        for n in 0..25 {
+            world.add(&format!("w{n:02}"), Some(-1), if n < deaths { stopped(-1) } else { running() });
+        }
+        world.tick();
+        let engine = world.engine.clone();
+        assert_eq!((world.judge.is_storm(None), world.judge.is_storm(Some(&engine))), (storm, storm), "{deaths}");
+    }
+}
