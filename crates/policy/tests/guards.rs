@@ -388,6 +388,28 @@ fn being_frozen_explains_silence_and_voids_what_was_said_meanwhile() {
     assert_eq!(world.verdict("w"), Some(Verdict::Alive));
     world.run(10);
     assert_eq!(world.verdict("w"), Some(Verdict::Silent), "one window later its silence is its own");
+    assert_eq!(world.run(700), [], "what was said while it was frozen does not convict it later either");
+    assert_eq!(world.verdict("w"), Some(Verdict::Wedged));
+}
+
+#[test]
+fn suspicions_of_the_life_before_do_not_convict_the_next_one() {
+    let settings = Settings { wedged_action: Action::Restart, ..Settings::default() };
+    let mut world = World::new(settings).with("w", Some(-1), running()).with("v", Some(-1), running());
+    world.tick();
+    for _ in 0..40 {
+        world.run(5);
+        for reporter in ["a", "b"] {
+            world.judge.observe_suspicion(&"w".into(), reporter, world.now());
+        }
+    }
+    let started = running_since(world.now_ms);
+    world.see("w", started);
+    world.run(5);
+    world.beat("w");
+    world.row("w").last_heartbeat_at = Some(clock_at(world.now_ms - 1));
+    assert_eq!(world.run(700), []);
+    assert_eq!((world.verdict("w"), world.judge.watched()), (Some(Verdict::Wedged), 2));
 }
 
 #[test]
@@ -477,4 +499,20 @@ fn an_engine_that_goes_on_starting_after_its_return_is_waited_for() {
     }
     assert_eq!(run(&mut world, 5, 25), Vec::<String>::new());
     assert_eq!(run(&mut world, 5, 60).first().map(String::as_str), Some("w005"), "and leaves one down");
+}
+
+#[test]
+fn half_of_the_containers_are_enough_to_know_an_engine_by_and_fewer_are_not() {
+    for (present, known) in [(2, true), (1, false)] {
+        let mut world = fleet(4, -80);
+        world.tick();
+        world.evidence.identity = Some("engine-2".into());
+        for n in present..4 {
+            world.see(&format!("w{n:03}"), Observation::Missing);
+        }
+        world.wait_ms(5_000);
+        world.tick();
+        let expected = if known { Verdict::Suspect } else { Verdict::Unknown };
+        assert_eq!(world.verdict("w003"), Some(expected), "{present} of 4");
+    }
 }
