@@ -354,7 +354,8 @@ fn a_heartbeat_ends_settling_and_silence_after_it_is_silence() {
     beating.tick();
     beating.wait_ms(5_000);
     beating.see("w", running_since(4_000));
-    beating.tick();
+    let plan = beating.tick();
+    assert_eq!(plan.looks, [("w".into(), moment_at(7_000))], "nobody tells when its first heartbeat arrives");
     beating.wait_ms(3_000);
     beating.beat("w");
     beating.tick();
