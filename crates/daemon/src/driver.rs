@@ -229,7 +229,7 @@ impl Driver {
             Err(error) => {
                 let fault = database_fault(error);
                 if reconciler.health.database(Err(fault.clone())) {
-                    warn!(error = %fault, "database gives no answer; no verdicts, no restarts until it does");
+                    warn!(error = %fault, "the database gives no answer or refuses; no verdicts and no restarts until it is well");
                 }
             }
         }

@@ -48,10 +48,10 @@ impl Health {
         self.state().last_turn.replace(now).is_none()
     }
 
-    /// What the database said last. Returns whether that is news.
+    /// What the database said last. Returns whether that is news: another answer, or another fault than before.
     pub(crate) fn database(&self, said: Result<(), String>) -> bool {
         let mut state = self.state();
-        let news = state.database.is_ok() != said.is_ok() || state.database == Err("not asked yet".to_owned());
+        let news = state.database != said;
         state.database = said;
         news
     }

@@ -412,7 +412,14 @@ impl Reconciler {
         pending.extend(changes);
         let departed = std::mem::take(&mut *lock(&self.departed));
         let batch = self.batch(&pending, &departed);
-        let written = self.store.record(&batch).await;
+        let written = match self.store.record(&batch).await {
+            // The database answers, and refuses: one row of the batch is at fault, and must not keep the others out.
+            Err(error) if !error.is_unavailable() => {
+                self.record_singly(&pending, &departed).await;
+                return Ok(());
+            }
+            written => written,
+        };
         if written.is_err() {
             let mut unrecorded = lock(&self.unrecorded);
             pending.append(&mut unrecorded);
@@ -422,6 +429,19 @@ impl Reconciler {
             lock(&self.departed).extend(departed);
         }
         written
+    }
+
+    /// Writes changes one by one; those that the database refuses are lost to the tables, not to the judge.
+    async fn record_singly(&self, changes: &[Change], departed: &BTreeSet<WorkspaceId>) {
+        if let Err(error) = self.store.record(&self.batch(&[], departed)).await {
+            error!(error = %database_fault(&error), "verdicts of departed workspaces cannot be cleared");
+        }
+        for change in changes {
+            if let Err(error) = self.store.record(&self.batch(std::slice::from_ref(change), departed)).await {
+                let workspace: String = printable(change.workspace.as_str()).chars().take(64).collect();
+                error!(%workspace, error = %database_fault(&error), "a verdict cannot be recorded");
+            }
+        }
     }
 
     fn batch(&self, changes: &[Change], departed: &BTreeSet<WorkspaceId>) -> RecordBatch {

@@ -64,6 +64,13 @@ const READ: &str = "
       from defib.fleet f
      where (f.status::text = any ($1) or f.status is null) %scope%";
 
+/// Longer ids are not judged: they would not fit into the indexes of `defib.events` and `defib.verdicts`, and one row that
+/// cannot be recorded must not stop the recording of all others.
+const ID_LENGTH_MAX: usize = 512;
+
+/// Characters of a malformed row's id that are told.
+const ID_SHOWN_MAX: usize = 64;
+
 impl Store {
     /// Reads the watched, unsuspended workspaces of `scope`, in the order of their ids, and the rows that break the
     /// contract ([`MALFORMED_MAX`] at most).
@@ -141,8 +148,8 @@ impl Reading {
         match self.workspace(row) {
             Ok(workspace) => self.workspaces.push(workspace),
             Err(why) => {
-                let id = row.try_get(1).unwrap_or_default();
-                self.report(id, why);
+                let id: Option<String> = row.try_get(1).unwrap_or_default();
+                self.report(id.map(|id| id.chars().take(ID_SHOWN_MAX).collect()), why);
             }
         }
         Ok(())
@@ -157,6 +164,9 @@ impl Reading {
     fn workspace(&mut self, row: &Row) -> Result<Workspace, &'static str> {
         let text = |column| row.try_get::<_, Option<&str>>(column).map_err(|_| "a text is not valid UTF-8");
         let id = text(1)?.filter(|id| !id.is_empty()).ok_or("workspace_id is null or empty")?;
+        if id.len() > ID_LENGTH_MAX {
+            return Err("workspace_id is longer than 512 bytes");
+        }
         let kind = match text(3)?.ok_or("kind is null")? {
             "container" => Kind::Container,
             "instance" => Kind::Instance,

@@ -131,3 +131,29 @@ async fn is_unready(daemon: &Daemon, because: &str) -> Result<()> {
     })
     .await
 }
+
+/// One that cannot be recorded must not keep the others dead: first by an id that is too long to be judged, then by a table that
+/// refuses a single row.
+#[tokio::test]
+async fn a_row_that_cannot_be_recorded_keeps_nobody_else_dead() -> Result<()> {
+    let engine = ScriptedEngine::start().await?;
+    let stage =
+        Stage::new(&engine.url()).await?.quick_heartbeats().knob("POLL_INTERVAL", "300ms").knob("MISSING_GRACE", "0ms");
+    engine.add(container("dies"));
+    stage.db.add(Workspace::new("dies").silent()).await?;
+    stage.db.add(Workspace::new("refused").silent()).await?;
+    let long = "insert into defib.workspaces (id, container_ref) select left(string_agg(md5(i::text), ''), 2600), 'gone' \
+                from generate_series(1, 100) i";
+    stage.db.execute(long).await?;
+    stage
+        .db
+        .execute("alter table defib.verdicts add constraint one_is_refused check (workspace_id <> 'refused')")
+        .await?;
+    let daemon = stage.run().await?;
+    engine.exit("dies", 1)?;
+    stage.db.wait_for_restart("dies", "succeeded", SOON).await?;
+    ensure!(daemon.readiness().await?.0, "the others are judged, so it is ready");
+    let told = daemon.log()?.iter().any(|line| line["message"] == "a verdict cannot be recorded");
+    ensure!(told, "nothing was said of the row that cannot be recorded");
+    Ok(())
+}

@@ -22,17 +22,17 @@ struct Findings {
 impl Findings {
     fn well(&self, what: &str, detail: &str) {
         let _ = self;
-        println!("ok    {what}: {detail}");
+        say!("ok    {what}: {detail}");
     }
 
     fn note(&self, what: &str, detail: &str) {
         let _ = self;
-        println!("note  {what}: {detail}");
+        say!("note  {what}: {detail}");
     }
 
     fn fail(&mut self, what: &str, detail: &str) {
         self.failed += 1;
-        println!("FAIL  {what}: {detail}");
+        say!("FAIL  {what}: {detail}");
     }
 }
 
@@ -63,10 +63,10 @@ pub(super) async fn run(config: &Config) -> anyhow::Result<Ended> {
     }
     check_tuning(&findings, config, now.as_ref());
     if findings.failed == 0 {
-        println!("\nall is well");
+        say!("\nall is well");
         return Ok(Ended::Well);
     }
-    println!("\n{} to mend", findings.failed);
+    say!("\n{} to mend", findings.failed);
     Ok(Ended::Failed)
 }
 

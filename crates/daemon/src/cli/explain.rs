@@ -25,7 +25,7 @@ pub(super) async fn run(
         return Ok(Ended::Failed);
     }
     if format == Format::Json {
-        println!("{}", serde_json::to_string_pretty(&as_json(&explanation))?);
+        say!("{}", serde_json::to_string_pretty(&as_json(&explanation))?);
     } else {
         print(workspace, watched, &explanation);
     }
@@ -33,12 +33,12 @@ pub(super) async fn run(
 }
 
 fn print(workspace: &str, watched: &[String], explanation: &Explanation) {
-    println!("{}", printable(workspace));
+    say!("{}", printable(workspace));
     match &explanation.workspace {
-        None => println!("  not in defib.fleet any more"),
+        None => say!("  not in defib.fleet any more"),
         Some(row) => {
             let container = explanation.container_ref.as_deref().or(explanation.instance_ref.as_deref());
-            println!(
+            say!(
                 "  status {}{}, kind {}, engine {}, container {}",
                 show::or_dash(row.status.as_deref()),
                 if row.suspended == Some(true) { " (suspended: never touched)" } else { "" },
@@ -48,27 +48,27 @@ fn print(workspace: &str, watched: &[String], explanation: &Explanation) {
             );
             let heartbeat =
                 row.heartbeat_ago.map_or_else(|| "never".to_owned(), |ago| format!("{} ago", show::age(ago)));
-            println!("  last sign of life {heartbeat}");
+            say!("  last sign of life {heartbeat}");
             if let Some(policy) = &explanation.policy {
-                println!("  policy of its row: {}", printable(policy));
+                say!("  policy of its row: {}", printable(policy));
             }
             match &row.verdict {
                 None => match status::standing(row, watched) {
-                    "alive" => println!("  verdict: alive; a stopped container, or a long silence, would change it"),
-                    not_judged => println!("  {not_judged}: not judged, never restarted"),
+                    "alive" => say!("  verdict: alive; a stopped container, or a long silence, would change it"),
+                    not_judged => say!("  {not_judged}: not judged, never restarted"),
                 },
                 Some(current) => {
-                    println!("  verdict: {} for {}", current.verdict, show::age(current.since_ago));
-                    println!("    because  {} (rule {})", printable(&current.because), printable(&current.rule));
+                    say!("  verdict: {} for {}", current.verdict, show::age(current.since_ago));
+                    say!("    because  {} (rule {})", printable(&current.because), printable(&current.rule));
                     if let Some(change) = text(&current.evidence, "would_change") {
-                        println!("    changes  with {}", printable(change));
+                        say!("    changes  with {}", printable(change));
                     }
                     for own in current.evidence.get("own_settings").and_then(Value::as_array).into_iter().flatten() {
-                        println!("    own      {}", printable(own.as_str().unwrap_or_default()));
+                        say!("    own      {}", printable(own.as_str().unwrap_or_default()));
                     }
                     if let Some(held) = &current.held {
                         let sentence = defib_policy::verdict::Held::ALL.iter().find(|known| known.label() == held);
-                        println!(
+                        say!(
                             "    held     {}",
                             sentence.map_or_else(|| printable(held), |held| held.sentence().to_owned())
                         );
@@ -80,14 +80,14 @@ fn print(workspace: &str, watched: &[String], explanation: &Explanation) {
     for hold in &explanation.holds {
         let until =
             hold.expires_at.map_or_else(|| "until released".to_owned(), |at| format!("until {}", show::clock(at)));
-        println!("  restarts held {until} by {}: {}", printable(&hold.owner), printable(&hold.reason));
+        say!("  restarts held {until} by {}: {}", printable(&hold.owner), printable(&hold.reason));
     }
-    println!("\n  timeline (database clock, now {})", show::clock(explanation.now));
+    say!("\n  timeline (database clock, now {})", show::clock(explanation.now));
     if explanation.timeline.is_empty() {
-        println!("    nothing recorded: it was never in doubt");
+        say!("    nothing recorded: it was never in doubt");
     }
     for entry in &explanation.timeline {
-        println!("    {}  {}", show::clock(entry.at), line(&entry.what));
+        say!("    {}  {}", show::clock(entry.at), line(&entry.what));
     }
 }
 

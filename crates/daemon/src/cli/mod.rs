@@ -1,5 +1,10 @@
 //! The command line. Exit codes: 0 done, 1 a check or command that failed, 2 bad usage or configuration.
 
+/// `println!` for a pipe that may be closed.
+macro_rules! say {
+    ($($text:tt)*) => { $crate::cli::show::line(format_args!($($text)*)) };
+}
+
 mod check;
 mod docs;
 mod explain;

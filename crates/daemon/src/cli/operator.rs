@@ -9,12 +9,12 @@ use crate::logging::printable;
 pub(super) async fn migrate(store: &Store) -> anyhow::Result<Ended> {
     let report = store.migrate().await?;
     if report.applied.is_empty() {
-        println!("schema defib is up to date (version {})", report.to);
+        say!("schema defib is up to date (version {})", report.to);
     } else {
-        println!("schema defib migrated from version {} to {}: {}", report.from, report.to, report.applied.join(", "));
+        say!("schema defib migrated from version {} to {}: {}", report.from, report.to, report.applied.join(", "));
     }
     if !report.roles_missing.is_empty() {
-        println!(
+        say!(
             "roles that could not be created: {}; have a superuser create them, then migrate again to grant them their rights",
             report.roles_missing.join(", ")
         );
@@ -33,7 +33,7 @@ pub(super) async fn suspect(store: &Store, args: &SuspectArgs) -> anyhow::Result
             detail: None,
         })
         .await?;
-    println!("reported; the daemon looks at {} and restarts it only if it is dead", printable(&args.workspace));
+    say!("reported; the daemon looks at {} and restarts it only if it is dead", printable(&args.workspace));
     Ok(Ended::Well)
 }
 
@@ -44,19 +44,19 @@ pub(super) async fn hold(store: &Store, args: &HoldArgs) -> anyhow::Result<Ended
     let until = args
         .duration
         .map_or_else(|| "until `defib release`".to_owned(), |duration| format!("for {}", show::age(duration)));
-    println!("restarts held: {} {until}", named(&args.scope));
+    say!("restarts held: {} {until}", named(&args.scope));
     Ok(Ended::Well)
 }
 
 pub(super) async fn release(store: &Store, args: &ReleaseArgs) -> anyhow::Result<Ended> {
     let released = store.release(&scope(&args.scope)).await?;
-    println!("{released} holds released: {}", named(&args.scope));
+    say!("{released} holds released: {}", named(&args.scope));
     Ok(if released == 0 { Ended::Failed } else { Ended::Well })
 }
 
 pub(super) async fn acknowledge(store: &Store, workspace: &str) -> anyhow::Result<Ended> {
     let count = store.acknowledge(&WorkspaceId::from(workspace)).await?;
-    println!("{count} attempts of {} no longer count", printable(workspace));
+    say!("{count} attempts of {} no longer count", printable(workspace));
     Ok(if count == 0 { Ended::Failed } else { Ended::Well })
 }
 

@@ -8,6 +8,14 @@ use defib_policy::moment::Timestamp;
 
 use crate::logging::printable;
 
+/// A line on standard output. A reader who has seen enough (`| head`) ends the command, quietly.
+pub(super) fn line(text: std::fmt::Arguments<'_>) {
+    use std::io::Write as _;
+    if writeln!(std::io::stdout().lock(), "{text}").is_err() {
+        std::process::exit(0);
+    }
+}
+
 /// An age in at most two units: `3s`, `4m 12s`, `2d 3h`.
 pub(super) fn age(age: Duration) -> String {
     let seconds = age.as_secs();
@@ -40,7 +48,7 @@ pub(super) fn table(header: &[&str]) -> Table {
 /// Prints a table without the padding at its edges.
 pub(super) fn print(table: &Table) {
     for line in table.lines() {
-        println!("{}", line.trim_end().strip_prefix(' ').unwrap_or(&line).trim_end());
+        say!("{}", line.trim_end().strip_prefix(' ').unwrap_or(&line).trim_end());
     }
 }
 

@@ -14,7 +14,7 @@ pub(super) async fn run(store: &Store, watched: &[String], format: Format, troub
     }
     if format == Format::Json {
         let rows: Vec<Value> = rows.iter().map(|row| as_json(row, watched)).collect();
-        println!("{}", serde_json::to_string_pretty(&rows)?);
+        say!("{}", serde_json::to_string_pretty(&rows)?);
         return Ok(Ended::Well);
     }
     let mut table =
@@ -24,12 +24,12 @@ pub(super) async fn run(store: &Store, watched: &[String], format: Format, troub
     }
     show::print(&table);
     let alive = rows.iter().filter(|row| standing(row, watched) == "alive").count();
-    println!("\n{} workspaces, {alive} alive", rows.len());
+    say!("\n{} workspaces, {alive} alive", rows.len());
     for hold in holds {
         let (scope, target) = hold.scope.parts();
         let until =
             hold.expires_in.map_or_else(|| "until released".to_owned(), |left| format!("for {} more", show::age(left)));
-        println!(
+        say!(
             "restarts held: {scope} {} {until}, by {}: {}",
             printable(target.unwrap_or_default()),
             printable(&hold.owner),
