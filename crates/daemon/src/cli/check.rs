@@ -1,9 +1,10 @@
 //! `defib check`: is everything reachable, permitted and sanely tuned? Every line that is not well says what to do.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use defib_policy::moment::Timestamp;
-use defib_store::{CheckFacts, SchemaState, Store};
+use defib_store::{CheckFacts, SchemaState, StatusRow, Store};
 
 use super::{Ended, show};
 use crate::config::Config;
@@ -41,6 +42,9 @@ pub(super) async fn run(config: &Config) -> anyhow::Result<Ended> {
     let clock = clock::monotonic();
     let store = daemon::store(&config.database_url, "defib check", clock.clone())?;
     let now = check_database(&mut findings, config, &store).await;
+    if now.is_some() {
+        check_rows(&mut findings, config, &store).await;
+    }
     for engine in daemon::engines(config, &clock)?.values() {
         let what = format!("engine {}", engine.name());
         match engine.check().await {
@@ -130,6 +134,47 @@ async fn check_database(findings: &mut Findings, config: &Config, store: &Store)
     }
     check_fleet(findings, config, &facts);
     Some(facts)
+}
+
+/// Rows that can never be judged, whatever their engine says.
+async fn check_rows(findings: &mut Findings, config: &Config, store: &Store) {
+    // A view that cannot be read was reported with the fleet.
+    let Ok(rows) = store.status().await else { return };
+    let mut strangers: BTreeMap<String, usize> = BTreeMap::new();
+    let mut unknown_kinds = 0;
+    let watched = |row: &&StatusRow| {
+        row.suspended != Some(true)
+            && row.status.as_ref().is_some_and(|status| config.watched_statuses.contains(status))
+    };
+    for row in rows.iter().filter(watched) {
+        match row.kind.as_deref() {
+            Some("external") => {}
+            Some("container" | "instance") => {
+                let engine = row.engine.as_deref().unwrap_or("(null)");
+                if !config.engines.iter().any(|(name, _)| name.as_str() == engine) {
+                    *strangers.entry(engine.to_owned()).or_default() += 1;
+                }
+            }
+            _ => unknown_kinds += 1,
+        }
+    }
+    for (engine, count) in strangers {
+        let engine: String = printable(&engine).chars().take(64).collect();
+        findings.fail(
+            "fleet",
+            &format!(
+                "{count} watched workspaces are on engine {engine}, which is not in DEFIB_ENGINES: nobody looks at them"
+            ),
+        );
+    }
+    if unknown_kinds > 0 {
+        findings.fail(
+            "fleet",
+            &format!(
+                "{unknown_kinds} watched rows have a kind other than container, instance and external: not judged"
+            ),
+        );
+    }
 }
 
 fn check_fleet(findings: &mut Findings, config: &Config, facts: &CheckFacts) {
