@@ -516,3 +516,16 @@ fn half_of_the_containers_are_enough_to_know_an_engine_by_and_fewer_are_not() {
         assert_eq!(world.verdict("w003"), Some(expected), "{present} of 4");
     }
 }
+
+#[test]
+fn a_storm_in_a_fleet_that_hardly_beats_leaves_nobody_dead_for_ever() {
+    // Six of ten run and have not beaten for long: heartbeats are no witness. Four die at once.
+    let mut world = fleet(10, -3_000);
+    world.tick();
+    for n in 0..4 {
+        kill(&mut world, n);
+    }
+    assert_eq!(world.run(580), [], "both kinds of witness are wanted, and one is not to be had");
+    let restarts = world.run(60);
+    assert!(!restarts.is_empty(), "down for the longest window, and not a sign of life");
+}

@@ -13,7 +13,7 @@ use crate::plan::{Change, Plan, Recovery, Remedy, RestartOrder};
 use crate::sample::Observation;
 use crate::settings::{Action, Mode, Settings};
 use crate::track::ReadStamp;
-use crate::verdict::{Held, Rule, Verdict};
+use crate::verdict::{Held, Rule, Verdict, Witness};
 
 impl Judge {
     /// Whether an opinion is one more death for the storm guard. Those found stopped for the first time count already: when
@@ -99,7 +99,12 @@ impl Judge {
         if storm && conviction.running && !conviction.stale {
             return self.settle_opinion(now, look, &opinion, Some(Held::Storm), None, plan);
         }
-        if storm && !conviction.running && !(conviction.spaced && conviction.stale) {
+        // Where heartbeats are no witness for good (half of the fleet never beats), the second kind would never come. One
+        // that was down for the longest window without a sign of life is as good as stale; the canaries bound the rest.
+        let silent = conviction.stale
+            || (opinion.heartbeat.witness != Witness::Fresh
+                && self.down_for(now, stamp, look, &opinion) >= self.settings.recent_max);
+        if storm && !conviction.running && !(conviction.spaced && silent) {
             opinion.verdict = Verdict::Suspect;
             opinion.rule = Rule::StormNeedsBoth;
             opinion.look_at.get_or_insert(now + self.health.stretch(self.settings.probe_spacing));
