@@ -15,6 +15,8 @@ pub mod defib;
 pub mod detector;
 pub mod dice;
 pub mod engine;
+pub mod lease;
+pub mod ledger;
 pub mod life;
 pub mod oracle;
 pub mod platform;
