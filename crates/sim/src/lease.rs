@@ -281,14 +281,14 @@ impl Leases {
     }
 
     /// A claim holds the row from here to its end.
-    pub(crate) fn begin_claim(&mut self, engine: &EngineName) {
+    pub fn begin_claim(&mut self, engine: &EngineName) {
         if let Some(row) = self.rows.get_mut(engine) {
             row.claims += 1;
         }
     }
 
     /// A claim's transaction has ended.
-    pub(crate) fn end_claim(&mut self, engine: &EngineName) {
+    pub fn end_claim(&mut self, engine: &EngineName) {
         if let Some(row) = self.rows.get_mut(engine) {
             row.claims = row.claims.saturating_sub(1);
         }
