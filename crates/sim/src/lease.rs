@@ -99,6 +99,14 @@ pub struct Turn {
     usurped: Vec<EngineName>,
 }
 
+impl Turn {
+    /// The engines that it takes.
+    #[must_use]
+    pub fn taken(&self) -> &[EngineName] {
+        &self.taken
+    }
+}
+
 /// The two tables.
 #[derive(Debug, Default)]
 pub struct Leases {

@@ -55,6 +55,8 @@ pub enum Weakening {
     NoFreshLook,
     /// The replica does not look at its own clock before it acts.
     NoLocalClock,
+    /// Its own clock says how long the lease lasts, and not how long ago the database said yes.
+    OnlyTheLeasesClock,
     /// After a lost answer the replica looks for a few seconds only, whatever the engine may still be doing.
     LookAfterBriefly,
     /// The start that mends a half-made restart does not ask whether it is still wanted.
@@ -63,7 +65,7 @@ pub enum Weakening {
 
 impl Weakening {
     /// Every one.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::ClaimWithoutTheLease,
         Self::TwoOpenAttempts,
         Self::ActWithoutTheLease,
@@ -78,6 +80,7 @@ impl Weakening {
         Self::TheEpochStays,
         Self::NoFreshLook,
         Self::NoLocalClock,
+        Self::OnlyTheLeasesClock,
         Self::LookAfterBriefly,
         Self::MendUnasked,
     ];
@@ -259,6 +262,20 @@ pub struct ClaimUnderWay {
     began: Timestamp,
     row: Option<Restart>,
     marks: bool,
+}
+
+impl ClaimUnderWay {
+    /// Whose row it would insert.
+    #[must_use]
+    pub fn of(&self) -> Option<usize> {
+        self.row.as_ref().map(|row| row.of)
+    }
+
+    /// The attempt that it would open.
+    #[must_use]
+    pub fn granted(&self) -> Option<i64> {
+        self.row.as_ref().filter(|row| row.finished_at.is_none()).map(|row| row.id)
+    }
 }
 
 /// The tables.

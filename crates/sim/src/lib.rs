@@ -24,6 +24,7 @@ pub mod queue;
 pub mod remedy;
 pub mod report;
 pub mod scenario;
+pub mod schedules;
 pub mod score;
 pub mod svg;
 pub mod time;
