@@ -83,6 +83,7 @@ impl Reconciler {
             known: attempt.container_id.clone(),
             inspect: true,
         };
-        recovery::by_its_container(&engine.confirm(&target).await.observation, attempt.started_at, attempt.overdue)
+        let ran = recovery::restarts_what_runs(&attempt.verdict);
+        recovery::by_its_container(&engine.confirm(&target).await.observation, attempt.started_at, ran, attempt.overdue)
     }
 }

@@ -10,10 +10,15 @@
 //!                                       not (yet)      ─► wait, for an engine may still be at it; at the deadline abandoned
 //! ```
 //!
+//! That somebody has started it does not say who. A start that is still on its way then does nothing; but a restart of what ran
+//! (a wedged one) would kill the successor of whoever was faster, and the one after that, if by then it had been restarted again. So
+//! that one is settled by its deadline alone.
+//!
 //! An engine that gives no answer settles nothing: the row waits for one that does.
 
 use crate::moment::Timestamp;
 use crate::sample::Observation;
+use crate::verdict::Verdict;
 
 /// What is to be done about an open attempt that is nobody's any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,12 +56,17 @@ pub fn by_its_row(attempt: Row, ours: i64) -> Option<Settle> {
     (!attempt.acting).then_some(Settle::Unasked)
 }
 
-/// What a look at the container tells of an attempt whose owner had turned to the engine: `convicted` is the start of the life that
-/// was to be restarted, and `overdue` that its deadline has passed. Both starts are on the engine's clock, so that no skew
-/// matters.
+/// Whether an attempt with this verdict (its label in the ledger) restarts what runs, rather than start what does not.
 #[must_use]
-pub fn by_its_container(seen: &Observation, convicted: Option<Timestamp>, overdue: bool) -> Settle {
-    if matches!(seen, Observation::Unknown { .. }) {
+pub fn restarts_what_runs(verdict: &str) -> bool {
+    [Verdict::Wedged, Verdict::Unhealthy].iter().any(|it| it.label() == verdict)
+}
+
+/// What a look at the container tells of an attempt whose owner had turned to the engine: `convicted` is the start of the life that
+/// was to be restarted. Both starts are on the engine's clock, so that no skew matters.
+#[must_use]
+pub fn by_its_container(seen: &Observation, convicted: Option<Timestamp>, ran: bool, overdue: bool) -> Settle {
+    if matches!(seen, Observation::Unknown { .. }) || (ran && !overdue) {
         return Settle::Wait;
     }
     let started = seen.incarnation().and_then(|life| life.started_at);
@@ -95,9 +105,18 @@ mod tests {
             (Observation::Unknown { fault: Fault::TimedOut }, Some(5), Settle::Wait, Settle::Wait),
         ] {
             let convicted = convicted.map(Timestamp);
-            assert_eq!(by_its_container(&seen, convicted, false), before, "{seen:?}");
-            assert_eq!(by_its_container(&seen, convicted, true), after, "{seen:?}, overdue");
+            assert_eq!(by_its_container(&seen, convicted, false, false), before, "{seen:?}");
+            assert_eq!(by_its_container(&seen, convicted, false, true), after, "{seen:?}, overdue");
+            assert_eq!(by_its_container(&seen, convicted, true, false), Settle::Wait, "{seen:?}, it ran");
+            assert_eq!(by_its_container(&seen, convicted, true, true), after, "{seen:?}, it ran, overdue");
         }
+    }
+
+    #[test]
+    fn what_runs_is_restarted_for_two_verdicts() {
+        let restarted: Vec<&str> =
+            Verdict::ALL.iter().map(|it| it.label()).filter(|it| restarts_what_runs(it)).collect();
+        assert_eq!(restarted, ["wedged", "unhealthy"]);
     }
 
     #[test]

@@ -239,6 +239,7 @@ impl Database {
             started_at: order.started_at(),
             attempt: order.attempt,
             epoch: lease.epoch,
+            verdict: order.verdict.label(),
             evidence,
             claimed_by: lease.holder,
             deadline,

@@ -43,6 +43,8 @@ pub enum Weakening {
     SettleAtOnce,
     /// Who settles does not look at the epochs.
     SettleLaterEpochs,
+    /// A new life is taken for the end of a restart of what ran, whoever began it.
+    AnyNewLifeIsOurs,
     /// An attempt can be ended twice.
     FinishTwice,
     /// A lease is taken before its end.
@@ -65,7 +67,7 @@ pub enum Weakening {
 
 impl Weakening {
     /// Every one.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::ClaimWithoutTheLease,
         Self::TwoOpenAttempts,
         Self::ActWithoutTheLease,
@@ -74,6 +76,7 @@ impl Weakening {
         Self::AbandonTheActing,
         Self::SettleAtOnce,
         Self::SettleLaterEpochs,
+        Self::AnyNewLifeIsOurs,
         Self::FinishTwice,
         Self::TakeOverBeforeTheEnd,
         Self::TakeOverDuringAClaim,
@@ -105,6 +108,8 @@ pub struct Restart {
     pub attempt: u32,
     /// The epoch of the lease that it was claimed under.
     pub epoch: i64,
+    /// The verdict that asked for it.
+    pub verdict: &'static str,
     /// By whom.
     pub claimed_by: Box<str>,
     /// When.
@@ -149,6 +154,8 @@ pub struct Claim<'a> {
     pub attempt: u32,
     /// The epoch of the lease on `engine` that `claimed_by` holds.
     pub epoch: i64,
+    /// The verdict that asks for it.
+    pub verdict: &'static str,
     /// What it rests on.
     pub evidence: Evidence<'a>,
     /// This replica.
@@ -227,6 +234,8 @@ pub struct OpenAttempt {
     pub started_at: Option<Timestamp>,
     /// Who claimed it.
     pub claimed_by: Box<str>,
+    /// The verdict that asked for it.
+    pub verdict: &'static str,
     /// What the rule of recovery reads of it.
     pub row: recovery::Row,
 }
@@ -440,6 +449,7 @@ impl Ledger {
             started_at: claim.started_at,
             attempt: claim.attempt.max(1),
             epoch: claim.epoch,
+            verdict: claim.verdict,
             claimed_by: claim.claimed_by.into(),
             claimed_at: under_way.began,
             deadline_at: under_way.began.plus(claim.deadline),
@@ -496,24 +506,36 @@ impl Ledger {
         facts: &Facts,
         now: Timestamp,
     ) -> MayAct {
+        let answered = self.may_act_facts(id, lease, facts, now);
+        self.write_acting(id, answered, within, now)
+    }
+
+    /// The first half of that statement, on its snapshot: whether the lease is held, and the workspace wanted.
+    #[must_use]
+    pub fn may_act_facts(&self, id: i64, lease: LeaseProof<'_>, facts: &Facts, now: Timestamp) -> (bool, bool) {
         let owner = self.leases.holds(lease, now) || self.is(Weakening::ActWithoutTheLease);
-        let Some(place) = self.place(id) else {
-            return if owner { MayAct::NotWanted } else { MayAct::NotOwner };
-        };
-        let row = &self.rows[place];
-        let wanted = facts.is_watched() && self.hold_reason(&row.workspace, &row.engine, now).is_none();
-        if !owner {
+        let wanted = self
+            .row(id)
+            .is_some_and(|row| facts.is_watched() && self.hold_reason(&row.workspace, &row.engine, now).is_none());
+        (owner, wanted)
+    }
+
+    /// Its second half, on the row as it is by then: a statement may be held up between the two.
+    pub fn write_acting(&mut self, id: i64, facts: (bool, bool), within: Duration, now: Timestamp) -> MayAct {
+        match facts {
+            (false, _) => return MayAct::NotOwner,
+            (true, false) => return MayAct::NotWanted,
+            (true, true) => {}
+        }
+        let (settled_too, unwritten) = (self.is(Weakening::ActWhenSettled), self.is(Weakening::ActingNotWritten));
+        let Some(place) = self.place(id) else { return MayAct::NotOwner };
+        let row = &mut self.rows[place];
+        if row.finished_at.is_some() && !settled_too {
             return MayAct::NotOwner;
         }
-        if !wanted {
-            return MayAct::NotWanted;
-        }
-        if row.finished_at.is_some() && !self.is(Weakening::ActWhenSettled) {
-            return MayAct::NotOwner;
-        }
-        if !self.is(Weakening::ActingNotWritten) {
-            self.rows[place].acting_at = Some(now);
-            self.rows[place].deadline_at = now.plus(within);
+        if !unwritten {
+            row.acting_at = Some(now);
+            row.deadline_at = now.plus(within);
         }
         MayAct::Yes
     }
@@ -571,6 +593,7 @@ impl Ledger {
             container_id: row.container_id.clone(),
             started_at: row.started_at,
             claimed_by: row.claimed_by.clone(),
+            verdict: row.verdict,
             row: recovery::Row { epoch: row.epoch, acting: row.acting_at.is_some(), overdue: row.deadline_at < now },
         })
         .collect()

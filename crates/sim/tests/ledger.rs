@@ -263,6 +263,7 @@ impl Trial {
         };
         let status = if self.dice.chance(0.1) { "online" } else { seen.status };
         let deadline = self.span();
+        let verdict = if self.dice.chance(0.5) { "dead" } else { "wedged" };
         self.say(format!(
             "claim {workspace} {container:?} {started_at:?} #{attempt} by {holder}@{epoch}: {status} {heartbeat:?} {activity:?}"
         ));
@@ -274,6 +275,7 @@ impl Trial {
             started_at,
             attempt,
             epoch,
+            verdict,
             evidence: Evidence { status, heartbeat, activity },
             claimed_by: &holder,
             deadline,
@@ -286,7 +288,7 @@ impl Trial {
             started_at,
             attempt,
             epoch,
-            verdict: "dead",
+            verdict,
             evidence: json!({"status": status, "last_heartbeat_at": heartbeat, "last_activity_at": activity}),
             claimed_by: &holder,
             deadline,
@@ -357,8 +359,8 @@ impl Trial {
             let (started, row) = (it.started_at, it.row);
             let _ = writeln!(
                 model,
-                "{} w{} {} {:?} {started:?} {} {} {} {}",
-                it.id, it.of, it.engine, it.container_id, it.claimed_by, row.epoch, row.acting, row.overdue
+                "{} w{} {} {:?} {started:?} {} {} {} {} {}",
+                it.id, it.of, it.engine, it.container_id, it.claimed_by, it.verdict, row.epoch, row.acting, row.overdue
             );
         }
         let _ = write!(model, "{:?}", self.model.leases.leases(NOW).len());
@@ -372,8 +374,8 @@ impl Trial {
             let by = it.claimed_by.unwrap_or_default();
             let _ = writeln!(
                 real,
-                "{} {} {} {:?} {started:?} {by} {} {} {}",
-                it.id, it.workspace, it.engine, it.container_id, it.epoch, it.acting, it.overdue
+                "{} {} {} {:?} {started:?} {by} {} {} {} {}",
+                it.id, it.workspace, it.engine, it.container_id, it.verdict, it.epoch, it.acting, it.overdue
             );
         }
         let _ = write!(real, "{:?}", self.store.leases().await.unwrap().len());

@@ -109,7 +109,8 @@ impl Defib {
                 let seen = Self::look_back(of, world);
                 let another = |life: &Incarnation| job.order.incarnation.as_ref().is_none_or(|then| !then.may_be(life));
                 let made = matches!(&seen, Observation::Running { incarnation, .. } if another(incarnation));
-                if !made && now + LOOK_AFTER_SPACING < until {
+                let ran = job.order.remedy == Remedy::KillAndStart;
+                if (ran || !made) && now + LOOK_AFTER_SPACING < until {
                     return Some((Stage::LookAfter { row, until }, LOOK_AFTER_SPACING));
                 }
                 let outcome = if made { Outcome::Succeeded } else { Outcome::Failed };

@@ -119,7 +119,8 @@ impl Defib {
             }
             let settle = recovery::by_its_row(attempt.row, ours).unwrap_or_else(|| {
                 let seen = Self::look_back(attempt.of, world);
-                recovery::by_its_container(&seen, attempt.started_at, attempt.row.overdue)
+                let ran = recovery::restarts_what_runs(attempt.verdict);
+                recovery::by_its_container(&seen, attempt.started_at, ran, attempt.row.overdue)
             });
             let outcome = match settle {
                 Settle::Wait => continue,

@@ -51,7 +51,7 @@ pub struct Tally {
     pub killed_by_belated: u64,
     /// A life that somebody else began between our look and the engine's deed was killed.
     pub raced: u64,
-    /// Starts that were carried out after their attempt was settled, and found a successor dead.
+    /// Starts that found a successor dead, because one of two calls was carried out after its attempt had been settled.
     pub revived: u64,
 }
 
@@ -108,17 +108,14 @@ impl Walk {
         }
     }
 
-    /// An attempt was told that it may act.
-    pub(super) fn check_yes(&mut self, id: i64, process: usize, epoch: i64) {
+    /// An attempt was found to be of the `owner` of its engine, or not.
+    pub(super) fn check_facts(&mut self, id: i64, owner: bool, process: usize, epoch: i64) {
         let clock = stamp(self.now, 0);
-        let Some(row) = self.ledger.row(id) else { return };
-        let (of, finished) = (row.of, row.finished_at.is_some());
-        let lease = self.ledger.leases.row(&row.engine);
-        let owner = lease.is_some_and(|lease| lease.epoch == epoch && lease.expires_at > clock);
-        if !owner || finished || self.takers.get(&row.engine) != Some(&process) {
-            self.never(format!(
-                "attempt {id} of w{of} may act, of a process that does not hold its lease or when it is settled"
-            ));
+        let Some(row) = self.ledger.row(id).filter(|_| owner) else { return };
+        let (of, lease) = (row.of, self.ledger.leases.row(&row.engine));
+        let holds = lease.is_some_and(|lease| lease.epoch == epoch && lease.expires_at > clock);
+        if !holds || self.takers.get(&row.engine) != Some(&process) {
+            self.never(format!("attempt {id} of w{of} may act for a process that does not hold its lease"));
         }
     }
 
@@ -154,8 +151,11 @@ impl Walk {
 
     /// Whether a call that takes effect now does so in one of the two windows.
     fn is_excused(&self, call: &Call) -> bool {
-        let finished = self.ledger.row(call.row).is_none_or(|row| row.finished_at.is_some());
-        finished && (call.window || self.is_belated(call))
+        (call.window && self.has_ended(call)) || self.is_belated(call)
+    }
+
+    fn has_ended(&self, call: &Call) -> bool {
+        self.ledger.row(call.row).is_none_or(|row| row.finished_at.is_some())
     }
 
     fn is_belated(&self, call: &Call) -> bool {
@@ -180,16 +180,18 @@ impl Walk {
         if life == call.life {
             return;
         }
-        if !kills && finished {
+        // A start does not hurt whoever runs. What it finds dead was begun by a call of ours that outlived its attempt, or this
+        // call has outlived its own.
+        if !kills && (finished || excused || matches!(starter, Starter::Call { late: true, .. })) {
             self.tally.revived += 1;
             return;
         }
         match starter {
             // Somebody's restart between our look and the engine's deed: no engine can be told to mind it.
             Starter::Platform if began >= call.looked_at => self.tally.raced += 1,
-            _ if excused && kills && call.window => self.tally.killed_by_woken += 1,
-            _ if excused && kills => self.tally.killed_by_belated += 1,
-            Starter::Call { excused: true } if began >= call.looked_at => self.tally.raced += 1,
+            _ if excused && call.window => self.tally.killed_by_woken += 1,
+            _ if excused => self.tally.killed_by_belated += 1,
+            Starter::Call { excused: true, .. } if began >= call.looked_at => self.tally.raced += 1,
             _ => {
                 let does = if kills { "kills" } else { "starts" };
                 self.never(format!(
@@ -202,7 +204,8 @@ impl Walk {
 
     /// How the life is marked that a call begins.
     pub(super) fn starter(&self, call: &Call) -> Starter {
-        Starter::Call { excused: self.is_excused(call) }
+        let excused = self.is_excused(call);
+        Starter::Call { late: excused || self.has_ended(call), excused }
     }
 
     /// An attempt was ended by a statement of `process`; `was` says whether it had ended before.

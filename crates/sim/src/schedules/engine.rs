@@ -18,8 +18,8 @@ const BEAT: Ms = 10_000;
 pub(super) enum Starter {
     /// The platform, or an operator.
     Platform,
-    /// A call of ours, in one of the windows or not.
-    Call { excused: bool },
+    /// A call of ours: whether its attempt had been settled by then, and if so, whether in one of the windows.
+    Call { late: bool, excused: bool },
 }
 
 /// A workspace's container.
@@ -202,7 +202,7 @@ impl Walk {
             self.push(killed, Event::Deed(number, Deed::Kill, false));
         }
         self.push(arrives + takes, Event::Deed(number, Deed::Start, true));
-        if self.dice.chance(0.05) {
+        if self.dice.chance(0.1) {
             // The connection breaks; the engine does not mind.
             let breaks = self.dice.between(1, call.deadline());
             self.push(breaks, Event::Answer(call.job, call.ticket, Answer::CallLost));

@@ -355,7 +355,9 @@ impl Walk {
         };
         let down_for = span(self.boxes[of].down_since.map_or(0, |since| now - since));
         let allowed = allowance(&row.attempts, Some(&convicted), down_for, &self.settings);
-        if row.on_hold || allowed.open || !allowed.wait.is_zero() {
+        // The ledger does not rely on a judge that has read it lately.
+        let open = allowed.open && !self.dice.chance(0.1);
+        if row.on_hold || open || !allowed.wait.is_zero() {
             return;
         }
         let order = Order {
@@ -395,7 +397,8 @@ impl Walk {
                 *looks = false;
                 let Some(attempt) = left.as_mut().and_then(Vec::pop) else { return false };
                 let overdue = attempt.row.overdue || self.is(Weakening::SettleAtOnce);
-                let outcome = match recovery::by_its_container(&observation, attempt.started_at, overdue) {
+                let ran = recovery::restarts_what_runs(attempt.verdict) && !self.is(Weakening::AnyNewLifeIsOurs);
+                let outcome = match recovery::by_its_container(&observation, attempt.started_at, ran, overdue) {
                     Settle::Succeeded => Some(defib_policy::attempt::Outcome::Succeeded),
                     Settle::Abandoned => Some(defib_policy::attempt::Outcome::Abandoned),
                     Settle::Wait | Settle::Unasked => None,
@@ -412,7 +415,8 @@ impl Walk {
             let Some(attempt) = left.as_ref().and_then(|left| left.last()) else { return false };
             let ours = owned.get(&attempt.engine).copied().unwrap_or_default();
             let ours = if self.is(Weakening::SettleLaterEpochs) { i64::MAX } else { ours };
-            match recovery::by_its_row(attempt.row, ours) {
+            let acting = attempt.row.acting && !self.is(Weakening::AbandonTheActing);
+            match recovery::by_its_row(recovery::Row { acting, ..attempt.row }, ours) {
                 None => {
                     *looks = true;
                     self.look(number, job.ticket, job.process, attempt.of);

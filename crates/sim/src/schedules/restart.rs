@@ -250,7 +250,7 @@ impl Walk {
             Answer::CallGone => self.finish(number, job, it, Outcome::Superseded),
             _ => {
                 it.lost = matches!(answer, Answer::CallLost);
-                // An engine that is at a restart finishes it, whoever waits.
+                // An engine that is at a restart finishes it, whoever waits; a start that comes late does nothing.
                 let briefly = !it.order.kills || self.is(Weakening::LookAfterBriefly);
                 it.until = LOOK_AFTER_MAX + if briefly { self.now } else { it.left_at + deadline_of(true) };
                 self.look_after(number, job, it)
@@ -267,13 +267,15 @@ impl Walk {
     fn looks_after(&mut self, number: u64, job: &Job, it: &mut Restart, answer: &Answer) -> bool {
         let Answer::Seen { observation, at, .. } = answer else { return false };
         let same = observation.incarnation().is_some_and(|life| it.order.convicted.may_be(life));
-        if matches!(observation, Observation::Running { .. }) && !same {
-            return self.finish(number, job, it, Outcome::Succeeded);
-        }
-        if it.lost && self.now + LOOK_AFTER_SPACING < it.until {
+        let restarted = matches!(observation, Observation::Running { .. }) && !same;
+        let whatever_is_seen = it.order.kills && !self.is(Weakening::AnyNewLifeIsOurs);
+        if it.lost && (whatever_is_seen || !restarted) && self.now + LOOK_AFTER_SPACING < it.until {
             it.stage = Stage::LookAgain;
             self.wait(number, job, LOOK_AFTER_SPACING);
             return true;
+        }
+        if restarted {
+            return self.finish(number, job, it, Outcome::Succeeded);
         }
         let left_stopped = it.order.kills && same && matches!(observation, Observation::Stopped { .. });
         if !left_stopped || self.epoch_of(job, it).is_none() {

@@ -77,6 +77,8 @@ pub(super) enum Answer {
     Turned(LeaseTable),
     Claimed(Claimed),
     Committed,
+    /// What `may_act` has read, before it writes.
+    Facts((bool, bool)),
     MayAct(MayAct),
     Ended,
     Read(Vec<Read>),
@@ -123,6 +125,7 @@ pub(super) enum Event {
     Tick(usize),
     Execute { job: u64, ticket: u32, process: usize, statement: Statement },
     Answer(u64, u32, Answer),
+    WriteActing { job: u64, ticket: u32, process: usize, id: i64, facts: (bool, bool), within: Duration },
     Look(u64, u32, usize),
     Deed(usize, Deed, bool),
     ServerEnds(u64, u32),
@@ -304,6 +307,14 @@ impl Walk {
                 self.steps += 1;
                 self.execute(job, ticket, process, &statement);
             }
+            Event::WriteActing { job, ticket, process, id, facts, within } => {
+                self.steps += 1;
+                let clock = self.clock();
+                let may = self.ledger.write_acting(id, facts, within, clock);
+                self.note(|| format!("p{process}: may attempt {id} act? {may:?}"));
+                let wait = self.dice.between(1, 4);
+                self.push(wait, Event::Answer(job, ticket, Answer::MayAct(may)));
+            }
             Event::Look(job, ticket, of) => {
                 self.steps += 1;
                 self.looked(job, ticket, of);
@@ -386,6 +397,12 @@ impl Walk {
             return self.push(STATEMENT_TIMEOUT, Event::Answer(job, ticket, Answer::Lost));
         }
         let answer = self.carry_out(job, process, statement);
+        if let (Answer::Facts(facts), Statement::MayAct { id, within, .. }) = (&answer, statement) {
+            // Between what a statement reads and what it writes the server may be held up as well.
+            let wait = if self.dice.chance(0.05) { self.dice.between(1, secs(5)) } else { 0 };
+            let (facts, id, within) = (*facts, *id, *within);
+            return self.push(wait, Event::WriteActing { job, ticket, process, id, facts, within });
+        }
         if matches!(statement, Statement::TurnBegin { .. } | Statement::ClaimBegin(..) | Statement::ClaimInsert(..)) {
             let statements = self.turn.as_ref().filter(|(open, _)| *open == job).map(|(_, open)| open.statements);
             let statements = statements.or_else(|| self.claims.get(&job).map(|open| open.statements));
@@ -422,16 +439,13 @@ impl Walk {
             }
             Statement::ClaimInsert(order, epoch) => self.claim_inserts(job, order, *epoch),
             Statement::ClaimCommit => self.claim_commits(job),
-            Statement::MayAct { id, of, epoch, within } => {
+            Statement::MayAct { id, of, epoch, .. } => {
                 let name = self.processes[process].name.clone();
                 let engine = self.engines[self.boxes[*of].engine].clone();
                 let lease = LeaseProof { engine: &engine, holder: &name, epoch: *epoch };
-                let may = self.ledger.may_act(*id, lease, *within, &self.boxes[*of].facts, clock);
-                self.note(|| format!("p{process}: may attempt {id} of w{of} act? {may:?}"));
-                if may == MayAct::Yes {
-                    self.check_yes(*id, process, *epoch);
-                }
-                Answer::MayAct(may)
+                let facts = self.ledger.may_act_facts(*id, lease, &self.boxes[*of].facts, clock);
+                self.check_facts(*id, facts.0, process, *epoch);
+                Answer::Facts(facts)
             }
             Statement::Finish(id, outcome) => {
                 let was = self.ledger.row(*id).and_then(|row| row.outcome);
@@ -581,6 +595,7 @@ fn claim<'a>(
         started_at: order.convicted.started_at,
         attempt: order.attempt,
         epoch,
+        verdict: if order.kills { "wedged" } else { "dead" },
         evidence: Evidence { status: order.status, heartbeat: order.heartbeat, activity: None },
         claimed_by,
         deadline: order.deadline,
