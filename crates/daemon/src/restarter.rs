@@ -345,7 +345,7 @@ impl Restarter {
         let lost = error.may_have_happened();
         let (until, whatever_is_seen) = self.looks_until(order.remedy, left.called_at);
         let goes_on = |seen: &Observation| {
-            lost && (whatever_is_seen || !has_restarted(seen, convicted)) && (self.clock)() + LOOK_AFTER_SPACING < until
+            lost && (whatever_is_seen || !has_restarted(seen, convicted)) && (self.clock)() < until
         };
         let mut seen = engine.confirm(target).await.observation;
         while goes_on(&seen) {
@@ -394,7 +394,10 @@ impl Restarter {
     fn looks_until(&self, remedy: Remedy, called_at: Moment) -> (Moment, bool) {
         match remedy {
             Remedy::KillAndStart => (called_at + self.deadline(remedy) + self.look_after_max(), true),
-            Remedy::Start | Remedy::Recreate => ((self.clock)() + self.look_after_max(), false),
+            Remedy::Start | Remedy::Recreate => {
+                let last = self.look_after_max().saturating_sub(LOOK_AFTER_SPACING);
+                ((self.clock)() + last, false)
+            }
         }
     }
 

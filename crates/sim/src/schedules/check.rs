@@ -8,6 +8,11 @@
 //! - *belated*: an engine that carries a call out after all the time that it is given (its deadline and the looks after it).
 //!
 //! In both, a start of what runs by then does nothing. A restart of a wedged one kills its successor.
+//!
+//! Two more things are counted and not held against the protocol. An engine restarts whatever it finds, so a life that somebody else
+//! began between our look and the engine's deed dies of it (*raced*); the platform's, or one that a start of ours began which the
+//! engine had been sitting on. And a start may find dead not the life that it was meant for but its successor (*revived*): nobody who
+//! runs is hurt by a start, so its attempt is settled as soon as a new life shows, and does not wait for the engine.
 
 use defib_policy::attempt::Outcome;
 
@@ -191,7 +196,11 @@ impl Walk {
             Starter::Platform if began >= call.looked_at => self.tally.raced += 1,
             _ if excused && call.window => self.tally.killed_by_woken += 1,
             _ if excused => self.tally.killed_by_belated += 1,
-            Starter::Call { excused: true, .. } if began >= call.looked_at => self.tally.raced += 1,
+            Starter::Call { excused: true, .. } | Starter::Call { late: true, kills: false, .. }
+                if began >= call.looked_at =>
+            {
+                self.tally.raced += 1;
+            }
             _ => {
                 let does = if kills { "kills" } else { "starts" };
                 self.never(format!(
@@ -205,7 +214,7 @@ impl Walk {
     /// How the life is marked that a call begins.
     pub(super) fn starter(&self, call: &Call) -> Starter {
         let excused = self.is_excused(call);
-        Starter::Call { late: excused || self.has_ended(call), excused }
+        Starter::Call { late: excused || self.has_ended(call), excused, kills: call.kills }
     }
 
     /// An attempt was ended by a statement of `process`; `was` says whether it had ended before.

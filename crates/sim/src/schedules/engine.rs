@@ -18,8 +18,9 @@ const BEAT: Ms = 10_000;
 pub(super) enum Starter {
     /// The platform, or an operator.
     Platform,
-    /// A call of ours: whether its attempt had been settled by then, and if so, whether in one of the windows.
-    Call { late: bool, excused: bool },
+    /// A call of ours: whether its attempt had been settled by then, whether that was in one of the windows, and
+    /// whether it stops what runs.
+    Call { late: bool, excused: bool, kills: bool },
 }
 
 /// A workspace's container.

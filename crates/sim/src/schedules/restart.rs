@@ -269,7 +269,7 @@ impl Walk {
         let same = observation.incarnation().is_some_and(|life| it.order.convicted.may_be(life));
         let restarted = matches!(observation, Observation::Running { .. }) && !same;
         let whatever_is_seen = it.order.kills && !self.is(Weakening::AnyNewLifeIsOurs);
-        if it.lost && (whatever_is_seen || !restarted) && self.now + LOOK_AFTER_SPACING < it.until {
+        if it.lost && (whatever_is_seen || !restarted) && self.now < it.until {
             it.stage = Stage::LookAgain;
             self.wait(number, job, LOOK_AFTER_SPACING);
             return true;

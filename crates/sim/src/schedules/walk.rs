@@ -534,6 +534,11 @@ impl Walk {
             self.owners.insert(id, open.process);
             self.meant.insert(id, order.life);
         }
+        if !matches!(claimed, Some(Claimed::Granted { .. })) {
+            self.note(|| {
+                format!("p{}: no claim of w{}, number {}: {claimed:?}", open.process, order.of, order.attempt)
+            });
+        }
         open.statements += 1;
         self.claims.insert(job, open);
         claimed.map_or(Answer::Refused, Answer::Claimed)
