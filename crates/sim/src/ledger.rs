@@ -326,6 +326,7 @@ impl Ledger {
     }
 
     /// The rows of a workspace, oldest first.
+    #[must_use]
     pub fn rows_of(&self, of: usize) -> impl DoubleEndedIterator<Item = &Restart> {
         self.of.get(of).into_iter().flatten().map(|place| &self.rows[*place])
     }
@@ -387,16 +388,13 @@ impl Ledger {
             Err(Refusal::NotOwner) => return Some(Claimed::NotOwner),
             Err(Refusal::Busy) => return None,
         };
-        match self.insert(&mut under_way, claim, facts, now) {
-            Some(claimed) => {
-                self.commit_claim(under_way, facts);
-                Some(claimed)
-            }
-            None => {
-                self.abort_claim(&under_way);
-                None
-            }
+        let claimed = self.insert(&mut under_way, claim, facts, now);
+        if claimed.is_some() {
+            self.commit_claim(under_way, facts);
+        } else {
+            self.abort_claim(&under_way);
         }
+        claimed
     }
 
     /// The first statement of a claim: its lease's row is locked, if it is the claimer's.

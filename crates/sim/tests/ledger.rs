@@ -353,7 +353,9 @@ impl Trial {
         let mut attempts = Vec::new();
         for of in 0..WORKSPACES {
             self.model.read_attempts(of, NOW, reset, &mut attempts);
-            attempts.iter().for_each(|attempt| tell(&mut model, attempt));
+            for attempt in &attempts {
+                tell(&mut model, attempt);
+            }
         }
         for it in self.model.open_attempts(&some, NOW) {
             let (started, row) = (it.started_at, it.row);

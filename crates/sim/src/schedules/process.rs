@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use defib_policy::attempt::Outcome;
 use defib_policy::backoff::allowance;
 use defib_policy::id::EngineName;
 use defib_policy::moment::Moment;
@@ -341,7 +342,7 @@ impl Walk {
             Observation::Running { .. } if hangs => true,
             Observation::Stopped { .. } => false,
             _ => {
-                let newest = row.attempts.iter().find(|it| it.outcome.is_some_and(|outcome| outcome.touched()));
+                let newest = row.attempts.iter().find(|it| it.outcome.is_some_and(Outcome::touched));
                 let another = newest.filter(|it| {
                     it.recovered_ago.is_none()
                         && (it.started_at != convicted.started_at
@@ -399,8 +400,8 @@ impl Walk {
                 let overdue = attempt.row.overdue || self.is(Weakening::SettleAtOnce);
                 let ran = recovery::restarts_what_runs(attempt.verdict) && !self.is(Weakening::AnyNewLifeIsOurs);
                 let outcome = match recovery::by_its_container(&observation, attempt.started_at, ran, overdue) {
-                    Settle::Succeeded => Some(defib_policy::attempt::Outcome::Succeeded),
-                    Settle::Abandoned => Some(defib_policy::attempt::Outcome::Abandoned),
+                    Settle::Succeeded => Some(Outcome::Succeeded),
+                    Settle::Abandoned => Some(Outcome::Abandoned),
                     Settle::Wait | Settle::Unasked => None,
                 };
                 if let Some(outcome) = outcome {
