@@ -55,6 +55,15 @@ impl Daemon {
         .await
     }
 
+    /// Waits until `/readyz` says that it is not, for a reason that contains this.
+    pub async fn wait_until_unready(&self, because: &str) -> Result<()> {
+        eventually(SOON, &format!("defib is not ready: {because}"), async || match self.readiness().await {
+            Ok((false, reason)) if reason.contains(because) => Ok(()),
+            other => Err(format!("{other:?}")),
+        })
+        .await
+    }
+
     /// Waits until it has made no pass over the fleet for `span`, which must be shorter than its poll interval.
     pub async fn wait_until_idle(&self, span: Duration) -> Result<()> {
         let last = std::cell::Cell::new((Instant::now(), f64::NAN));

@@ -162,6 +162,26 @@ impl Database {
         Ok(())
     }
 
+    /// Goes on at another server's address, after a fail-over.
+    pub async fn reconnect_to(&mut self, url: String) -> Result<()> {
+        self.url = url;
+        self.reconnect().await
+    }
+
+    /// The name of the database.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.url.rsplit('/').next().unwrap_or_default()
+    }
+
+    /// The address for a new login that has the rights of this role, and no others. Roles are the cluster's and tests run
+    /// side by side, so each makes its own.
+    pub async fn login(&self, role: &str) -> Result<String> {
+        let login = format!("{role}_of_{}", self.name());
+        self.execute(&format!("create role {login} login in role {role}")).await?;
+        Ok(self.url.replace("postgres@", &format!("{login}@")))
+    }
+
     /// Runs statements.
     pub async fn execute(&self, sql: &str) -> Result<()> {
         self.client.batch_execute(sql).await.with_context(|| sql.to_owned())

@@ -38,6 +38,9 @@ const POOL_SIZE: usize = 8;
 /// Engine events waiting for the loop; more are dropped, and the loop looks at everything instead.
 const EVENTS_MAX: usize = 4_096;
 
+/// The channel that `defib.report_suspicion` notifies.
+pub(crate) const SUSPICIONS: &str = "defib_suspicion";
+
 /// Between looks for a database that is away at the start.
 const SCHEMA_RETRY: Duration = Duration::from_secs(1);
 
@@ -146,6 +149,15 @@ pub(crate) async fn run(config: Config, migrate: bool) -> anyhow::Result<()> {
     result
 }
 
+/// Where to listen: a connection of its own.
+pub(crate) fn listen_settings(config: &Config) -> ListenSettings {
+    ListenSettings {
+        url: config.listen_database_url.expose().to_owned(),
+        application_name: "defib listen".to_owned(),
+        connect_timeout: CONNECT_TIMEOUT,
+    }
+}
+
 /// Waits for the database and its schema, then turns the loop until stopped.
 async fn watch_fleet(
     reconciler: Arc<Reconciler>,
@@ -158,12 +170,7 @@ async fn watch_fleet(
         ready = wait_for_schema(&reconciler, migrate) => ready?,
     }
     let config = &reconciler.config;
-    let settings = ListenSettings {
-        url: config.listen_database_url.expose().to_owned(),
-        application_name: "defib listen".to_owned(),
-        connect_timeout: CONNECT_TIMEOUT,
-    };
-    let suspicions = listen(&settings, "defib_suspicion")
+    let suspicions = listen(&listen_settings(config), SUSPICIONS)
         .map_err(|error| Refused(format!("DEFIB_LISTEN_DATABASE_URL: {}", crate::logging::chain(&error))))?;
     let (sender, events) = mpsc::channel(EVENTS_MAX);
     for engine in reconciler.engines.values() {

@@ -281,10 +281,10 @@ impl Driver {
     fn heard(&mut self, event: ListenEvent) {
         match event {
             ListenEvent::Connected => {
-                debug!("listening for suspicions");
+                info!("listening for suspicions");
                 self.suspicions_wait = true;
             }
-            ListenEvent::Lost { why } => debug!(why, "not listening for suspicions; polling finds them"),
+            ListenEvent::Lost { why } => warn!(why, "not listening for suspicions; polling finds them"),
             ListenEvent::Notified { .. } => self.suspicions_wait = true,
         }
     }

@@ -39,7 +39,7 @@ pub use crate::error::{Fault, KINDS, SettingsError, StoreError};
 pub use crate::fleet::{FleetScope, MALFORMED_MAX, Malformed};
 pub use crate::hold::{Hold, HoldScope, NewHold};
 pub use crate::ledger::{Claim, Claimed, OpenAttempt};
-pub use crate::listen::{ListenEvent, ListenSettings, Listener, listen};
+pub use crate::listen::{ListenEvent, ListenSettings, Listener, can_listen, listen};
 pub use crate::migrate::{MigrateReport, SCHEMA_VERSION, SchemaState};
 pub use crate::retention::{RetentionReport, RetentionSettings};
 pub use crate::suspicion::{NewSuspicion, Suspicion};
@@ -90,6 +90,7 @@ pub struct Store {
     clock: Clock,
     application_name: Arc<str>,
     statement_timeout: Duration,
+    promotions: Arc<fleet::Promotions>,
 }
 
 impl fmt::Debug for Store {
@@ -112,6 +113,7 @@ impl Store {
             clock,
             application_name: settings.application_name.as_str().into(),
             statement_timeout: settings.statement_timeout,
+            promotions: Arc::default(),
         })
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use defib_policy::moment::Timestamp;
-use defib_store::{CheckFacts, SchemaState, StatusRow, Store};
+use defib_store::{CheckFacts, SchemaState, StatusRow, Store, can_listen};
 
 use super::{Ended, show};
 use crate::config::Config;
@@ -44,6 +44,7 @@ pub(super) async fn run(config: &Config) -> anyhow::Result<Ended> {
     let now = check_database(&mut findings, config, &store).await;
     if now.is_some() {
         check_rows(&mut findings, config, &store).await;
+        check_listening(&findings, config).await;
     }
     for engine in daemon::engines(config, &clock)?.values() {
         let what = format!("engine {}", engine.name());
@@ -134,6 +135,21 @@ async fn check_database(findings: &mut Findings, config: &Config, store: &Store)
     }
     check_fleet(findings, config, &facts);
     Some(facts)
+}
+
+/// Without it everything works, only later: a note, and no failure.
+async fn check_listening(findings: &Findings, config: &Config) {
+    match can_listen(&daemon::listen_settings(config), daemon::SUSPICIONS).await {
+        Ok(()) => findings.well("listening", "suspicions are heard at once"),
+        Err(why) => findings.note(
+            "listening",
+            &format!(
+                "{}. Suspicions wait for the next poll, {} at most. For less, give DEFIB_LISTEN_DATABASE_URL a direct connection to the primary",
+                printable(&why),
+                show::age(config.policy.poll_interval)
+            ),
+        ),
+    }
 }
 
 /// Rows that can never be judged, whatever their engine says.
