@@ -3,14 +3,15 @@
 use anyhow::{Context, Result, ensure};
 use defib_testkit::postgres::SMALL_TABLESPACE;
 use defib_testkit::{PrivatePostgres, ScriptedEngine, eventually};
-use defib_tests::{Daemon, SOON, Stage};
+use defib_tests::{SOON, Stage};
 
 use crate::{A_WHILE, nobody_is_touched, only_this_one_is_restarted, stage_with, warned};
 
 /// Room for the empty tables and indexes of the schema.
 const DISK_BYTES: u64 = 4 << 20;
 
-async fn stage_on_a_small_disk(tables: &[&str]) -> Result<(PrivatePostgres, Stage, ScriptedEngine, Daemon)> {
+/// These tables are empty and on a disk that is full: not even a first row finds room.
+async fn stage_on_a_full_disk(tables: &[&str]) -> Result<(PrivatePostgres, Stage, ScriptedEngine)> {
     let server = PrivatePostgres::start_with_small_disk(DISK_BYTES).await?;
     let (stage, engine) = stage_with(&server, &["dies", "lives"]).await?;
     for table in tables {
@@ -21,19 +22,19 @@ async fn stage_on_a_small_disk(tables: &[&str]) -> Result<(PrivatePostgres, Stag
             stage.db.execute(&format!("alter index defib.{index} set tablespace {SMALL_TABLESPACE}")).await?;
         }
     }
-    let daemon = stage.run().await?;
     // What somebody else has put there. Never vacuumed: that might cut off the pages of the insert that fails.
     let fill = format!("create table fill (n int) with (autovacuum_enabled = off) tablespace {SMALL_TABLESPACE}");
     stage.db.execute(&fill).await?;
     let filled = stage.db.execute("insert into fill select generate_series(1, 1000000)").await;
     let refusal = filled.err().context("the disk is larger than what was put there")?;
     ensure!(format!("{refusal:#}").contains("No space left on device"), "{refusal:#}");
-    Ok((server, stage, engine, daemon))
+    Ok((server, stage, engine))
 }
 
 #[tokio::test]
 async fn a_ledger_on_a_full_disk_is_no_claim_and_so_no_restart() -> Result<()> {
-    let (_server, stage, engine, daemon) = stage_on_a_small_disk(&["restarts"]).await?;
+    let (_server, stage, engine) = stage_on_a_full_disk(&["restarts"]).await?;
+    let daemon = stage.run().await?;
     engine.exit("dies", 137)?;
     let told = async || match warned(&daemon, &["restart not claimed", "No space left on device", "(resources)"]) {
         Ok(true) => Ok(()),
@@ -48,8 +49,8 @@ async fn a_ledger_on_a_full_disk_is_no_claim_and_so_no_restart() -> Result<()> {
 
 #[tokio::test]
 async fn verdicts_that_cannot_be_written_for_want_of_space_restart_nobody_and_are_told() -> Result<()> {
-    let (_server, stage, engine, daemon) =
-        stage_on_a_small_disk(&["restarts", "verdicts", "events", "suspicions"]).await?;
+    let (_server, stage, engine) = stage_on_a_full_disk(&["restarts", "verdicts", "events", "suspicions"]).await?;
+    let daemon = stage.start().await?;
     engine.exit("dies", 137)?;
     daemon.wait_until_unready("No space left on device").await?;
     nobody_is_touched(&daemon, &engine, A_WHILE).await?;

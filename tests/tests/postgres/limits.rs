@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use defib_testkit::postgres::connect;
 use defib_testkit::{PrivatePostgres, eventually};
-use defib_tests::{SOON, Stage, throughout};
+use defib_tests::{SOON, Stage};
 use tokio_postgres::Client;
 
 use crate::{A_WHILE, nobody_is_touched, only_this_one_is_restarted, stage_with};
@@ -58,7 +58,7 @@ async fn take_all(url: &str) -> Result<Vec<Client>> {
 }
 
 /// Lets every read of the fleet take as long as table `slow` says.
-async fn slow_down(stage: &Stage) -> Result<()> {
+pub(crate) async fn slow_down(stage: &Stage) -> Result<()> {
     let view = stage.db.query("select pg_get_viewdef('defib.fleet'::regclass)", &[]).await?;
     let view: String = view[0].get(0);
     let view = view.trim_end_matches(';');
@@ -66,30 +66,6 @@ async fn slow_down(stage: &Stage) -> Result<()> {
     stage.db.execute("grant select on slow to public").await?;
     let sleep = "(select pg_sleep(seconds) from slow offset 0) s";
     stage.db.execute(&format!("create or replace view defib.fleet as select f.* from ({view}) f, {sleep}")).await
-}
-
-#[tokio::test]
-async fn a_fleet_that_cannot_be_read_in_time_is_no_verdict_and_leaves_no_work_at_the_server() -> Result<()> {
-    let server = PrivatePostgres::start().await?;
-    let (stage, engine) = stage_with(&server, &["dies", "lives"]).await?;
-    slow_down(&stage).await?;
-    let daemon = stage.run().await?;
-    stage.db.execute("update slow set seconds = 600").await?;
-    engine.exit("dies", 137)?;
-    daemon.wait_until_unready("no answer from the database within 10s").await?;
-    let left = "select count(*) from pg_stat_activity
-                 where application_name = 'defib' and state = 'active' and now() - query_start > interval '12 seconds'";
-    throughout(Duration::from_secs(4), "what was given up is cancelled", async || match stage.db.count(left).await {
-        Ok(0) => Ok(()),
-        other => Err(format!("{other:?} statements go on")),
-    })
-    .await?;
-    nobody_is_touched(&daemon, &engine, Duration::ZERO).await?;
-    let pool = "select count(*) from pg_stat_activity where application_name = 'defib'";
-    ensure!(stage.db.count(pool).await? <= 8, "more connections than the pool has");
-    stage.db.execute("update slow set seconds = 0").await?;
-    daemon.wait_until_ready().await?;
-    only_this_one_is_restarted(&stage, &engine, "dies", 0).await
 }
 
 #[tokio::test]

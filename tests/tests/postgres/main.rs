@@ -8,10 +8,10 @@
 mod disks;
 mod failovers;
 mod limits;
-mod locks;
 mod logins;
 mod poolers;
 mod tls;
+mod waits;
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use defib_testkit::{PrivatePostgres, ScriptedEngine};
 use defib_tests::{Daemon, SOON, Stage, Workspace, container, throughout};
 
 /// Several polls of [`quick`]: whoever would be restarted wrongly, would be within this.
-const A_WHILE: Duration = Duration::from_secs(2);
+const A_WHILE: Duration = Duration::from_millis(1_500);
 
 /// A poll takes a moment, and a heartbeat is stale after a second at most, however slow defib thinks itself to be.
 fn quick(stage: Stage) -> Stage {

@@ -1,16 +1,31 @@
-//! Locks that others hold for twenty seconds: twice the time-out of a statement.
+//! Statements that do not come back: locks that others hold for twenty seconds, twice the time-out of a statement, and a view
+//! that takes its time.
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use defib_testkit::{PrivatePostgres, eventually};
-use defib_tests::SOON;
+use defib_tests::{SOON, throughout};
 
+use crate::limits::slow_down;
 use crate::{nobody_is_touched, only_this_one_is_restarted, stage_with};
 
 const HELD_FOR: Duration = Duration::from_secs(20);
 
+/// One test of four, because all that they do is wait.
 #[tokio::test]
+async fn a_statement_that_does_not_come_back_holds_up_what_needs_it_and_nothing_else() -> Result<()> {
+    let on_the_ledger = async { a_lock_on_the_ledger_holds_up_restarts_and_nothing_else().await.context("the ledger") };
+    let on_the_fleet =
+        async { a_lock_on_the_fleet_holds_up_verdicts_and_the_loop_goes_on().await.context("the fleet") };
+    let on_a_row = async { a_lock_on_one_row_of_the_platform_holds_up_that_one_alone().await.context("a row") };
+    let in_the_view = async {
+        a_fleet_that_cannot_be_read_in_time_is_no_verdict_and_leaves_no_work_at_the_server().await.context("the view")
+    };
+    tokio::try_join!(on_the_ledger, on_the_fleet, on_a_row, in_the_view)?;
+    Ok(())
+}
+
 async fn a_lock_on_the_ledger_holds_up_restarts_and_nothing_else() -> Result<()> {
     let server = PrivatePostgres::start().await?;
     let (stage, engine) = stage_with(&server, &["dies", "lives"]).await?;
@@ -34,7 +49,6 @@ async fn a_lock_on_the_ledger_holds_up_restarts_and_nothing_else() -> Result<()>
     daemon.wait_until_ready().await
 }
 
-#[tokio::test]
 async fn a_lock_on_the_fleet_holds_up_verdicts_and_the_loop_goes_on() -> Result<()> {
     let server = PrivatePostgres::start().await?;
     let (stage, engine) = stage_with(&server, &["dies", "lives"]).await?;
@@ -49,7 +63,6 @@ async fn a_lock_on_the_fleet_holds_up_verdicts_and_the_loop_goes_on() -> Result<
     daemon.wait_until_ready().await
 }
 
-#[tokio::test]
 async fn a_lock_on_one_row_of_the_platform_holds_up_that_one_alone() -> Result<()> {
     let server = PrivatePostgres::start().await?;
     let (stage, engine) = stage_with(&server, &["locked", "free", "lives"]).await?;
@@ -65,4 +78,27 @@ async fn a_lock_on_one_row_of_the_platform_holds_up_that_one_alone() -> Result<(
     ensure!(daemon.readiness().await?.0, "one row is no reason not to be ready");
     locker.batch_execute("commit").await?;
     only_this_one_is_restarted(&stage, &engine, "locked", 1).await
+}
+
+async fn a_fleet_that_cannot_be_read_in_time_is_no_verdict_and_leaves_no_work_at_the_server() -> Result<()> {
+    let server = PrivatePostgres::start().await?;
+    let (stage, engine) = stage_with(&server, &["dies", "lives"]).await?;
+    slow_down(&stage).await?;
+    let daemon = stage.run().await?;
+    stage.db.execute("update slow set seconds = 600").await?;
+    engine.exit("dies", 137)?;
+    daemon.wait_until_unready("no answer from the database within 10s").await?;
+    let left = "select count(*) from pg_stat_activity
+                 where application_name = 'defib' and state = 'active' and now() - query_start > interval '12 seconds'";
+    throughout(Duration::from_secs(4), "what was given up is cancelled", async || match stage.db.count(left).await {
+        Ok(0) => Ok(()),
+        other => Err(format!("{other:?} statements go on")),
+    })
+    .await?;
+    nobody_is_touched(&daemon, &engine, Duration::ZERO).await?;
+    let pool = "select count(*) from pg_stat_activity where application_name = 'defib'";
+    ensure!(stage.db.count(pool).await? <= 8, "more connections than the pool has");
+    stage.db.execute("update slow set seconds = 0").await?;
+    daemon.wait_until_ready().await?;
+    only_this_one_is_restarted(&stage, &engine, "dies", 0).await
 }
