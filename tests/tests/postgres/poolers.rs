@@ -86,8 +86,8 @@ async fn without_a_direct_connection_polling_does_it_and_defib_says_so() -> Resu
     let (stage, engine) = stage_with(&server, &["w1"]).await?;
     let pooler = PgBouncer::before(&server, POOL_SIZE).await?;
     engine.set_event_feed(EventFeed::Silent);
-    let pooled = pooler.url(stage.db.url())?;
-    let stage = stage.knob("DATABASE_URL", &pooled).knob("LISTEN_DATABASE_URL", &pooled);
+    let url = pooler.url(stage.db.url())?;
+    let stage = stage.knob("DATABASE_URL", &url).knob("LISTEN_DATABASE_URL", &url);
     let checked = stage.defib(&["check"]).await?.with_code(0)?.stdout;
     let told = checked.lines().find(|line| line.starts_with("note  listen"));
     ensure!(told.is_some_and(|line| line.contains("DEFIB_LISTEN_DATABASE_URL")), "check does not say so:\n{checked}");
