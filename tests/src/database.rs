@@ -11,7 +11,7 @@ use tokio_postgres::{Client, Row};
 use crate::SOON;
 
 /// Twice the window of [`Stage::quick_heartbeats`](crate::Stage::quick_heartbeats), for a machine that is slow itself.
-const HEARTBEATS_COUNT_AFTER_SECONDS: f64 = 2.0;
+const HEARTBEATS_COUNT_AFTER: Duration = Duration::from_secs(2);
 
 /// A row of `defib.workspaces` to be.
 #[derive(Debug, Clone)]
@@ -199,11 +199,16 @@ impl Database {
 
     /// Waits until stale heartbeats are held against somebody, for a server that has just been started.
     pub(crate) async fn wait_until_heartbeats_count(&self) -> Result<()> {
+        self.wait_until_up_for(HEARTBEATS_COUNT_AFTER).await
+    }
+
+    /// Waits until the server has been up for this long.
+    pub async fn wait_until_up_for(&self, age: Duration) -> Result<()> {
         let sql = "select extract(epoch from clock_timestamp() - pg_postmaster_start_time())::float8";
         eventually(SOON, "the server is old enough", async || {
             let row = self.client.query_one(sql, &[]).await.map_err(|error| error.to_string())?;
-            let age: f64 = row.get(0);
-            if age > HEARTBEATS_COUNT_AFTER_SECONDS { Ok(()) } else { Err(format!("{age} s old")) }
+            let up: f64 = row.get(0);
+            if up > age.as_secs_f64() { Ok(()) } else { Err(format!("{up} s old")) }
         })
         .await
     }

@@ -93,11 +93,6 @@ impl Stage {
         Finished::wait(Program::defib(arguments.iter().copied(), &self.environment())?).await
     }
 
-    /// Waits until the server is old enough for stale heartbeats to be held against somebody.
-    pub async fn wait_until_heartbeats_count(&self) -> Result<()> {
-        self.db.wait_until_heartbeats_count().await
-    }
-
     /// That no restart is even claimed for as long as `span`.
     pub async fn nothing_is_claimed(&self, span: Duration) -> Result<()> {
         throughout(span, "nothing is claimed", async || {

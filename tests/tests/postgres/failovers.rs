@@ -6,10 +6,13 @@ use anyhow::{Result, ensure};
 use defib_testkit::{PgBouncer, PrivatePostgres, ScriptedEngine, StopMode};
 use defib_tests::{Daemon, SOON, Stage};
 
-use crate::{A_WHILE, nobody_is_touched, one_wrong_look, only_this_one_is_restarted, stage_with, warned};
+use crate::{A_WHILE, OLD_ENOUGH, nobody_is_touched, one_wrong_look, only_this_one_is_restarted, stage_with, warned};
 
 /// Three at most: a fourth that looks dead would be a storm, which has rules of its own.
 const FLEET: [&str; 3] = ["dies", "lives", "beats"];
+
+/// By then a stale heartbeat would be held against somebody, for a daemon that is not slowed down by an outage.
+const HEARTBEATS_COUNT_AFTER: Duration = Duration::from_secs(2);
 
 /// A primary, its standby, and a stage on the primary.
 struct Pair {
@@ -72,6 +75,7 @@ async fn a_fail_over_restarts_the_dead_one_once_and_no_healthy_one() -> Result<(
     pair.stage.db.beat("beats").await?;
     pair.stage.db.wait_for_verdict("beats", None).await?;
 
+    pair.stage.db.wait_until_up_for(OLD_ENOUGH).await?;
     pair.primary.wait_until_replayed_by(&pair.standby).await?;
     pair.primary.stop_server_with(StopMode::Kill).await?;
     daemon.wait_until_unready("database").await?;
@@ -161,7 +165,7 @@ async fn a_daemon_that_starts_after_a_fail_over_waits_for_heartbeats_as_one_that
     pair.primary.wait_until_replayed_by(&pair.standby).await?;
     pair.primary.stop_server_with(StopMode::Kill).await?;
     pair.take_over().await?;
-    pair.stage.wait_until_heartbeats_count().await?; // by the age of the server they would
+    pair.stage.db.wait_until_up_for(HEARTBEATS_COUNT_AFTER).await?; // by the age of the server they would
     one_wrong_look(&pair.engine, FLEET.len());
     let _daemon = pair.stage.run().await?;
     pair.stage.nothing_is_claimed(A_WHILE).await?;
@@ -176,6 +180,7 @@ async fn a_death_during_an_immediate_shutdown_is_found_after_the_start_and_nobod
     let server = PrivatePostgres::start().await?;
     let (mut stage, engine) = stage_with(&server, &FLEET).await?;
     let daemon = stage.run().await?;
+    stage.db.wait_until_up_for(OLD_ENOUGH).await?;
     server.stop_server_with(StopMode::Immediate).await?;
     engine.exit("dies", 137)?;
     daemon.wait_until_unready("database").await?;

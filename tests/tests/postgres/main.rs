@@ -5,13 +5,13 @@
 
 #![allow(clippy::float_cmp, reason = "Prometheus writes counts as floats; they are whole")]
 
+mod answers; // the longest, and tests begin in the order of their names
 mod disks;
 mod failovers;
 mod limits;
 mod logins;
 mod poolers;
 mod tls;
-mod waits;
 
 use std::time::Duration;
 
@@ -34,6 +34,10 @@ fn quick(stage: Stage) -> Stage {
     ];
     knobs.into_iter().fold(stage, |stage, (name, value)| stage.knob(name, value))
 }
+
+/// A server that has been up for this long has had time for heartbeats, also for a defib that thinks itself eight times too slow
+/// after an outage. Only then does it prove something that nobody is convicted by a stale one.
+const OLD_ENOUGH: Duration = Duration::from_secs(10);
 
 /// A quick stage on a server of its own, with a running container and a row for each id. All have been silent for an hour, so
 /// a single look that finds one stopped convicts it, unless heartbeats are no witness.
@@ -59,7 +63,8 @@ async fn nobody_is_touched(daemon: &Daemon, engine: &ScriptedEngine, span: Durat
     .await
 }
 
-/// That the dead one is restarted, and has been by the end: once, and nobody else.
+/// That the dead one is restarted, and has been by the end: once, and nobody else is even claimed. `before` attempts were made
+/// earlier.
 async fn only_this_one_is_restarted(stage: &Stage, engine: &ScriptedEngine, dead: &str, before: usize) -> Result<()> {
     stage.db.wait_for_restart(dead, "succeeded", SOON).await?;
     throughout(A_WHILE, "it stays at that", async || {
@@ -67,8 +72,8 @@ async fn only_this_one_is_restarted(stage: &Stage, engine: &ScriptedEngine, dead
         if (of_it, of_all) == (1, before + 1) { Ok(()) } else { Err(format!("{of_it} of it, {of_all} in all")) }
     })
     .await?;
-    let rows = stage.db.restarts(dead).await?;
-    ensure!(rows.len() == 1, "more than one attempt: {rows:#?}");
+    let rows = stage.db.all_restarts().await?;
+    ensure!(rows.len() == before + 1, "more than one attempt: {rows:#?}");
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! Statements that do not come back: locks that others hold for twenty seconds, twice the time-out of a statement, and a view
+//! Answers that do not come: locks that others hold for twenty seconds, twice the time-out of a statement, and a view
 //! that takes its time.
 
 use std::time::Duration;
@@ -14,7 +14,7 @@ const HELD_FOR: Duration = Duration::from_secs(20);
 
 /// One test of four, because all that they do is wait.
 #[tokio::test]
-async fn a_statement_that_does_not_come_back_holds_up_what_needs_it_and_nothing_else() -> Result<()> {
+async fn an_answer_that_does_not_come_holds_up_what_needs_it_and_nothing_else() -> Result<()> {
     let on_the_ledger = async { a_lock_on_the_ledger_holds_up_restarts_and_nothing_else().await.context("the ledger") };
     let on_the_fleet =
         async { a_lock_on_the_fleet_holds_up_verdicts_and_the_loop_goes_on().await.context("the fleet") };
