@@ -13,6 +13,7 @@ mod engines;
 mod externals;
 mod observability;
 mod operators;
+mod replicas;
 mod spared;
 mod suspicions;
 mod wedged;
