@@ -194,9 +194,9 @@ impl Arena {
             Breaking::Both => self.dice.below(2) == 0,
         };
         if replicas {
-            self.kill_a_replica().await?
+            self.kill_a_replica().await?;
         } else {
-            self.restart_postgres().await?
+            self.restart_postgres().await?;
         }
         if self.dice.below(2) == 0 {
             self.somebody_dies()?;
