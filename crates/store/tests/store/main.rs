@@ -12,6 +12,7 @@ mod listen;
 mod migrate;
 mod pooler;
 mod privileges;
+mod races;
 mod retention;
 mod suspicion;
 mod timeouts;
