@@ -191,6 +191,12 @@ impl Question {
             _ => "mark_dead",
         }
     }
+
+    /// Whether it is about a workspace that nobody knows.
+    #[must_use]
+    pub const fn is_of_nobody(self) -> bool {
+        matches!(self, Self::DeadUnknown | Self::RecoveredUnknown)
+    }
 }
 
 /// What it came to.

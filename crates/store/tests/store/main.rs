@@ -5,8 +5,10 @@
 
 mod adapter;
 mod claim;
+mod contract;
 mod fixture;
 mod fleet;
+mod guide;
 mod hostile;
 mod ledger;
 mod listen;

@@ -14,7 +14,7 @@ use crate::adapter::{FAMILY, StatusType, WORKER};
 use crate::fixture::{Fixture, store, watched};
 
 /// A login with one of the roles. Roles are the cluster's, tests run side by side: each makes its own.
-async fn login(fixture: &Fixture, role: &str) -> String {
+pub(crate) async fn login(fixture: &Fixture, role: &str) -> String {
     let database = fixture.text("select current_database()").await;
     let name = format!("{role}_of_{database}");
     fixture.run(&format!("create role {name} login in role {role}")).await;
