@@ -10,7 +10,8 @@ use crate::{Daemon, Database, Finished, throughout};
 
 /// What tests change in the defaults of `defib run`: the poll, because they have no time for five seconds of it, and what a
 /// program in a test needs.
-const KNOBS: &[(&str, &str)] = &[("POLL_INTERVAL", "500ms"), ("LISTEN_ADDR", "127.0.0.1:0"), ("LOG_FORMAT", "json")];
+const KNOBS: &[(&str, &str)] =
+    &[("POLL_INTERVAL", "500ms"), ("LEASE_TTL", "2s"), ("LISTEN_ADDR", "127.0.0.1:0"), ("LOG_FORMAT", "json")];
 
 /// One test's world, but for its containers.
 #[derive(Debug)]

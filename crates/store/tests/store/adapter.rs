@@ -3,10 +3,10 @@
 use defib_policy::attempt::Outcome;
 use defib_policy::fleet::Kind;
 use defib_policy::id::WorkspaceId;
-use defib_store::{Claimed, FleetScope, SchemaState};
+use defib_store::{Claimed, FleetScope, MayAct, SchemaState};
 use serde_json::json;
 
-use crate::fixture::{Fixture, watched};
+use crate::fixture::{Fixture, lease, watched};
 
 const TABLES: &str = include_str!("../../../../tests/sql/molecule-core.sql");
 pub(crate) const ADAPTER: &str = include_str!("../../../../deploy/adapters/molecule-core.sql");
@@ -188,7 +188,7 @@ async fn claims_and_recoveries_write_the_platforms_status_and_its_events() {
             fixture.text("select payload ->> 'because' from public.structure_events").await,
             "its container stopped"
         );
-        assert!(fixture.store.still_claimed(id, &watched()).await.unwrap());
+        assert_eq!(fixture.may_act(id).await, MayAct::Yes);
         fixture.store.finish(id, Outcome::Failed, None).await.unwrap();
 
         let second = fixture.grant(WORKER, 1, 2).await;
@@ -213,7 +213,7 @@ async fn a_lost_external_one_is_marked_and_told_of() {
         ))
         .await;
     let evidence = fixture.evidence(LAPTOP).await;
-    assert!(fixture.store.mark_lost(&LAPTOP.into(), &evidence).await.unwrap());
+    assert!(fixture.store.mark_lost(&LAPTOP.into(), &evidence, lease(&"default".into())).await.unwrap());
     assert_eq!(status(&fixture, LAPTOP).await, "offline");
     assert!(fixture.store.mark_recovered(&LAPTOP.into(), &json!({})).await.unwrap());
     let told = format!("WORKSPACE_OFFLINE {LAPTOP} defib, WORKSPACE_ONLINE {LAPTOP} defib");

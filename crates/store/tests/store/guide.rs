@@ -1,7 +1,7 @@
 //! The example of deploy/adapters/README.md: whoever copies it must have an adapter that works.
 
 use defib_policy::attempt::Outcome;
-use defib_store::{Answer, Claimed};
+use defib_store::{Answer, Claimed, MayAct};
 use serde_json::json;
 
 use crate::fixture::{Fixture, watched};
@@ -37,7 +37,7 @@ async fn the_example_is_an_adapter() {
     let id = fixture.grant("1", 1, 1).await;
     let state = "select string_agg(state, ' ' order by agent) from farm.agents";
     assert_eq!(fixture.text(state).await, "down asleep down");
-    assert!(fixture.store.still_claimed(id, &watched()).await.unwrap());
+    assert_eq!(fixture.may_act(id).await, MayAct::Yes);
     fixture.store.finish(id, Outcome::Succeeded, None).await.unwrap();
     assert!(fixture.store.recovered(id, &"1".into(), &json!({})).await.unwrap());
     assert_eq!(fixture.text(state).await, "up asleep down");

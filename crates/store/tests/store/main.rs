@@ -10,6 +10,7 @@ mod fixture;
 mod fleet;
 mod guide;
 mod hostile;
+mod lease;
 mod ledger;
 mod listen;
 mod migrate;

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use defib_policy::attempt::Outcome;
-use defib_store::{FleetScope, HoldScope, NewHold, NewSuspicion, RecordBatch, RetentionSettings};
+use defib_store::{FleetScope, HoldScope, MayAct, NewHold, NewSuspicion, RecordBatch, RetentionSettings};
 use defib_testkit::{PrivatePostgres, postgres};
 use serde_json::json;
 use std::time::Duration;
@@ -16,7 +16,8 @@ use crate::fixture::{Fixture, store, watched};
 /// A login with one of the roles. Roles are the cluster's, tests run side by side: each makes its own.
 pub(crate) async fn login(fixture: &Fixture, role: &str) -> String {
     let database = fixture.text("select current_database()").await;
-    let name = format!("{role}_of_{database}");
+    // Not named like the role: what is called defib_ is defib's, and has a comment.
+    let name = format!("in_{role}_of_{database}");
     fixture.run(&format!("create role {name} login in role {role}")).await;
     fixture.url.replace("postgres@", &format!("{name}@"))
 }
@@ -112,7 +113,7 @@ async fn the_daemon_writes_its_own_tables_and_has_no_right_on_the_platforms() {
     // What the adapter's functions do for it, all the same.
     assert_eq!(daemon.fleet().await.len(), 3);
     let id = daemon.grant(WORKER, 1, 1).await;
-    assert!(daemon.store.still_claimed(id, &watched()).await.unwrap());
+    assert_eq!(daemon.may_act(id).await, MayAct::Yes);
     daemon.store.finish(id, Outcome::Succeeded, None).await.unwrap();
     assert!(daemon.store.recovered(id, &WORKER.into(), &json!({})).await.unwrap());
     let told = "select string_agg(event_type, ' ' order by created_at) from public.structure_events";
@@ -164,7 +165,7 @@ async fn the_daemon_can_do_all_that_it_does_and_not_touch_the_fleet() {
     assert_eq!(daemon.store.take_suspicions(5).await.unwrap().len(), 1);
     assert_eq!(daemon.fleet().await, ["p", "w"]);
     let id = daemon.grant("w", 1, 1).await;
-    assert!(daemon.store.still_claimed(id, &watched()).await.unwrap());
+    assert_eq!(daemon.may_act(id).await, MayAct::Yes);
     daemon.store.finish(id, Outcome::Succeeded, None).await.unwrap();
     daemon.store.recovered(id, &"w".into(), &json!({})).await.unwrap();
     daemon.store.read_attempts(FleetScope::All, Duration::ZERO).await.unwrap();
