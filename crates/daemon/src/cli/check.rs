@@ -197,7 +197,11 @@ fn check_fleet(findings: &mut Findings, config: &Config, facts: &CheckFacts) {
 fn unseen(config: &Config, fleet: &FleetFacts) -> String {
     let is_seen = |watched: &&String| !fleet.by_status.iter().any(|(status, _)| status.as_ref() == Some(watched));
     let unseen: Vec<&str> = config.watched_statuses.iter().filter(is_seen).map(String::as_str).collect();
-    if unseen.is_empty() { String::new() } else { format!(" (none is {})", unseen.join(" or ")) }
+    if unseen.is_empty() || fleet.by_status.is_empty() {
+        String::new()
+    } else {
+        format!(" (none is {})", unseen.join(" or "))
+    }
 }
 
 /// The same word in another dress: `Online`, ` online`.
