@@ -84,6 +84,26 @@ impl Stage {
         Ok(daemon)
     }
 
+    /// Starts a replica of this name, and waits until it is ready.
+    pub async fn run_as(&self, replica: &str) -> Result<Daemon> {
+        let daemon = Daemon::new(Program::defib(["run"], &self.environment_of(replica))?).await?;
+        daemon.wait_until_ready().await?;
+        Ok(daemon)
+    }
+
+    /// The same, but it dies at the step of a restart named `point`.
+    pub async fn run_crashing_at(&self, replica: &str, point: &str) -> Result<Daemon> {
+        let daemon = Daemon::new(Program::defib_crashing_at(point, ["run"], &self.environment_of(replica))?).await?;
+        daemon.wait_until_ready().await?;
+        Ok(daemon)
+    }
+
+    fn environment_of(&self, replica: &str) -> BTreeMap<String, String> {
+        let mut environment = self.environment();
+        environment.insert("DEFIB_REPLICA_ID".to_owned(), replica.to_owned());
+        environment
+    }
+
     /// Starts `defib run`, and waits for its HTTP port alone.
     pub async fn start(&self) -> Result<Daemon> {
         Daemon::new(Program::defib(["run"], &self.environment())?).await

@@ -15,6 +15,7 @@ mod engines;
 mod externals;
 mod observability;
 mod operators;
+mod replicas;
 mod spared;
 mod suspicions;
 mod wedged;
