@@ -5,7 +5,9 @@
 
 #![allow(clippy::float_cmp, reason = "Prometheus writes counts as floats; they are whole")]
 
+mod adapter;
 mod attempts;
+mod check;
 mod configuration;
 mod databases;
 mod deaths;
