@@ -6,6 +6,7 @@ macro_rules! say {
 }
 
 mod check;
+mod contract;
 mod docs;
 mod explain;
 mod operator;
@@ -212,6 +213,8 @@ enum Ended {
 
 /// Runs the command line.
 pub(crate) fn main() -> ExitCode {
+    #[cfg(feature = "failpoints")]
+    let _failpoints = fail::FailScenario::setup(); // reads FAILPOINTS
     // Clap prints usage errors itself and exits with 2.
     let cli = Cli::parse();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
