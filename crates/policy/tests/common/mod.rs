@@ -137,13 +137,15 @@ impl World {
             workspaces: ids.iter().filter_map(|id| self.fleet.get(id)).cloned().collect(),
         };
         self.judge.observe_fleet(&read, whole);
-        let samples: Vec<Sample> = read
-            .workspaces
-            .iter()
-            .map(|row| Sample { at: read.at, observation: self.seen[row.id.as_str()].clone() })
-            .collect();
-        let looks: Vec<Look<'_>> = read
-            .workspaces
+        self.judge_rows(&read.workspaces)
+    }
+
+    /// Judges rows without a read of them, as a pass does that a newer read has overtaken.
+    pub fn judge_rows(&mut self, rows: &[Workspace]) -> Plan {
+        let at = self.now();
+        let samples: Vec<Sample> =
+            rows.iter().map(|row| Sample { at, observation: self.seen[row.id.as_str()].clone() }).collect();
+        let looks: Vec<Look<'_>> = rows
             .iter()
             .zip(&samples)
             .map(|(workspace, sample)| Look {
@@ -154,8 +156,8 @@ impl World {
                 own: self.own.get(workspace.id.as_str()),
             })
             .collect();
-        let stamp = ReadStamp { at: read.at, database_now: read.database_now };
-        self.judge.judge(read.at, stamp, Some((&self.engine, &self.evidence)), &looks)
+        let stamp = ReadStamp { at, database_now: self.clock() };
+        self.judge.judge(at, stamp, Some((&self.engine, &self.evidence)), &looks)
     }
 
     pub fn verdict(&self, id: &str) -> Option<Verdict> {
