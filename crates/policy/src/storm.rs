@@ -101,9 +101,10 @@ impl StormGuard {
                 failed = true;
                 false
             }
+            // One that is late fails its whole round, and then nobody of it is waited for any more.
             None => {
                 failed |= now > canary.by;
-                now <= canary.by
+                true
             }
         });
         if failed {
@@ -247,6 +248,16 @@ mod tests {
             guard.release(&id(3), at(0), at(200));
             assert!(!guard.admits(&id(4)), "one canary again");
         }
+    }
+
+    #[test]
+    fn a_canary_that_is_due_now_is_not_late_and_not_back() {
+        let (mut guard, settings) = (storm_of(60, 100), Settings::default());
+        guard.release(&id(0), at(0), at(10));
+        guard.turn(at(10), &nobody(), &settings, |_, _| None);
+        assert!(!guard.admits(&id(1)), "not back");
+        guard.turn(at(10), &nobody(), &settings, |_, _| Some(true));
+        assert!(guard.admits(&id(1)), "not late");
     }
 
     #[test]

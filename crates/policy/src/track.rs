@@ -225,10 +225,13 @@ mod tests {
         assert!(!track.beat_is_current(0));
         beat(&mut track, 5, Some(2), 3);
         assert!(track.beat_is_current(0));
-        // A writer an hour behind: void by its stamp, current by our sight of it.
-        assert!(track.note_life(&life("a", Some(7)), at(8)));
-        beat(&mut track, 15, Some(10), 4);
-        assert!(track.beat_is_current(0));
+        // A writer an hour behind: void by its stamp, current by our sight of it, if it was between two reads of this life.
+        for (previous, current) in [(7, false), (8, true)] {
+            let mut track = track.clone();
+            assert!(track.note_life(&life("a", Some(7)), at(8)));
+            beat(&mut track, 15, Some(previous), 4);
+            assert_eq!(track.beat_is_current(0), current, "{previous}");
+        }
     }
 
     #[test]

@@ -5,10 +5,11 @@ mod common;
 
 use common::*;
 use defib_policy::fleet::Kind;
+use defib_policy::pipeline::NoWitness;
 use defib_policy::plan::Plan;
 use defib_policy::sample::{Exit, Fault, Observation, Transition};
 use defib_policy::settings::{Action, Settings};
-use defib_policy::verdict::{Held, Verdict};
+use defib_policy::verdict::{Held, Verdict, Witness};
 
 fn world() -> World {
     World::new(Settings::default())
@@ -217,4 +218,180 @@ fn a_fifth_of_an_engine_is_no_storm_and_one_more_is() {
         let engine = world.engine.clone();
         assert_eq!((world.judge.is_storm(None), world.judge.is_storm(Some(&engine))), (storm, storm), "{deaths}");
     }
+}
+
+#[test]
+fn a_canary_has_two_windows_to_come_back_in_and_not_a_moment_more() {
+    for (late_ms, next) in [(150_000, 2), (150_001, 0)] {
+        let mut world = world();
+        for n in 0..10 {
+            world.add(&format!("w{n}"), Some(-1), if n < 4 { stopped(0) } else { running() });
+        }
+        let others_beat = |world: &mut World| (4..10).for_each(|n| world.beat(&format!("w{n}")));
+        let mut released_ms = None;
+        while released_ms.is_none() {
+            others_beat(&mut world);
+            if restarted(&world.tick()) == ["w0"] {
+                released_ms = Some(world.now_ms);
+                world.see("w0", running_since(world.now_ms));
+            }
+            world.wait_ms(5_000);
+        }
+        let released_ms = released_ms.expect("the loop's condition");
+        for after_ms in (5_000..150_000).step_by(5_000).chain([late_ms]) {
+            others_beat(&mut world);
+            world.now_ms = released_ms + after_ms;
+            assert!(world.tick().restarts.is_empty(), "not back after {after_ms}");
+        }
+        world.wait_ms(1);
+        world.beat("w0");
+        assert_eq!(world.tick().restarts.len(), next, "back after it was missed for {late_ms}");
+    }
+}
+
+#[test]
+fn silence_before_this_life_begins_with_the_window_and_needs_one_of_usable_heartbeats() {
+    for (beat_ms, up_since, convicted) in
+        [(-69_000, -900, true), (-68_999, -900, false), (-90_000, -69, true), (-90_000, -68, false)]
+    {
+        let mut world = world().with("w", Some(-1), running());
+        beat_at(&mut world, "w", beat_ms);
+        world.database_up_since = up_since;
+        world.tick();
+        world.wait_ms(5_000);
+        world.see("w", running_since(4_000));
+        world.tick();
+        world.wait_ms(1_000);
+        world.see("w", stopped_life(4_000, 6_000));
+        assert_eq!(!world.focus(&["w"]).restarts.is_empty(), convicted, "beat at {beat_ms}, up since {up_since}");
+    }
+}
+
+#[test]
+fn the_second_witnesses_against_a_wedged_one_must_last_for_two_windows_and_no_longer() {
+    let settings = || Settings { wedged_action: Action::Restart, ..Settings::default() };
+    for (over_ms, convicted) in [(149_999, false), (150_000, true)] {
+        let mut suspected = World::new(settings()).with("w", Some(-700), running());
+        let mut failing = World::new(settings()).with("w", Some(-700), unhealthy(0));
+        for reporter in ["a", "b"] {
+            suspected.tick();
+            suspected.judge.observe_suspicion(&"w".into(), reporter, suspected.now());
+        }
+        for _ in 0..29 {
+            for world in [&mut suspected, &mut failing] {
+                assert_eq!(restarted(&world.tick()), Vec::<&str>::new(), "at {}", world.now_ms);
+                world.wait_ms(5_000);
+            }
+            failing.see("w", unhealthy(failing.now_ms));
+        }
+        suspected.wait_ms(over_ms - 145_000);
+        suspected.judge.observe_suspicion(&"w".into(), "a", suspected.now());
+        failing.wait_ms(5_000);
+        failing.see("w", unhealthy(over_ms));
+        assert_eq!(!suspected.tick().restarts.is_empty(), convicted, "suspected over {over_ms}");
+        assert_eq!(!failing.tick().restarts.is_empty(), convicted, "failing over {over_ms}");
+    }
+}
+
+#[test]
+fn of_two_reasons_that_end_together_the_wider_one_is_named() {
+    for (frozen_for, reason) in [(60, NoWitness::Frozen), (55, NoWitness::DatabaseStarted)] {
+        let mut world = world().with("w", Some(-600), frozen());
+        world.database_up_since = 55;
+        world.now_ms = 55_000;
+        world.tick();
+        for _ in (55..frozen_for).step_by(5) {
+            world.wait_ms(5_000);
+            world.tick();
+        }
+        world.wait_ms(5_000);
+        world.see("w", stopped(world.now_ms));
+        let plan = world.tick();
+        assert_eq!(plan.changes[0].evidence.heartbeat.witness, Witness::None(reason), "frozen until {frozen_for}");
+    }
+}
+
+#[test]
+fn the_pipeline_is_accused_by_heartbeats_as_old_as_the_window() {
+    for (age_ms, usable) in [(74_999, true), (75_000, false)] {
+        let mut world = world();
+        for n in 0..10 {
+            world.add(&format!("w{n}"), Some(-1), running());
+            if n < 5 {
+                beat_at(&mut world, &format!("w{n}"), -age_ms);
+            }
+        }
+        world.tick();
+        assert_eq!(world.judge.heartbeats_usable(world.now()), usable, "{age_ms}");
+    }
+}
+
+#[test]
+fn one_that_is_missing_is_looked_at_again_when_its_grace_ends() {
+    let mut world = world().with("w", Some(-80), Observation::Missing);
+    assert_eq!(world.tick().looks, [("w".into(), moment_at(15_000))]);
+}
+
+#[test]
+fn a_third_of_the_containers_does_not_make_it_the_right_engine_and_none_of_none_neither() {
+    let mut third =
+        world().with("a", Some(-80), running()).with("b", Some(-80), running()).with("c", Some(-80), running());
+    third.tick();
+    third.evidence.identity = Some("engine-2".into());
+    third.see("b", Observation::Missing);
+    third.see("c", Observation::Missing);
+    third.wait_ms(5_000);
+    third.tick();
+    assert_eq!(third.verdict("b"), Some(Verdict::Unknown));
+
+    let mut none = world().with("a", Some(-80), running());
+    none.tick();
+    none.fleet.clear();
+    none.evidence.identity = Some("engine-2".into());
+    none.wait_ms(5_000);
+    none.tick();
+    none.add("b", Some(-80), Observation::Missing);
+    none.wait_ms(5_000);
+    none.tick();
+    assert_eq!(none.verdict("b"), Some(Verdict::Unknown), "nobody was there to know it by");
+}
+
+#[test]
+fn one_that_never_beats_has_recovered_with_the_end_of_its_settle_time() {
+    for (ago, recoveries) in [(29, 0), (30, 1)] {
+        let mut world = world().with("w", None, running());
+        world.tick();
+        world.wait_ms(35_000);
+        world.see("w", running_since(1_000));
+        let attempt = defib_policy::attempt::Attempt {
+            id: 1,
+            workspace: "w".into(),
+            container_id: Some("container".into()),
+            started_at: Some(clock_at(-3_600_000)),
+            attempt: 1,
+            claimed_ago: seconds(ago),
+            finished_ago: Some(seconds(ago)),
+            finished_at: None,
+            outcome: Some(defib_policy::attempt::Outcome::Succeeded),
+            recovered_ago: None,
+            acknowledged: false,
+        };
+        world.attempts.insert("w".to_owned(), vec![attempt]);
+        assert_eq!(world.tick().recoveries.len(), recoveries, "{ago} s after its restart");
+    }
+}
+
+#[test]
+fn in_a_storm_the_longest_window_without_a_sign_of_life_is_as_good_as_stale_from_its_end_on() {
+    // Six of ten run and have not beaten for long, so heartbeats are no witness. Four die at once.
+    let mut world = world();
+    for n in 0..10 {
+        world.add(&format!("w{n}"), Some(-3_000), if n < 4 { stopped(0) } else { running() });
+    }
+    world.tick();
+    assert_eq!(world.run(595), []);
+    world.wait_ms(4_999);
+    assert!(world.tick().restarts.is_empty());
+    world.wait_ms(1);
+    assert_eq!(restarted(&world.tick()).len(), 1, "down for DEFIB_RECENT_MAX, and one canary");
 }

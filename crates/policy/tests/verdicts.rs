@@ -472,6 +472,12 @@ fn the_sentence_names_the_container_the_heartbeat_the_misses_and_who_suspects_it
     assert_eq!(stale(&["a"]), "container runs, heartbeat stale (80 s old, window 75 s); suspected by 1 reporter");
     assert_eq!(stale(&["a", "b"]), "container runs, heartbeat stale (80 s old, window 75 s); suspected by 2 reporters");
     assert_eq!(sentence(default(), None, running(), &[]), "container runs, never sent a heartbeat");
+    for (age_ms, text) in [(9_949, "9.9 s"), (9_950, "10 s"), (9_951, "10 s")] {
+        let mut world = World::new(default()).with("w", Some(-1), stopped(-1));
+        world.row("w").last_heartbeat_at = Some(clock_at(-age_ms));
+        let because = world.tick().changes[0].evidence.because.clone();
+        assert!(because.contains(&format!("({text} old, window 75 s)")), "{age_ms}: {because}");
+    }
     for (fault, text) in [
         (Fault::Unreachable, "engine default cannot be reached"),
         (Fault::TimedOut, "engine default did not answer in time"),
