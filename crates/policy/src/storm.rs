@@ -197,6 +197,14 @@ mod tests {
     }
 
     #[test]
+    fn deaths_a_whole_window_apart_are_still_of_one_and_later_ones_are_not() {
+        for (last, storm) in [(30, true), (31, false)] {
+            let (mut guard, settings) = (storm_of(3, 10), Settings::default());
+            assert_eq!(guard.death(&id(3), at(last), 10, WINDOW, &settings), storm, "{last} s");
+        }
+    }
+
+    #[test]
     fn deaths_spread_over_more_than_a_window_are_no_storm_and_one_death_counts_once() {
         let (mut guard, settings) = (StormGuard::default(), Settings::default());
         for n in 0..20_u64 {
@@ -216,7 +224,7 @@ mod tests {
         let mut next = 0;
         for round in 0..4 {
             let mut size = 0;
-            while guard.admits(&id(next)) {
+            while size < 9 && guard.admits(&id(next)) {
                 guard.release(&id(next), at(0), at(round * 10 + 60));
                 next += 1;
                 size += 1;
