@@ -112,7 +112,7 @@ impl Track {
             (None, Some(_)) => life.found,
             (_, None) => false,
         };
-        let sighted = self.cadence.seen_between().is_some_and(|(after, _)| !life.found && after >= life.seen_at);
+        let sighted = self.cadence.seen_between().is_some_and(|(after, _)| after >= life.seen_at);
         stamped || sighted
     }
 

@@ -315,6 +315,24 @@ fn a_skewed_writer_makes_nobody_look_dead_or_alive_for_ever() {
 }
 
 #[test]
+fn a_writer_who_is_behind_speaks_for_a_young_container_that_was_there_before_us() {
+    // Started five minutes before we first looked; its writer's clock is an hour behind, so each stamp is older than that.
+    let mut world = World::new(Settings::default()).with("w", Some(-3_600), running_since(-300_000));
+    world.tick();
+    for _ in 0..10 {
+        let stamp = world.clock().shifted(-3_600_000_000);
+        world.row("w").last_heartbeat_at = Some(stamp);
+        world.run(30);
+    }
+    assert_eq!(world.verdict("w"), Some(Verdict::Alive), "seen to advance, and by our own clock it is fresh");
+    world.see("w", stopped_life(-300_000, world.now_ms));
+    world.wait_ms(1_000);
+    assert!(world.tick().restarts.is_empty(), "one sample is one witness");
+    world.wait_ms(1_000);
+    assert_eq!(restarted(&world.tick()), ["w"]);
+}
+
+#[test]
 fn usable_heartbeats_and_storms_can_be_asked_for() {
     let mut world = fleet(20, -1);
     world.database_up_since = -10;
