@@ -252,4 +252,33 @@ mod tests {
         track.first_beat(at(90_000), stamp(90_000), 0);
         assert_eq!(track.settle(settle), STARTUP_MAX);
     }
+
+    #[test]
+    fn a_gap_over_a_restart_teaches_nothing_and_the_first_look_at_a_life_is_no_restart() {
+        let settings = Settings::default();
+        let mut track = Track::default();
+        beat(&mut track, 0, None, 0);
+        track.note_life(&life("a", Some(-500)), at(0));
+        for seconds in [10, 20, 30] {
+            beat(&mut track, seconds, Some(seconds - 5), seconds.cast_signed());
+        }
+        assert!(track.cadence.is_learned(), "three intervals");
+        let window = track.cadence.window(&settings);
+        track.note_life(&life("b", Some(40)), at(40));
+        beat(&mut track, 70, Some(65), 70);
+        assert_eq!(track.cadence.window(&settings), window);
+    }
+
+    #[test]
+    fn a_life_that_was_never_heard_of_may_hang_after_the_longest_start_up_time() {
+        let mut track = Track::default();
+        assert!(track.may_hang(Duration::ZERO), "no container is known");
+        track.note_life(&life("a", Some(0)), at(0));
+        assert!(track.may_hang(Duration::ZERO), "it was there before us");
+        track.note_life(&life("b", Some(10)), at(10));
+        assert!(!track.may_hang(STARTUP_MAX) && track.may_hang(STARTUP_MAX + Duration::from_nanos(1)));
+        beat(&mut track, 20, Some(15), 18);
+        track.first_beat(at(20), stamp(20), 0);
+        assert!(track.may_hang(Duration::ZERO));
+    }
 }
