@@ -13,6 +13,8 @@ CARGO ?= cargo
 # `test` builds for the workspace as a whole, never for one package: features would be resolved anew, and half of the
 # dependencies built again. --tests, so that the programs under test and the tests are built with the same ones.
 BUILD_TESTS := $(CARGO) build --workspace --bins --tests --locked
+# The program that the crash tests let die: the same one with fail points in it, under a name of its own.
+BUILD_FAILPOINTS := $(CARGO) build --workspace --bin defib-failpoints --features defib/failpoints --locked
 
 # The agent of the demo is alone in its image, so it must be static. --target keeps what is built with these flags apart
 # from everything else in target/.
@@ -58,9 +60,13 @@ doc: ## documentation, warnings denied
 	RUSTDOCFLAGS='--deny warnings' $(CARGO) doc --workspace --no-deps --document-private-items --locked
 
 # The programs first: cargo builds those of other packages only when asked to, and the whole-program tests start them.
-.PHONY: unit-and-e2e
-unit-and-e2e:
+.PHONY: build-tests
+build-tests: ## what the tests start, without running them
 	$(BUILD_TESTS)
+	$(BUILD_FAILPOINTS)
+
+.PHONY: unit-and-e2e
+unit-and-e2e: build-tests
 	$(CARGO) test --workspace --locked
 
 .PHONY: unit
@@ -68,13 +74,11 @@ unit: ## all tests but the whole-program ones
 	$(CARGO) test --workspace --exclude defib-tests --locked
 
 .PHONY: e2e
-e2e: install ## the whole-program tests alone, on a real Postgres and a real Docker engine
-	$(BUILD_TESTS)
+e2e: install build-tests ## the whole-program tests alone, on a real Postgres and a real Docker engine
 	$(CARGO) test --package defib-tests --locked
 
 .PHONY: deploy
-deploy: install ## the files of deploy/ against the program and the published schemas
-	$(BUILD_TESTS)
+deploy: install build-tests ## the files of deploy/ against the program and the published schemas
 	$(CARGO) test --workspace --test deploy --locked
 
 # Hours of one core: a thousand seeds of every incident, ten chaos years, the report.

@@ -38,7 +38,8 @@ begin
     if has_daemon then
         grant usage on schema defib to defib_daemon;
         grant select on all tables in schema defib to defib_daemon;
-        grant insert, update, delete on defib.suspicions, defib.restarts, defib.leases, defib.holds, defib.verdicts, defib.events
+        grant insert, update, delete on defib.suspicions, defib.restarts, defib.leases, defib.replicas, defib.holds, defib.verdicts,
+            defib.events
             to defib_daemon;
         grant execute on all functions in schema defib to defib_daemon;
     end if;

@@ -10,7 +10,8 @@ use crate::{Daemon, Database, Finished, throughout};
 
 /// What tests change in the defaults of `defib run`: the poll, because they have no time for five seconds of it, and what a
 /// program in a test needs.
-const KNOBS: &[(&str, &str)] = &[("POLL_INTERVAL", "500ms"), ("LISTEN_ADDR", "127.0.0.1:0"), ("LOG_FORMAT", "json")];
+const KNOBS: &[(&str, &str)] =
+    &[("POLL_INTERVAL", "500ms"), ("LEASE_TTL", "2s"), ("LISTEN_ADDR", "127.0.0.1:0"), ("LOG_FORMAT", "json")];
 
 /// One test's world, but for its containers.
 #[derive(Debug)]
@@ -81,6 +82,26 @@ impl Stage {
         let daemon = self.start().await?;
         daemon.wait_until_ready().await?;
         Ok(daemon)
+    }
+
+    /// Starts a replica of this name, and waits until it is ready.
+    pub async fn run_as(&self, replica: &str) -> Result<Daemon> {
+        let daemon = Daemon::new(Program::defib(["run"], &self.environment_of(replica))?).await?;
+        daemon.wait_until_ready().await?;
+        Ok(daemon)
+    }
+
+    /// The same, but it dies at the step of a restart named `point`.
+    pub async fn run_crashing_at(&self, replica: &str, point: &str) -> Result<Daemon> {
+        let daemon = Daemon::new(Program::defib_crashing_at(point, ["run"], &self.environment_of(replica))?).await?;
+        daemon.wait_until_ready().await?;
+        Ok(daemon)
+    }
+
+    fn environment_of(&self, replica: &str) -> BTreeMap<String, String> {
+        let mut environment = self.environment();
+        environment.insert("DEFIB_REPLICA_ID".to_owned(), replica.to_owned());
+        environment
     }
 
     /// Starts `defib run`, and waits for its HTTP port alone.

@@ -115,15 +115,7 @@ pub(crate) async fn run(config: Config, migrate: bool) -> anyhow::Result<()> {
         Arc::clone(&metrics),
         ended_sender,
     ));
-    let reconciler = Arc::new(Reconciler::new(
-        Arc::clone(&config),
-        store,
-        engines,
-        clock,
-        metrics,
-        Arc::clone(&health),
-        Arc::clone(&restarter),
-    ));
+    let reconciler = Arc::new(Reconciler::new(Arc::clone(&restarter), engines, Arc::clone(&health)));
     let (looping_stop, looping_reconciler) = (stop.clone(), Arc::clone(&reconciler));
     let mut looping = tokio::spawn(watch_fleet(looping_reconciler, migrate, ended, looping_stop));
     let result = tokio::select! {
@@ -137,7 +129,11 @@ pub(crate) async fn run(config: Config, migrate: bool) -> anyhow::Result<()> {
         // Only when it cannot start: once it turns, it turns until it is stopped.
         ended = &mut looping => ended.context("the loop")?,
     };
+    // What nothing is under way on goes to the others at once, the rest when it has ended.
+    restarter.stop();
+    reconciler.release_leases().await;
     restarter.shut_down().await;
+    reconciler.release_leases().await;
     stop.cancel();
     let _ = server.await;
     if result.is_ok() {
@@ -163,7 +159,7 @@ async fn watch_fleet(
         application_name: "defib listen".to_owned(),
         connect_timeout: CONNECT_TIMEOUT,
     };
-    let suspicions = listen(&settings, "defib_suspicion")
+    let notifications = listen(&settings, driver::CHANNELS)
         .map_err(|error| Refused(format!("DEFIB_LISTEN_DATABASE_URL: {}", crate::logging::chain(&error))))?;
     let (sender, events) = mpsc::channel(EVENTS_MAX);
     for engine in reconciler.engines.values() {
@@ -171,7 +167,7 @@ async fn watch_fleet(
         tokio::spawn(async move { engine.watch(sender, stop).await });
     }
     let mut jobs = jobs::start(&reconciler).await?;
-    driver::run(Arc::clone(&reconciler), Inputs { suspicions, engines: events, ended }, stop).await;
+    driver::run(Arc::clone(&reconciler), Inputs { notifications, engines: events, ended }, stop).await;
     if let Err(error) = jobs.shutdown().await {
         warn!(%error, "the maintenance scheduler did not stop");
     }
@@ -202,7 +198,7 @@ async fn wait_for_schema(reconciler: &Reconciler, migrate: bool) -> anyhow::Resu
     }
 }
 
-/// Brings the schema up to date if asked to, refuses one that does not fit, and takes over what is recorded in it.
+/// Brings the schema up to date if asked to, refuses one that does not fit, and takes the leases that are free.
 async fn prepare(reconciler: &Reconciler, migrate: bool) -> Result<Option<Refused>, defib_store::StoreError> {
     let store = &reconciler.store;
     if migrate || reconciler.config.auto_migrate {
@@ -224,7 +220,7 @@ async fn prepare(reconciler: &Reconciler, migrate: bool) -> Result<Option<Refuse
         }
     };
     if refusal.is_none() {
-        reconciler.restore().await?;
+        reconciler.turn_leases().await?;
     }
     Ok(refusal.map(Refused))
 }

@@ -33,9 +33,16 @@ const SECOND_LOOK: Duration = Duration::from_millis(150);
 /// Reads of the fleet that take longer than this say that we, or our database, are the slow ones.
 const DATABASE_SLOW: Duration = Duration::from_secs(2);
 
+/// The database's channels: a suspicion was reported, a lease was given up.
+pub(crate) const CHANNELS: &[&str] = &["defib_suspicion", LEASE_CHANNEL];
+const LEASE_CHANNEL: &str = "defib_lease";
+
+/// Turns at the leases within one `DEFIB_LEASE_TTL`: two may fail before anything is lost.
+const TURNS_PER_TTL: u32 = 3;
+
 /// What the loop listens to.
 pub(crate) struct Inputs {
-    pub(crate) suspicions: Listener,
+    pub(crate) notifications: Listener,
     pub(crate) engines: mpsc::Receiver<EngineEvent>,
     pub(crate) ended: mpsc::UnboundedReceiver<(EngineName, WorkspaceId)>,
 }
@@ -51,6 +58,8 @@ enum Done {
         report: Option<Result<TickReport, StoreError>>,
     },
     Suspicions(Result<(Vec<WorkspaceId>, bool), StoreError>),
+    /// Whether something has become ours.
+    Leases(Result<bool, StoreError>),
 }
 
 /// The state of the loop.
@@ -62,6 +71,7 @@ struct Driver {
     fleet_passes: usize,
     taking_suspicions: bool,
     suspicions_wait: bool,
+    turning_leases: bool,
 }
 
 /// Runs until `stop`, then ends the passes under way.
@@ -77,21 +87,31 @@ pub(crate) async fn run(reconciler: Arc<Reconciler>, mut inputs: Inputs, stop: C
         fleet_passes: 0,
         taking_suspicions: false,
         suspicions_wait: true,
+        turning_leases: false,
     };
+    let mut turns = tokio::time::interval(driver.reconciler.config.lease_ttl / TURNS_PER_TTL);
+    turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let next_focus = driver.next_focus();
         tokio::select! {
             () = stop.cancelled() => break,
             planned = interval.tick() => driver.tick(planned),
             Some(done) = driver.tasks.join_next() => match done {
+                Ok(Done::Leases(turned)) => {
+                    if driver.turned_leases(turned) {
+                        interval.reset_immediately();
+                    }
+                }
                 Ok(done) => driver.done(done),
-                // Only the taking of suspicions can panic here; passes are guarded.
+                // Only the taking of suspicions and of leases can panic here; passes are guarded.
                 Err(error) => {
-                    error!(%error, "taking suspicions failed by a fault of defib itself");
+                    error!(%error, "taking suspicions or leases failed by a fault of defib itself");
                     driver.taking_suspicions = false;
+                    driver.turning_leases = false;
                 }
             },
-            event = inputs.suspicions.next() => driver.heard(event),
+            _ = turns.tick() => driver.turn_leases(),
+            event = inputs.notifications.next() => driver.heard(event),
             Some(event) = inputs.engines.recv() => {
                 if driver.saw(event) {
                     interval.reset_immediately();
@@ -136,13 +156,11 @@ impl Driver {
             let pass = tokio::spawn(async move {
                 let report = reconciler.reconcile(scope).await;
                 let took = begun.elapsed();
-                if label == PassScope::Fleet && report.is_ok() {
-                    if let Err(error) = reconciler.settle_left_behind().await {
-                        warn!(error = %database_fault(&error), "open attempts could not be settled");
-                    }
-                    if let Ok(holds) = reconciler.store.holds().await {
-                        reconciler.metrics.holds.set(i64::try_from(holds.len()).unwrap_or(i64::MAX));
-                    }
+                if label == PassScope::Fleet
+                    && report.is_ok()
+                    && let Err(error) = reconciler.settle_left_behind().await
+                {
+                    warn!(error = %database_fault(&error), "open attempts could not be settled");
                 }
                 (report, took)
             });
@@ -175,8 +193,34 @@ impl Driver {
         }
     }
 
+    /// Takes our turn at the leases, unless the loop has stopped deciding: then what is ours must go to somebody who does.
+    fn turn_leases(&mut self) {
+        let (decides, _) = self.reconciler.health.alive(self.reconciler.now());
+        if decides && !self.turning_leases {
+            self.turning_leases = true;
+            let reconciler = Arc::clone(&self.reconciler);
+            self.tasks.spawn(async move { Done::Leases(reconciler.turn_leases().await) });
+        }
+    }
+
+    /// Returns whether the whole fleet should be looked at now, because a part of it has become ours.
+    fn turned_leases(&mut self, turned: Result<bool, StoreError>) -> bool {
+        self.turning_leases = false;
+        match turned {
+            Ok(gained) => {
+                self.suspicions_wait |= gained;
+                gained && self.reconciler.fleet_known()
+            }
+            Err(error) => {
+                debug!(error = %database_fault(&error), "no turn at the leases; what is owned lasts until its end");
+                false
+            }
+        }
+    }
+
     fn done(&mut self, done: Done) {
         match done {
+            Done::Leases(turned) => _ = self.turned_leases(turned),
             Done::Pass { scope, engine, late, took, report } => {
                 if scope == PassScope::Focus {
                     self.focus.done(engine.as_ref());
@@ -244,10 +288,14 @@ impl Driver {
             reconciler.judge().observe_tick(clean);
             self.turned();
         }
-        self.reconciler.show();
+        let reconciler = Arc::clone(&self.reconciler);
+        reconciler.show();
         let Ok(report) = report else { return };
+        let now = reconciler.now();
         for (engine, workspace, at) in report.looks {
-            self.focus.look(engine, workspace, at);
+            if reconciler.speaks_for(engine.as_ref(), now) {
+                self.focus.look(engine, workspace, at);
+            }
         }
         if scope == PassScope::Fleet {
             if report.changed > 0 || report.restarts > 0 {
@@ -285,6 +333,7 @@ impl Driver {
                 self.suspicions_wait = true;
             }
             ListenEvent::Lost { why } => debug!(why, "not listening for suspicions; polling finds them"),
+            ListenEvent::Notified { channel, .. } if channel == LEASE_CHANNEL => self.turn_leases(),
             ListenEvent::Notified { .. } => self.suspicions_wait = true,
         }
     }
@@ -294,8 +343,10 @@ impl Driver {
         match event {
             EngineEvent::Container(event) => {
                 let snapshot = self.reconciler.snapshot();
-                if let Some(workspace) = snapshot.workspace_of(&event) {
-                    let now = self.reconciler.now();
+                let now = self.reconciler.now();
+                // One replica's haste is enough: those that only observe see it with the next poll.
+                let ours = self.reconciler.speaks_for(Some(&event.engine), now);
+                if let Some(workspace) = snapshot.workspace_of(&event).filter(|_| ours) {
                     if matches!(event.action, Action::Die | Action::Oom) {
                         self.focus.look(Some(event.engine.clone()), workspace.clone(), now + SECOND_LOOK);
                     }

@@ -94,6 +94,7 @@ pub(crate) struct Metrics {
     storm: IntGaugeVec,
     exhausted: IntGauge,
     pub(crate) holds: IntGauge,
+    lease_held: IntGaugeVec,
     pub(crate) database_up: IntGauge,
     pub(crate) heartbeats_usable: IntGauge,
     pub(crate) local_health_multiplier: IntGauge,
@@ -117,7 +118,7 @@ const fn declared(name: &'static str, labels: &'static [&'static str], help: &'s
 }
 
 /// Every metric. The README's table and the help texts of `/metrics` come from here.
-pub(crate) const HELP: [Declared; 21] = [
+pub(crate) const HELP: [Declared; 22] = [
     declared("defib_ticks_total", &["scope", "result"], "Passes of the loop, by scope and result"),
     declared("defib_tick_duration_seconds", &["scope"], "How long a pass took"),
     declared("defib_workspaces", &["verdict"], "Workspaces by present verdict"),
@@ -138,6 +139,7 @@ pub(crate) const HELP: [Declared; 21] = [
     declared("defib_storm", &["engine"], "1 while restarts on the engine go in small verified batches"),
     declared("defib_exhausted_workspaces", &[], "Workspaces that restarting does not help; page somebody"),
     declared("defib_holds", &[], "Operators' holds that stand; nothing in their scope is restarted"),
+    declared("defib_lease_held", &["engine"], "1 while this replica owns the engine; only the owner restarts"),
     declared("defib_database_up", &[], "1 while the database answers"),
     declared("defib_heartbeats_usable", &[], "0 while heartbeats are no witness (section 4.3 of the design)"),
     declared(
@@ -211,6 +213,7 @@ impl Metrics {
             storm: gauges("defib_storm", &["engine"])?,
             exhausted: gauge("defib_exhausted_workspaces")?,
             holds: gauge("defib_holds")?,
+            lease_held: gauges("defib_lease_held", &["engine"])?,
             database_up: gauge("defib_database_up")?,
             heartbeats_usable: gauge("defib_heartbeats_usable")?,
             local_health_multiplier: gauge("defib_local_health_multiplier")?,
@@ -239,10 +242,10 @@ impl Metrics {
         for reason in Held::ALL {
             self.restarts_held.with_label_values(&[reason.label()]);
         }
-        self.restarts_held.with_label_values(&["operator"]);
         for engine in engines.iter().map(EngineName::as_str) {
             self.engine_up.with_label_values(&[engine]);
             self.storm.with_label_values(&[engine]);
+            self.lease_held.with_label_values(&[engine]);
             self.restart_duration.with_label_values(&[engine]);
             for sample in Observation::LABELS {
                 self.probe_observations.with_label_values(&[engine, sample]);
@@ -294,7 +297,11 @@ impl Metrics {
     }
 
     pub(crate) fn held_by_operator(&self) {
-        self.restarts_held.with_label_values(&["operator"]).inc();
+        self.restarts_held.with_label_values(&[Held::Operator.label()]).inc();
+    }
+
+    pub(crate) fn lease_held(&self, engine: &EngineName, held: bool) {
+        self.lease_held.with_label_values(&[engine.as_str()]).set(i64::from(held));
     }
 
     pub(crate) fn suspicion(&self, reason: &'static str) {

@@ -71,7 +71,7 @@ impl OwnBook {
     }
 
     /// Forgets workspaces that are no longer watched.
-    pub(crate) fn forget(&mut self, departed: &[WorkspaceId]) {
+    pub(crate) fn forget<'a>(&mut self, departed: impl Iterator<Item = &'a WorkspaceId>) {
         for id in departed {
             self.entries.remove(id);
         }

@@ -17,7 +17,7 @@ use defib_policy::moment::Moment;
 use defib_policy::plan::{Change, Plan};
 use defib_policy::sample::{Fault, Observation, Sample};
 use defib_policy::verdict::Verdict;
-use defib_store::{EventRow, FleetScope, RecordBatch, Store, StoreError, VerdictRow};
+use defib_store::{EventRow, FleetScope, LeaseProof, RecordBatch, Store, StoreError, Suspicion, VerdictRow};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use tracing::{error, info, warn};
@@ -25,6 +25,8 @@ use tracing::{error, info, warn};
 use crate::clock::{Clock, offset_micros};
 use crate::config::Config;
 use crate::health::Health;
+use crate::holds::Holds;
+use crate::leases::Ownership;
 use crate::logging::{chain, printable};
 use crate::metrics::{Metrics, PassScope, suspicion_reason};
 use crate::own::OwnBook;
@@ -37,6 +39,9 @@ const UNRECORDED_MAX: usize = 20_000;
 
 /// Suspicions taken with one statement. Larger: the statement holds its rows for longer. Smaller: more round trips in a flood.
 const SUSPICIONS_MAX: i64 = 2_000;
+
+/// Pages of pending suspicions that are looked through in one take, where some of them are other replicas'.
+const PAGES_MAX: usize = 10;
 
 /// What a pass covers.
 #[derive(Clone, Debug)]
@@ -98,6 +103,8 @@ pub(crate) struct Reconciler {
     unrecorded: Mutex<Vec<Change>>,
     departed: Mutex<BTreeSet<WorkspaceId>>,
     own: Mutex<OwnBook>,
+    pub(crate) ownership: Arc<Mutex<Ownership>>,
+    pub(crate) turning_leases: tokio::sync::Mutex<()>,
 }
 
 /// An engine's part of a pass.
@@ -120,25 +127,19 @@ impl Drop for Asking<'_> {
 }
 
 impl Reconciler {
-    pub(crate) fn new(
-        config: Arc<Config>,
-        store: Store,
-        engines: BTreeMap<EngineName, Engine>,
-        clock: Clock,
-        metrics: Arc<Metrics>,
-        health: Arc<Health>,
-        restarter: Arc<Restarter>,
-    ) -> Self {
-        let judge = Mutex::new(Judge::new(config.policy.clone()));
+    /// With a judge who knows nothing yet, on what a restarter works with too.
+    pub(crate) fn new(restarter: Arc<Restarter>, engines: BTreeMap<EngineName, Engine>, health: Arc<Health>) -> Self {
         Self {
-            config,
-            store,
+            judge: Mutex::new(Judge::new(restarter.config.policy.clone())),
+            config: Arc::clone(&restarter.config),
+            store: restarter.store.clone(),
             engines,
-            clock,
-            metrics,
+            clock: Arc::clone(&restarter.clock),
+            metrics: Arc::clone(&restarter.metrics),
             health,
+            ownership: Arc::clone(&restarter.ownership),
             restarter,
-            judge,
+            turning_leases: tokio::sync::Mutex::default(),
             snapshot: Mutex::default(),
             asked: Mutex::default(),
             unrecorded: Mutex::default(),
@@ -164,24 +165,22 @@ impl Reconciler {
         (self.clock)()
     }
 
-    /// Takes over what an earlier process recorded, so that its verdicts end in the tables too.
-    pub(crate) async fn restore(&self) -> Result<(), StoreError> {
-        let stored = self.store.read_verdicts().await?;
-        let now = self.now();
-        let mut judge = self.judge();
-        for row in stored {
-            if let Some(verdict) = Verdict::from_label(&row.verdict) {
-                judge.restore(row.workspace, verdict, now.minus(row.since_ago));
-            }
-        }
-        Ok(())
+    /// Whether what is said of the workspaces of `engine` (`None`: those without one) is this replica's to say.
+    pub(crate) fn speaks_for(&self, engine: Option<&EngineName>, now: Moment) -> bool {
+        lock(&self.ownership).speaks_for(engine, now)
     }
 
     /// One pass. Takes no input but the world, so a pass after a crash is the same pass.
     pub(crate) async fn reconcile(&self, scope: Scope) -> Result<TickReport, StoreError> {
+        // After an outage: whose word this pass is must be known before it is judged.
+        if lock(&self.ownership).has_lapsed(self.now()) {
+            self.turn_leases().await?;
+        }
         let read_at = self.now();
         let (read, malformed) = self.store.read_fleet(scope.to_read(), &self.config.watched_statuses).await?;
         let attempts = self.store.read_attempts(scope.to_read(), self.config.policy.attempts_horizon()).await?;
+        let holds = Holds::new(self.store.holds().await?);
+        self.metrics.holds.set(i64::try_from(holds.len()).unwrap_or(i64::MAX));
         let mut report = TickReport { database_took: self.now() - read_at, ..TickReport::default() };
         let whole = matches!(scope, Scope::Fleet);
         if whole {
@@ -191,8 +190,9 @@ impl Reconciler {
             }
         }
         let departed = self.judge().observe_fleet(&read, whole);
-        lock(&self.own).forget(&departed);
-        lock(&self.departed).extend(departed);
+        lock(&self.own).forget(departed.iter().map(|departed| &departed.id));
+        lock(&self.departed)
+            .extend(departed.into_iter().filter(|departed| departed.recorded).map(|departed| departed.id));
         let read = Arc::new(read);
         if whole {
             // Before the engines are asked: events and suspicions need it, and an engine may take its time.
@@ -213,7 +213,7 @@ impl Reconciler {
         }
         let mut failed = None;
         while let Some((part, seen)) = looking.next().await {
-            let plan = self.judge_part(&part, seen.as_ref(), stamp, &attempts);
+            let plan = self.judge_part(&part, seen.as_ref(), stamp, &attempts, &holds);
             if let (Some(seen), true) = (&seen, whole) {
                 report.engines += 1;
                 report.engines_failed += usize::from(seen.reach.is_err());
@@ -228,11 +228,10 @@ impl Reconciler {
         failed.map_or(Ok(report), Err)
     }
 
-    /// Takes the suspicions that wait in the table and turns them into workspaces to look at. Returns those, and whether
-    /// there may be more in the table.
+    /// Takes the suspicions of our workspaces that wait in the table and turns them into workspaces to look at. Returns those,
+    /// and whether there may be more in the table.
     pub(crate) async fn take_suspicions(&self, started: Moment) -> Result<(Vec<WorkspaceId>, bool), StoreError> {
-        let taken = self.store.take_suspicions(SUSPICIONS_MAX).await?;
-        let more = i64::try_from(taken.len()).is_ok_and(|taken| taken >= SUSPICIONS_MAX);
+        let (taken, more) = self.take_ours().await?;
         let now = self.now();
         let mut judge = self.judge();
         let mut suspects = BTreeSet::new();
@@ -248,6 +247,40 @@ impl Reconciler {
             }
         }
         Ok((suspects.into_iter().collect(), more))
+    }
+
+    /// Takes pending suspicions: all of them where this replica owns everything, else those of workspaces that it speaks for.
+    async fn take_ours(&self) -> Result<(Vec<Suspicion>, bool), StoreError> {
+        let (alone, owns_any) = {
+            let (ownership, now) = (lock(&self.ownership), self.now());
+            (ownership.is_alone(now), ownership.owns_any(now))
+        };
+        if alone {
+            let taken = self.store.take_suspicions(SUSPICIONS_MAX).await?;
+            let more = i64::try_from(taken.len()).is_ok_and(|taken| taken >= SUSPICIONS_MAX);
+            return Ok((taken, more));
+        }
+        if !owns_any {
+            return Ok((Vec::new(), false));
+        }
+        let (snapshot, mut taken, mut after) = (self.snapshot(), Vec::new(), 0);
+        // Those of others stay in the table until their replica comes for them, and must not keep ours from being seen.
+        for _ in 0..PAGES_MAX {
+            let page = self.store.pending_suspicions(after, SUSPICIONS_MAX).await?;
+            let last = i64::try_from(page.len()).is_ok_and(|rows| rows < SUSPICIONS_MAX);
+            after = page.last().map_or(after, |row| row.id);
+            let now = self.now();
+            let ours = page.iter().filter(|row| self.speaks_for(snapshot.engine_of(&row.workspace), now));
+            let ours: Vec<i64> = ours.map(|row| row.id).collect();
+            if !ours.is_empty() {
+                taken.extend(self.store.take_these_suspicions(&ours).await?);
+            }
+            if last {
+                return Ok((taken, false));
+            }
+        }
+        let some = !taken.is_empty(); // if not, asking again at once would only turn the same pages
+        Ok((taken, some))
     }
 
     /// The pass, engine by engine. One over the fleet asks engines without workspaces too (`engine_up` and readiness are
@@ -332,10 +365,12 @@ impl Reconciler {
         seen: Option<&EngineReport>,
         stamp: ReadStamp,
         attempts: &BTreeMap<WorkspaceId, Vec<Attempt>>,
+        holds: &Holds,
     ) -> Plan {
         let in_flight = self.restarter.in_flight();
         let labels = seen.and_then(|seen| seen.own_labels.as_ref());
         let own = lock(&self.own).settings(&part.workspaces, labels, &self.config.policy);
+        let ours = self.speaks_for(part.engine, self.now());
         let looks: Vec<Look<'_>> = part
             .workspaces
             .iter()
@@ -345,6 +380,8 @@ impl Reconciler {
                 sample: seen.and_then(|seen| seen.samples.get(n)).map(|(_, sample)| sample),
                 attempts: attempts.get(&workspace.id).map_or(&[][..], Vec::as_slice),
                 in_flight: in_flight.contains(&workspace.id),
+                ours,
+                on_hold: holds.cover(workspace),
                 own: own.get(&workspace.id).map(Arc::as_ref),
             })
             .collect();
@@ -358,7 +395,8 @@ impl Reconciler {
         report.judged += plan.judged;
         report.changed += plan.changes.len();
         report.looks.extend(plan.looks.into_iter().map(|(id, at)| (engine.cloned(), id, at)));
-        for (scope, began) in &plan.storms {
+        let ours = self.speaks_for(engine, self.now());
+        for (scope, began) in plan.storms.iter().filter(|_| ours) {
             let scope = scope.as_ref().map_or("fleet", EngineName::as_str);
             if *began {
                 error!(scope, "storm: many died at once; restarts go one, two, four … as each batch is verified");
@@ -394,10 +432,16 @@ impl Reconciler {
         if self.config.policy.mode == defib_policy::settings::Mode::Observe {
             return Ok(());
         }
+        let Some((engine, epoch)) =
+            lock(&self.ownership).fleet(self.now()).map(|(engine, epoch)| (engine.clone(), epoch))
+        else {
+            return Ok(());
+        };
+        let lease = LeaseProof { engine: &engine, holder: &self.config.replica_id, epoch };
         for change in changes {
             let evidence = serde_json::to_value(&change.evidence).unwrap_or_default();
             if change.to == Verdict::Lost {
-                let marked = self.store.mark_lost(&change.workspace, &evidence).await?;
+                let marked = self.store.mark_lost(&change.workspace, &evidence, lease).await?;
                 warn!(workspace = %change.workspace, marked, because = %change.evidence.because, "external workspace lost");
             } else {
                 self.store.mark_recovered(&change.workspace, &evidence).await?;

@@ -1,17 +1,24 @@
 //! Carrying restarts out (section 5): claim, confirm, act, outcome.
 //!
 //! ```text
-//! order ─► permit ─► claim (ledger) ─► confirm (inspect) ─► still ours? ─► engine ─► outcome (ledger)
-//!                    │                 │                    │              │
-//!                    held, vetoed,     runs, or another     paused just    deadline: failed, and the
-//!                    taken: nothing    life: superseded     now: vetoed    next attempt looks first
+//! order ─► permit ─► claim (ledger) ─► confirm (inspect) ─► may act? ─► engine ─► outcome (ledger)
+//!                    │                 │                    │           │
+//!                    held, vetoed,     runs, or another     paused just answer lost: looked at until the
+//!                    taken, lease      life: superseded     now: vetoed container or the time has told
+//!                    lost: nothing                          lease lost: abandoned
 //! ```
 //!
 //! The loop never waits for any of it. Orders are bounded by one a workspace, and by `DEFIB_RESTART_CONCURRENCY` permits an
-//! engine. A process that dies between any two steps leaves an open row with a deadline, which `recovery` settles by
-//! looking; nothing here needs to be undone.
+//! engine. A process that dies between any two steps leaves an open row, which the engine's next owner settles
+//! ([`recovery`](crate::recovery)); nothing here needs to be undone.
+//!
+//! What nobody can take back is a call that is on its way: an engine does not check our epoch. So the lease is asked for three times,
+//! each closer to the call: in the claiming transaction, in the statement that writes down that the engine is asked, and by our own
+//! clock on the line before. A process that is stopped between that line and the call, and wakes up after the others have
+//! settled its row, is all that is left; it then starts what runs already (which an engine answers with "already"), or restarts a
+//! wedged one a second time.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -20,14 +27,16 @@ use defib_policy::attempt::Outcome;
 use defib_policy::id::{EngineName, WorkspaceId};
 use defib_policy::plan::{Remedy, RestartOrder};
 use defib_policy::sample::{Incarnation, Observation, Sample};
-use defib_store::{Claim, Claimed, Store, StoreError};
+use defib_store::crash_point;
+use defib_store::{Claim, Claimed, LeaseProof, MayAct, Store, StoreError};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::leases::Ownership;
 use crate::logging::{chain, printable};
 use crate::metrics::Metrics;
 use crate::reconcile::{InFlight, lock};
@@ -39,14 +48,28 @@ const CLAIM_MARGIN: Duration = Duration::from_secs(20);
 /// Tries to write an outcome before the row is left to `recovery`.
 const OUTCOME_TRIES: u32 = 5;
 
+/// How long a container is looked at after a restart whose answer was lost, at most: beyond it the attempt counts as failed, and the
+/// next one looks first.
+const LOOK_AFTER_MAX: Duration = Duration::from_secs(10);
+
+/// Between two of those looks.
+const LOOK_AFTER_SPACING: Duration = Duration::from_millis(250);
+
+/// What writing the outcome may take before others settle an attempt that turned to its engine.
+const OUTCOME_MARGIN: Duration = Duration::from_secs(10);
+
 /// Makes restarts happen, each at most once.
 pub(crate) struct Restarter {
-    config: Arc<Config>,
-    store: Store,
+    pub(crate) config: Arc<Config>,
+    pub(crate) store: Store,
     engines: BTreeMap<EngineName, (Engine, Arc<Semaphore>)>,
-    clock: Clock,
-    metrics: Arc<Metrics>,
+    pub(crate) clock: Clock,
+    pub(crate) metrics: Arc<Metrics>,
     in_flight: Mutex<InFlight>,
+    /// The engines of those in flight, with how many there are.
+    busy: Mutex<BTreeMap<EngineName, usize>>,
+    /// What is ours, as the loop's last turn at the leases left it.
+    pub(crate) ownership: Arc<Mutex<Ownership>>,
     /// Workspaces whose restart has ended, for a look at them.
     ended: mpsc::UnboundedSender<(EngineName, WorkspaceId)>,
     tasks: TaskTracker,
@@ -73,10 +96,27 @@ impl Restarter {
             clock,
             metrics,
             in_flight: Mutex::new(HashSet::new()),
+            busy: Mutex::default(),
+            ownership: Arc::default(),
             ended,
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         }
+    }
+
+    /// The epoch of our lease on `engine`, while it surely lasts.
+    fn epoch(&self, engine: &EngineName) -> Option<i64> {
+        lock(&self.ownership).epoch(engine, (self.clock)())
+    }
+
+    /// Asks the loop for a look at a workspace now. Nobody listens any more when the daemon stops.
+    pub(crate) fn look_at(&self, engine: &EngineName, workspace: &WorkspaceId) {
+        let _ = self.ended.send((engine.clone(), workspace.clone()));
+    }
+
+    /// Engines on which a restart is under way in this process.
+    pub(crate) fn busy_engines(&self) -> BTreeSet<EngineName> {
+        lock(&self.busy).keys().cloned().collect()
     }
 
     /// Workspaces with a restart under way in this process.
@@ -91,6 +131,7 @@ impl Restarter {
             if self.stop.is_cancelled() || !lock(&self.in_flight).insert(order.workspace.clone()) {
                 continue;
             }
+            *lock(&self.busy).entry(order.engine.clone()).or_default() += 1;
             let restarter = Arc::clone(self);
             self.tasks.spawn(async move {
                 // Removed on every way out, a panic included.
@@ -100,10 +141,15 @@ impl Restarter {
         }
     }
 
-    /// Stops taking orders, hands back what has not reached its engine, and waits for what has.
-    pub(crate) async fn shut_down(&self) {
+    /// Stops taking orders, and hands back what has not reached its engine.
+    pub(crate) fn stop(&self) {
         self.stop.cancel();
         self.tasks.close();
+    }
+
+    /// Waits for what has reached its engine.
+    pub(crate) async fn shut_down(&self) {
+        self.stop();
         let under_way = self.tasks.len();
         if under_way > 0 {
             info!(restarts = under_way, "waiting for the restarts under way");
@@ -125,7 +171,12 @@ impl Restarter {
         // The semaphore is never closed.
         let Ok(_permit) = permit else { return false };
         let workspace = printable(order.workspace.as_str());
-        let id = match self.claim(order).await {
+        let Some(epoch) = self.epoch(&order.engine) else {
+            debug!(%workspace, engine = %order.engine, "restart left to the engine's owner");
+            return false;
+        };
+        crash_point!("before_claim");
+        let id = match self.claim(order, epoch).await {
             Ok(Claimed::Granted { id }) => id,
             Ok(Claimed::Vetoed { .. }) => {
                 self.metrics.restart(&order.engine, Outcome::Vetoed);
@@ -133,6 +184,10 @@ impl Restarter {
                 return false;
             }
             Ok(Claimed::Taken) => return false,
+            Ok(Claimed::NotOwner) => {
+                info!(%workspace, engine = %order.engine, epoch, "restart left to the engine's owner: the lease is no longer ours");
+                return false;
+            }
             Ok(Claimed::Held { reason }) => {
                 self.metrics.held_by_operator();
                 info!(%workspace, engine = %order.engine, reason = %printable(&reason), "restart held by an operator");
@@ -143,23 +198,26 @@ impl Restarter {
                 return false;
             }
         };
-        let (outcome, error) = match self.act(engine, order, id).await {
+        crash_point!("claimed");
+        let (outcome, error) = match self.act(engine, order, id, epoch).await {
             Ok(()) => (Outcome::Succeeded, None),
             Err(NotDone { outcome, why }) => (outcome, Some(why)),
         };
         self.metrics.restart(&order.engine, outcome);
+        crash_point!("before_outcome");
         self.finish(order, id, outcome, error.as_deref()).await;
+        crash_point!("after_outcome");
         true
     }
 
-    async fn claim(&self, order: &RestartOrder) -> Result<Claimed, StoreError> {
+    async fn claim(&self, order: &RestartOrder, epoch: i64) -> Result<Claimed, StoreError> {
         let claim = Claim {
             workspace: &order.workspace,
             engine: &order.engine,
             container_id: order.container_id(),
             started_at: order.started_at(),
             attempt: order.attempt,
-            epoch: 0,
+            epoch,
             verdict: order.verdict.label(),
             evidence: serde_json::to_value(&order.evidence).unwrap_or_default(),
             claimed_by: &self.config.replica_id,
@@ -176,7 +234,7 @@ impl Restarter {
         }
     }
 
-    async fn act(&self, engine: &Engine, order: &RestartOrder, id: i64) -> Result<(), NotDone> {
+    async fn act(&self, engine: &Engine, order: &RestartOrder, id: i64, epoch: i64) -> Result<(), NotDone> {
         let target = Target {
             workspace: order.workspace.clone(),
             container_ref: order.container_ref.clone(),
@@ -184,22 +242,7 @@ impl Restarter {
             inspect: true,
         };
         let container = confirmed(order, &engine.confirm(&target).await)?;
-        if self.stop.is_cancelled() {
-            return Err(NotDone::new(Outcome::Abandoned, "handed back: defib is stopping"));
-        }
-        match self.store.still_claimed(id, &self.config.watched_statuses).await {
-            Ok(true) => {}
-            Ok(false) => {
-                return Err(NotDone::new(
-                    Outcome::Vetoed,
-                    "no longer watched, suspended or held when it was to be restarted",
-                ));
-            }
-            Err(error) => {
-                let why = format!("handed back: the database could not confirm the claim: {}", chain(&error));
-                return Err(NotDone { outcome: Outcome::Abandoned, why });
-            }
-        }
+        crash_point!("confirmed");
         let how = match order.remedy {
             Remedy::Start => RestartHow::Start,
             Remedy::KillAndStart => RestartHow::KillAndStart { grace: self.config.stop_grace },
@@ -210,6 +253,11 @@ impl Restarter {
                 ));
             }
         };
+        if self.stop.is_cancelled() {
+            return Err(NotDone::new(Outcome::Abandoned, "handed back: defib is stopping"));
+        }
+        self.ask_to_act(order, id, epoch).await?;
+        crash_point!("acting");
         let issued_at = (self.clock)();
         if let Some(stopped_ago) = order.stopped_ago {
             self.metrics.detected_after(stopped_ago + (issued_at - order.at));
@@ -219,17 +267,95 @@ impl Restarter {
             engine = %order.engine,
             container = %short(container.container_id.as_str()),
             attempt = order.attempt,
+            epoch,
             verdict = order.verdict.label(),
             rule = order.evidence.rule.label(),
             because = %order.evidence.because,
             evidence = %serde_json::to_string(&order.evidence).unwrap_or_default(),
             "restarting"
         );
+        // The last line before the call: whatever time passed since the lease was asked for, it passed on this clock too.
+        if self.epoch(&order.engine) != Some(epoch) {
+            return Err(NotDone::new(
+                Outcome::Abandoned,
+                "handed back: the lease ended right before the engine was asked",
+            ));
+        }
         let restarted = engine.restart(&container.container_id, how, self.deadline(order.remedy)).await;
         self.metrics.restart_took(&order.engine, (self.clock)() - issued_at);
-        restarted.map_err(|error| {
-            let outcome = if matches!(error, EngineError::Gone { .. }) { Outcome::Superseded } else { Outcome::Failed };
-            NotDone { outcome, why: chain(&error) }
+        crash_point!("answered");
+        match restarted {
+            Ok(()) => Ok(()),
+            Err(error @ EngineError::Gone { .. }) => Err(NotDone { outcome: Outcome::Superseded, why: chain(&error) }),
+            Err(error) => self.look_after(engine, order, &target, &container, error).await,
+        }
+    }
+
+    /// The second of the three questions for the lease, and the platform's last chance to object.
+    async fn ask_to_act(&self, order: &RestartOrder, id: i64, epoch: i64) -> Result<(), NotDone> {
+        let lease = LeaseProof { engine: &order.engine, holder: &self.config.replica_id, epoch };
+        let within = self.deadline(order.remedy) + self.look_after_max() + OUTCOME_MARGIN;
+        match self.store.may_act(id, &self.config.watched_statuses, lease, within).await {
+            Ok(MayAct::Yes) => Ok(()),
+            Ok(MayAct::NotWanted) => {
+                Err(NotDone::new(Outcome::Vetoed, "no longer watched, suspended or held when it was to be restarted"))
+            }
+            Ok(MayAct::NotOwner) => {
+                Err(NotDone::new(Outcome::Abandoned, "handed back: the lease on its engine is no longer ours"))
+            }
+            Err(error) => {
+                let why = format!("handed back: the database could not confirm the claim: {}", chain(&error));
+                Err(NotDone { outcome: Outcome::Abandoned, why })
+            }
+        }
+    }
+
+    fn look_after_max(&self) -> Duration {
+        self.config.restart_timeout.min(LOOK_AFTER_MAX)
+    }
+
+    /// After a restart that failed: a lost answer is not a failure, so the container is asked what became of it; and one that was
+    /// stopped and not started again is started once more, because it must not be left worse than it was found.
+    async fn look_after(
+        &self,
+        engine: &Engine,
+        order: &RestartOrder,
+        target: &Target,
+        convicted: &Incarnation,
+        error: EngineError,
+    ) -> Result<(), NotDone> {
+        let failed = |error: &EngineError| NotDone { outcome: Outcome::Failed, why: chain(error) };
+        let lost = error.may_have_happened();
+        let until = (self.clock)() + self.look_after_max();
+        let mut seen = engine.confirm(target).await.observation;
+        while lost && !has_restarted(&seen, convicted) && (self.clock)() + LOOK_AFTER_SPACING < until {
+            tokio::time::sleep(LOOK_AFTER_SPACING).await;
+            seen = engine.confirm(target).await.observation;
+        }
+        if has_restarted(&seen, convicted) {
+            info!(
+                workspace = %printable(order.workspace.as_str()),
+                engine = %order.engine,
+                error = %chain(&error),
+                "the restart was made although it did not answer"
+            );
+            return Ok(());
+        }
+        let left_stopped = order.remedy == Remedy::KillAndStart
+            && matches!(&seen, Observation::Stopped { incarnation, .. } if convicted.may_be(incarnation));
+        if !left_stopped || self.epoch(&order.engine).is_none() {
+            return Err(failed(&error));
+        }
+        warn!(
+            workspace = %printable(order.workspace.as_str()),
+            engine = %order.engine,
+            error = %chain(&error),
+            "the restart left the container stopped; starting it"
+        );
+        let started = engine.restart(&convicted.container_id, RestartHow::Start, self.config.restart_timeout).await;
+        started.map_err(|second| NotDone {
+            outcome: Outcome::Failed,
+            why: format!("{}; and the start after it: {}", chain(&error), chain(&second)),
         })
     }
 
@@ -270,11 +396,17 @@ struct UnderWay<'a> {
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
         lock(&self.restarter.in_flight).remove(&self.order.workspace);
-        if !self.look_again {
-            return;
+        let mut busy = lock(&self.restarter.busy);
+        if let Some(under_way) = busy.get_mut(&self.order.engine) {
+            *under_way -= 1;
+            if *under_way == 0 {
+                busy.remove(&self.order.engine);
+            }
         }
-        // Nobody listens any more when the daemon stops.
-        let _ = self.restarter.ended.send((self.order.engine.clone(), self.order.workspace.clone()));
+        drop(busy);
+        if self.look_again {
+            self.restarter.look_at(&self.order.engine, &self.order.workspace);
+        }
     }
 }
 
@@ -289,6 +421,11 @@ impl NotDone {
     fn new(outcome: Outcome, why: &str) -> Self {
         Self { outcome, why: why.to_owned() }
     }
+}
+
+/// Whether a look shows another life than the one that was to be restarted, and a running one.
+fn has_restarted(seen: &Observation, convicted: &Incarnation) -> bool {
+    matches!(seen, Observation::Running { incarnation, .. } if !convicted.may_be(incarnation))
 }
 
 /// The container to restart, if the fresh look agrees with the evidence.

@@ -52,6 +52,16 @@ impl Snapshot {
         })
     }
 
+    /// Whether a workspace is in it.
+    pub(crate) fn has(&self, id: &WorkspaceId) -> bool {
+        self.index().by_id.contains_key(id)
+    }
+
+    /// Every workspace in it.
+    pub(crate) fn ids(&self) -> impl Iterator<Item = &WorkspaceId> {
+        self.rows().iter().map(|row| &row.id)
+    }
+
     /// The engine that judges a workspace; `None` when it is unknown or external.
     pub(crate) fn engine_of(&self, id: &WorkspaceId) -> Option<&EngineName> {
         let row = &self.rows()[*self.index().by_id.get(id)?];

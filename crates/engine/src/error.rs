@@ -103,6 +103,17 @@ impl EngineError {
             Self::TimedOut { .. } => Fault::TimedOut,
         }
     }
+
+    /// Whether a restart that failed so may have been made all the same, or may still be: it was asked for, and the answer was lost.
+    #[must_use]
+    pub fn may_have_happened(&self) -> bool {
+        match self {
+            Self::TimedOut { call, .. } => matches!(call, Call::Start | Call::Restart),
+            // The engine's own refusal is an answer.
+            Self::Restart { source, .. } => fault_of(source) != Fault::EngineError,
+            _ => false,
+        }
+    }
 }
 
 /// The fault behind an error of the client library.
@@ -191,6 +202,27 @@ mod tests {
             (BollardError::APIVersionParseError {}, Fault::Garbled),
         ] {
             assert_eq!(fault_of(&error), fault, "{error}");
+        }
+    }
+
+    #[test]
+    fn a_lost_answer_is_told_from_a_refusal_and_from_a_call_that_was_never_made() {
+        let restart =
+            |source| EngineError::Restart { engine: "e".into(), container: "c".into(), source: Box::new(source) };
+        let timed_out = |call| EngineError::TimedOut { engine: "e".into(), call, after: Duration::from_secs(1) };
+        let version =
+            EngineError::Call { engine: "e".into(), call: Call::Version, source: Box::new(response(500, "")) };
+        for (error, may) in [
+            (timed_out(Call::Start), true),
+            (timed_out(Call::Restart), true),
+            (timed_out(Call::Version), false),
+            (restart(BollardError::IOError { err: std::io::Error::other("reset") }), true),
+            (restart(BollardError::RequestTimeoutError), true),
+            (restart(response(500, "no space left")), false),
+            (version, false),
+            (EngineError::Gone { engine: "e".into(), container: "c".into() }, false),
+        ] {
+            assert_eq!(error.may_have_happened(), may, "{error}");
         }
     }
 

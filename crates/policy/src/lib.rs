@@ -20,6 +20,7 @@ pub mod plan;
 pub mod probe;
 pub mod sample;
 pub mod settings;
+pub mod share;
 pub mod storm;
 pub mod suspicion;
 mod track;

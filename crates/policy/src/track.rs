@@ -34,7 +34,8 @@ pub(crate) struct Track {
     /// The verdict, the rule that gave it, and since when. `None` until it was judged.
     pub(crate) verdict: Option<(Verdict, Rule)>,
     pub(crate) since: Moment,
-    pub(crate) held: Option<Held>,
+    /// What this replica has last said of it, where it is the one who speaks: the verdict, its rule, and the hold.
+    pub(crate) told: Option<(Verdict, Rule, Option<Held>)>,
     /// The newest sample that was judged: an older one that arrives late is void.
     pub(crate) sampled_at: Moment,
     pub(crate) missing_since: Option<Moment>,

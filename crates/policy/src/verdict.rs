@@ -250,6 +250,8 @@ pub enum Witness {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Held {
+    /// An operator's hold stands.
+    Operator,
     /// The back-off of earlier attempts runs.
     Backoff,
     /// Too many attempts did not help.
@@ -268,7 +270,8 @@ pub enum Held {
 
 impl Held {
     /// Every reason.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
+        Self::Operator,
         Self::Backoff,
         Self::Exhausted,
         Self::Storm,
@@ -282,6 +285,7 @@ impl Held {
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {
+            Self::Operator => "operator",
             Self::Backoff => "backoff",
             Self::Exhausted => "exhausted",
             Self::Storm => "storm",
@@ -296,6 +300,7 @@ impl Held {
     #[must_use]
     pub const fn sentence(self) -> &'static str {
         match self {
+            Self::Operator => "an operator holds it (`defib status` says who and why, `defib release` ends it)",
             Self::Backoff => "the back-off after earlier attempts is still running",
             Self::Exhausted => "too many attempts did not help; tried rarely until it recovers or `defib ack`",
             Self::Storm => "many died at once; restarts go in small verified batches",
@@ -436,6 +441,7 @@ mod tests {
     #[test]
     fn every_reason_to_hold_back_has_a_word_and_a_sentence() {
         for (held, label, sentence) in [
+            (Held::Operator, "operator", "`defib release`"),
             (Held::Backoff, "backoff", "back-off"),
             (Held::Exhausted, "exhausted", "`defib ack`"),
             (Held::Storm, "storm", "many died at once"),

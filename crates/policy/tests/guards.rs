@@ -128,9 +128,9 @@ fn our_own_trouble_stretches_the_spacing() {
 fn a_verdict_of_an_earlier_process_ends_in_the_tables_too() {
     let mut world = World::new(Settings::default()).with("w", Some(-1), running()).with("s", Some(-80), running());
     let begun = world.now();
-    world.judge.restore("w".into(), Verdict::Suspect, begun);
-    world.judge.restore("s".into(), Verdict::Silent, begun);
-    world.judge.restore("gone".into(), Verdict::Dead, begun);
+    world.judge.take_over(&"w".into(), Verdict::Suspect, begun);
+    world.judge.take_over(&"s".into(), Verdict::Silent, begun);
+    world.judge.take_over(&"gone".into(), Verdict::Dead, begun);
     world.wait_ms(5_000);
     world.beat("w");
     let plan = world.tick();

@@ -6,7 +6,7 @@
 //!
 //! - never on a single witness: a stale heartbeat beside the stop, or spaced samples of the same life;
 //! - never what was last seen running, frozen or not at all: no answer alone never restarts;
-//! - never one that is parked, not even by a pass that read the fleet before;
+//! - never one that is parked, not even by a pass that read the fleet before; never one on hold, nor on another's engine;
 //! - never twice: not without an outcome in between, whichever process made the first, and no number twice for one life;
 //! - and the maps stay bounded by their knobs and by the fleet as it is.
 //!
@@ -122,11 +122,13 @@ proptest! {
         // From here on the world is well, and everybody but the victim lives.
         model.apply(&Event::EngineFault(None))?;
         model.apply(&Event::OtherEngine(false))?;
+        model.apply(&Event::Ours(true))?;
         model.lies.clear();
         model.claim();
         model.end_restarts(Outcome::Succeeded);
         for n in 0..FLEET {
             model.unpark(n);
+            model.apply(&Event::Hold(n, false))?;
             model.start(n);
         }
         model.apply(&Event::Stop(victim))?;

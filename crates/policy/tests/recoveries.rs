@@ -105,7 +105,7 @@ fn the_time_that_one_was_down_before_us_counts_against_its_recovery() {
     // Recovered 700 s ago, found missing by an earlier process 300 s ago: well for 400 s, which is not enough to forget.
     for (down_s, next) in [(300, 2), (50, 1)] {
         let mut world = World::new(Settings::default()).with("w", Some(-800), Observation::Missing);
-        world.judge.restore("w".into(), Verdict::Dead, moment_at(-down_s * 1_000));
+        world.judge.take_over(&"w".into(), Verdict::Dead, moment_at(-down_s * 1_000));
         let attempt = Attempt {
             id: 1,
             workspace: "w".into(),

@@ -170,22 +170,25 @@ store_errors! {
     ReadFleet = "cannot read the fleet",
     /// [`suspect`](crate::Store::suspect).
     Suspect = "cannot report a suspicion",
-    /// [`take_suspicions`](crate::Store::take_suspicions).
+    /// [`take_suspicions`](crate::Store::take_suspicions) and [`pending_suspicions`](crate::Store::pending_suspicions).
     TakeSuspicions = "cannot take the suspicions",
     /// [`read_attempts`](crate::Store::read_attempts).
     ReadAttempts = "cannot read the ledger",
     /// [`claim`](crate::Store::claim).
     Claim = "cannot claim a restart",
-    /// [`still_claimed`](crate::Store::still_claimed).
-    StillClaimed = "cannot check a claim",
-    /// [`finish`](crate::Store::finish).
+    /// [`may_act`](crate::Store::may_act).
+    MayAct = "cannot check a claim",
+    /// [`take_lease_turn`](crate::Store::take_lease_turn), [`release_leases`](crate::Store::release_leases) and
+    /// [`leases`](crate::Store::leases).
+    Leases = "cannot read or write leases",
+    /// [`finish`](crate::Store::finish) and [`abandon_unasked`](crate::Store::abandon_unasked).
     Finish = "cannot finish an attempt",
     /// [`recovered`](crate::Store::recovered) and [`mark_recovered`](crate::Store::mark_recovered).
     Recovered = "cannot record a recovery",
     /// [`mark_lost`](crate::Store::mark_lost).
     MarkLost = "cannot mark a workspace lost",
-    /// [`open_attempts_past_deadline`](crate::Store::open_attempts_past_deadline).
-    OpenAttempts = "cannot read the attempts past their deadline",
+    /// [`open_attempts`](crate::Store::open_attempts).
+    OpenAttempts = "cannot read the attempts that are under way",
     /// [`acknowledge`](crate::Store::acknowledge).
     Acknowledge = "cannot acknowledge the attempts of a workspace",
     /// [`read_verdicts`](crate::Store::read_verdicts).

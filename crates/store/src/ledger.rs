@@ -1,10 +1,15 @@
 //! The ledger, `defib.restarts`: a restart is claimed here before anything is touched, and finished here afterwards.
 //!
 //! ```text
-//! replica 1: begin ─ insert ─ mark_dead ─ commit ── inspect ── still_claimed ── restart ── finish ── … recovered
-//! replica 2:    begin ─ insert … waits for 1 … conflict: Taken
-//! platform:            begin ─ pause ─ commit                      (mark_dead waits for it, sees it, vetoes)
+//! owner:     begin ─ lease? ─ insert ─ mark_dead ─ commit ── inspect ── may_act ── restart ── finish ── … recovered
+//! platform:                    begin ─ pause ─ commit                      (mark_dead waits for it, sees it, vetoes)
+//! new owner: take the lease … waits for the claim … sees the row: acting_at null ► abandoned, it will never be acted on;
+//!                                                                 acting_at set  ► looks at the container until it knows
 //! ```
+//!
+//! Between `may_act` and the engine's answer nothing can be taken back, and an engine cannot check an epoch: that is why the moment
+//! is written down (`acting_at`) before the engine is asked. Before it, a lost lease stops the attempt for good; after it, the row
+//! stays in the way of every other attempt until the container, or the deadline, has told.
 //!
 //! The row comes first, and the platform's veto second: of two who claim, one waits on the unique index before it can hold a lock
 //! on the platform's row. A veto is kept (`vetoed`, finished at once), because "why was it not restarted" is asked too.
@@ -24,6 +29,7 @@ use tokio_postgres::types::Type;
 
 use crate::Store;
 use crate::connect::Connection;
+use crate::crash_point;
 use crate::decode::{beginning, json, micros, optional_timestamp, system_time, text, timestamp};
 use crate::error::{Fault, StoreError};
 use crate::fleet::FleetScope;
@@ -48,7 +54,7 @@ pub struct Claim<'a> {
     pub started_at: Option<Timestamp>,
     /// Number within the run, from 1.
     pub attempt: u32,
-    /// The lease's epoch.
+    /// The epoch of the lease on `engine` that `claimed_by` holds.
     pub epoch: i64,
     /// The verdict that asks for it.
     pub verdict: &'static str,
@@ -80,9 +86,33 @@ pub enum Claimed {
         /// Whose, and why.
         reason: String,
     },
+    /// The lease has expired, or another replica holds it. No row was written.
+    NotOwner,
 }
 
-/// An attempt that is still under way after its deadline: its owner is gone.
+/// The lease that an attempt is made under.
+#[derive(Clone, Copy, Debug)]
+pub struct LeaseProof<'a> {
+    /// On which engine.
+    pub engine: &'a EngineName,
+    /// Who holds it.
+    pub holder: &'a str,
+    /// Since which epoch.
+    pub epoch: i64,
+}
+
+/// Whether the engine may be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MayAct {
+    /// Yes, and that it will be is written down.
+    Yes,
+    /// The workspace left the fleet, is no longer watched, is suspended or held.
+    NotWanted,
+    /// The lease has expired or was taken over, or somebody has settled the attempt.
+    NotOwner,
+}
+
+/// An attempt that is under way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpenAttempt {
     /// The row.
@@ -99,6 +129,12 @@ pub struct OpenAttempt {
     pub claimed_at: Timestamp,
     /// Who claimed it.
     pub claimed_by: Option<String>,
+    /// Under which epoch of its lease.
+    pub epoch: i64,
+    /// Its owner has turned to the engine, so a restart may have been made or may still be made.
+    pub acting: bool,
+    /// Its deadline has passed: what its owner asked of the engine has been done by now, or never will be.
+    pub overdue: bool,
 }
 
 const INSERT: &str = "
@@ -134,18 +170,39 @@ const FINISH: &str = "
         update defib.restarts
            set finished_at = clock_timestamp(), outcome = $2, error = $3,
                run_ended_at = case when $2 in ('vetoed', 'superseded') then clock_timestamp() end
-         where id = $1 and finished_at is null
+         where id = $1 and finished_at is null %unasked%
         returning id, workspace_id, engine, outcome)
     select pg_notify('defib_events', json_build_object(
                'event', 'restart', 'id', id, 'workspace_id', left(workspace_id, 200), 'engine', left(engine, 200),
                'outcome', outcome)::text) is null
       from finished";
 
+/// All in one statement: the row lock of the update is what a new owner that settles the attempt waits for.
+const MAY_ACT: &str = "
+    with facts as materialized (
+        select exists (select from defib.leases l
+                        where l.engine = $3 and l.holder = $4 and l.epoch = $5 and l.expires_at > clock_timestamp()) as owner,
+               exists (select from defib.fleet f
+                        where f.workspace_id::text =
+                              (select r.workspace_id from defib.restarts r where r.id = $1)
+                          and (f.status::text = any ($2) or f.status::text = 'offline')
+                          and f.suspended is false
+                          and defib.hold_reason(f.workspace_id::text, f.engine::text) is null) as wanted),
+         acting as (
+        update defib.restarts r
+           set acting_at = clock_timestamp(),
+               deadline_at = clock_timestamp() + $6 * interval '1 microsecond'
+          from facts
+         where r.id = $1 and r.finished_at is null and facts.owner and facts.wanted
+        returning r.id)
+    select facts.owner, facts.wanted, exists (select from acting) from facts";
+
 const NOTIFY: &str = "
     select pg_notify('defib_events', json_build_object('event', $1, 'workspace_id', left($2, 200))::text) is null";
 
 impl Store {
-    /// Claims a restart in one transaction: no hold stands, nobody else is at it, and the platform does not veto.
+    /// Claims a restart in one transaction: the lease is ours, no hold stands, nobody else is at it, and the platform does not
+    /// veto.
     ///
     /// # Errors
     /// [`StoreError::Claim`]: nothing was claimed, or (when the answer to the commit was lost) the claim stands without an
@@ -155,6 +212,7 @@ impl Store {
             let mut connection = self.pool.get().await?;
             connection.begin().await?;
             let claimed = claim_within(&mut connection, claim).await?;
+            crash_point!("claim_before_commit");
             connection.commit().await?;
             Ok(claimed)
         })
@@ -162,39 +220,62 @@ impl Store {
         .map_err(StoreError::Claim)
     }
 
-    /// Whether attempt `id` is still ours to carry out: asked right before the engine is.
+    /// Asks whether attempt `id` may turn to the engine, right before it does, and writes down that it did: after a yes the
+    /// attempt is `acting`, and `within` is how long until it is settled by others if it never ends.
     ///
-    /// True while it is under way, its workspace is in the fleet, watched and unsuspended, and no hold stands. `offline`
-    /// counts as watched: it is what `mark_dead` has just written.
-    pub async fn still_claimed(&self, id: i64, watched: &[String]) -> Result<bool, StoreError> {
+    /// Yes while the lease is ours and unexpired, the attempt is under way, its workspace is in the fleet, watched and unsuspended, and
+    /// no hold stands. `offline` counts as watched: it is what `mark_dead` has just written.
+    pub async fn may_act(
+        &self,
+        id: i64,
+        watched: &[String],
+        lease: LeaseProof<'_>,
+        within: Duration,
+    ) -> Result<MayAct, StoreError> {
         self.within_deadline(async {
+            let (engine, within) = (lease.engine.as_str(), micros(within));
             let mut connection = self.pool.get().await?;
             let row = connection
                 .query_one(
-                    "select exists (
-                        select from defib.fleet f
-                         where f.workspace_id::text =
-                               (select r.workspace_id from defib.restarts r where r.id = $1 and r.finished_at is null)
-                           and (f.status::text = any ($2) or f.status::text = 'offline')
-                           and f.suspended is false
-                           and defib.hold_reason(f.workspace_id::text, f.engine::text) is null)",
-                    &[(&id, Type::INT8), (&watched, Type::TEXT_ARRAY)],
+                    MAY_ACT,
+                    &[
+                        (&id, Type::INT8),
+                        (&watched, Type::TEXT_ARRAY),
+                        (&engine, Type::TEXT),
+                        (&lease.holder, Type::TEXT),
+                        (&lease.epoch, Type::INT8),
+                        (&within, Type::INT8),
+                    ],
                 )
                 .await?;
-            Ok(row.try_get(0)?)
+            let (owner, wanted, acting): (bool, bool, bool) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+            Ok(match (owner, wanted, acting) {
+                (_, _, true) => MayAct::Yes,
+                (true, false, false) => MayAct::NotWanted,
+                (false, ..) | (true, true, false) => MayAct::NotOwner,
+            })
         })
         .await
-        .map_err(StoreError::StillClaimed)
+        .map_err(StoreError::MayAct)
     }
 
     /// Ends attempt `id` and tells `defib_events`. False when it had ended already: somebody settled it for us.
     pub async fn finish(&self, id: i64, outcome: Outcome, error: Option<&str>) -> Result<bool, StoreError> {
+        self.end(&FINISH.replace("%unasked%", ""), id, outcome, error).await
+    }
+
+    /// Abandons attempt `id` of an owner that is gone, unless it has turned to the engine. False when it has, or had ended already.
+    pub async fn abandon_unasked(&self, id: i64, why: &str) -> Result<bool, StoreError> {
+        self.end(&FINISH.replace("%unasked%", "and acting_at is null"), id, Outcome::Abandoned, Some(why)).await
+    }
+
+    async fn end(&self, sql: &str, id: i64, outcome: Outcome, error: Option<&str>) -> Result<bool, StoreError> {
         self.within_deadline(async {
             let error = error.map(|error| text(beginning(error, ERROR_LENGTH_MAX)));
             let outcome = outcome.label();
             let mut connection = self.pool.get().await?;
             let parameters = [(&id as _, Type::INT8), (&outcome as _, Type::TEXT), (&error as _, Type::TEXT)];
-            Ok(connection.query_opt(FINISH, &parameters).await?.is_some())
+            Ok(connection.query_opt(sql, &parameters).await?.is_some())
         })
         .await
         .map_err(StoreError::Finish)
@@ -233,11 +314,20 @@ impl Store {
         .map_err(StoreError::Recovered)
     }
 
-    /// Marks a workspace dead that there is nothing to restart for (kind `external`). False is the platform's veto.
-    pub async fn mark_lost(&self, workspace: &WorkspaceId, evidence: &Value) -> Result<bool, StoreError> {
+    /// Marks a workspace dead that there is nothing to restart for (kind `external`). False is the platform's veto, or that the
+    /// replica does not own anything under that lease any more.
+    pub async fn mark_lost(
+        &self,
+        workspace: &WorkspaceId,
+        evidence: &Value,
+        lease: LeaseProof<'_>,
+    ) -> Result<bool, StoreError> {
         self.within_deadline(async {
             let mut connection = self.pool.get().await?;
             connection.begin().await?;
+            if !holds_lease(&mut connection, lease).await? {
+                return Ok(false);
+            }
             let marked = mark_dead(&mut connection, workspace.as_str(), evidence).await?;
             if marked {
                 notify(&mut connection, "lost", workspace.as_str()).await?;
@@ -286,15 +376,17 @@ impl Store {
         .map_err(StoreError::ReadAttempts)
     }
 
-    /// The attempts that are under way after their deadline, oldest first: for the owner of the engine to settle.
-    pub async fn open_attempts_past_deadline(&self) -> Result<Vec<OpenAttempt>, StoreError> {
+    /// The attempts that are under way on `engines`, oldest first: what their owner settles whose own they are not.
+    pub async fn open_attempts(&self, engines: &[EngineName]) -> Result<Vec<OpenAttempt>, StoreError> {
         self.within_deadline(async {
+            let engines: Vec<&str> = engines.iter().map(EngineName::as_str).collect();
             let mut connection = self.pool.get().await?;
             let rows = connection
                 .query(
-                    "select id, workspace_id, engine, container_id, started_at, claimed_at, claimed_by
-                       from defib.restarts where finished_at is null and deadline_at < now() order by id limit 1000",
-                    &[],
+                    "select id, workspace_id, engine, container_id, started_at, claimed_at, claimed_by, epoch,
+                            acting_at is not null, deadline_at < clock_timestamp()
+                       from defib.restarts where finished_at is null and engine = any ($1) order by id limit 1000",
+                    &[(&engines, Type::TEXT_ARRAY)],
                 )
                 .await?;
             rows.iter()
@@ -307,6 +399,9 @@ impl Store {
                         started_at: optional_timestamp(row, 4)?,
                         claimed_at: timestamp(row, 5)?,
                         claimed_by: row.try_get(6)?,
+                        epoch: row.try_get(7)?,
+                        acting: row.try_get(8)?,
+                        overdue: row.try_get(9)?,
                     })
                 })
                 .collect()
@@ -334,6 +429,10 @@ impl Store {
 
 async fn claim_within(connection: &mut Connection, claim: &Claim<'_>) -> Result<Claimed, Fault> {
     let (workspace, engine) = (claim.workspace.as_str(), claim.engine.as_str());
+    let lease = LeaseProof { engine: claim.engine, holder: claim.claimed_by, epoch: claim.epoch };
+    if !holds_lease(connection, lease).await? {
+        return Ok(Claimed::NotOwner);
+    }
     let held = connection
         .query_one("select defib.hold_reason($1, $2)", &[(&workspace, Type::TEXT), (&engine, Type::TEXT)])
         .await?;
@@ -365,13 +464,27 @@ async fn claim_within(connection: &mut Connection, claim: &Claim<'_>) -> Result<
         .await?;
     let Some(row) = inserted else { return Ok(Claimed::Taken) };
     let id = row.try_get(0)?;
+    crash_point!("claim_inserted");
 
     if mark_dead(connection, workspace, &evidence).await? {
         return Ok(Claimed::Granted { id });
     }
     let parameters = [(&id as _, Type::INT8), (&"vetoed" as _, Type::TEXT), (&None::<&str> as _, Type::TEXT)];
-    connection.query(FINISH, &parameters).await?;
+    connection.query(&FINISH.replace("%unasked%", ""), &parameters).await?;
     Ok(Claimed::Vetoed { id })
+}
+
+/// Whether a lease is held and has not expired; if so, until the transaction ends it cannot be taken over. Shared with other claims and
+/// with renewals, but not with a take-over: that waits, and then sees what was claimed.
+async fn holds_lease(connection: &mut Connection, lease: LeaseProof<'_>) -> Result<bool, Fault> {
+    let found = connection
+        .query_opt(
+            "select 1 from defib.leases
+              where engine = $1 and holder = $2 and epoch = $3 and expires_at > clock_timestamp() for key share",
+            &[(&lease.engine.as_str(), Type::TEXT), (&lease.holder, Type::TEXT), (&lease.epoch, Type::INT8)],
+        )
+        .await?;
+    Ok(found.is_some())
 }
 
 /// An adapter that returns null has not agreed.

@@ -4,8 +4,9 @@
 //! platform ── defib.fleet (a view) ─────────► read_fleet ──► policy
 //! proxies ─── defib.report_suspicion() ─────► take_suspicions
 //! operators ─ defib.holds ──────────────────┐
-//! policy ──── verdicts ► record             ├► claim ► still_claimed ► finish ► recovered   (defib.restarts)
+//! replicas ── defib.leases ─────────────────┼► claim ► may_act ► finish ► recovered   (defib.restarts)
 //! platform ── mark_dead(): veto ────────────┘
+//! policy ──── verdicts ► record
 //! ```
 //!
 //! Three rules hold for every statement here. It works through a transaction-pooling pgbouncer: no prepared statement, no
@@ -14,10 +15,12 @@
 //! database says no" from "the database says nothing": the second is an error, never a fact about a workspace.
 
 mod connect;
+mod crash_point;
 mod decode;
 mod error;
 mod fleet;
 mod hold;
+mod lease;
 mod ledger;
 mod listen;
 mod migrate;
@@ -38,11 +41,12 @@ use tokio_postgres::types::Type;
 pub use crate::error::{Fault, KINDS, SettingsError, StoreError};
 pub use crate::fleet::{FleetScope, MALFORMED_MAX, Malformed};
 pub use crate::hold::{Hold, HoldScope, NewHold};
-pub use crate::ledger::{Claim, Claimed, OpenAttempt};
+pub use crate::lease::{Lease, LeaseTable, LeaseTurn};
+pub use crate::ledger::{Claim, Claimed, LeaseProof, MayAct, OpenAttempt};
 pub use crate::listen::{ListenEvent, ListenSettings, Listener, listen};
 pub use crate::migrate::{MigrateReport, SCHEMA_VERSION, SchemaState};
 pub use crate::retention::{RetentionReport, RetentionSettings};
-pub use crate::suspicion::{NewSuspicion, Suspicion};
+pub use crate::suspicion::{NewSuspicion, Pending, Suspicion};
 pub use crate::verdict::{EventRow, RecordBatch, StoredVerdict, VerdictRow};
 pub use crate::view::{
     CheckFacts, CurrentVerdict, Explanation, FleetFacts, LastRestart, Privilege, RoleFact, StatusRow, TimelineEntry,

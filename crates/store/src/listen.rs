@@ -58,6 +58,8 @@ pub enum ListenEvent {
     },
     /// A notification.
     Notified {
+        /// On which of the channels.
+        channel: &'static str,
         /// Its payload.
         payload: String,
     },
@@ -93,21 +95,21 @@ impl Drop for Listener {
     }
 }
 
-/// Listens on `channel` (a plain lower-case name), connecting and reconnecting for as long as the [`Listener`] lives.
+/// Listens on `channels` (plain lower-case names), connecting and reconnecting for as long as the [`Listener`] lives.
 ///
 /// # Errors
 /// [`StoreError::Settings`]. A database that is away is no error: the listener says [`ListenEvent::Lost`] and goes on trying.
-pub fn listen(settings: &ListenSettings, channel: &'static str) -> Result<Listener, StoreError> {
+pub fn listen(settings: &ListenSettings, channels: &'static [&'static str]) -> Result<Listener, StoreError> {
     let connector = Connector::new(&settings.url, &settings.application_name, settings.connect_timeout)
         .map_err(StoreError::Settings)?;
     let (sender, events) = mpsc::channel(QUEUE_MAX);
-    let subscription = Subscription { connector, channel, timeout: settings.connect_timeout, sender };
+    let subscription = Subscription { connector, channels, timeout: settings.connect_timeout, sender };
     Ok(Listener { events, task: tokio::spawn(subscription.run()) })
 }
 
 struct Subscription {
     connector: Connector,
-    channel: &'static str,
+    channels: &'static [&'static str],
     timeout: Duration,
     sender: mpsc::Sender<ListenEvent>,
 }
@@ -153,12 +155,14 @@ impl Subscription {
         }
         loop {
             match timeout(ALIVE_INTERVAL, arrived.recv()).await {
-                Ok(Some(notification)) if notification.channel() == self.channel => {
-                    let event = ListenEvent::Notified { payload: notification.payload().to_owned() };
-                    // Full: the daemon has plenty of reasons to look already.
-                    let _ = self.sender.try_send(event);
+                Ok(Some(notification)) => {
+                    let known = self.channels.iter().find(|channel| **channel == notification.channel());
+                    if let Some(channel) = known {
+                        let event = ListenEvent::Notified { channel, payload: notification.payload().to_owned() };
+                        // Full: the daemon has plenty of reasons to look already.
+                        let _ = self.sender.try_send(event);
+                    }
                 }
-                Ok(Some(_)) => {}
                 Ok(None) => return (since.elapsed(), "the connection ended".into()),
                 Err(_) => match timeout(self.timeout, client.batch_execute("select 1")).await {
                     Ok(Ok(())) => {}
@@ -178,10 +182,13 @@ impl Subscription {
         let (client, driver) = self.connector.open().await.map_err(|fault| described(&fault))?;
         let driving = Driving(tokio::spawn(drive(driver, notifications)));
         let probe = probe_name();
-        timeout(self.timeout, client.batch_execute(&format!("listen {}; listen {probe}", self.channel)))
-            .await
-            .map_err(|_| "LISTEN was not answered in time".to_owned())?
-            .map_err(|error| described(&Fault::Query(error)))?;
+        timeout(
+            self.timeout,
+            client.batch_execute(&format!("listen {}; listen {probe}", self.channels.join("; listen "))),
+        )
+        .await
+        .map_err(|_| "LISTEN was not answered in time".to_owned())?
+        .map_err(|error| described(&Fault::Query(error)))?;
         if self.notify_from_elsewhere(&probe).await {
             let heard = async {
                 while let Some(notification) = arrived.recv().await {

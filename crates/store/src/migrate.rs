@@ -30,7 +30,9 @@ macro_rules! migrations {
 }
 
 /// Applied once, in order, and never changed afterwards.
-const MIGRATIONS: &[Migration] = migrations![1 "0001_fleet", 2 "0002_suspicions", 3 "0003_ledger", 4 "0004_verdicts"];
+const MIGRATIONS: &[Migration] = migrations![
+    1 "0001_fleet", 2 "0002_suspicions", 3 "0003_ledger", 4 "0004_verdicts", 5 "0005_replicas"
+];
 
 /// Applied by every migration run.
 const ROLES: &str = include_str!("../../../migrations/roles.sql");

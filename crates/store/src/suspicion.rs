@@ -8,9 +8,9 @@ use std::time::Duration;
 use defib_policy::id::WorkspaceId;
 use tokio_postgres::types::Type;
 
-use crate::Store;
 use crate::decode::{text, timestamp};
 use crate::error::StoreError;
+use crate::{Parameter, Store};
 
 /// A suspicion that was taken, and will not be handed out again.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,22 +46,36 @@ pub struct NewSuspicion<'a> {
     pub detail: Option<&'a str>,
 }
 
+/// A suspicion that nobody has taken yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pending {
+    /// The row.
+    pub id: i64,
+    /// Of whom; it need not exist.
+    pub workspace: WorkspaceId,
+}
+
 /// `= any (array(…))` and not `in (…)`: the inner select then runs once, and its limit holds.
 const TAKE: &str = "
     with taken as (
         update defib.suspicions set taken_at = now(), taken_by = $2
          where id = any (array(
-               select id from defib.suspicions where taken_at is null order by id limit $1 for update skip locked))
+               select id from defib.suspicions where %which% for update skip locked))
         returning id, workspace_id, reporter, reason, http_status, detail, reported_at)
     select id, workspace_id, reporter, reason, http_status, detail, reported_at, clock_timestamp() from taken order by id";
 
 impl Store {
     /// Takes up to `limit` pending suspicions, oldest first. Each is handed out once, to one caller.
     pub async fn take_suspicions(&self, limit: i64) -> Result<Vec<Suspicion>, StoreError> {
+        let sql = TAKE.replace("%which%", "taken_at is null order by id limit $1");
+        self.take(&sql, (&limit, Type::INT8)).await
+    }
+
+    async fn take(&self, sql: &str, which: Parameter<'_>) -> Result<Vec<Suspicion>, StoreError> {
         self.within_deadline(async {
             let by = &*self.application_name;
             let mut connection = self.pool.get().await?;
-            let rows = connection.query(TAKE, &[(&limit, Type::INT8), (&by, Type::TEXT)]).await?;
+            let rows = connection.query(sql, &[which, (&by, Type::TEXT)]).await?;
             rows.iter()
                 .map(|row| {
                     Ok(Suspicion {
@@ -78,6 +92,31 @@ impl Store {
         })
         .await
         .map_err(StoreError::TakeSuspicions)
+    }
+
+    /// Up to `limit` pending suspicions after row `after` (0: from the start), oldest first: for a replica that takes only some
+    /// of them. Nothing is remembered of `after` between passes: ids become visible out of order.
+    pub async fn pending_suspicions(&self, after: i64, limit: i64) -> Result<Vec<Pending>, StoreError> {
+        self.within_deadline(async {
+            let mut connection = self.pool.get().await?;
+            let rows = connection
+                .query(
+                    "select id, workspace_id from defib.suspicions where taken_at is null and id > $1 order by id limit $2",
+                    &[(&after, Type::INT8), (&limit, Type::INT8)],
+                )
+                .await?;
+            rows.iter()
+                .map(|row| Ok(Pending { id: row.try_get(0)?, workspace: row.try_get::<_, &str>(1)?.into() }))
+                .collect()
+        })
+        .await
+        .map_err(StoreError::TakeSuspicions)
+    }
+
+    /// Takes these suspicions, as far as they are still pending. Each is handed out once, to one caller.
+    pub async fn take_these_suspicions(&self, ids: &[i64]) -> Result<Vec<Suspicion>, StoreError> {
+        let sql = TAKE.replace("%which%", "taken_at is null and id = any ($1)");
+        self.take(&sql, (&ids, Type::INT8_ARRAY)).await
     }
 
     /// Reports a suspicion, as a proxy would.

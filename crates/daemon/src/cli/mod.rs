@@ -212,6 +212,8 @@ enum Ended {
 
 /// Runs the command line.
 pub(crate) fn main() -> ExitCode {
+    #[cfg(feature = "failpoints")]
+    let _failpoints = fail::FailScenario::setup(); // reads FAILPOINTS
     // Clap prints usage errors itself and exits with 2.
     let cli = Cli::parse();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {

@@ -58,6 +58,7 @@ pub(crate) struct Config {
     pub(crate) restart_concurrency: usize,
     pub(crate) restart_timeout: Duration,
     pub(crate) stop_grace: Duration,
+    pub(crate) lease_ttl: Duration,
     pub(crate) replica_id: String,
     pub(crate) listen_addr: SocketAddr,
     pub(crate) retention: Duration,
@@ -187,8 +188,6 @@ impl RawKnobs {
             storm_cooldown: read.duration("STORM_COOLDOWN"),
             mode: if read.word("MODE") == "observe" { Mode::Observe } else { Mode::Enforce },
         };
-        // Read for its validity: who owns an engine is not decided by leases yet.
-        let _ = read.duration("LEASE_TTL");
         let config = Config {
             listen_database_url: listen_database_url.or_else(|| database_url.clone()).unwrap_or(Secret(String::new())),
             database_url: database_url.unwrap_or(Secret(String::new())),
@@ -199,6 +198,7 @@ impl RawKnobs {
             restart_concurrency: read.integer("RESTART_CONCURRENCY"),
             restart_timeout: read.duration("RESTART_TIMEOUT"),
             stop_grace: read.duration("STOP_GRACE"),
+            lease_ttl: read.duration("LEASE_TTL"),
             replica_id: read.text("REPLICA_ID").unwrap_or_else(replica_id),
             listen_addr: read.address("LISTEN_ADDR"),
             retention: read.duration("RETENTION"),

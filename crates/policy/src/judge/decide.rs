@@ -117,14 +117,18 @@ impl Judge {
         let admitted = !storm || (self.fleet_storm.admits(id) && engine.is_none_or(|engine| engine.storm.admits(id)));
         let amnesty_until = engine.map_or(Moment::ZERO, |engine| engine.amnesty_until);
         let settings = look.settings(&self.settings);
-        let held = hold(settings, now, conviction, allowance, admitted, amnesty_until, opinion.verdict);
+        let held = if look.on_hold {
+            Some(Held::Operator)
+        } else {
+            hold(settings, now, conviction, allowance, admitted, amnesty_until, opinion.verdict)
+        };
         match held {
             Some(Held::Backoff | Held::Exhausted) => opinion.look_at = Some(now + allowance.wait),
             Some(Held::EngineReturned) => opinion.look_at = Some(amnesty_until),
             _ => {}
         }
         self.settle_opinion(now, look, &opinion, held, Some(allowance), plan);
-        if held.is_some() || allowance.open {
+        if held.is_some() || allowance.open || !look.ours {
             return;
         }
         let back_by = now + 2 * self.health.stretch(self.settings.settle).max(opinion.heartbeat.window);
@@ -168,42 +172,37 @@ impl Judge {
         if let Some(at) = opinion.look_at {
             plan.looks.push((id.clone(), at));
         }
-        if let Some(attempt_id) = self.recovered(look, opinion) {
+        if let Some(attempt_id) = self.recovered(look, opinion).filter(|_| look.ours) {
             let evidence = self.evidence(now, look, opinion, held, allowance);
             plan.recoveries.push(Recovery { workspace: id.clone(), attempt_id, evidence });
         }
         let Some(track) = self.tracks.get_mut(id) else { return };
-        let from = track.verdict;
-        let same_verdict = from.is_some_and(|(verdict, _)| verdict == opinion.verdict);
-        let same_held = track.held == held;
-        if same_held && from == Some((opinion.verdict, opinion.rule)) {
-            return;
-        }
-        let newly_held = held.filter(|_| !same_held);
-        if !same_verdict {
+        let before = track.verdict.map(|(verdict, _)| verdict);
+        if before != Some(opinion.verdict) {
             track.since = now;
-            if let Some((verdict, _)) = from {
-                self.counts[verdict.index()] -= 1;
+            if let Some(before) = before {
+                self.counts[before.index()] -= 1;
             }
             self.counts[opinion.verdict.index()] += 1;
         }
         track.verdict = Some((opinion.verdict, opinion.rule));
-        track.held = held;
+        if !look.ours {
+            return;
+        }
+        let saying = (opinion.verdict, opinion.rule, held);
+        let told = track.told.replace(saying);
+        if told == Some(saying) {
+            return;
+        }
         let since = track.since;
-        let unremarkable =
-            opinion.verdict == Verdict::Alive && from.is_none_or(|(verdict, _)| verdict == Verdict::Alive);
+        let from = told.map(|(verdict, ..)| verdict);
+        let newly_held = held.filter(|held| told.is_none_or(|(.., before)| before != Some(*held)));
+        let unremarkable = opinion.verdict == Verdict::Alive && from.is_none_or(|verdict| verdict == Verdict::Alive);
         if unremarkable {
             return;
         }
         let evidence = self.evidence(now, look, opinion, held, allowance);
-        plan.changes.push(Change {
-            workspace: id.clone(),
-            from: from.map(|(verdict, _)| verdict),
-            to: opinion.verdict,
-            since,
-            evidence,
-            newly_held,
-        });
+        plan.changes.push(Change { workspace: id.clone(), from, to: opinion.verdict, since, evidence, newly_held });
     }
 
     /// The attempt that this opinion proves to be a recovery (section 4.6): only a heartbeat of the new life does, or for

@@ -57,6 +57,11 @@ pub struct Look<'a> {
     pub attempts: &'a [Attempt],
     /// A restart of it is being made by this process.
     pub in_flight: bool,
+    /// This replica owns its engine. A replica that does not judges all the same, so that it is warm when it has to take
+    /// over, but says and does nothing.
+    pub ours: bool,
+    /// An operator's hold stands on it, on its engine or on the fleet.
+    pub on_hold: bool,
     /// What it is judged by instead of the fleet's knobs, if it has settings of its own.
     pub own: Option<&'a OwnSettings>,
 }
@@ -75,6 +80,15 @@ impl<'a> Look<'a> {
     fn settings(self, fleet: &'a Settings) -> &'a Settings {
         self.own.map_or(fleet, |own| &own.settings)
     }
+}
+
+/// A workspace that is no longer watched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Departed {
+    /// Which.
+    pub id: WorkspaceId,
+    /// This replica has recorded a verdict on it, which has to be cleared.
+    pub recorded: bool,
 }
 
 #[derive(Debug, Default)]
@@ -150,23 +164,39 @@ impl Judge {
         }
     }
 
-    /// Takes over a verdict that an earlier process recorded, so that its end is recorded too. Its rule is not taken over:
-    /// the first judgement gives its own.
-    pub fn restore(&mut self, id: WorkspaceId, verdict: Verdict, since: Moment) {
-        let down = matches!(verdict, Verdict::Suspect | Verdict::Dead | Verdict::Exhausted);
-        let track = Track {
-            verdict: Some((verdict, Rule::NoAnswer)),
-            since,
-            down_since: down.then_some(since),
-            ..Track::default()
-        };
-        if self.tracks.insert(id, track).is_none() {
+    /// Takes over the word on a workspace from an earlier process or another replica: `verdict`, since `since`, is what was
+    /// recorded of it (alive: nothing is), so the next judgement that says anything else is a change. Its rule is not taken
+    /// over: the next judgement gives its own.
+    pub fn take_over(&mut self, id: &WorkspaceId, verdict: Verdict, since: Moment) {
+        let told = Some((verdict, Rule::NoAnswer, None));
+        if let Some(track) = self.tracks.get_mut(id) {
+            track.told = told;
+            if track.verdict.is_some_and(|(ours, _)| ours == verdict) {
+                track.since = track.since.min(since);
+            }
+        } else if verdict != Verdict::Alive {
+            let down = matches!(verdict, Verdict::Suspect | Verdict::Dead | Verdict::Exhausted);
+            let track = Track {
+                verdict: Some((verdict, Rule::NoAnswer)),
+                told,
+                since,
+                down_since: down.then_some(since),
+                ..Track::default()
+            };
+            self.tracks.insert(id.clone(), track);
             self.counts[verdict.index()] += 1;
         }
     }
 
+    /// Leaves the word on a workspace to another replica: what is recorded of it is no longer known here.
+    pub fn hand_over(&mut self, id: &WorkspaceId) {
+        if let Some(track) = self.tracks.get_mut(id) {
+            track.told = None;
+        }
+    }
+
     /// Takes note of a read of the fleet; `whole` says that it was all of it. Returns who is no longer watched.
-    pub fn observe_fleet(&mut self, read: &FleetRead, whole: bool) -> Vec<WorkspaceId> {
+    pub fn observe_fleet(&mut self, read: &FleetRead, whole: bool) -> Vec<Departed> {
         let previous = self.pipeline.last_read();
         let outage = whole && self.pipeline.observe(read, self.settings.poll_interval);
         if whole {
@@ -214,25 +244,26 @@ impl Judge {
         self.forget_unwatched()
     }
 
-    fn forget_unwatched(&mut self) -> Vec<WorkspaceId> {
+    fn forget_unwatched(&mut self) -> Vec<Departed> {
         let generation = self.generation;
         let mut departed = Vec::new();
         self.tracks.retain(|id, track| {
             let watched = track.generation == generation;
             if !watched {
-                departed.push((id.clone(), track.verdict));
+                let recorded = track.told.is_some_and(|(verdict, ..)| verdict != Verdict::Alive);
+                departed.push((Departed { id: id.clone(), recorded }, track.verdict));
             }
             watched
         });
         departed
             .into_iter()
-            .map(|(id, verdict)| {
+            .map(|(departed, verdict)| {
                 if let Some((verdict, _)) = verdict {
                     self.counts[verdict.index()] -= 1;
                 }
-                self.probes.clear(&id);
-                self.suspicions.clear(&id);
-                id
+                self.probes.clear(&departed.id);
+                self.suspicions.clear(&departed.id);
+                departed
             })
             .collect()
     }

@@ -35,6 +35,8 @@ pub struct World {
     pub seen: BTreeMap<String, Observation>,
     pub attempts: BTreeMap<String, Vec<Attempt>>,
     pub in_flight: Vec<String>,
+    pub ours: bool,
+    pub on_hold: Vec<String>,
     pub own: BTreeMap<String, OwnSettings>,
 }
 
@@ -55,6 +57,8 @@ impl World {
             seen: BTreeMap::new(),
             attempts: BTreeMap::new(),
             in_flight: Vec::new(),
+            ours: true,
+            on_hold: Vec::new(),
             own: BTreeMap::new(),
         }
     }
@@ -158,6 +162,8 @@ impl World {
                 sample: (workspace.kind != Kind::External).then_some(sample),
                 attempts: self.attempts.get(workspace.id.as_str()).map_or(&[][..], Vec::as_slice),
                 in_flight: self.in_flight.iter().any(|id| id == workspace.id.as_str()),
+                ours: self.ours,
+                on_hold: self.on_hold.iter().any(|id| id == workspace.id.as_str()),
                 own: self.own.get(workspace.id.as_str()),
             })
             .collect();

@@ -46,6 +46,10 @@ pub enum Event {
     Outcomes(Outcome),
     /// Another process takes over: it has the tables, and none of the memory.
     FailOver,
+    /// An operator holds its restarts, or releases them.
+    Hold(usize, bool),
+    /// The engine's lease comes or goes.
+    Ours(bool),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -83,6 +87,8 @@ pub fn event() -> impl Strategy<Value = Event> {
         2 => Just(Event::Claims),
         2 => outcome.prop_map(Event::Outcomes),
         1 => Just(Event::FailOver),
+        1 => (0..FLEET, any::<bool>()).prop_map(|(n, held)| Event::Hold(n, held)),
+        1 => prop::bool::weighted(0.7).prop_map(Event::Ours),
     ]
 }
 
@@ -238,6 +244,11 @@ impl Model {
             Event::Claims => self.claim(),
             Event::Outcomes(outcome) => self.end_restarts(outcome),
             Event::FailOver => self.fail_over(),
+            Event::Hold(n, held) => {
+                self.world.on_hold.retain(|id| *id != name(n));
+                self.world.on_hold.extend(held.then(|| name(n)));
+            }
+            Event::Ours(ours) => self.world.ours = ours,
         }
         Ok(())
     }
@@ -300,7 +311,7 @@ impl Model {
         let mut judge = Judge::new(self.settings.clone());
         for n in 0..FLEET {
             if let Some(verdict) = self.world.verdict(&name(n)).filter(|verdict| *verdict != Verdict::Alive) {
-                judge.restore(name(n).as_str().into(), verdict, self.world.now());
+                judge.take_over(&name(n).as_str().into(), verdict, self.world.now());
             }
         }
         self.world.judge = judge;
@@ -420,6 +431,8 @@ impl Model {
         let n: usize = order.workspace.as_str()[1..].parse().expect("a number");
         self.check_witnesses(n, order)?;
         prop_assert!(!self.parked.contains_key(&n), "restarted while parked");
+        prop_assert!(!self.world.on_hold.contains(&name(n)), "restarted in spite of an operator's hold");
+        prop_assert!(self.world.ours, "restarted on another replica's engine");
         prop_assert!(!self.under_way.contains_key(&n), "restarted twice without an outcome in between");
         // What the ledger's unique index says: of one life, each number once.
         let taken = self.ended.get(&n).into_iter().flatten().any(|before| {

@@ -99,6 +99,7 @@ impl Defib {
             }
             evidence.fault = None;
             self.fill_attempts(&members, world);
+            let ours = self.is_owner(world.now);
             let looks: Vec<Look<'_>> = members
                 .iter()
                 .filter_map(|of| {
@@ -107,6 +108,8 @@ impl Defib {
                         sample: Some(&world.workspaces[*of].listed),
                         attempts: &self.attempts[*of],
                         in_flight: self.in_flight[*of],
+                        ours,
+                        on_hold: false,
                         own: None,
                     })
                 })
@@ -189,6 +192,7 @@ impl Defib {
         let now = self.moment(world.now);
         let members: Vec<usize> = pending.rows.iter().map(|row| index_of(&row.id)).collect();
         self.fill_attempts(&members, world);
+        let ours = self.is_owner(world.now);
         let looks: Vec<Look<'_>> = pending
             .rows
             .iter()
@@ -199,6 +203,8 @@ impl Defib {
                 sample: Some(sample),
                 attempts: &self.attempts[*of],
                 in_flight: self.in_flight[*of],
+                ours,
+                on_hold: false,
                 own: None,
             })
             .collect();
@@ -212,13 +218,22 @@ impl Defib {
         if !world.db.view.workspaces.iter().any(|row| external(&row)) {
             return;
         }
+        let ours = self.is_owner(world.now);
         let looks: Vec<Look<'_>> = world
             .db
             .view
             .workspaces
             .iter()
             .filter(external)
-            .map(|workspace| Look { workspace, sample: None, attempts: &[], in_flight: false, own: None })
+            .map(|workspace| Look {
+                workspace,
+                sample: None,
+                attempts: &[],
+                in_flight: false,
+                ours,
+                on_hold: false,
+                own: None,
+            })
             .collect();
         let plan = self.judge.judge(stamp.at, stamp, None, &looks);
         self.carry_out(me, plan, world);

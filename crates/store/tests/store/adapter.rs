@@ -2,10 +2,10 @@
 
 use defib_policy::fleet::Kind;
 use defib_policy::id::WorkspaceId;
-use defib_store::{Claimed, FleetScope, SchemaState};
+use defib_store::{Claimed, FleetScope, MayAct, SchemaState};
 use serde_json::json;
 
-use crate::fixture::{Fixture, watched};
+use crate::fixture::{Fixture, lease, watched};
 
 const PLATFORM: &str = "
     create type public.workspace_status as enum
@@ -57,7 +57,7 @@ async fn claims_and_recoveries_write_the_platforms_status() {
     let id = fixture.grant(WORKER, 1, 1).await;
     let status = format!("select status from public.workspaces where id = '{WORKER}'");
     assert_eq!(fixture.text(&status).await, "offline");
-    assert!(fixture.store.still_claimed(id, &watched()).await.unwrap());
+    assert_eq!(fixture.may_act(id).await, MayAct::Yes);
     fixture.store.finish(id, defib_policy::attempt::Outcome::Succeeded, None).await.unwrap();
     fixture.store.recovered(id, &WORKER.into(), &json!({})).await.unwrap();
     assert_eq!(fixture.text(&status).await, "online");
@@ -65,6 +65,6 @@ async fn claims_and_recoveries_write_the_platforms_status() {
     let evidence = fixture.evidence(WORKER).await;
     fixture.run(&format!("update public.workspaces set status = 'paused' where id = '{BOSS}'")).await;
     assert!(matches!(fixture.claim(WORKER, evidence, 2, 1).await, Claimed::Vetoed { .. }), "under a paused parent");
-    assert!(!fixture.store.mark_lost(&LAPTOP.into(), &json!({})).await.unwrap());
+    assert!(!fixture.store.mark_lost(&LAPTOP.into(), &json!({}), lease(&"default".into())).await.unwrap());
     assert!(matches!(fixture.claim("not a uuid", json!({}), 2, 1).await, Claimed::Vetoed { .. }));
 }

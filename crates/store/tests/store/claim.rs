@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use defib_policy::attempt::Outcome;
-use defib_store::{Claimed, HoldScope, NewHold};
+use defib_store::{Claimed, HoldScope, MayAct, NewHold};
 use defib_testkit::eventually;
 use serde_json::json;
 use tokio::task::JoinSet;
 
-use crate::fixture::{Fixture, SOON, claim, store, watched};
+use crate::fixture::{Fixture, SOON, claim, may_act, store};
 
 #[tokio::test]
 async fn a_claim_marks_the_workspace_offline_and_opens_an_attempt() {
@@ -23,7 +23,7 @@ async fn a_claim_marks_the_workspace_offline_and_opens_an_attempt() {
         )
         .await;
     assert_eq!(row, format!("{id} w default c0ffee 1 1 7 dead online replica-1 t 00:01:00"));
-    assert!(fixture.store.still_claimed(id, &watched()).await.unwrap());
+    assert_eq!(fixture.may_act(id).await, MayAct::Yes);
 }
 
 /// What the world does between the evidence and the claim, and whether that is a veto.
@@ -264,21 +264,28 @@ async fn a_standing_hold_stops_claims_in_its_scope() {
 
 #[tokio::test]
 async fn a_claim_does_not_outlive_what_it_was_granted_for() {
-    let ends = [
+    let not_wanted = [
         "update defib.workspaces set status = 'paused' where id = 'w'",
         "update defib.workspaces set status = 'failed' where id = 'w'",
         "update defib.workspaces set status = 'hibernated' where id = 'parent'",
         "delete from defib.workspaces where id = 'w'",
-        "update defib.restarts set finished_at = now(), outcome = 'abandoned'",
         "insert into defib.holds (scope, owner, reason) values ('fleet', 'ann', 'stop')",
     ];
-    for end in ends {
+    let not_ours = [
+        "update defib.restarts set finished_at = now(), outcome = 'abandoned'",
+        "update defib.leases set epoch = 8",
+        "update defib.leases set holder = 'replica-2'",
+        "update defib.leases set expires_at = clock_timestamp()",
+        "delete from defib.leases",
+    ];
+    let ends = not_wanted.map(|end| (end, MayAct::NotWanted)).into_iter();
+    for (end, expected) in ends.chain(not_ours.map(|end| (end, MayAct::NotOwner))) {
         let fixture = Fixture::new().await;
         fixture.run("insert into defib.workspaces (id, parent_id) values ('parent', null), ('w', 'parent')").await;
         let id = fixture.grant("w", 1, 1).await;
         let narrow = ["online".to_owned()];
-        assert!(fixture.store.still_claimed(id, &narrow).await.unwrap(), "offline is our own doing");
+        assert_eq!(may_act(&fixture.store, id, &narrow).await, MayAct::Yes, "offline is our own doing");
         fixture.run(end).await;
-        assert!(!fixture.store.still_claimed(id, &watched()).await.unwrap(), "{end}");
+        assert_eq!(fixture.may_act(id).await, expected, "{end}");
     }
 }

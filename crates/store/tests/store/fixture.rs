@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use defib_policy::id::{EngineName, WorkspaceId};
 use defib_policy::moment::{Moment, Timestamp};
-use defib_store::{Claim, Claimed, Clock, FleetScope, Store, StoreSettings};
+use defib_store::{Claim, Claimed, Clock, FleetScope, LeaseProof, MayAct, Store, StoreSettings};
 use defib_testkit::{PrivatePostgres, postgres};
 use serde_json::{Value, json};
 use tokio_postgres::Client;
@@ -28,7 +28,20 @@ impl Fixture {
     pub(crate) async fn on(url: String) -> Self {
         let store = store(&url);
         store.migrate().await.unwrap();
-        Self { store, client: postgres::connect(&url).await.unwrap(), url }
+        let fixture = Self { store, client: postgres::connect(&url).await.unwrap(), url };
+        // The lease that `claim` claims under. Where there is a fixture already, there is a lease.
+        fixture
+            .run(
+                "insert into defib.leases (engine, holder, epoch, expires_at) values ('default', 'replica-1', 7, 'infinity')
+                     on conflict do nothing",
+            )
+            .await;
+        fixture
+    }
+
+    /// Asks whether a granted attempt may turn to its engine.
+    pub(crate) async fn may_act(&self, id: i64) -> MayAct {
+        may_act(&self.store, id, &watched()).await
     }
 
     /// Another connection: somebody else's transaction.
@@ -104,6 +117,15 @@ pub(crate) async fn claim(
             deadline: Duration::from_secs(60),
         })
         .await
+}
+
+/// The lease of the fixture.
+pub(crate) fn lease(engine: &EngineName) -> LeaseProof<'_> {
+    LeaseProof { engine, holder: "replica-1", epoch: 7 }
+}
+
+pub(crate) async fn may_act(store: &Store, id: i64, watched: &[String]) -> MayAct {
+    store.may_act(id, watched, lease(&"default".into()), Duration::from_secs(60)).await.unwrap()
 }
 
 pub(crate) fn settings(url: &str) -> StoreSettings {

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use defib_policy::attempt::{Attempt, Outcome};
 use defib_policy::id::WorkspaceId;
-use defib_store::{FleetScope, ListenEvent, ListenSettings, listen};
+use defib_store::{FleetScope, ListenEvent, ListenSettings, MayAct, listen};
 use serde_json::json;
 
-use crate::fixture::{Fixture, SOON};
+use crate::fixture::{Fixture, SOON, lease};
 
 const RESET: Duration = Duration::from_secs(600);
 
@@ -35,19 +35,20 @@ async fn the_platform_hears_of_ends_recoveries_and_losses() {
     let fixture = Fixture::new().await;
     fixture.workspace("w").await;
     let settings = ListenSettings { url: fixture.url.clone(), application_name: "t".into(), connect_timeout: SOON };
-    let mut listener = listen(&settings, "defib_events").unwrap();
+    let mut listener = listen(&settings, &["defib_events"]).unwrap();
     assert_eq!(listener.next().await, ListenEvent::Connected);
+    let engine = "default".into();
     let id = fixture.grant("w", 1, 1).await;
     fixture.store.finish(id, Outcome::Succeeded, None).await.unwrap();
     fixture.store.recovered(id, &"w".into(), &json!({})).await.unwrap();
-    assert!(fixture.store.mark_lost(&"w".into(), &fixture.evidence("w").await).await.unwrap());
+    assert!(fixture.store.mark_lost(&"w".into(), &fixture.evidence("w").await, lease(&engine)).await.unwrap());
     assert!(fixture.store.mark_recovered(&"w".into(), &json!({})).await.unwrap());
     assert!(!fixture.store.mark_recovered(&"w".into(), &json!({})).await.unwrap(), "it is online");
-    assert!(!fixture.store.mark_lost(&"unknown".into(), &json!({})).await.unwrap());
+    assert!(!fixture.store.mark_lost(&"unknown".into(), &json!({}), lease(&engine)).await.unwrap());
     let mut heard = Vec::new();
     while heard.len() < 4 {
         let event = tokio::time::timeout(SOON, listener.next()).await.unwrap();
-        let ListenEvent::Notified { payload } = event else { panic!("{event:?}") };
+        let ListenEvent::Notified { payload, .. } = event else { panic!("{event:?}") };
         heard.push(serde_json::from_str::<serde_json::Value>(&payload).unwrap());
     }
     let restart =
@@ -109,17 +110,48 @@ async fn of_a_long_run_the_newest_twenty_are_read() {
 }
 
 #[tokio::test]
-async fn an_attempt_past_its_deadline_is_anybodys_to_settle() {
+async fn whoever_owns_the_engine_sees_what_is_under_way_and_how_far_it_came() {
     let fixture = Fixture::new().await;
     fixture.workspace("w").await;
     let id = fixture.grant("w", 5, 1).await;
-    assert!(fixture.store.open_attempts_past_deadline().await.unwrap().is_empty());
-    fixture.run("update defib.restarts set deadline_at = now() - interval '1 second'").await;
-    let left = fixture.store.open_attempts_past_deadline().await.unwrap();
+    let open = async || fixture.store.open_attempts(&["default".into()]).await.unwrap();
+    let left = open().await;
     let [left] = left.as_slice() else { panic!("{left:?}") };
     assert_eq!((left.id, left.workspace.as_str(), left.engine.as_str()), (id, "w", "default"));
     assert_eq!((left.container_id.as_ref().unwrap().as_str(), left.started_at.unwrap().0), ("c0ffee", 5_000_000));
-    assert_eq!(left.claimed_by.as_deref(), Some("replica-1"));
+    assert_eq!((left.claimed_by.as_deref(), left.epoch), (Some("replica-1"), 7));
+    assert_eq!((left.acting, left.overdue), (false, false));
+
+    assert_eq!(fixture.may_act(id).await, MayAct::Yes);
+    assert_eq!((open().await[0].acting, open().await[0].overdue), (true, false));
+    fixture.run("update defib.restarts set deadline_at = now() - interval '1 second'").await;
+    assert!(open().await[0].overdue);
+    assert!(fixture.store.open_attempts(&["other".into()]).await.unwrap().is_empty());
     assert!(fixture.store.finish(id, Outcome::Abandoned, None).await.unwrap());
-    assert!(fixture.store.open_attempts_past_deadline().await.unwrap().is_empty());
+    assert!(open().await.is_empty());
+}
+
+#[tokio::test]
+async fn an_attempt_that_has_not_turned_to_its_engine_can_be_abandoned_and_one_that_has_can_not() {
+    let fixture = Fixture::new().await;
+    fixture.workspace("w").await;
+    let first = fixture.grant("w", 5, 1).await;
+    assert!(fixture.store.abandon_unasked(first, "its owner is gone").await.unwrap());
+    assert_eq!(fixture.may_act(first).await, MayAct::NotOwner, "whoever wakes up now may not act any more");
+    let second = fixture.grant("w", 5, 2).await;
+    assert_eq!(fixture.may_act(second).await, MayAct::Yes);
+    assert!(!fixture.store.abandon_unasked(second, "its owner is gone").await.unwrap());
+    assert!(fixture.store.finish(second, Outcome::Succeeded, None).await.unwrap());
+}
+
+/// The new owner's settling and the old owner's turn to the engine meet on the row: whichever is second sees the first.
+#[tokio::test]
+async fn of_settling_and_acting_at_once_exactly_one_wins() {
+    for _ in 0..20 {
+        let fixture = Fixture::new().await;
+        fixture.workspace("w").await;
+        let id = fixture.grant("w", 5, 1).await;
+        let (acts, abandoned) = tokio::join!(fixture.may_act(id), fixture.store.abandon_unasked(id, "gone"));
+        assert_ne!(acts == MayAct::Yes, abandoned.unwrap(), "{acts:?}");
+    }
 }

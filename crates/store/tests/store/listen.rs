@@ -11,7 +11,7 @@ use crate::pooler::Pooler;
 fn listener(url: &str) -> Listener {
     let settings =
         ListenSettings { url: url.to_owned(), application_name: "t".into(), connect_timeout: Duration::from_secs(2) };
-    listen(&settings, "defib_suspicion").unwrap()
+    listen(&settings, &["defib_suspicion", "defib_lease"]).unwrap()
 }
 
 async fn next(listener: &mut Listener) -> ListenEvent {
@@ -27,7 +27,10 @@ async fn a_listener_says_when_it_is_deaf_and_when_it_hears_again() {
     for round in ["first", "second"] {
         let client = postgres::connect(&url).await.unwrap();
         client.batch_execute(&format!("notify elsewhere, 'x'; notify defib_suspicion, '{round}'")).await.unwrap();
-        assert_eq!(next(&mut listener).await, ListenEvent::Notified { payload: round.into() });
+        assert_eq!(
+            next(&mut listener).await,
+            ListenEvent::Notified { channel: "defib_suspicion", payload: round.into() }
+        );
         if round == "first" {
             server.restart().await.unwrap();
             assert!(matches!(next(&mut listener).await, ListenEvent::Lost { .. }));

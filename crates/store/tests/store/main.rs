@@ -7,6 +7,7 @@ mod adapter;
 mod claim;
 mod fixture;
 mod fleet;
+mod lease;
 mod ledger;
 mod listen;
 mod migrate;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use defib_policy::attempt::Outcome;
 use defib_store::{
-    EventRow, FleetScope, HoldScope, NewHold, NewSuspicion, RecordBatch, RetentionSettings, SchemaState,
+    EventRow, FleetScope, HoldScope, MayAct, NewHold, NewSuspicion, RecordBatch, RetentionSettings, SchemaState,
 };
 use defib_testkit::PrivatePostgres;
 use serde_json::json;
@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::fixture::{Fixture, watched};
+use crate::fixture::{Fixture, lease, may_act, watched};
 
 pub(crate) struct Pooler {
     pub(crate) url: String,
@@ -126,7 +126,7 @@ async fn everything_works_through_a_transaction_pooler() {
         fixture.run(&format!("insert into defib.workspaces (id) values ('{id}')")).await;
         assert_eq!(fixture.fleet().await.len(), round + 1);
         let attempt = fixture.grant(&id, 1, 1).await;
-        assert!(store.still_claimed(attempt, &watched()).await.unwrap());
+        assert_eq!(may_act(store, attempt, &watched()).await, MayAct::Yes);
         assert!(store.finish(attempt, Outcome::Succeeded, Some("fine")).await.unwrap());
         assert!(store.recovered(attempt, &id.as_str().into(), &json!({})).await.unwrap());
         let event = EventRow { workspace: id.as_str().into(), from: None, to: "dead".into(), evidence: json!({}) };
@@ -135,8 +135,8 @@ async fn everything_works_through_a_transaction_pooler() {
         store.read_verdicts().await.unwrap();
         store.hold(&NewHold { scope: HoldScope::Fleet, owner: "o", reason: "r", expires_in: None }).await.unwrap();
         assert_eq!(store.release(&HoldScope::Fleet).await.unwrap(), 1);
-        store.open_attempts_past_deadline().await.unwrap();
-        store.mark_lost(&id.as_str().into(), &json!({})).await.unwrap();
+        store.open_attempts(&["default".into()]).await.unwrap();
+        store.mark_lost(&id.as_str().into(), &json!({}), lease(&"default".into())).await.unwrap();
         store.acknowledge(&id.as_str().into()).await.unwrap();
         store.status().await.unwrap();
         store.explain(&id.as_str().into(), 10).await.unwrap();

@@ -1,7 +1,7 @@
 //! Roles: what each may do, and nothing more.
 
 use defib_policy::attempt::Outcome;
-use defib_store::{FleetScope, HoldScope, NewHold, NewSuspicion, RecordBatch, RetentionSettings};
+use defib_store::{FleetScope, HoldScope, MayAct, NewHold, NewSuspicion, RecordBatch, RetentionSettings};
 use defib_testkit::{PrivatePostgres, postgres};
 use serde_json::json;
 use std::time::Duration;
@@ -31,7 +31,7 @@ async fn the_daemon_can_do_all_that_it_does_and_not_touch_the_fleet() {
     assert_eq!(daemon.store.take_suspicions(5).await.unwrap().len(), 1);
     assert_eq!(daemon.fleet().await, ["p", "w"]);
     let id = daemon.grant("w", 1, 1).await;
-    assert!(daemon.store.still_claimed(id, &watched()).await.unwrap());
+    assert_eq!(daemon.may_act(id).await, MayAct::Yes);
     daemon.store.finish(id, Outcome::Succeeded, None).await.unwrap();
     daemon.store.recovered(id, &"w".into(), &json!({})).await.unwrap();
     daemon.store.read_attempts(FleetScope::All, Duration::ZERO).await.unwrap();

@@ -104,7 +104,7 @@ async fn each_is_taken_by_one_of_many_takers_and_never_more_than_asked_for() {
 async fn only_the_first_pending_one_of_a_workspace_notifies() {
     let fixture = Fixture::new().await;
     let settings = ListenSettings { url: fixture.url.clone(), application_name: "t".into(), connect_timeout: SOON };
-    let mut listener = listen(&settings, "defib_suspicion").unwrap();
+    let mut listener = listen(&settings, &["defib_suspicion"]).unwrap();
     assert_eq!(listener.next().await, ListenEvent::Connected);
     let say = |id: &str| format!("select defib.report_suspicion('{id}', 'p', 'r')");
     for id in ["a", "a", "b", "a", "b"] {
@@ -118,7 +118,7 @@ async fn only_the_first_pending_one_of_a_workspace_notifies() {
     let mut heard = Vec::new();
     while heard.last().is_none_or(|last| last != "last") {
         match tokio::time::timeout(SOON, listener.next()).await.unwrap() {
-            ListenEvent::Notified { payload } => heard.push(payload),
+            ListenEvent::Notified { payload, .. } => heard.push(payload),
             other => panic!("{other:?}"),
         }
     }
