@@ -14,6 +14,7 @@
 //! bound computed from the knobs and from what was tried before.
 #![allow(missing_docs, clippy::expect_used, reason = "the names of the tests say it; helpers of tests may panic")]
 
+#[path = "rules/common.rs"]
 mod common;
 mod model;
 

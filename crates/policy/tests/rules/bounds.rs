@@ -1,9 +1,6 @@
 //! Every comparison of the rules at its bound: on it, and one step beyond.
-#![allow(missing_docs, clippy::expect_used, reason = "the names of the tests say it; helpers of tests may panic")]
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use defib_policy::fleet::Kind;
 use defib_policy::pipeline::NoWitness;
 use defib_policy::plan::Plan;

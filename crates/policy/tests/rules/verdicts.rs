@@ -1,9 +1,6 @@
 //! The table of section 4.4, a row a test. Each world is one or a few workspaces; `-600` is a heartbeat ten minutes old.
-#![allow(missing_docs, clippy::expect_used, reason = "the names of the tests say it; helpers of tests may panic")]
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use defib_policy::fleet::Kind;
 use defib_policy::plan::Remedy;
 use defib_policy::sample::{Fault, Health, Observation, Transition};

@@ -1,8 +1,6 @@
 //! A replica that does not own an engine: it judges, so that it is warm, and says and does nothing until it takes over.
 
-mod common;
-
-use common::{World, running, stopped};
+use crate::common::{World, running, stopped};
 use defib_policy::judge::Departed;
 use defib_policy::settings::Settings;
 use defib_policy::verdict::{Held, Verdict};

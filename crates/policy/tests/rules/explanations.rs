@@ -1,9 +1,6 @@
 //! What a verdict and an order tell of themselves: the sentence, the evidence, the life that was convicted.
-#![allow(missing_docs, clippy::expect_used, reason = "the names of the tests say it; helpers of tests may panic")]
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use defib_policy::id::ContainerId;
 use defib_policy::sample::{Fault, Observation, Transition};
 use defib_policy::settings::Settings;

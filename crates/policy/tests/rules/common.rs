@@ -1,4 +1,5 @@
 //! A small world for table tests: one judge, a clock that the test moves, and workspaces described by what is seen of them.
+
 #![allow(
     dead_code,
     missing_docs,

@@ -1,9 +1,6 @@
 //! What keeps a right verdict from doing harm: outages, engines that return, storms, back-off, our own health.
-#![allow(missing_docs, clippy::expect_used, reason = "the names of the tests say it; helpers of tests may panic")]
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use defib_policy::pipeline::NoWitness;
 use defib_policy::sample::{Exit, Fault, Observation};
 use defib_policy::settings::{Action, Settings};

@@ -1,14 +1,6 @@
 //! The storm guard among the other rules (section 4.7): what it counts, what it lets through, and when it ends.
-#![allow(
-    missing_docs,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "the names of the tests say it; helpers of tests may panic"
-)]
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use defib_policy::sample::Observation;
 use defib_policy::settings::{Action, Settings};
 use defib_policy::verdict::{Held, Rule, Verdict};

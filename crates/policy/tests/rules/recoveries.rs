@@ -1,9 +1,6 @@
 //! What the ledger does to a right verdict (section 4.6): back-off, exhaustion, and what proves a recovery.
-#![allow(missing_docs, clippy::expect_used, reason = "the names of the tests say it; helpers of tests may panic")]
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use defib_policy::attempt::{Attempt, Outcome};
 use defib_policy::plan::Remedy;
 use defib_policy::sample::{Exit, Fault, Health, Incarnation, Observation};
