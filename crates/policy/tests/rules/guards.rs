@@ -334,3 +334,30 @@ fn half_of_the_containers_are_enough_to_know_an_engine_by_and_fewer_are_not() {
         assert_eq!(world.verdict("w003"), Some(expected), "{present} of 4");
     }
 }
+
+/// Whether one that hangs is restarted by the last of these reports, with passes each 5 s before it.
+fn restarted_by_reports(reports: &[(i64, &str)]) -> bool {
+    let settings = Settings { wedged_action: Action::Restart, ..Settings::default() };
+    let mut world = World::new(settings).with("w", Some(-700), running());
+    world.tick();
+    for (at_ms, reporter) in reports {
+        while world.now_ms + 5_000 < *at_ms {
+            assert_eq!(world.run(5), [], "before the report at {at_ms}");
+        }
+        world.now_ms = *at_ms;
+        world.judge.observe_suspicion(&"w".into(), reporter, world.now());
+    }
+    !world.tick().restarts.is_empty()
+}
+
+#[test]
+fn a_reporter_tells_one_story_for_as_long_as_it_is_not_silent_for_longer_than_a_hang_takes() {
+    assert!(restarted_by_reports(&[(0, "a"), (596_000, "b"), (600_000, "a")]), "a has told of it for ten minutes");
+    assert!(!restarted_by_reports(&[(0, "a"), (596_000, "b"), (600_001, "a")]), "a has begun anew");
+}
+
+#[test]
+fn a_report_counts_for_twice_the_longest_window_and_no_longer() {
+    assert!(restarted_by_reports(&[(0, "a"), (0, "b"), (1_200_000, "a")]));
+    assert!(!restarted_by_reports(&[(0, "a"), (0, "b"), (1_200_001, "a")]), "b said so too long ago");
+}
