@@ -394,3 +394,23 @@ fn one_that_needs_the_other_kind_of_witness_is_looked_at_one_spacing_later() {
     assert!(plan.looks.contains(&("w005".into(), moment_at(2_000))), "{:?}", plan.looks);
     assert_eq!(plan.changes[0].newly_held, Some(Held::Storm));
 }
+
+#[test]
+fn a_storm_of_the_fleet_is_not_ended_by_an_engine_on_which_nobody_died() {
+    // Heartbeats are no witness: the whole fleet has been silent for long. Two die on each of two engines.
+    let mut world = fleet(12, -3_000);
+    (4..8).for_each(|n| world.row(&name(n)).engine = "second".into());
+    (8..12).for_each(|n| world.row(&name(n)).engine = "third".into());
+    world.tick();
+    for n in [0, 1, 4, 5] {
+        kill(&mut world, n);
+    }
+    while world.now_ms < 580_000 {
+        world.wait_ms(5_000);
+        for engine in ["default", "second", "third"] {
+            world.engine = engine.into();
+            assert_eq!(restarted(&world.tick()), Vec::<&str>::new(), "{engine} at {}", world.now_ms);
+        }
+        assert!(world.judge.is_storm(None), "at {}", world.now_ms);
+    }
+}
