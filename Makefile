@@ -92,6 +92,16 @@ sim: ## every incident over SEEDS seeds, YEARS chaos years, and docs/simulation 
 	target/release/defib-sim chaos --years $(YEARS) --seed 1
 	target/release/defib-sim report --out docs/simulation --seeds $(SEEDS) --seeds-of-others 50 --chaos-days 30 --seed 1
 
+# Minutes, and a seed of its own each time unless SEED says one.
+ROUNDS ?= 200
+SEED ?= $(shell date +%s)
+
+.PHONY: soak
+soak: install ## ROUNDS of random kills of replicas, and as many of Postgres, with SEED: each dead one is restarted once
+	$(BUILD_TESTS)
+	$(TARGET_DIR)/debug/defib-soak --seed $(SEED) --rounds $(ROUNDS) --break replicas
+	$(TARGET_DIR)/debug/defib-soak --seed $(SEED) --rounds $(ROUNDS) --break postgres
+
 .PHONY: bench
 bench: ## simulated workspace-seconds per wall second on one core
 	$(CARGO) build --release --package defib-sim --locked

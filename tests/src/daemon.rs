@@ -34,6 +34,12 @@ impl Daemon {
         Ok(Self { program, address })
     }
 
+    /// Prints no log when it is dropped: for runs of hundreds.
+    #[must_use]
+    pub fn quiet(self) -> Self {
+        Self { program: self.program.quiet(), ..self }
+    }
+
     /// `GET`: the status and the body.
     pub async fn get(&self, path: &str) -> Result<(u16, String)> {
         timeout(HTTP_DEADLINE, get(self.address, path)).await.with_context(|| format!("GET {path}: no answer"))?

@@ -274,6 +274,13 @@ impl Connection {
         Ok(())
     }
 
+    /// Ends a transaction as if it had never been, one that a refusal has broken included.
+    pub(crate) async fn rollback(&mut self) -> Result<(), Fault> {
+        self.batch("rollback").await?;
+        self.in_transaction = false;
+        Ok(())
+    }
+
     fn client(&self) -> Result<&Client, Fault> {
         self.object.as_ref().map(|object| &***object).ok_or(Fault::Busy)
     }

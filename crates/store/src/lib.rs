@@ -15,6 +15,7 @@
 //! database says no" from "the database says nothing": the second is an error, never a fact about a workspace.
 
 mod connect;
+mod contract;
 mod crash_point;
 mod decode;
 mod error;
@@ -38,6 +39,7 @@ use std::time::Duration;
 use defib_policy::moment::Moment;
 use tokio_postgres::types::Type;
 
+pub use crate::contract::{Answer, Breach, ContractFacts, Question, Trial};
 pub use crate::error::{Fault, KINDS, SettingsError, StoreError};
 pub use crate::fleet::{FleetScope, MALFORMED_MAX, Malformed};
 pub use crate::hold::{Hold, HoldScope, NewHold};

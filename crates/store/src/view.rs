@@ -288,7 +288,8 @@ const PRIVILEGES: &str = "
                    ('verdicts', 'c', 'UPDATE'), ('verdicts', 'c', 'DELETE'), ('events', 'c', 'SELECT'),
                    ('events', 'c', 'INSERT'), ('events', 'c', 'DELETE'), ('leases', 'c', 'SELECT'),
                    ('leases', 'c', 'INSERT'), ('leases', 'c', 'UPDATE'), ('holds', 'c', 'SELECT'), ('holds', 'c', 'INSERT'),
-                   ('holds', 'c', 'UPDATE'), ('holds', 'c', 'DELETE'),
+                   ('holds', 'c', 'UPDATE'), ('holds', 'c', 'DELETE'), ('replicas', 'c', 'SELECT'),
+                   ('replicas', 'c', 'INSERT'), ('replicas', 'c', 'UPDATE'), ('replicas', 'c', 'DELETE'),
                    ('mark_dead', 'p', 'EXECUTE'), ('mark_recovered', 'p', 'EXECUTE'), ('report_suspicion', 'p', 'EXECUTE'),
                    ('hold_reason', 'p', 'EXECUTE')) as wanted(name, class, needed)
      cross join lateral (

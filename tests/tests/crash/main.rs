@@ -5,3 +5,4 @@
 //! that they run side by side.
 
 mod matrix;
+mod soak;

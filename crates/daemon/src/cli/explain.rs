@@ -20,6 +20,9 @@ pub(super) async fn run(
     let id = WorkspaceId::from(workspace);
     let explanation = store.explain(&id, limit).await?;
     let known = explanation.workspace.is_some();
+    let engine = explanation.workspace.as_ref().and_then(|row| row.engine.as_deref());
+    let leases = store.leases().await?;
+    let owner = leases.into_iter().find(|lease| Some(lease.engine.as_str()) == engine).map(|lease| lease.holder);
     if !known && explanation.timeline.is_empty() {
         eprintln!(
             "defib: there is no workspace {} in defib.fleet, and nothing is recorded about it",
@@ -28,14 +31,14 @@ pub(super) async fn run(
         return Ok(Ended::Failed);
     }
     if format == Format::Json {
-        say!("{}", serde_json::to_string_pretty(&as_json(&explanation))?);
+        say!("{}", serde_json::to_string_pretty(&as_json(&explanation, owner.as_deref()))?);
     } else {
-        print(workspace, watched, &explanation);
+        print(workspace, watched, &explanation, owner.as_deref());
     }
     Ok(Ended::Well)
 }
 
-fn print(workspace: &str, watched: &[String], explanation: &Explanation) {
+fn print(workspace: &str, watched: &[String], explanation: &Explanation, owner: Option<&str>) {
     say!("{}", printable(workspace));
     match &explanation.workspace {
         None => say!("  not in defib.fleet any more"),
@@ -58,6 +61,11 @@ fn print(workspace: &str, watched: &[String], explanation: &Explanation) {
                 ago(explanation.last_activity_ago),
                 explanation.active_tasks.unwrap_or(0),
             );
+            match owner {
+                Some(owner) => say!("  judged and restarted by {}", printable(owner)),
+                None if row.kind.as_deref() == Some("external") => {}
+                None => say!("  no daemon owns its engine now: nobody judges or restarts it"),
+            }
             if let Some(policy) = &explanation.policy {
                 say!("  policy of its row: {}", printable(policy));
             }
@@ -163,7 +171,7 @@ fn text<'a>(evidence: &'a Value, key: &str) -> Option<&'a str> {
     evidence.get(key)?.as_str()
 }
 
-fn as_json(explanation: &Explanation) -> Value {
+fn as_json(explanation: &Explanation, owner: Option<&str>) -> Value {
     let entry = |entry: &TimelineEntry| {
         let mut what = match &entry.what {
             TimelineWhat::Verdict { from, to, evidence } => {
@@ -198,6 +206,14 @@ fn as_json(explanation: &Explanation) -> Value {
         "workspace_id": row.map(|row| &row.id),
         "status": row.and_then(|row| row.status.as_ref()),
         "suspended": row.and_then(|row| row.suspended),
+        "owner": owner,
+        "holds": explanation.holds.iter().map(|hold| {
+            let (scope, target) = hold.scope.parts();
+            json!({
+                "scope": scope, "target": target, "owner": hold.owner, "reason": hold.reason,
+                "created_at": hold.created_at, "expires_at": hold.expires_at,
+            })
+        }).collect::<Vec<Value>>(),
         "container_ref": explanation.container_ref,
         "instance_ref": explanation.instance_ref,
         "heartbeat_age_seconds": row.and_then(|row| row.heartbeat_ago).map(|ago| ago.as_secs_f64()),
