@@ -91,6 +91,12 @@ mod tests {
         assert_eq!(shares(&live, &[("e1", "b"), ("e2", "b"), ("e3", "a")]), ["e1:b", "e2:b", "e3:a"]);
         assert_eq!(shares(&live, &[("e1", "b"), ("e2", "b"), ("e3", "b")]), ["e1:a", "e2:b", "e3:b"], "one joined");
         assert_eq!(shares(&[("a", &["e"]), ("b", &["e"])], &[("e", "b")]), ["e:b"]);
+        let two: &[&str] = &["e1", "e2"];
+        assert_eq!(
+            shares(&[("a", two), ("b", two)], &[("e1", "b"), ("e2", "b")]),
+            ["e1:a", "e2:b"],
+            "two more is enough"
+        );
     }
 
     #[test]
