@@ -58,7 +58,9 @@ pub struct SoakReport {
     pub kills: usize,
     /// Restarts of Postgres.
     pub outages: usize,
-    /// Attempts that others settled or that were handed back.
+    /// Attempts cut in two by a breaking, and settled by whoever owned the engine next.
+    pub settled: usize,
+    /// Attempts that were handed back, or abandoned before the engine was asked.
     pub abandoned: usize,
 }
 
@@ -66,8 +68,8 @@ impl fmt::Display for SoakReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} deaths, {} starts by {} calls; {} replicas killed, {} outages of Postgres, {} attempts abandoned",
-            self.deaths, self.starts, self.calls, self.kills, self.outages, self.abandoned
+            "{} deaths, {} starts by {} calls; {} replicas killed, {} outages of Postgres; {} attempts cut in two and settled, {} abandoned",
+            self.deaths, self.starts, self.calls, self.kills, self.outages, self.settled, self.abandoned
         )
     }
 }
@@ -100,7 +102,8 @@ struct Arena {
     server: PrivatePostgres,
     engine: Arc<ScriptedEngine>,
     stage: Stage,
-    replicas: Vec<Daemon>,
+    /// By name.
+    replicas: Vec<(String, Daemon)>,
     dice: Dice,
     named: usize,
     /// Which lives ended, by workspace: the starts of those lives.
@@ -173,7 +176,7 @@ impl Arena {
         self.named += 1;
         let name = format!("replica-{}", self.named);
         let daemon = self.stage.run_as(&name).await?.quiet();
-        self.replicas.push(daemon);
+        self.replicas.push((name, daemon));
         Ok(())
     }
 
@@ -225,8 +228,14 @@ impl Arena {
     }
 
     async fn kill_a_replica(&mut self) -> Result<()> {
-        let victim = self.replicas.remove(self.dice.below(self.replicas.len()));
-        victim.kill().await?;
+        // Mostly the owner: the death of an observer interrupts nothing.
+        let mut victim = self.dice.below(self.replicas.len());
+        if self.dice.below(3) > 0 {
+            let holder = self.stage.db.query("select holder from defib.leases where expires_at > now()", &[]).await?;
+            let holder = holder.first().map(|row| row.try_get::<_, String>(0)).transpose()?;
+            victim = self.replicas.iter().position(|(name, _)| Some(name) == holder.as_ref()).unwrap_or(victim);
+        }
+        self.replicas.remove(victim).1.kill().await?;
         self.report.kills += 1;
         self.start_replica().await
     }
@@ -263,6 +272,8 @@ impl Arena {
         }
         let abandoned = "select count(*) from defib.restarts where outcome = 'abandoned'";
         self.report.abandoned = usize::try_from(self.stage.db.count(abandoned).await?)?;
+        let settled = "select count(*) from defib.restarts where outcome = 'succeeded' and error is not null";
+        self.report.settled = usize::try_from(self.stage.db.count(settled).await?)?;
         let failed = "select count(*) from defib.restarts where outcome = 'failed'";
         ensure!(self.stage.db.count(failed).await? == 0, "failed attempts on an engine that never fails");
         Ok(self.report)

@@ -98,6 +98,13 @@ impl Stage {
         Ok(daemon)
     }
 
+    /// Starts a replica of this name in an environment that differs from the others', and waits for its HTTP port alone.
+    pub async fn start_with(&self, replica: &str, differing: &[(&str, &str)]) -> Result<Daemon> {
+        let mut environment = self.environment_of(replica);
+        environment.extend(differing.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        Daemon::new(Program::defib(["run"], &environment)?).await
+    }
+
     fn environment_of(&self, replica: &str) -> BTreeMap<String, String> {
         let mut environment = self.environment();
         environment.insert("DEFIB_REPLICA_ID".to_owned(), replica.to_owned());

@@ -220,7 +220,8 @@ async fn prepare(reconciler: &Reconciler, migrate: bool) -> Result<Option<Refuse
         }
     };
     if refusal.is_none() {
-        reconciler.turn_leases().await?;
+        // So that the first pass has a voice. If it fails the loop tries again, and says why.
+        let _ = reconciler.turn_leases().await;
     }
     Ok(refusal.map(Refused))
 }

@@ -349,7 +349,7 @@ impl Reconciler {
 
     fn note_engine(&self, report: &EngineReport) {
         let said = report.reach.as_ref().map(|_| ()).map_err(|fault| fault.label().to_owned());
-        if !self.health.engine(&report.engine, said.clone()) {
+        if !self.health.engine(&report.engine, said.clone(), self.now()) {
             return;
         }
         match said {

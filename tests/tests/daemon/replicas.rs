@@ -156,6 +156,34 @@ async fn a_replica_that_was_stopped_for_longer_than_its_lease_does_nothing_when_
     Ok(())
 }
 
+/// One on trial beside one in production must not keep anybody dead.
+#[tokio::test]
+async fn a_replica_that_only_observes_leaves_the_engine_to_one_that_enforces() -> Result<()> {
+    let (stage, engine) = world(&["w1"]).await?;
+    let _trial = stage.start_with("trial", &[("DEFIB_MODE", "observe")]).await?;
+    owned_by(&stage, "default", "trial").await?;
+    let _production = stage.run_as("production").await?;
+    owned_by(&stage, "default", "production").await?;
+    engine.exit("w1", 137)?;
+    stage.db.wait_for_restart("w1", "succeeded", SOON).await?;
+    Ok(())
+}
+
+/// A partition between one replica and the engine: the other one, which reaches it, takes over.
+#[tokio::test]
+async fn an_owner_that_does_not_reach_its_engine_leaves_it_to_one_that_does() -> Result<()> {
+    let (stage, engine) = world(&["w1"]).await?;
+    let stage = stage.knob("LEASE_TTL", "1s");
+    let far = stage.start_with("far", &[("DEFIB_ENGINES", "default=tcp://127.0.0.1:1")]).await?;
+    owned_by(&stage, "default", "far").await?;
+    let _near = stage.run_as("near").await?;
+    owned_by(&stage, "default", "near").await?;
+    engine.exit("w1", 137)?;
+    stage.db.wait_for_restart("w1", "succeeded", SOON).await?;
+    ensure!(far.get("/healthz").await?.0 == 200, "the one without an engine is not well");
+    Ok(())
+}
+
 #[tokio::test]
 async fn two_processes_of_one_name_are_told_apart_and_reported() -> Result<()> {
     let (stage, engine) = world(&["w1"]).await?;
