@@ -125,6 +125,15 @@ deny: ## licences, sources and duplicates of the dependencies; ADVISORIES=1 also
 	@$(CARGO) deny --version >/dev/null 2>&1 || { echo "no cargo-deny: cargo install --locked cargo-deny" >&2; exit 1; }
 	$(CARGO) deny --locked check licenses bans sources $(if $(ADVISORIES),advisories)
 
+# Not a part of `test`: it builds the policy a thousand times. docs/mutants.md says what is left out, and why.
+JOBS ?= 2
+
+.PHONY: mutants
+mutants: ## the policy with one thing at a time made wrong: a test must fail for each (half an hour of JOBS=2 cores)
+	@$(CARGO) mutants --version >/dev/null 2>&1 || { echo "no cargo-mutants: cargo install --locked cargo-mutants" >&2; exit 1; }
+	deploy/dev/bound-mutants.sh
+	$(CARGO) mutants --package defib-policy --jobs $(JOBS) --output $(TARGET_DIR)
+
 .PHONY: alerts
 alerts: ## the alerts of deploy/prometheus against made-up series
 	@command -v promtool >/dev/null || { echo "no promtool: apt-get install prometheus" >&2; exit 1; }

@@ -8,6 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::id::EngineName;
 
+/// Moves of engines between live replicas in one round, at most: what is still uneven then, the next round mends.
+const MOVES_MAX: usize = 10_000;
+
 /// The owner that each engine should have: `live` are the replicas that were heard of lately with the engines that each is
 /// configured for, `held` the leases that have not expired. Engines that no live replica is configured for are left out.
 #[must_use]
@@ -35,8 +38,9 @@ pub fn owners<'a>(
         }
     }
 
-    // Each move brings two loads closer together, so this ends.
-    while let Some((engine, from, to)) = uneven(&owners, &load, can) {
+    // Each move brings two loads closer together, so this ends long before its ceiling.
+    for _ in 0..MOVES_MAX {
+        let Some((engine, from, to)) = uneven(&owners, &load, can) else { break };
         owners.insert(engine, to);
         *load.entry(from).or_default() -= 1;
         *load.entry(to).or_default() += 1;
@@ -91,6 +95,12 @@ mod tests {
         assert_eq!(shares(&live, &[("e1", "b"), ("e2", "b"), ("e3", "a")]), ["e1:b", "e2:b", "e3:a"]);
         assert_eq!(shares(&live, &[("e1", "b"), ("e2", "b"), ("e3", "b")]), ["e1:a", "e2:b", "e3:b"], "one joined");
         assert_eq!(shares(&[("a", &["e"]), ("b", &["e"])], &[("e", "b")]), ["e:b"]);
+        let two: &[&str] = &["e1", "e2"];
+        assert_eq!(
+            shares(&[("a", two), ("b", two)], &[("e1", "b"), ("e2", "b")]),
+            ["e1:a", "e2:b"],
+            "two more is enough"
+        );
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! `defib explain`: what is held to be true of a workspace, on what evidence, what would change it, and how it came to that.
 
+use std::time::Duration;
+
 use defib_policy::id::WorkspaceId;
+use defib_policy::verdict::{Rule, Verdict};
 use defib_store::{Explanation, Store, TimelineEntry, TimelineWhat};
 use serde_json::{Value, json};
 
@@ -49,9 +52,15 @@ fn print(workspace: &str, watched: &[String], explanation: &Explanation, owner: 
                 show::or_dash(row.engine.as_deref()),
                 container.map_or_else(|| "found by its label".to_owned(), printable),
             );
-            let heartbeat =
-                row.heartbeat_ago.map_or_else(|| "never".to_owned(), |ago| format!("{} ago", show::age(ago)));
-            say!("  last sign of life {heartbeat}");
+            let ago =
+                |age: Option<Duration>| age.map_or_else(|| "never".to_owned(), |ago| format!("{} ago", show::age(ago)));
+            say!("  last sign of life {}", ago(row.heartbeat_ago));
+            say!(
+                "    heartbeat {}, activity {}, {} active tasks",
+                ago(explanation.last_heartbeat_ago),
+                ago(explanation.last_activity_ago),
+                explanation.active_tasks.unwrap_or(0),
+            );
             match owner {
                 Some(owner) => say!("  judged and restarted by {}", printable(owner)),
                 None if row.kind.as_deref() == Some("external") => {}
@@ -62,7 +71,7 @@ fn print(workspace: &str, watched: &[String], explanation: &Explanation, owner: 
             }
             match &row.verdict {
                 None => match status::standing(row, watched) {
-                    "alive" => say!("  verdict: alive; a stopped container, or a long silence, would change it"),
+                    "alive" => print_alive(explanation),
                     not_judged => say!("  {not_judged}: not judged, never restarted"),
                 },
                 Some(current) => {
@@ -97,6 +106,28 @@ fn print(workspace: &str, watched: &[String], explanation: &Explanation, owner: 
     for entry in &explanation.timeline {
         say!("    {}  {}", show::clock(entry.at), line(&entry.what));
     }
+}
+
+/// One without a row in `defib.verdicts`. The daemon keeps no evidence of those that nothing accuses, so this says what the
+/// database says now, and that it is no more than that.
+fn print_alive(explanation: &Explanation) {
+    say!("  verdict: alive, as far as the database says: defib.verdicts holds no row for it");
+    let last = explanation.timeline.iter().rev().find_map(|entry| match &entry.what {
+        TimelineWhat::Verdict { to, evidence, .. } => Some((entry.at, to, evidence)),
+        _ => None,
+    });
+    match last {
+        Some((at, to, evidence)) if to == Verdict::Alive.label() => say!(
+            "    because  {} (rule {}); said at {}, and nothing against it since",
+            printable(text(evidence, "because").unwrap_or_default()),
+            printable(text(evidence, "rule").unwrap_or_default()),
+            show::clock(at)
+        ),
+        _ => say!("    because  nothing is recorded against it, or no daemon has judged it yet"),
+    }
+    let external = explanation.workspace.as_ref().is_some_and(|row| row.kind.as_deref() == Some("external"));
+    let rule = if external { Rule::ExternalBeating } else { Rule::RunningFresh };
+    say!("    changes  with {}", rule.would_change());
 }
 
 fn line(what: &TimelineWhat) -> String {
@@ -186,6 +217,9 @@ fn as_json(explanation: &Explanation, owner: Option<&str>) -> Value {
         "container_ref": explanation.container_ref,
         "instance_ref": explanation.instance_ref,
         "heartbeat_age_seconds": row.and_then(|row| row.heartbeat_ago).map(|ago| ago.as_secs_f64()),
+        "last_heartbeat_age_seconds": explanation.last_heartbeat_ago.map(|ago| ago.as_secs_f64()),
+        "last_activity_age_seconds": explanation.last_activity_ago.map(|ago| ago.as_secs_f64()),
+        "active_tasks": explanation.active_tasks,
         "verdict": current.map(|current| json!({
             "verdict": current.verdict,
             "since_seconds": current.since_ago.as_secs_f64(),
