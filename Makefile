@@ -81,13 +81,17 @@ e2e: install build-tests ## the whole-program tests alone, on a real Postgres an
 deploy: install build-tests ## the files of deploy/ against the program and the published schemas
 	$(CARGO) test --workspace --test deploy --locked
 
-# Hours of one core: a thousand seeds of every incident, ten chaos years, the report.
+# Hours of one core: a million steps of schedules of two and of three replicas (a second each), a thousand seeds of every incident,
+# ten chaos years, the report.
 SEEDS ?= 1000
 YEARS ?= 10
+STEPS ?= 1000000
 
 .PHONY: sim
-sim: ## every incident over SEEDS seeds, YEARS chaos years, and docs/simulation anew
+sim: ## STEPS of schedules, every incident over SEEDS seeds, YEARS chaos years, and docs/simulation anew
 	$(CARGO) build --release --package defib-sim --locked
+	target/release/defib-sim schedules --replicas 2 --steps $(STEPS) --seed 1
+	target/release/defib-sim schedules --replicas 3 --steps $(STEPS) --seed 1
 	target/release/defib-sim run --all --seeds $(SEEDS)
 	target/release/defib-sim chaos --years $(YEARS) --seed 1
 	target/release/defib-sim report --out docs/simulation --seeds $(SEEDS) --seeds-of-others 50 --chaos-days 30 --seed 1

@@ -98,15 +98,19 @@ impl Ownership {
         self.owned.is_some() && now >= self.valid_until
     }
 
-    /// The engines that are ours.
-    pub(crate) fn engines(&self, now: Moment) -> Vec<EngineName> {
-        let owned = self.owned.iter().flatten().filter(|_| now < self.valid_until);
-        owned.map(|(engine, _)| engine.clone()).collect()
+    /// What is ours, with the epochs.
+    pub(crate) fn owned(&self, now: Moment) -> BTreeMap<EngineName, i64> {
+        self.owned
+            .iter()
+            .filter(|_| now < self.valid_until)
+            .flatten()
+            .map(|(name, epoch)| (name.clone(), *epoch))
+            .collect()
     }
 
     /// The leases (`None`: what no engine has) under which we would speak.
     fn spoken_for(&self, now: Moment) -> BTreeSet<Option<EngineName>> {
-        let engines = self.engines(now).into_iter().map(Some);
+        let engines = self.owned(now).into_keys().map(Some);
         engines.chain(self.fleet(now).map(|_| None)).collect()
     }
 }
@@ -283,7 +287,7 @@ mod tests {
         assert!(ours.speaks_for(Some(&"a".into()), at(14)) && !ours.speaks_for(Some(&"a".into()), at(15)));
         assert!(ours.is_alone(at(14)) && !ours.is_alone(at(15)));
         assert!(ours.owns_any(at(14)) && !ours.owns_any(at(15)));
-        assert!(ours.engines(at(15)).is_empty());
+        assert!(ours.owned(at(15)).is_empty());
     }
 
     #[test]

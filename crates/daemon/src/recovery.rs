@@ -1,20 +1,10 @@
-//! Settling what a daemon left behind that died, or lost its lease, between claim and outcome.
-//!
-//! Its row is open, and while it is, nobody restarts that workspace. Whoever owns the engine now settles it:
-//!
-//! ```text
-//! acting_at null ─► abandoned at once: an older epoch can never turn to the engine any more (the statement that writes
-//!                   acting_at asks for the lease, and meets this one on the row)
-//! acting_at set ──► the container tells: started since ─► succeeded
-//!                                       not (yet)      ─► wait, for an engine may still be at it; at the deadline abandoned
-//! ```
-//!
-//! An engine that gives no answer settles nothing: the row waits for one that does.
+//! Settling what a daemon left behind that died, or lost its lease, between claim and outcome. The rule is
+//! [`defib_policy::recovery`]'s; here it is asked and carried out.
 
 use defib_engine::{Engine, Target};
 use defib_policy::attempt::Outcome;
-use defib_policy::moment::Timestamp;
-use defib_policy::sample::Observation;
+use defib_policy::id::EngineName;
+use defib_policy::recovery::{self, Row, Settle};
 use defib_store::{OpenAttempt, StoreError};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tracing::warn;
@@ -25,33 +15,29 @@ use crate::reconcile::{Reconciler, lock};
 /// Containers looked at side by side.
 const LOOKS_MAX: usize = 16;
 
-/// What is to be done about an open attempt that is nobody's any more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Settle {
-    /// Its owner never turned to the engine, and no longer can.
-    Unasked,
-    /// The engine made the restart.
-    Succeeded,
-    /// The engine has not made it, and has had all the time there was.
-    Abandoned,
-    /// Not known yet.
-    Wait,
-}
-
 impl Reconciler {
     /// Settles the open attempts on engines of ours that this process is not at work on.
     pub(crate) async fn settle_left_behind(&self) -> Result<(), StoreError> {
-        let engines = lock(&self.ownership).engines(self.now());
-        if engines.is_empty() {
+        // Before the rows are read: one that shows a later epoch was claimed by whoever has taken over from us since.
+        let owned = lock(&self.ownership).owned(self.now());
+        if owned.is_empty() {
             return Ok(());
         }
+        let engines: Vec<EngineName> = owned.keys().cloned().collect();
         let open = self.store.open_attempts(&engines).await?;
         // Read after the rows: what is ours and under way was in flight before its row was there.
         let in_flight = self.restarter.in_flight();
         let left_behind = open.into_iter().filter(|attempt| !in_flight.contains(&attempt.workspace));
+        let owned = &owned;
         let settling = stream::iter(left_behind).map(|attempt| async move {
-            let Some(engine) = self.engines.get(&attempt.engine) else { return Ok(()) };
-            let settle = if attempt.acting { self.look_back(engine, &attempt).await } else { Settle::Unasked };
+            let (Some(engine), Some(epoch)) = (self.engines.get(&attempt.engine), owned.get(&attempt.engine)) else {
+                return Ok(());
+            };
+            let row = Row { epoch: attempt.epoch, acting: attempt.acting, overdue: attempt.overdue };
+            let settle = match recovery::by_its_row(row, *epoch) {
+                Some(settle) => settle,
+                None => self.look_back(engine, &attempt).await,
+            };
             self.settle(&attempt, settle).await
         });
         // Who is not reached in time is left to the next pass.
@@ -97,54 +83,7 @@ impl Reconciler {
             known: attempt.container_id.clone(),
             inspect: true,
         };
-        judged(&engine.confirm(&target).await.observation, attempt.started_at, attempt.overdue)
-    }
-}
-
-/// Both starts are on the engine's clock, so that no skew matters.
-fn judged(seen: &Observation, convicted: Option<Timestamp>, overdue: bool) -> Settle {
-    if matches!(seen, Observation::Unknown { .. }) {
-        return Settle::Wait;
-    }
-    let started = seen.incarnation().and_then(|life| life.started_at);
-    match (started, convicted) {
-        (Some(started), Some(convicted)) if started > convicted => Settle::Succeeded,
-        _ if overdue => Settle::Abandoned,
-        _ => Settle::Wait,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use defib_policy::sample::{Exit, Fault, Health, Incarnation};
-
-    use super::*;
-
-    fn life(started: Option<i64>) -> Incarnation {
-        Incarnation { container_id: "c".into(), started_at: started.map(Timestamp) }
-    }
-
-    fn running(started: Option<i64>) -> Observation {
-        Observation::Running { incarnation: life(started), health: Health::None }
-    }
-
-    #[test]
-    fn a_later_start_is_a_success_and_what_is_not_started_is_waited_for_until_the_deadline() {
-        let stopped = |started| Observation::Stopped { incarnation: life(Some(started)), exit: Exit::default() };
-        for (seen, convicted, before, after) in [
-            (running(Some(9)), Some(5), Settle::Succeeded, Settle::Succeeded),
-            // Started, and dead again: the restart was made all the same.
-            (stopped(9), Some(5), Settle::Succeeded, Settle::Succeeded),
-            (stopped(5), Some(5), Settle::Wait, Settle::Abandoned),
-            (running(Some(5)), Some(5), Settle::Wait, Settle::Abandoned),
-            (running(None), Some(5), Settle::Wait, Settle::Abandoned),
-            (running(Some(9)), None, Settle::Wait, Settle::Abandoned),
-            (Observation::Missing, Some(5), Settle::Wait, Settle::Abandoned),
-            (Observation::Unknown { fault: Fault::TimedOut }, Some(5), Settle::Wait, Settle::Wait),
-        ] {
-            let convicted = convicted.map(Timestamp);
-            assert_eq!(judged(&seen, convicted, false), before, "{seen:?}");
-            assert_eq!(judged(&seen, convicted, true), after, "{seen:?}, overdue");
-        }
+        let ran = recovery::restarts_what_runs(&attempt.verdict);
+        recovery::by_its_container(&engine.confirm(&target).await.observation, attempt.started_at, ran, attempt.overdue)
     }
 }

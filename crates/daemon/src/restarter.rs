@@ -14,9 +14,10 @@
 //!
 //! What nobody can take back is a call that is on its way: an engine does not check our epoch. So the lease is asked for three times,
 //! each closer to the call: in the claiming transaction, in the statement that writes down that the engine is asked, and by our own
-//! clock on the line before. A process that is stopped between that line and the call, and wakes up after the others have
-//! settled its row, is all that is left; it then starts what runs already (which an engine answers with "already"), or restarts a
-//! wedged one a second time.
+//! clock on the line before; and from that statement on the row is in everybody's way for as long as the engine may be at it. What is
+//! left is a process that is stopped between that line and the call (or suspended together with its clock since that statement), and
+//! wakes up after the others have settled its row, and an engine that is later than its deadline and the looks after it. Both then
+//! start what runs already (which an engine answers with "already"), or restart a wedged one a second time.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, Mutex};
@@ -25,6 +26,7 @@ use std::time::Duration;
 use defib_engine::{Engine, EngineError, RestartHow, Target};
 use defib_policy::attempt::Outcome;
 use defib_policy::id::{EngineName, WorkspaceId};
+use defib_policy::moment::Moment;
 use defib_policy::plan::{Remedy, RestartOrder};
 use defib_policy::sample::{Incarnation, Observation, Sample};
 use defib_store::crash_point;
@@ -55,7 +57,8 @@ const LOOK_AFTER_MAX: Duration = Duration::from_secs(10);
 /// Between two of those looks.
 const LOOK_AFTER_SPACING: Duration = Duration::from_millis(250);
 
-/// What writing the outcome may take before others settle an attempt that turned to its engine.
+/// What may pass between asking whether to act and the call, and what writing the outcome may take, before others settle an attempt
+/// that turned to its engine.
 const OUTCOME_MARGIN: Duration = Duration::from_secs(10);
 
 /// Makes restarts happen, each at most once.
@@ -256,6 +259,7 @@ impl Restarter {
         if self.stop.is_cancelled() {
             return Err(NotDone::new(Outcome::Abandoned, "handed back: defib is stopping"));
         }
+        let asked_at = (self.clock)();
         self.ask_to_act(order, id, epoch).await?;
         crash_point!("acting");
         let issued_at = (self.clock)();
@@ -275,20 +279,33 @@ impl Restarter {
             "restarting"
         );
         // The last line before the call: whatever time passed since the lease was asked for, it passed on this clock too.
-        if self.epoch(&order.engine) != Some(epoch) {
+        if !self.may_still_leave(order, epoch, asked_at) {
             return Err(NotDone::new(
                 Outcome::Abandoned,
-                "handed back: the lease ended right before the engine was asked",
+                "handed back: the lease ended, or too much time passed, right before the engine was asked",
             ));
         }
+        let called_at = (self.clock)();
         let restarted = engine.restart(&container.container_id, how, self.deadline(order.remedy)).await;
         self.metrics.restart_took(&order.engine, (self.clock)() - issued_at);
         crash_point!("answered");
         match restarted {
             Ok(()) => Ok(()),
             Err(error @ EngineError::Gone { .. }) => Err(NotDone { outcome: Outcome::Superseded, why: chain(&error) }),
-            Err(error) => self.look_after(engine, order, &target, &container, error).await,
+            Err(error) => {
+                let left = Left { id, epoch, called_at, target: &target, convicted: &container };
+                self.look_after(engine, order, &left, error).await
+            }
         }
+    }
+
+    /// Whether a call may leave that the database allowed when it was asked at `asked_at`.
+    ///
+    /// The lease is not all: our clock does not know of a turn under way that gives it up, nor of a process of our name that has taken it.
+    /// What holds whatever the leases do is the row. It is in everybody's way for the engine's deadline, the looks after it and
+    /// [`OUTCOME_MARGIN`]; a call that leaves within that margin is done, or past hope, before others may settle its row.
+    fn may_still_leave(&self, order: &RestartOrder, epoch: i64, asked_at: Moment) -> bool {
+        self.epoch(&order.engine) == Some(epoch) && (self.clock)() - asked_at < OUTCOME_MARGIN
     }
 
     /// The second of the three questions for the lease, and the platform's last chance to object.
@@ -320,15 +337,18 @@ impl Restarter {
         &self,
         engine: &Engine,
         order: &RestartOrder,
-        target: &Target,
-        convicted: &Incarnation,
+        left: &Left<'_>,
         error: EngineError,
     ) -> Result<(), NotDone> {
         let failed = |error: &EngineError| NotDone { outcome: Outcome::Failed, why: chain(error) };
+        let Left { target, convicted, .. } = *left;
         let lost = error.may_have_happened();
-        let until = (self.clock)() + self.look_after_max();
+        let (until, whatever_is_seen) = self.looks_until(order.remedy, left.called_at);
+        let goes_on = |seen: &Observation| {
+            lost && (whatever_is_seen || !has_restarted(seen, convicted)) && (self.clock)() < until
+        };
         let mut seen = engine.confirm(target).await.observation;
-        while lost && !has_restarted(&seen, convicted) && (self.clock)() + LOOK_AFTER_SPACING < until {
+        while goes_on(&seen) {
             tokio::time::sleep(LOOK_AFTER_SPACING).await;
             seen = engine.confirm(target).await.observation;
         }
@@ -343,8 +363,16 @@ impl Restarter {
         }
         let left_stopped = order.remedy == Remedy::KillAndStart
             && matches!(&seen, Observation::Stopped { incarnation, .. } if convicted.may_be(incarnation));
-        if !left_stopped || self.epoch(&order.engine).is_none() {
+        if !left_stopped {
             return Err(failed(&error));
+        }
+        // Much time may have passed: whether it is still wanted, and ours, is asked again.
+        let asked_at = (self.clock)();
+        let refused = self.ask_to_act(order, left.id, left.epoch).await.err().map(|refused| refused.why);
+        let late = (!self.may_still_leave(order, left.epoch, asked_at)).then(|| "the lease ended".to_owned());
+        if let Some(why) = refused.or(late) {
+            let why = format!("{}; left stopped, and not started: {why}", chain(&error));
+            return Err(NotDone { outcome: Outcome::Failed, why });
         }
         warn!(
             workspace = %printable(order.workspace.as_str()),
@@ -357,6 +385,20 @@ impl Restarter {
             outcome: Outcome::Failed,
             why: format!("{}; and the start after it: {}", chain(&error), chain(&second)),
         })
+    }
+
+    /// Until when a container is looked at after a call whose answer was lost, and whether a new life that shows ends that.
+    ///
+    /// A start that comes late does nothing. A restart that comes late kills whoever runs by then; and who began the life that is
+    /// seen, our call or somebody else before it, no look can tell. So the attempt stays open for as long as the engine may be at it.
+    fn looks_until(&self, remedy: Remedy, called_at: Moment) -> (Moment, bool) {
+        match remedy {
+            Remedy::KillAndStart => (called_at + self.deadline(remedy) + self.look_after_max(), true),
+            Remedy::Start | Remedy::Recreate => {
+                let last = self.look_after_max().saturating_sub(LOOK_AFTER_SPACING);
+                ((self.clock)() + last, false)
+            }
+        }
     }
 
     async fn finish(&self, order: &RestartOrder, id: i64, outcome: Outcome, error: Option<&str>) {
@@ -408,6 +450,15 @@ impl Drop for UnderWay<'_> {
             self.restarter.look_at(&self.order.engine, &self.order.workspace);
         }
     }
+}
+
+/// A call that has left.
+struct Left<'a> {
+    id: i64,
+    epoch: i64,
+    called_at: Moment,
+    target: &'a Target,
+    convicted: &'a Incarnation,
 }
 
 /// A restart that was not made.

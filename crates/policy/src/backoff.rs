@@ -47,11 +47,24 @@ pub fn allowance(
     });
     let after_refusal = attempts.first().map_or(Duration::ZERO, |newest| refused_lately(newest, incarnation, settings));
     Allowance {
-        attempt: tries + 1,
+        attempt: tries.max(given_to(attempts, incarnation)) + 1,
         wait: after_tries.max(after_refusal),
         exhausted,
         open: attempts.iter().any(|attempt| attempt.outcome.is_none()),
     }
+}
+
+/// The highest number that was given for this very life. The newest attempt need not have it: one that was judged on a read from
+/// before an acknowledgement may be claimed after it, and before one that was judged on a read from after it. The ledger gives a
+/// number once for a life, so that going by the newest would ask for a number that is taken, again and again.
+fn given_to(attempts: &[Attempt], incarnation: Option<&Incarnation>) -> u32 {
+    let Some(Incarnation { container_id, started_at: Some(started_at) }) = incarnation else { return 0 };
+    let same = attempts.iter().filter(|attempt| {
+        attempt.container_id.as_ref() == Some(container_id)
+            && attempt.started_at == Some(*started_at)
+            && attempt.outcome.is_none_or(Outcome::touched)
+    });
+    same.map(|attempt| attempt.attempt).max().unwrap_or(0)
 }
 
 /// The newest attempt that touched the container, unless its run is over: acknowledged, or recovered and well for `reset`
@@ -197,6 +210,24 @@ mod tests {
         let after_a_new_run_began =
             [attempt(1, 10, Some(Outcome::Failed), None), attempt(7, 2_100, Some(Outcome::Failed), None)];
         assert_eq!(allowance(&after_a_new_run_began, None, Duration::ZERO, &Settings::default()).attempt, 2);
+    }
+
+    /// Found by a schedule: #1 failed; an order for #2 was judged; an operator acknowledged, and #1 counts no more; #1 was judged; #2 was
+    /// claimed and failed; the second #1 was claimed and failed. #2 is taken, and was asked for ever after.
+    #[test]
+    fn a_number_that_was_given_to_this_life_is_not_asked_for_again() {
+        let of_life = |id, number| Attempt {
+            started_at: Some(Timestamp(9)),
+            attempt: number,
+            ..attempt(id, 100, Some(Outcome::Failed), None)
+        };
+        let life = |started| Incarnation { container_id: "c".into(), started_at: Some(Timestamp(started)) };
+        let attempts = [of_life(3, 1), of_life(2, 2)];
+        assert_eq!(allowed(&attempts, Some(&life(9))).attempt, 3);
+        assert_eq!(allowed(&attempts, Some(&life(10))).attempt, 2, "another life");
+        assert_eq!(allowed(&attempts, None).attempt, 2, "missing");
+        let refused = Attempt { outcome: Some(Outcome::Vetoed), ..of_life(2, 2) };
+        assert_eq!(allowed(&[of_life(3, 1), refused], Some(&life(9))).attempt, 2, "a refusal gives its number back");
     }
 
     #[test]

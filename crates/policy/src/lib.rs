@@ -18,6 +18,7 @@ pub mod overrides;
 pub mod pipeline;
 pub mod plan;
 pub mod probe;
+pub mod recovery;
 pub mod sample;
 pub mod settings;
 pub mod share;

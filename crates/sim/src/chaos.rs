@@ -52,7 +52,8 @@ pub struct Years {
 pub fn live(climate: Climate, seed: u64, policy: Policy, trace: bool) -> Years {
     let mut world = World::new(seed ^ 0xC4A0_5000_0000);
     world.chronicle.trace = trace.then(Vec::new);
-    world.replicas = 2;
+    // Two years of three with company: owners and those who only watch, hand-overs and take-overs.
+    world.replicas = world.dice.pick(&[1, 2, 3]).copied().unwrap_or(2);
     world.settings.wedged_action = Action::Restart;
     for _ in 0..climate.engines {
         world.add_engine();
@@ -333,7 +334,7 @@ fn starve(world: &mut World) {
 
 /// Trouble of defib itself.
 fn stumble(world: &mut World) {
-    let which = u8::from(world.dice.chance(0.5)).min(world.detectors().saturating_sub(1));
+    let which = u8::try_from(world.dice.below(u64::from(world.detectors()))).unwrap_or(0);
     let lasting = world.dice.between(secs(1), mins(10));
     let grace = world.grace_after_outage() + secs(60);
     world.obstacle(None, lasting, grace);

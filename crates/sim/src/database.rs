@@ -1,22 +1,42 @@
 //! The platform's database: the rows, what a reader sees of them, the ledger and the suspicions.
 //!
 //! The fleet view is kept in place and changed by each heartbeat, so that a read costs nothing. With a replication lag a heartbeat
-//! reaches the view later than the row.
+//! reaches the view later than the row. The ledger and the leases are the model of the production's ([`Ledger`]).
 
 use std::time::Duration;
 
-use defib_policy::attempt::{Attempt, Outcome};
+use defib_policy::attempt::Outcome;
 use defib_policy::fleet::{FleetRead, Kind, Workspace as Row};
-use defib_policy::id::ContainerId;
 use defib_policy::moment::{Moment, Timestamp};
 use defib_policy::plan::RestartOrder;
-use defib_policy::verdict::Evidence;
+use defib_policy::verdict::Verdict;
 
-use crate::time::{Ms, span, stamp};
+use crate::lease::LeaseProof;
+use crate::ledger::{Claim, Claimed, Evidence, Ledger, MayAct};
+use crate::time::{Ms, stamp};
 use crate::workspace::Workspace;
 
 /// Statuses that defib watches.
 const WATCHED: [&str; 3] = ["online", "degraded", "offline"];
+/// Statuses by which somebody has put a workspace away (`defib.is_parked`).
+const PARKED: [&str; 16] = [
+    "paused",
+    "pausing",
+    "hibernated",
+    "hibernating",
+    "suspended",
+    "suspending",
+    "stopped",
+    "stopping",
+    "archived",
+    "archiving",
+    "removed",
+    "removing",
+    "deleted",
+    "deleting",
+    "terminated",
+    "terminating",
+];
 
 /// The platform's own facts about a workspace.
 #[derive(Clone, Debug)]
@@ -41,40 +61,34 @@ impl Facts {
     pub fn is_watched(&self) -> bool {
         self.exists && !self.suspended && WATCHED.contains(&self.status)
     }
-}
 
-/// A row of the ledger.
-#[derive(Clone, Debug)]
-pub struct LedgerRow {
-    /// What the policy reads of it. Its ages are set at the read.
-    pub attempt: Attempt,
-    /// Whose.
-    pub workspace: usize,
-    /// When it was claimed.
-    pub claimed_at: Ms,
-    /// When it ended.
-    pub finished_at: Option<Ms>,
-    /// When it was proved a recovery.
-    pub recovered_at: Option<Ms>,
-    /// When its run of attempts ended.
-    pub run_ended_at: Option<Ms>,
-    /// After this anybody may settle it.
-    pub deadline: Ms,
-    /// By whom.
-    pub claimed_by: usize,
-}
+    /// The platform's word before a restart, `defib.mark_dead` up to its update: false is a veto.
+    #[must_use]
+    pub fn may_be_marked_dead(&self, evidence: &Evidence<'_>) -> bool {
+        let veto = !self.exists
+            || self.suspended
+            || PARKED.contains(&self.status)
+            || *self.status != *evidence.status
+            || self.heartbeat > evidence.heartbeat
+            || self.activity > evidence.activity;
+        !veto
+    }
 
-/// What came of a claim.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Claimed {
-    /// Go on; the row's place in the ledger.
-    Granted(usize),
-    /// The platform refused.
-    Vetoed,
-    /// Somebody else is at it, or was.
-    Taken,
-    /// A hold stands.
-    Held,
+    /// `defib.mark_dead`'s update.
+    pub fn mark_dead(&mut self) {
+        if matches!(self.status, "online" | "degraded") {
+            self.status = "offline";
+        }
+    }
+
+    /// `defib.mark_recovered`. True when that changed the status.
+    pub fn mark_recovered(&mut self) -> bool {
+        let marked = self.exists && self.status == "offline";
+        if marked {
+            self.status = "online";
+        }
+        marked
+    }
 }
 
 /// The database.
@@ -103,18 +117,12 @@ pub struct Database {
     pub offset: i64,
     /// When the server started.
     pub started_at: Ms,
-    /// The ledger.
-    pub ledger: Vec<LedgerRow>,
-    /// The rows of each workspace in the ledger, oldest first.
-    pub ledger_of: Vec<Vec<usize>>,
-    /// The rows of the ledger that are under way.
-    pub under_way: Vec<usize>,
+    /// The ledger, the leases and the holds.
+    pub ledger: Ledger,
+    /// What is recorded of each workspace that is not alive (`defib.verdicts`), and since when.
+    pub recorded: Vec<Option<(Verdict, Ms)>>,
     /// Suspicions nobody took yet: workspace, reporter, when.
     pub suspicions: Vec<(usize, u8, Ms)>,
-    /// Who owns the engines (one lease for all of them), and until when.
-    pub lease: Option<(usize, Ms)>,
-    /// A hold on the whole fleet.
-    pub hold: bool,
     /// Notifications arrive.
     pub notifies: bool,
 }
@@ -141,12 +149,9 @@ impl Database {
             latency: 2,
             offset: 0,
             started_at: now - 500_000_000,
-            ledger: Vec::new(),
-            ledger_of: Vec::new(),
-            under_way: Vec::new(),
+            ledger: Ledger::default(),
+            recorded: Vec::new(),
             suspicions: Vec::new(),
-            lease: None,
-            hold: false,
             notifies: true,
         }
     }
@@ -211,164 +216,70 @@ impl Database {
         }
     }
 
-    /// `defib.mark_dead` and the insert into the ledger, in one transaction.
-    pub fn claim(&mut self, order: &RestartOrder, of: usize, by: usize, now: Ms, deadline: Ms) -> Claimed {
-        if self.hold {
-            return Claimed::Held;
-        }
-        let (container, started) = (order.container_id(), order.started_at());
-        let taken = self.ledger_of[of].iter().map(|row| &self.ledger[*row]).any(|row| {
-            row.finished_at.is_none()
-                || (row.run_ended_at.is_none()
-                    && row.attempt.attempt == order.attempt
-                    && row.attempt.container_id.as_ref() == container
-                    && row.attempt.started_at == started)
-        });
-        if taken {
-            return Claimed::Taken;
-        }
-        let row = self.insert(order, of, by, now, deadline, container.cloned());
-        if self.mark_dead(of, &order.evidence) {
-            Claimed::Granted(row)
-        } else {
-            self.finish(row, Outcome::Vetoed, now);
-            Claimed::Vetoed
-        }
-    }
-
-    fn insert(
+    /// Claims a restart under a lease: one transaction.
+    pub fn claim(
         &mut self,
         order: &RestartOrder,
         of: usize,
-        by: usize,
+        lease: LeaseProof<'_>,
         now: Ms,
-        deadline: Ms,
-        container_id: Option<ContainerId>,
-    ) -> usize {
-        let row = self.ledger.len();
-        let attempt = Attempt {
-            id: i64::try_from(row).unwrap_or(i64::MAX) + 1,
-            workspace: order.workspace.clone(),
-            container_id,
+        deadline: Duration,
+    ) -> Option<Claimed> {
+        let clock = self.clock(now);
+        let evidence = Evidence {
+            status: &order.evidence.status,
+            heartbeat: order.evidence.last_heartbeat_at,
+            activity: order.evidence.last_activity_at,
+        };
+        let claim = Claim {
+            of,
+            workspace: &order.workspace,
+            engine: &order.engine,
+            container_id: order.container_id(),
             started_at: order.started_at(),
             attempt: order.attempt,
-            claimed_ago: Duration::ZERO,
-            finished_ago: None,
-            finished_at: None,
-            outcome: None,
-            recovered_ago: None,
-            acknowledged: false,
-        };
-        self.ledger.push(LedgerRow {
-            attempt,
-            workspace: of,
-            claimed_at: now,
-            finished_at: None,
-            recovered_at: None,
-            run_ended_at: None,
+            epoch: lease.epoch,
+            verdict: order.verdict.label(),
+            evidence,
+            claimed_by: lease.holder,
             deadline,
-            claimed_by: by,
-        });
-        self.ledger_of[of].push(row);
-        self.under_way.push(row);
-        row
+        };
+        let claimed = self.ledger.claim(&claim, &mut self.facts[of], clock);
+        self.show_status(of);
+        claimed
     }
 
-    /// The platform's word before a restart: `migrations/` holds the original.
-    fn mark_dead(&mut self, of: usize, evidence: &Evidence) -> bool {
-        let facts = &mut self.facts[of];
-        let advanced = |now: Option<Timestamp>, then: Option<Timestamp>| now > then;
-        let veto = !facts.is_watched()
-            || *facts.status != *evidence.status
-            || advanced(facts.heartbeat, evidence.last_heartbeat_at)
-            || advanced(facts.activity, evidence.last_activity_at);
-        if !veto && facts.status != "offline" {
-            facts.status = "offline";
-            if let Some(slot) = self.slots[of] {
-                self.view.workspaces[slot].status = "offline".into();
-            }
-        }
-        !veto
-    }
-
-    /// Whether a claim may still be carried out.
-    #[must_use]
-    pub fn still_claimed(&self, row: usize) -> bool {
-        let row = &self.ledger[row];
-        row.finished_at.is_none() && !self.hold && self.facts[row.workspace].is_watched()
+    /// Whether a claim may be carried out; if so, that it will be is written down.
+    pub fn may_act(&mut self, id: i64, of: usize, lease: LeaseProof<'_>, within: Duration, now: Ms) -> MayAct {
+        let clock = self.clock(now);
+        self.ledger.may_act(id, lease, within, &self.facts[of], clock)
     }
 
     /// Ends an attempt, unless it has ended.
-    pub fn finish(&mut self, row: usize, outcome: Outcome, now: Ms) {
-        let offset = self.offset;
-        self.under_way.retain(|open| *open != row);
-        let row = &mut self.ledger[row];
-        if row.finished_at.is_some() {
-            return;
-        }
-        row.finished_at = Some(now);
-        row.attempt.finished_at = Some(stamp(now, offset));
-        row.attempt.outcome = Some(outcome);
-        if matches!(outcome, Outcome::Vetoed | Outcome::Superseded) {
-            row.run_ended_at = Some(now);
-        }
+    pub fn finish(&mut self, id: i64, outcome: Outcome, now: Ms) -> bool {
+        let clock = self.clock(now);
+        self.ledger.finish(id, outcome, clock)
     }
 
     /// A heartbeat proved that the attempt with this id brought its workspace back.
-    pub fn recovered(&mut self, id: i64, now: Ms) {
-        let Ok(place) = usize::try_from(id - 1) else { return };
-        let Some(row) = self.ledger.get_mut(place).filter(|row| row.recovered_at.is_none()) else { return };
-        row.recovered_at = Some(now);
-        row.run_ended_at = Some(now);
-        let of = row.workspace;
-        for earlier in self.ledger_of[of].iter().filter(|earlier| **earlier < place) {
-            let earlier = &mut self.ledger[*earlier];
-            if earlier.finished_at.is_some() && earlier.run_ended_at.is_none() {
-                earlier.run_ended_at = Some(now);
-            }
-        }
-        if self.facts[of].status == "offline" {
-            self.facts[of].status = "online";
-            if let Some(slot) = self.slots[of] {
-                self.view.workspaces[slot].status = "online".into();
-            }
-        }
-    }
-
-    /// The attempts of a workspace as the policy reads them: of a run that goes on or ended less than `reset` ago, newest first.
-    pub fn attempts(&self, of: usize, now: Ms, reset: Ms, into: &mut Vec<Attempt>) {
-        into.clear();
-        let Some(rows) = self.ledger_of.get(of).filter(|rows| !rows.is_empty()) else { return };
-        let current =
-            rows.iter().any(|row| self.ledger[*row].run_ended_at.is_none_or(|end| now - end.min(now) < reset));
-        if !current {
-            return;
-        }
-        let (mut counted, mut refused) = (0, 0);
-        for row in rows.iter().rev().map(|row| &self.ledger[*row]) {
-            let refusal = row.attempt.outcome.is_some_and(|outcome| !outcome.touched());
-            let quota = if refusal { &mut refused } else { &mut counted };
-            *quota += 1;
-            if *quota > if refusal { 5 } else { 20 } || row.attempt.acknowledged {
-                continue;
-            }
-            let ago = |at: Ms| span(now.saturating_sub(at));
-            into.push(Attempt {
-                claimed_ago: ago(row.claimed_at),
-                finished_ago: row.finished_at.map(ago),
-                recovered_ago: row.recovered_at.map(ago),
-                ..row.attempt.clone()
-            });
-        }
+    pub fn recovered(&mut self, id: i64, of: usize, now: Ms) -> bool {
+        let clock = self.clock(now);
+        let first = self.ledger.recovered(id, of, &mut self.facts[of], clock);
+        self.show_status(of);
+        first
     }
 
     /// An operator acknowledges a workspace.
     pub fn acknowledge(&mut self, of: usize, now: Ms) {
-        for row in &self.ledger_of[of] {
-            let row = &mut self.ledger[*row];
-            if row.finished_at.is_some() {
-                row.attempt.acknowledged = true;
-                row.run_ended_at.get_or_insert(now);
+        let clock = self.clock(now);
+        self.ledger.acknowledge(of, clock);
+    }
+
+    fn show_status(&mut self, of: usize) {
+        if let Some(slot) = self.slots.get(of).copied().flatten() {
+            let (seen, status) = (&mut self.view.workspaces[slot].status, self.facts[of].status);
+            if **seen != *status {
+                *seen = status.into();
             }
         }
     }

@@ -1,9 +1,11 @@
 //! Births and deaths: what changes the truth about a workspace.
 
+use std::time::Duration;
+
 use defib_policy::attempt::Outcome;
 
 use crate::chronicle::{By, Death};
-use crate::database::LedgerRow;
+use crate::ledger::Restart;
 use crate::queue::Event;
 use crate::time::{Ms, secs};
 use crate::workspace::{Body, EnginePolicy, Fate, Mind};
@@ -30,11 +32,11 @@ impl World {
     /// The attempts that touched it since the last recovery that held: what its back-off depends on. Each recovery held until
     /// the death that called for the next attempt, which came before its claim by whatever the back-off was.
     fn tries(&self, of: usize) -> u32 {
-        let touched = |row: &&LedgerRow| row.attempt.outcome.is_none_or(Outcome::touched);
-        let rows = self.db.ledger_of[of].iter().rev().map(|row| &self.db.ledger[*row]);
-        let Some(newest) = rows.filter(|row| !row.attempt.acknowledged).find(touched) else { return 0 };
-        let held = newest.recovered_at.map_or(0, |recovered| self.now.saturating_sub(recovered));
-        if held >= crate::time::ms(self.settings.backoff_reset) { 0 } else { newest.attempt.attempt }
+        let touched = |row: &&Restart| row.outcome.is_none_or(Outcome::touched);
+        let rows = self.db.ledger.rows_of(of).rev();
+        let Some(newest) = rows.filter(|row| row.acknowledged_at.is_none()).find(touched) else { return 0 };
+        let held = newest.recovered_at.map_or(Duration::ZERO, |recovered| self.db.clock(self.now).since(recovered));
+        if held >= self.settings.backoff_reset { 0 } else { newest.attempt }
     }
 
     /// Its process ends and the container with it.

@@ -95,7 +95,7 @@ impl World {
             activity: None,
             active_tasks: 0,
         });
-        self.db.ledger_of.push(Vec::new());
+        self.db.recorded.push(None);
         self.chronicle.open.push(None);
         self.workspaces.push(workspace);
         self.touch(number);

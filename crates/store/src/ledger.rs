@@ -131,6 +131,8 @@ pub struct OpenAttempt {
     pub claimed_by: Option<String>,
     /// Under which epoch of its lease.
     pub epoch: i64,
+    /// The verdict that asked for it.
+    pub verdict: String,
     /// Its owner has turned to the engine, so a restart may have been made or may still be made.
     pub acting: bool,
     /// Its deadline has passed: what its owner asked of the engine has been done by now, or never will be.
@@ -384,7 +386,7 @@ impl Store {
             let rows = connection
                 .query(
                     "select id, workspace_id, engine, container_id, started_at, claimed_at, claimed_by, epoch,
-                            acting_at is not null, deadline_at < clock_timestamp()
+                            acting_at is not null, deadline_at < clock_timestamp(), verdict
                        from defib.restarts where finished_at is null and engine = any ($1) order by id limit 1000",
                     &[(&engines, Type::TEXT_ARRAY)],
                 )
@@ -402,6 +404,7 @@ impl Store {
                         epoch: row.try_get(7)?,
                         acting: row.try_get(8)?,
                         overdue: row.try_get(9)?,
+                        verdict: row.try_get(10)?,
                     })
                 })
                 .collect()

@@ -2,32 +2,40 @@
 
 use defib_policy::attempt::Outcome;
 use defib_policy::plan::{Remedy, RestartOrder};
-use defib_policy::sample::Observation;
+use defib_policy::sample::{Incarnation, Observation};
 
-use super::{CLAIM_MARGIN, Defib, ENGINE_TIMEOUT, RESTART_CONCURRENCY, RESTART_TIMEOUT, STOP_GRACE, index_of};
-use crate::database::Claimed;
+use super::{
+    CLAIM_MARGIN, Defib, ENGINE_TIMEOUT, LOOK_AFTER_MAX, OUTCOME_MARGIN, RESTART_CONCURRENCY, RESTART_TIMEOUT,
+    STOP_GRACE, index_of,
+};
+use crate::lease::LeaseProof;
+use crate::ledger::{Claimed, MayAct};
 use crate::queue::{Event, Wake};
 use crate::remedy::{CallError, How};
-use crate::time::Ms;
+use crate::time::{Ms, span};
 use crate::world::World;
 
 /// How long an outcome is tried to be written before it is left to whoever settles open attempts.
 const WRITES_MAX: u32 = 5;
 
+/// Between two looks after a restart whose answer was lost.
+const LOOK_AFTER_SPACING: Ms = 1_000;
+
 /// One restart.
 #[derive(Debug)]
 pub(super) struct Job {
     order: RestartOrder,
-    of: usize,
+    pub(super) of: usize,
     stage: Stage,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Stage {
     Claim,
-    Confirm { row: usize },
-    Act { row: usize },
-    Finish { row: usize, outcome: Outcome, tries: u32 },
+    Confirm { row: i64, epoch: i64 },
+    Act { row: i64, epoch: i64 },
+    LookAfter { row: i64, until: Ms },
+    Finish { row: i64, outcome: Outcome, tries: u32 },
 }
 
 impl Defib {
@@ -74,27 +82,40 @@ impl Defib {
         let (now, of) = (world.now, job.of);
         match job.stage {
             Stage::Claim => {
-                if !self.can_write(&world.db) || !self.is_owner(now) {
+                let epoch = self.ownership.epoch(&job.order.engine, self.moment(now));
+                let Some(epoch) = epoch.filter(|_| self.can_write(&world.db)) else {
                     world.note(of, "no claim: no database or no lease");
                     return None;
-                }
-                let deadline = now + deadline_of(job.order.remedy) + CLAIM_MARGIN;
-                let claimed = world.db.claim(&job.order, of, self.process, now, deadline);
-                if let Claimed::Granted(row) = claimed {
+                };
+                let deadline = span(deadline_of(job.order.remedy) + CLAIM_MARGIN);
+                let lease = LeaseProof { engine: &job.order.engine, holder: &self.name, epoch };
+                let claimed = world.db.claim(&job.order, of, lease, now, deadline);
+                if let Some(Claimed::Granted { id: row }) = claimed {
                     let inspect = world.engines[world.workspaces[of].engine].inspect;
-                    return Some((Stage::Confirm { row }, inspect.min(ENGINE_TIMEOUT)));
+                    return Some((Stage::Confirm { row, epoch }, inspect.min(ENGINE_TIMEOUT)));
                 }
                 world.note(of, &format!("claim: {claimed:?}"));
                 None
             }
-            Stage::Confirm { row } => {
-                let Some(outcome) = Self::objection(job, world) else {
-                    return Some((Stage::Act { row }, world.db.latency));
-                };
-                world.note(of, &format!("{}: the fresh look does not confirm it", outcome.label()));
+            Stage::Confirm { row, epoch } => {
+                if Self::confirms(job, world) {
+                    return Some((Stage::Act { row, epoch }, world.db.latency));
+                }
+                world.note(of, "superseded: the fresh look does not confirm it");
+                Some((Stage::Finish { row, outcome: Outcome::Superseded, tries: 0 }, world.db.latency))
+            }
+            Stage::Act { row, epoch } => Some(self.act(job, row, epoch, world)),
+            Stage::LookAfter { row, until } => {
+                let seen = Self::look_back(of, world);
+                let another = |life: &Incarnation| job.order.incarnation.as_ref().is_none_or(|then| !then.may_be(life));
+                let made = matches!(&seen, Observation::Running { incarnation, .. } if another(incarnation));
+                let ran = job.order.remedy == Remedy::KillAndStart;
+                if (ran || !made) && now + LOOK_AFTER_SPACING < until {
+                    return Some((Stage::LookAfter { row, until }, LOOK_AFTER_SPACING));
+                }
+                let outcome = if made { Outcome::Succeeded } else { Outcome::Failed };
                 Some((Stage::Finish { row, outcome, tries: 0 }, world.db.latency))
             }
-            Stage::Act { row } => Some(self.act(job, row, world)),
             Stage::Finish { row, outcome, tries } => {
                 if self.can_write(&world.db) {
                     world.db.finish(row, outcome, now);
@@ -106,16 +127,20 @@ impl Defib {
         }
     }
 
-    fn act(&self, job: &Job, row: usize, world: &mut World) -> (Stage, Ms) {
-        let of = job.of;
+    fn act(&self, job: &Job, row: i64, epoch: i64, world: &mut World) -> (Stage, Ms) {
+        let (of, now) = (job.of, world.now);
         let done = |outcome, wait| (Stage::Finish { row, outcome, tries: 0 }, wait);
-        if !self.can_read(&world.db) || !self.is_owner(world.now) {
-            world.note(of, "abandoned: the lease or the database is gone");
-            return done(Outcome::Abandoned, 0);
-        }
-        if !world.db.still_claimed(row) {
+        let deadline = deadline_of(job.order.remedy);
+        let lease = LeaseProof { engine: &job.order.engine, holder: &self.name, epoch };
+        let within = span(deadline + LOOK_AFTER_MAX + OUTCOME_MARGIN);
+        let may = self.can_write(&world.db).then(|| world.db.may_act(row, of, lease, within, now));
+        if may == Some(MayAct::NotWanted) {
             world.note(of, "vetoed: not wanted any more");
             return done(Outcome::Vetoed, world.db.latency);
+        }
+        if may != Some(MayAct::Yes) || self.ownership.epoch(&job.order.engine, self.moment(now)) != Some(epoch) {
+            world.note(of, "abandoned: the lease or the database is gone");
+            return done(Outcome::Abandoned, 0);
         }
         let how = match job.order.remedy {
             Remedy::Start => How::Start,
@@ -123,39 +148,35 @@ impl Defib {
             Remedy::Recreate => How::Recreate,
         };
         let evidence = &job.order.evidence;
-        let deadline = deadline_of(job.order.remedy);
         let called = world.restart(of, how, deadline, Some((evidence.rule, evidence.because.clone())));
         match called.result {
             Ok(()) => done(Outcome::Succeeded, called.took),
             Err(error) => {
                 world.note(of, &format!("the restart call fails: {error:?}"));
-                let gone = error == CallError::Gone;
-                done(if gone { Outcome::Superseded } else { Outcome::Failed }, called.took)
+                match error {
+                    CallError::TimedOut => {
+                        (Stage::LookAfter { row, until: now + called.took + LOOK_AFTER_MAX }, called.took)
+                    }
+                    CallError::Gone => done(Outcome::Superseded, called.took),
+                    CallError::Unreachable | CallError::Refused => done(Outcome::Failed, called.took),
+                }
             }
         }
     }
 
-    /// What the last look before a restart has against it. No answer is a failure: nothing was confirmed.
-    fn objection(job: &Job, world: &mut World) -> Option<Outcome> {
-        let engine = &world.engines[world.workspaces[job.of].engine];
-        let unasked = engine.fault.is_some() || engine.inspect >= ENGINE_TIMEOUT || engine.impostor.is_some();
-        if unasked || world.workspaces[job.of].inspect_hangs {
-            return Some(Outcome::Failed);
-        }
-        let offset = engine.offset;
-        let seen = world.workspaces[job.of].observe(world.now, offset, true);
-        world.looked(job.of);
+    /// Whether the last look before a restart bears the evidence out. No answer does not.
+    fn confirms(job: &Job, world: &mut World) -> bool {
+        let seen = Self::look_back(job.of, world);
         let same = match (seen.incarnation(), &job.order.incarnation) {
             (Some(now), Some(then)) => then.may_be(now),
             (_, None) | (None, _) => true,
         };
-        let agrees = match (job.order.remedy, &seen) {
+        match (job.order.remedy, &seen) {
             (Remedy::Start, Observation::Stopped { .. }) | (Remedy::KillAndStart, Observation::Running { .. }) => same,
             (Remedy::Start, Observation::Transitional { .. }) => same && job.order.convicted_in_transition(),
             (Remedy::Recreate, Observation::Missing) => true,
             _ => false,
-        };
-        (!agrees).then_some(Outcome::Superseded)
+        }
     }
 }
 

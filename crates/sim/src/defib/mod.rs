@@ -9,6 +9,7 @@
 //! judged when its answer arrives, on the rows and samples of the instant at which the look was begun.
 
 mod job;
+mod leases;
 mod pass;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -22,9 +23,10 @@ use defib_policy::settings::Settings;
 use crate::database::Database;
 use crate::detector::Detector;
 use crate::queue::{Event, Wake};
-use crate::time::{Ms, moment, ms, secs};
+use crate::time::{Ms, moment, ms};
 use crate::world::World;
 use job::Job;
+use leases::Ownership;
 use pass::Pending;
 
 /// `DEFIB_ENGINE_TIMEOUT`.
@@ -33,6 +35,10 @@ const ENGINE_TIMEOUT: Ms = 5_000;
 pub const LEASE_TTL: Ms = 15_000;
 /// What claiming and confirming may take beside the restart, before others settle the row.
 const CLAIM_MARGIN: Ms = 20_000;
+/// How long a container is looked at after a restart whose answer was lost.
+const LOOK_AFTER_MAX: Ms = 10_000;
+/// What writing the outcome may take before others settle an attempt that turned to its engine.
+const OUTCOME_MARGIN: Ms = 10_000;
 /// `DEFIB_STOP_GRACE`.
 const STOP_GRACE: Ms = 10_000;
 /// `DEFIB_RESTART_TIMEOUT`.
@@ -47,7 +53,8 @@ pub struct Defib {
     judge: Judge,
     runs: bool,
     started_at: Ms,
-    process: usize,
+    processes: u32,
+    name: String,
     lost: Ms,
     frozen: Option<(Ms, bool)>,
     started_freezing: Ms,
@@ -55,7 +62,7 @@ pub struct Defib {
     sweep_due: Ms,
     asked_until: Vec<Ms>,
     was_late: bool,
-    lease_until: Ms,
+    ownership: Ownership,
     pruned_at: Ms,
     attempts: Vec<Vec<Attempt>>,
     in_flight: Vec<bool>,
@@ -78,7 +85,8 @@ impl Defib {
             judge: Judge::new(settings.clone()),
             runs: true,
             started_at: 0,
-            process: 0,
+            processes: 0,
+            name: String::new(),
             lost: 0,
             frozen: None,
             started_freezing: 0,
@@ -86,7 +94,7 @@ impl Defib {
             sweep_due: 0,
             asked_until: Vec::new(),
             was_late: false,
-            lease_until: 0,
+            ownership: Ownership::default(),
             pruned_at: 0,
             attempts: Vec::new(),
             in_flight: Vec::new(),
@@ -131,42 +139,6 @@ impl Defib {
         self.can_read(db) && db.writable
     }
 
-    /// Takes or renews the lease. A lease is a row: without writing there is none.
-    fn renew_lease(&mut self, world: &mut World) {
-        if !self.can_write(&world.db) {
-            return;
-        }
-        let now = world.now;
-        let free = world.db.lease.is_none_or(|(holder, until)| holder == self.process || until <= now);
-        if free {
-            world.db.lease = Some((self.process, now + LEASE_TTL));
-            self.lease_until = now + LEASE_TTL;
-        }
-    }
-
-    /// Whether it may act, as far as it knows: its own clock, with a margin for the call.
-    fn is_owner(&self, now: Ms) -> bool {
-        now + secs(1) < self.lease_until
-    }
-
-    /// Ends attempts that their owner left open.
-    fn settle_open_attempts(world: &mut World) {
-        let now = world.now;
-        let overdue: Vec<usize> =
-            world.db.under_way.iter().copied().filter(|row| world.db.ledger[*row].deadline < now).collect();
-        for row in overdue {
-            let entry = &world.db.ledger[row];
-            let workspace = &world.workspaces[entry.workspace];
-            let started = workspace.body == crate::workspace::Body::Running && workspace.started_at > entry.claimed_at;
-            let outcome = if started {
-                defib_policy::attempt::Outcome::Succeeded
-            } else {
-                defib_policy::attempt::Outcome::Abandoned
-            };
-            world.db.finish(row, outcome, now);
-        }
-    }
-
     fn thaw(&mut self, me: u8, wake: Wake, world: &mut World) -> bool {
         let Some((until, lost)) = self.frozen else { return true };
         if world.now < until {
@@ -195,7 +167,9 @@ impl Detector for Defib {
         self.runs = true;
         world.chronicle.storms_forgotten(me, world.now);
         self.started_at = world.now;
-        self.process = usize::from(me) + 16 * (self.process / 16 + 1);
+        // As the default of DEFIB_REPLICA_ID has it: the host and the process.
+        self.processes += 1;
+        self.name = format!("replica-{me}.{}", self.processes);
         self.judge = Judge::new(self.settings.clone());
         self.grow(world);
         self.sweep_due = world.now + 200 + 700 * u64::from(me);
@@ -208,7 +182,11 @@ impl Detector for Defib {
         }
         match wake {
             Wake::Sweep if world.now == self.sweep_due => self.sweep(me, world),
-            Wake::EngineEvent(of) => self.focus(me, of as usize, world),
+            Wake::EngineEvent(of) => {
+                if self.speaks_for(of as usize, world) {
+                    self.focus(me, of as usize, world);
+                }
+            }
             Wake::Suspected(of) => self.suspect(me, of, world),
             Wake::Look(of) => {
                 if world.now >= self.look_due[of as usize] {
@@ -232,7 +210,7 @@ impl Detector for Defib {
         self.asked_until.fill(0);
         self.focused_at.fill(0);
         self.look_due.fill(0);
-        self.lease_until = 0;
+        self.ownership = Ownership::default();
         self.frozen = None;
     }
 

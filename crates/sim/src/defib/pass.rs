@@ -29,7 +29,7 @@ impl Defib {
     pub(super) fn sweep(&mut self, me: u8, world: &mut World) {
         let (now, at) = (world.now, self.moment(world.now));
         self.grow(world);
-        self.renew_lease(world);
+        self.turn_leases(world);
         let late = std::mem::take(&mut self.was_late);
         if self.can_read(&world.db) {
             let stamp = read_stamp(world, at);
@@ -38,8 +38,8 @@ impl Defib {
             world.db.view.database_started_at = crate::time::stamp(world.db.started_at, world.db.offset);
             self.judge.observe_fleet(&world.db.view, true);
             self.take_suspicions(world);
-            if self.is_owner(now) && self.can_write(&world.db) {
-                Self::settle_open_attempts(world);
+            if self.can_write(&world.db) {
+                self.settle_left_behind(world);
             }
             let (mut asked, mut slow) = (0, 0);
             for engine in 0..world.engines.len() {
@@ -67,12 +67,14 @@ impl Defib {
     }
 
     fn take_suspicions(&mut self, world: &mut World) {
-        if !self.is_owner(world.now) {
+        if world.db.suspicions.is_empty() {
             return;
         }
         let oldest = self.started_at.saturating_sub(ms(self.settings.dead_window));
         for (of, reporter, at) in std::mem::take(&mut world.db.suspicions) {
-            if at >= oldest {
+            if !self.speaks_for(of, world) {
+                world.db.suspicions.push((of, reporter, at));
+            } else if at >= oldest {
                 let at = self.moment(at);
                 self.judge.observe_suspicion(&world.workspaces[of].id, reporter_name(reporter), at);
             }
@@ -99,7 +101,7 @@ impl Defib {
             }
             evidence.fault = None;
             self.fill_attempts(&members, world);
-            let ours = self.is_owner(world.now);
+            let ours = self.owns(engine, world);
             let looks: Vec<Look<'_>> = members
                 .iter()
                 .filter_map(|of| {
@@ -115,7 +117,7 @@ impl Defib {
                 })
                 .collect();
             let plan = self.judge.judge(stamp.at, stamp, Some((&world.engines[engine].name, &evidence)), &looks);
-            self.carry_out(me, plan, world);
+            self.carry_out(me, plan, ours, world);
             return world.engines[engine].list;
         }
         self.odd_engine(me, engine, evidence, stamp, &members, true, world)
@@ -192,7 +194,7 @@ impl Defib {
         let now = self.moment(world.now);
         let members: Vec<usize> = pending.rows.iter().map(|row| index_of(&row.id)).collect();
         self.fill_attempts(&members, world);
-        let ours = self.is_owner(world.now);
+        let ours = self.owns(pending.engine, world);
         let looks: Vec<Look<'_>> = pending
             .rows
             .iter()
@@ -210,7 +212,7 @@ impl Defib {
             .collect();
         let name = &world.engines[pending.engine].name;
         let plan = self.judge.judge(now, pending.stamp, Some((name, &pending.evidence)), &looks);
-        self.carry_out(me, plan, world);
+        self.carry_out(me, plan, ours, world);
     }
 
     fn externals(&mut self, me: u8, stamp: ReadStamp, world: &mut World) {
@@ -218,7 +220,7 @@ impl Defib {
         if !world.db.view.workspaces.iter().any(|row| external(&row)) {
             return;
         }
-        let ours = self.is_owner(world.now);
+        let ours = self.ownership.has_the_fleet(self.moment(world.now));
         let looks: Vec<Look<'_>> = world
             .db
             .view
@@ -236,11 +238,14 @@ impl Defib {
             })
             .collect();
         let plan = self.judge.judge(stamp.at, stamp, None, &looks);
-        self.carry_out(me, plan, world);
+        self.carry_out(me, plan, ours, world);
     }
 
     /// A suspicion asks for a look at one workspace: at once, or one spacing after the last one.
     pub(super) fn suspect(&mut self, me: u8, of: u32, world: &mut World) {
+        if !self.speaks_for(of as usize, world) {
+            return; // it waits in the table for its owner
+        }
         let soonest = self.focused_at[of as usize] + spacing(&self.judge);
         if world.now >= soonest {
             self.focus(me, of as usize, world);
@@ -263,6 +268,7 @@ impl Defib {
             return;
         }
         let Some(slot) = world.db.slots[of] else { return };
+        self.turn_if_lapsed(world);
         self.focused_at[of] = world.now;
         let stamp = read_stamp(world, self.moment(world.now));
         let read = FleetRead {
@@ -294,21 +300,21 @@ impl Defib {
     }
 
     fn fill_attempts(&mut self, members: &[usize], world: &World) {
-        let reset = ms(self.settings.attempts_horizon());
+        let (reset, clock) = (self.settings.attempts_horizon(), world.db.clock(world.now));
         for of in members {
-            if !world.db.ledger_of[*of].is_empty() {
-                world.db.attempts(*of, world.now, reset, &mut self.attempts[*of]);
+            if world.db.ledger.knows(*of) {
+                world.db.ledger.read_attempts(*of, clock, reset, &mut self.attempts[*of]);
             }
         }
     }
 
-    /// Records a plan and hands its restarts over.
-    pub(super) fn carry_out(&mut self, me: u8, plan: Plan, world: &mut World) {
+    /// Records a plan and hands its restarts over; `owner` says whether it speaks for what was judged.
+    pub(super) fn carry_out(&mut self, me: u8, plan: Plan, owner: bool, world: &mut World) {
         let now = world.now;
-        let owner = self.is_owner(now);
         for change in &plan.changes {
             let of = index_of(&change.workspace);
             world.chronicle.verdicts.push((of, now, change.to.label()));
+            world.db.recorded[of] = (change.to != Verdict::Alive).then_some((change.to, now));
             if owner && world.chronicle.trace.is_some() {
                 let held = change.evidence.held.map(|held| format!(" [held: {}]", held.label())).unwrap_or_default();
                 world.note(of, &format!("verdict {} — {}{held}", change.to.label(), change.evidence.because));
@@ -320,17 +326,18 @@ impl Defib {
             let scope = scope.as_ref().map_or("the fleet", |name| name.as_str());
             world.remark(&format!("storm {} for {scope}", if *begins { "begins" } else { "ends" }));
         }
+        if !owner {
+            return;
+        }
         for (workspace, at) in &plan.looks {
             let wait = at.since(self.moment(now));
             self.look_at(me, index_of(workspace), now + millis(wait), world);
         }
-        if !owner {
-            return;
-        }
         for recovery in &plan.recoveries {
             if self.can_write(&world.db) {
-                world.db.recovered(recovery.attempt_id, now);
-                world.note(index_of(&recovery.workspace), "recovery verified");
+                let of = index_of(&recovery.workspace);
+                world.db.recovered(recovery.attempt_id, of, now);
+                world.note(of, "recovery verified");
             }
         }
         for order in plan.restarts {

@@ -119,7 +119,7 @@ async fn whoever_owns_the_engine_sees_what_is_under_way_and_how_far_it_came() {
     let [left] = left.as_slice() else { panic!("{left:?}") };
     assert_eq!((left.id, left.workspace.as_str(), left.engine.as_str()), (id, "w", "default"));
     assert_eq!((left.container_id.as_ref().unwrap().as_str(), left.started_at.unwrap().0), ("c0ffee", 5_000_000));
-    assert_eq!((left.claimed_by.as_deref(), left.epoch), (Some("replica-1"), 7));
+    assert_eq!((left.claimed_by.as_deref(), left.epoch, &*left.verdict), (Some("replica-1"), 7, "dead"));
     assert_eq!((left.acting, left.overdue), (false, false));
 
     assert_eq!(fixture.may_act(id).await, MayAct::Yes);

@@ -1,0 +1,136 @@
+//! Settling what a daemon left behind that died, or lost its lease, between claim and outcome (section 5).
+//!
+//! Its row is open, and while it is, nobody restarts that workspace. Whoever owns the engine now settles it:
+//!
+//! ```text
+//! claimed under a later epoch than ours ─► whoever took over from us is at work on it: not ours to settle, before its deadline
+//! acting_at null ─► abandoned at once: an older epoch can never turn to the engine any more (the statement that writes
+//!                   acting_at asks for the lease, and meets this one on the row)
+//! acting_at set ──► the container tells: started since ─► succeeded
+//!                                       not (yet)      ─► wait, for an engine may still be at it; at the deadline abandoned
+//! ```
+//!
+//! That somebody has started it does not say who. A start that is still on its way then does nothing; but a restart of what ran
+//! (a wedged one) would kill the successor of whoever was faster, and the one after that, if by then it had been restarted again. So
+//! that one is settled by its deadline alone.
+//!
+//! An engine that gives no answer settles nothing: the row waits for one that does.
+
+use crate::moment::Timestamp;
+use crate::sample::Observation;
+use crate::verdict::Verdict;
+
+/// What is to be done about an open attempt that is nobody's any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settle {
+    /// Its owner never turned to the engine, and no longer can.
+    Unasked,
+    /// The engine made the restart.
+    Succeeded,
+    /// The engine has not made it, and has had all the time there was.
+    Abandoned,
+    /// Not known yet.
+    Wait,
+}
+
+/// An open attempt, as its row has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// The epoch of the lease that it was claimed under.
+    pub epoch: i64,
+    /// Its owner has turned to the engine.
+    pub acting: bool,
+    /// Its deadline has passed.
+    pub overdue: bool,
+}
+
+/// What the ledger alone tells the owner of an engine of an open attempt there; `None` when the container must be asked
+/// ([`by_its_container`]).
+///
+/// Epochs begin anew where somebody has deleted the leases, so a later one is no reason to wait for ever.
+#[must_use]
+pub fn by_its_row(attempt: Row, ours: i64) -> Option<Settle> {
+    if attempt.epoch > ours && !attempt.overdue {
+        return Some(Settle::Wait);
+    }
+    (!attempt.acting).then_some(Settle::Unasked)
+}
+
+/// Whether an attempt with this verdict (its label in the ledger) restarts what runs, rather than start what does not.
+#[must_use]
+pub fn restarts_what_runs(verdict: &str) -> bool {
+    [Verdict::Wedged, Verdict::Unhealthy].iter().any(|it| it.label() == verdict)
+}
+
+/// What a look at the container tells of an attempt whose owner had turned to the engine: `convicted` is the start of the life that
+/// was to be restarted. Both starts are on the engine's clock, so that no skew matters.
+#[must_use]
+pub fn by_its_container(seen: &Observation, convicted: Option<Timestamp>, ran: bool, overdue: bool) -> Settle {
+    if matches!(seen, Observation::Unknown { .. }) || (ran && !overdue) {
+        return Settle::Wait;
+    }
+    let started = seen.incarnation().and_then(|life| life.started_at);
+    match (started, convicted) {
+        (Some(started), Some(convicted)) if started > convicted => Settle::Succeeded,
+        _ if overdue => Settle::Abandoned,
+        _ => Settle::Wait,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample::{Exit, Fault, Health, Incarnation};
+
+    fn life(started: Option<i64>) -> Incarnation {
+        Incarnation { container_id: "c".into(), started_at: started.map(Timestamp) }
+    }
+
+    fn running(started: Option<i64>) -> Observation {
+        Observation::Running { incarnation: life(started), health: Health::None }
+    }
+
+    #[test]
+    fn a_later_start_is_a_success_and_what_is_not_started_is_waited_for_until_the_deadline() {
+        let stopped = |started| Observation::Stopped { incarnation: life(Some(started)), exit: Exit::default() };
+        for (seen, convicted, before, after) in [
+            (running(Some(9)), Some(5), Settle::Succeeded, Settle::Succeeded),
+            // Started, and dead again: the restart was made all the same.
+            (stopped(9), Some(5), Settle::Succeeded, Settle::Succeeded),
+            (stopped(5), Some(5), Settle::Wait, Settle::Abandoned),
+            (running(Some(5)), Some(5), Settle::Wait, Settle::Abandoned),
+            (running(None), Some(5), Settle::Wait, Settle::Abandoned),
+            (running(Some(9)), None, Settle::Wait, Settle::Abandoned),
+            (Observation::Missing, Some(5), Settle::Wait, Settle::Abandoned),
+            (Observation::Unknown { fault: Fault::TimedOut }, Some(5), Settle::Wait, Settle::Wait),
+        ] {
+            let convicted = convicted.map(Timestamp);
+            assert_eq!(by_its_container(&seen, convicted, false, false), before, "{seen:?}");
+            assert_eq!(by_its_container(&seen, convicted, false, true), after, "{seen:?}, overdue");
+            assert_eq!(by_its_container(&seen, convicted, true, false), Settle::Wait, "{seen:?}, it ran");
+            assert_eq!(by_its_container(&seen, convicted, true, true), after, "{seen:?}, it ran, overdue");
+        }
+    }
+
+    #[test]
+    fn what_runs_is_restarted_for_two_verdicts() {
+        let restarted: Vec<&str> =
+            Verdict::ALL.iter().map(|it| it.label()).filter(|it| restarts_what_runs(it)).collect();
+        assert_eq!(restarted, ["wedged", "unhealthy"]);
+    }
+
+    #[test]
+    fn an_attempt_of_an_older_epoch_is_settled_and_one_of_a_later_epoch_is_left_alone() {
+        for (epoch, acting, before, after) in [
+            (3, false, Some(Settle::Unasked), Some(Settle::Unasked)),
+            (4, false, Some(Settle::Unasked), Some(Settle::Unasked)), // our own, whose claim we never heard of
+            (5, false, Some(Settle::Wait), Some(Settle::Unasked)),
+            (5, true, Some(Settle::Wait), None),
+            (4, true, None, None),
+            (3, true, None, None),
+        ] {
+            assert_eq!(by_its_row(Row { epoch, acting, overdue: false }, 4), before, "{epoch} {acting}");
+            assert_eq!(by_its_row(Row { epoch, acting, overdue: true }, 4), after, "{epoch} {acting}, overdue");
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! `defib.leases` and `defib.replicas` in memory: the model of `defib_store`'s `lease.rs`.
+//!
+//! The same operations with the same answers, on a database clock that the caller passes in. A test holds it against the real
+//! SQL (`tests/ledger.rs`). Each transaction can also be taken apart where a process can be stopped in the middle of it: what it has
+//! locked stays locked, what it has written is nobody's to see before it commits.
+//!
+//! ```text
+//! turn:   begin_turn  (the lock of all turns; rows to take over: FOR UPDATE, skipping those that a claim holds) … commit_turn
+//! claim:  begin_claim (its lease's row: FOR KEY SHARE)                                                          … end_claim
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use defib_policy::id::EngineName;
+use defib_policy::moment::Timestamp;
+use defib_policy::share;
+
+use crate::ledger::Weakening;
+
+/// Rows of replicas that have been gone for so long are deleted.
+const GONE_FOR: Duration = Duration::from_secs(3_600);
+
+/// One replica's turn.
+#[derive(Clone, Copy, Debug)]
+pub struct LeaseTurn<'a> {
+    /// Its name.
+    pub replica: &'a str,
+    /// The engines that it is configured for.
+    pub engines: &'a [EngineName],
+    /// What it owned after its last turn, with the epochs; `None` on the first turn of a process.
+    pub owned: Option<&'a BTreeMap<EngineName, i64>>,
+    /// Engines that it does not give up for the sake of an even spread.
+    pub busy: &'a BTreeSet<EngineName>,
+    /// How long a lease lasts.
+    pub ttl: Duration,
+}
+
+/// A lease that has not expired.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// Of which engine.
+    pub engine: EngineName,
+    /// Who owns it.
+    pub holder: Box<str>,
+    /// The fencing token.
+    pub epoch: i64,
+    /// How long it lasts, if it is not renewed.
+    pub expires_in: Duration,
+}
+
+/// What a turn came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LeaseTable {
+    /// What the process owns, with the epochs.
+    pub owned: BTreeMap<EngineName, i64>,
+    /// Every lease that has not expired, by engine.
+    pub leases: Vec<Lease>,
+    /// Engines that another process has taken under its name.
+    pub usurped: Vec<EngineName>,
+}
+
+/// The lease that an attempt is made under.
+#[derive(Clone, Copy, Debug)]
+pub struct LeaseProof<'a> {
+    /// On which engine.
+    pub engine: &'a EngineName,
+    /// Who holds it.
+    pub holder: &'a str,
+    /// Since which epoch.
+    pub epoch: i64,
+}
+
+/// A row of `defib.leases`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaseRow {
+    /// Who owns the engine.
+    pub holder: Box<str>,
+    /// Since which epoch.
+    pub epoch: i64,
+    /// Until when.
+    pub expires_at: Timestamp,
+    /// Claims under way that hold the row.
+    claims: u32,
+    /// A turn under way is taking it over.
+    taken_over: bool,
+}
+
+/// A turn that has begun and is not committed.
+#[derive(Debug)]
+pub struct Turn {
+    replica: Box<str>,
+    engines: Vec<EngineName>,
+    expires_at: Timestamp,
+    owned: BTreeMap<EngineName, i64>,
+    left: Vec<EngineName>,
+    left_at: Timestamp,
+    taken: Vec<EngineName>,
+    usurped: Vec<EngineName>,
+}
+
+impl Turn {
+    /// The engines that it takes.
+    #[must_use]
+    pub fn taken(&self) -> &[EngineName] {
+        &self.taken
+    }
+}
+
+/// The two tables.
+#[derive(Debug, Default)]
+pub struct Leases {
+    replicas: BTreeMap<Box<str>, (Vec<EngineName>, Timestamp)>,
+    rows: BTreeMap<EngineName, LeaseRow>,
+    turning: bool,
+    weakening: Option<Weakening>,
+}
+
+impl Leases {
+    /// Empty tables with one rule left out.
+    #[must_use]
+    pub fn weakened(weakening: Option<Weakening>) -> Self {
+        Self { weakening, ..Self::default() }
+    }
+
+    /// The row of an engine.
+    #[must_use]
+    pub fn row(&self, engine: &EngineName) -> Option<&LeaseRow> {
+        self.rows.get(engine)
+    }
+
+    /// All rows, by engine.
+    pub fn rows(&self) -> impl Iterator<Item = (&EngineName, &LeaseRow)> {
+        self.rows.iter()
+    }
+
+    /// The names of the replicas that have said they live and have not been forgotten, with the end of their word.
+    pub fn replicas(&self) -> impl Iterator<Item = (&str, Timestamp)> {
+        self.replicas.iter().map(|(name, (_, expires_at))| (&**name, *expires_at))
+    }
+
+    /// Moves every time by so many microseconds.
+    pub(crate) fn age(&mut self, micros: i64) {
+        for row in self.rows.values_mut() {
+            row.expires_at = row.expires_at.shifted(micros);
+        }
+        for (_, until) in self.replicas.values_mut() {
+            *until = until.shifted(micros);
+        }
+    }
+
+    /// A whole turn; `None` when another one is under way.
+    pub fn take_lease_turn(&mut self, turn: &LeaseTurn<'_>, now: Timestamp) -> Option<LeaseTable> {
+        let begun = self.begin_turn(turn, now)?;
+        Some(self.commit_turn(begun, now))
+    }
+
+    /// Everything of a turn but its commit. `None` when another one is under way: turns follow each other.
+    pub fn begin_turn(&mut self, turn: &LeaseTurn<'_>, now: Timestamp) -> Option<Turn> {
+        if self.turning {
+            return None;
+        }
+        let me = turn.replica;
+        let mine = |engine: &EngineName, row: &LeaseRow| {
+            &*row.holder == me && turn.owned.is_some_and(|owned| owned.get(engine) == Some(&row.epoch))
+        };
+        let predecessors = |row: &LeaseRow| turn.owned.is_none() && &*row.holder == me;
+        let lasts = |row: &LeaseRow| row.expires_at > now;
+        let usurped = self
+            .rows
+            .iter()
+            .filter(|(engine, row)| {
+                turn.owned.is_some_and(|owned| owned.contains_key(*engine)) && &*row.holder == me && !mine(engine, row)
+            })
+            .map(|(engine, _)| engine.clone())
+            .collect();
+
+        let others = self.replicas.iter().filter(|(name, (_, until))| ***name != *me && *until > now);
+        let mut live: BTreeMap<&str, BTreeSet<&EngineName>> =
+            others.map(|(name, (engines, _))| (&**name, engines.iter().collect())).collect();
+        live.insert(me, turn.engines.iter().collect());
+        let held = self.rows.iter().filter(|(engine, row)| lasts(row) || mine(engine, row));
+        let held = held.map(|(engine, row)| (engine, &*row.holder)).collect();
+        let owners = share::owners(&live, &held);
+        let wanted = |engine: &EngineName| owners.get(engine) == Some(&me);
+
+        let (mut owned, mut left) = (BTreeMap::new(), Vec::new());
+        for (engine, row) in self.rows.iter().filter(|(engine, row)| mine(engine, row)) {
+            if wanted(engine) || turn.busy.contains(engine) {
+                owned.insert(engine.clone(), row.epoch);
+            } else {
+                left.push(engine.clone());
+            }
+        }
+        let early = self.weakening == Some(Weakening::TakeOverBeforeTheEnd);
+        let over_claims = self.weakening == Some(Weakening::TakeOverDuringAClaim);
+        let takeable = |engine: &EngineName| match self.rows.get(engine) {
+            None => true,
+            Some(row) => (early || !lasts(row) || predecessors(row)) && (over_claims || row.claims == 0),
+        };
+        let wants = |engine: &&EngineName| (wanted(engine) || early) && !owned.contains_key(*engine);
+        let taken: Vec<EngineName> = turn.engines.iter().filter(wants).filter(|it| takeable(it)).cloned().collect();
+        for engine in &taken {
+            if let Some(row) = self.rows.get_mut(engine) {
+                row.taken_over = true;
+            }
+        }
+        self.turning = true;
+        let expires_at = now.plus(turn.ttl);
+        let (replica, engines) = (me.into(), turn.engines.to_vec());
+        Some(Turn { replica, engines, expires_at, owned, left, left_at: now, taken, usurped })
+    }
+
+    /// Commits a turn. What it has read and written is of its beginning; `now` is when its table is read.
+    pub fn commit_turn(&mut self, turn: Turn, now: Timestamp) -> LeaseTable {
+        self.turning = false;
+        let Turn { replica, engines, expires_at, mut owned, left, left_at, taken, usurped } = turn;
+        self.replicas.retain(|_, (_, until)| until.plus(GONE_FOR) >= left_at);
+        self.replicas.insert(replica.clone(), (engines, expires_at));
+        for (engine, row) in &mut self.rows {
+            if owned.contains_key(engine) {
+                row.expires_at = expires_at;
+            } else if left.contains(engine) {
+                row.expires_at = left_at;
+            }
+        }
+        for engine in taken {
+            let keeps = self.weakening == Some(Weakening::TheEpochStays);
+            let (epoch, claims) = self.rows.get(&engine).map_or((1, 0), |row| {
+                let epoch = if keeps { row.epoch } else { row.epoch + 1 };
+                (epoch, row.claims)
+            });
+            let row = LeaseRow { holder: replica.clone(), epoch, expires_at, claims, taken_over: false };
+            owned.insert(engine.clone(), epoch);
+            self.rows.insert(engine, row);
+        }
+        LeaseTable { owned, leases: self.leases(now), usurped }
+    }
+
+    /// Undoes a turn that does not commit.
+    pub fn abort_turn(&mut self, turn: &Turn) {
+        self.turning = false;
+        for engine in &turn.taken {
+            if let Some(row) = self.rows.get_mut(engine) {
+                row.taken_over = false;
+            }
+        }
+    }
+
+    /// Gives up what a replica owns. False when a turn is under way: it would have to wait.
+    pub fn release_leases(&mut self, replica: &str, owned: &BTreeMap<EngineName, i64>, now: Timestamp) -> bool {
+        if self.turning {
+            return false;
+        }
+        for (engine, row) in &mut self.rows {
+            if &*row.holder == replica && owned.get(engine) == Some(&row.epoch) {
+                row.expires_at = now;
+            }
+        }
+        self.replicas.remove(replica);
+        true
+    }
+
+    /// The leases that have not expired, by engine.
+    #[must_use]
+    pub fn leases(&self, now: Timestamp) -> Vec<Lease> {
+        let lasting = self.rows.iter().filter(|(_, row)| row.expires_at > now);
+        lasting
+            .map(|(engine, row)| Lease {
+                engine: engine.clone(),
+                holder: row.holder.clone(),
+                epoch: row.epoch,
+                expires_in: row.expires_at.since(now),
+            })
+            .collect()
+    }
+
+    /// Whether a lease is held and has not expired, as committed.
+    #[must_use]
+    pub fn holds(&self, proof: LeaseProof<'_>, now: Timestamp) -> bool {
+        self.rows
+            .get(proof.engine)
+            .is_some_and(|row| *row.holder == *proof.holder && row.epoch == proof.epoch && row.expires_at > now)
+    }
+
+    /// Whether a turn under way is taking the engine over: a claim there waits.
+    pub(crate) fn is_taken_over(&self, engine: &EngineName) -> bool {
+        self.rows.get(engine).is_some_and(|row| row.taken_over)
+    }
+
+    /// A claim holds the row from here to its end.
+    pub fn begin_claim(&mut self, engine: &EngineName) {
+        if let Some(row) = self.rows.get_mut(engine) {
+            row.claims += 1;
+        }
+    }
+
+    /// A claim's transaction has ended.
+    pub fn end_claim(&mut self, engine: &EngineName) {
+        if let Some(row) = self.rows.get_mut(engine) {
+            row.claims = row.claims.saturating_sub(1);
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! What must be true after each step, and what is counted because nobody can prevent it.
+//!
+//! An engine does not check an epoch, and nothing takes back a call that is on its way. So two windows remain, and what happens in
+//! them is counted apart:
+//!
+//! - *woken*: a process that was stopped between the last look at its own clock and the call (or suspended, with its clock, since the
+//!   database's yes), and woke when others had settled its attempt;
+//! - *belated*: an engine that carries a call out after all the time that it is given (its deadline and the looks after it).
+//!
+//! In both, a start of what runs by then does nothing. A restart of a wedged one kills its successor.
+//!
+//! Two more things are counted and not held against the protocol. An engine restarts whatever it finds, so a life that somebody else
+//! began between our look and the engine's deed dies of it (*raced*); the platform's, or one that a start of ours began which the
+//! engine had been sitting on. And a start may find dead not the life that it was meant for but its successor (*revived*): nobody who
+//! runs is hurt by a start, so its attempt is settled as soon as a new life shows, and does not wait for the engine.
+
+use defib_policy::attempt::Outcome;
+
+use super::engine::{Call, Starter};
+use super::process::LEASE_TTL;
+use super::restart::LOOK_AFTER_MAX;
+use super::walk::{STATEMENT_TIMEOUT, Walk};
+use crate::time::{Ms, span, stamp};
+
+/// How long after the platform's word a call may still leave that was allowed before it: the answer may take a statement's deadline to
+/// arrive, and a process may be stopped for as long as its lease lasts without noticing.
+const OBJECTION_MAX: Ms = STATEMENT_TIMEOUT + LEASE_TTL + 1_000;
+
+/// What happened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Workspaces that died or hung.
+    pub deaths: u64,
+    /// Faults of processes, networks, database and engines.
+    pub faults: u64,
+    /// Engines that changed hands.
+    pub take_overs: u64,
+    /// Claims that were granted.
+    pub claims: u64,
+    /// Calls that left.
+    pub calls: u64,
+    /// Lives that a call of ours began.
+    pub restarts: u64,
+    /// Attempts that another process settled, or the same one later.
+    pub settled: u64,
+    /// Calls that left under a lease that had ended, from a process that was stopped in the window.
+    pub left_late: u64,
+    /// Calls that left under a lease that had just been given up, or taken by a process of the same name: their rows stand in
+    /// everybody's way.
+    pub left_covered: u64,
+    /// Starts of ours that found it running already, and did nothing.
+    pub idle: u64,
+    /// Successors killed by a call of a process that was stopped in the window.
+    pub killed_by_woken: u64,
+    /// Successors killed by a call that its engine carried out belatedly.
+    pub killed_by_belated: u64,
+    /// A life that somebody else began between our look and the engine's deed was killed.
+    pub raced: u64,
+    /// Starts that found a successor dead, because one of two calls was carried out after its attempt had been settled.
+    pub revived: u64,
+}
+
+impl Tally {
+    /// Adds another one.
+    pub fn add(&mut self, other: &Self) {
+        let pairs = [
+            (&mut self.deaths, other.deaths),
+            (&mut self.faults, other.faults),
+            (&mut self.take_overs, other.take_overs),
+            (&mut self.claims, other.claims),
+            (&mut self.calls, other.calls),
+            (&mut self.restarts, other.restarts),
+            (&mut self.settled, other.settled),
+            (&mut self.left_late, other.left_late),
+            (&mut self.left_covered, other.left_covered),
+            (&mut self.idle, other.idle),
+            (&mut self.killed_by_woken, other.killed_by_woken),
+            (&mut self.killed_by_belated, other.killed_by_belated),
+            (&mut self.raced, other.raced),
+            (&mut self.revived, other.revived),
+        ];
+        for (mine, theirs) in pairs {
+            *mine += theirs;
+        }
+    }
+}
+
+impl Walk {
+    /// Notes a violation. The first one ends the walk.
+    pub(super) fn never(&mut self, what: String) {
+        self.note(|| format!("NEVER: {what}"));
+        self.violation.get_or_insert(what);
+    }
+
+    /// A claim has been committed.
+    pub(super) fn check_claim(&mut self, id: i64, process: usize) {
+        let Some(row) = self.ledger.row(id) else { return };
+        let (of, engine, epoch) = (row.of, row.engine.clone(), row.epoch);
+        let held = self.ledger.leases.row(&engine).is_some_and(|lease| lease.epoch == epoch);
+        if !held || self.takers.get(&engine) != Some(&process) {
+            self.never(format!("attempt {id} of w{of} is claimed by a process that no longer holds its lease"));
+        }
+        if self.ledger.rows_of(of).filter(|row| row.finished_at.is_none()).count() > 1 {
+            self.never(format!("two attempts of w{of} are under way"));
+        }
+    }
+
+    /// An engine was taken over: at the time of the turn, its lease had `ended`.
+    pub(super) fn check_take_over(&mut self, engine: &str, ended: bool) {
+        self.tally.take_overs += 1;
+        if !ended {
+            self.never(format!("{engine} was taken from one whose lease had not ended"));
+        }
+    }
+
+    /// An attempt was found to be of the `owner` of its engine, or not.
+    pub(super) fn check_facts(&mut self, id: i64, owner: bool, process: usize, epoch: i64) {
+        let clock = stamp(self.now, 0);
+        let Some(row) = self.ledger.row(id).filter(|_| owner) else { return };
+        let (of, lease) = (row.of, self.ledger.leases.row(&row.engine));
+        let holds = lease.is_some_and(|lease| lease.epoch == epoch && lease.expires_at > clock);
+        if !holds || self.takers.get(&row.engine) != Some(&process) {
+            self.never(format!("attempt {id} of w{of} may act for a process that does not hold its lease"));
+        }
+    }
+
+    /// A call leaves.
+    pub(super) fn check_call(&mut self, call: &Call) {
+        let clock = stamp(self.now, 0);
+        let of = call.of;
+        self.tally.calls += 1;
+        let Some(row) = self.ledger.row(call.row) else {
+            return self.never(format!("w{of} is restarted without an attempt"));
+        };
+        let (finished, acting) = (row.finished_at.is_some(), row.acting_at.is_some());
+        let stands = row.deadline_at >= clock.plus(span(call.deadline() + LOOK_AFTER_MAX));
+        let lease = self.ledger.leases.row(&row.engine);
+        let stale = lease.is_none_or(|lease| lease.epoch != call.epoch || lease.expires_at <= clock)
+            || self.takers.get(&row.engine) != Some(&call.process);
+        if !acting {
+            self.never(format!("w{of} is restarted, and that its engine would be asked was not written down"));
+        } else if !call.window && finished {
+            self.never(format!("w{of} is restarted by p{} although its attempt has been settled", call.process));
+        } else if !call.window && !stands {
+            self.never(format!(
+                "w{of} is restarted so late that others may settle its attempt before its engine is done"
+            ));
+        }
+        self.tally.left_late += u64::from(call.window && (finished || stale));
+        self.tally.left_covered += u64::from(!call.window && stale);
+        let put_away = self.boxes[of].put_away_at.is_some_and(|at| at + OBJECTION_MAX < self.now);
+        if put_away && !call.window {
+            self.never(format!("w{of} is restarted although it was put away long before"));
+        }
+    }
+
+    /// Whether a call that takes effect now does so in one of the two windows.
+    fn is_excused(&self, call: &Call) -> bool {
+        (call.window && self.has_ended(call)) || self.is_belated(call)
+    }
+
+    fn has_ended(&self, call: &Call) -> bool {
+        self.ledger.row(call.row).is_none_or(|row| row.finished_at.is_some())
+    }
+
+    fn is_belated(&self, call: &Call) -> bool {
+        self.now > call.left_at + call.deadline() + LOOK_AFTER_MAX
+    }
+
+    /// A call stops the life that runs, or starts one that does not: is it the one that it was meant for?
+    pub(super) fn check_effect(&mut self, call: &Call, kills: bool) {
+        let of = call.of;
+        let (life, starter, began) = {
+            let it = &self.boxes[of];
+            (it.life, it.starter, it.began)
+        };
+        let excused = self.is_excused(call);
+        let (finished, by_others) = self.ledger.row(call.row).map_or((true, false), |row| {
+            let by_others = self.settled_by_others.contains(&row.id) && row.outcome == Some(Outcome::Abandoned);
+            (row.finished_at.is_some(), by_others)
+        });
+        if by_others && !excused {
+            self.never(format!("w{of}: the engine carries out, in time, what somebody has settled as abandoned"));
+        }
+        if life == call.life {
+            return;
+        }
+        // A start does not hurt whoever runs. What it finds dead was begun by a call of ours that outlived its attempt, or this
+        // call has outlived its own.
+        if !kills && (finished || excused || matches!(starter, Starter::Call { late: true, .. })) {
+            self.tally.revived += 1;
+            return;
+        }
+        match starter {
+            // Somebody's restart between our look and the engine's deed: no engine can be told to mind it.
+            Starter::Platform if began >= call.looked_at => self.tally.raced += 1,
+            _ if excused && call.window => self.tally.killed_by_woken += 1,
+            _ if excused => self.tally.killed_by_belated += 1,
+            Starter::Call { excused: true, .. } | Starter::Call { late: true, kills: false, .. }
+                if began >= call.looked_at =>
+            {
+                self.tally.raced += 1;
+            }
+            _ => {
+                let does = if kills { "kills" } else { "starts" };
+                self.never(format!(
+                    "w{of}: a restart meant for life {} {does} life {life}: restarted twice",
+                    call.life
+                ));
+            }
+        }
+    }
+
+    /// How the life is marked that a call begins.
+    pub(super) fn starter(&self, call: &Call) -> Starter {
+        let excused = self.is_excused(call);
+        Starter::Call { late: excused || self.has_ended(call), excused, kills: call.kills }
+    }
+
+    /// An attempt was ended by a statement of `process`; `was` says whether it had ended before.
+    pub(super) fn check_finish(&mut self, id: i64, process: usize, was: Option<Outcome>, unasked: bool) {
+        let Some(row) = self.ledger.row(id) else { return };
+        let (of, outcome, epoch, engine) = (row.of, row.outcome, row.epoch, row.engine.clone());
+        let overdue = row.deadline_at < stamp(self.now, 0);
+        if was.is_some() {
+            return self.never(format!("attempt {id} of w{of} ends twice: {was:?}, {outcome:?}"));
+        }
+        let calls = self.calls.iter().filter(|call| call.row == id).count();
+        let untouched = unasked || matches!(outcome, Some(Outcome::Vetoed));
+        if calls > 0 && untouched {
+            self.never(format!("attempt {id} of w{of} says that nothing was touched, and {calls} calls have left"));
+        }
+        let meant = self.meant.get(&id).copied();
+        if outcome == Some(Outcome::Succeeded) && meant == Some(self.boxes[of].life) {
+            self.never(format!("attempt {id} of w{of} succeeded, and it is the life that was convicted"));
+        }
+        let owner = self.owners.get(&id).copied();
+        if owner != Some(process) {
+            let current = self
+                .ledger
+                .leases
+                .row(&engine)
+                .is_some_and(|lease| lease.epoch == epoch && lease.expires_at > stamp(self.now, 0));
+            if current && !overdue {
+                self.never(format!("attempt {id} of w{of} is settled under the hands of the engine's owner"));
+            }
+            self.settled_by_others.insert(id);
+            self.tally.settled += 1;
+        }
+    }
+
+    /// The end of a world that has been healthy for long.
+    pub(super) fn check_end(&mut self) {
+        let open: Vec<String> = self
+            .ledger
+            .rows()
+            .iter()
+            .filter(|row| row.finished_at.is_none())
+            .map(|row| format!("{} of w{}", row.id, row.of))
+            .collect();
+        if !open.is_empty() {
+            self.never(format!("attempts stay open for ever: {}", open.join(", ")));
+        }
+        for of in 0..self.boxes.len() {
+            if !self.boxes[of].is_well() {
+                self.never(format!("w{of} stays dead"));
+            }
+        }
+    }
+}
