@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use defib_policy::id::EngineName;
 use defib_policy::moment::Moment;
-use defib_policy::share;
+use defib_policy::share::{self, Replica};
 use tokio_postgres::types::Type;
 
 use crate::Store;
@@ -111,13 +111,6 @@ pub struct LeaseTable {
     pub usurped: Vec<EngineName>,
 }
 
-/// A row of `defib.replicas`.
-struct Replica {
-    name: String,
-    engines: BTreeSet<EngineName>,
-    fit: BTreeSet<EngineName>,
-}
-
 /// A row of `defib.leases`.
 struct LeaseRow {
     engine: EngineName,
@@ -200,7 +193,7 @@ async fn turn_within(
         .map(|row| row.engine.clone())
         .collect();
 
-    let live = able(&replicas);
+    let live = share::able(&replicas);
     // An expired one of ours that nobody took is still ours.
     let held = rows.iter().filter(|row| row.lasts || mine(row)).map(|row| (&row.engine, row.holder.as_str())).collect();
     let owners = share::owners(&live, &held);
@@ -277,25 +270,13 @@ fn columns<'a>(leases: impl Iterator<Item = (&'a EngineName, &'a i64)>) -> (Vec<
     leases.map(|(engine, epoch)| (engine.as_str(), *epoch)).unzip()
 }
 
-/// The engines that each replica may own: of those that it is configured for the ones that it is fit for, and the ones that nobody is.
-fn able(replicas: &[Replica]) -> BTreeMap<&str, BTreeSet<&EngineName>> {
-    let somebody_is_fit: BTreeSet<&EngineName> = replicas.iter().flat_map(|replica| &replica.fit).collect();
-    replicas
-        .iter()
-        .map(|replica| {
-            let may = |engine: &&EngineName| replica.fit.contains(*engine) || !somebody_is_fit.contains(*engine);
-            (replica.name.as_str(), replica.engines.iter().filter(may).collect())
-        })
-        .collect()
-}
-
 async fn read_replicas(connection: &mut Connection) -> Result<Vec<Replica>, Fault> {
     let rows = connection.query(REPLICAS, &[]).await?;
     rows.iter()
         .map(|row| {
             let (engines, fit): (Vec<&str>, Vec<&str>) = (row.try_get(1)?, row.try_get(2)?);
             Ok(Replica {
-                name: row.try_get(0)?,
+                name: row.try_get::<_, &str>(0)?.into(),
                 engines: engines.into_iter().map(EngineName::from).collect(),
                 fit: fit.into_iter().map(EngineName::from).collect(),
             })
