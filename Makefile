@@ -13,6 +13,8 @@ CARGO ?= cargo
 # `test` builds for the workspace as a whole, never for one package: features would be resolved anew, and half of the
 # dependencies built again. --tests, so that the programs under test and the tests are built with the same ones.
 BUILD_TESTS := $(CARGO) build --workspace --bins --tests --locked
+# The program that the crash tests let die: the same one with fail points in it, under a name of its own.
+BUILD_FAILPOINTS := $(CARGO) build --workspace --bin defib-failpoints --features defib/failpoints --locked
 
 # The agent of the demo is alone in its image, so it must be static. --target keeps what is built with these flags apart
 # from everything else in target/.
@@ -58,9 +60,13 @@ doc: ## documentation, warnings denied
 	RUSTDOCFLAGS='--deny warnings' $(CARGO) doc --workspace --no-deps --document-private-items --locked
 
 # The programs first: cargo builds those of other packages only when asked to, and the whole-program tests start them.
-.PHONY: unit-and-e2e
-unit-and-e2e:
+.PHONY: build-tests
+build-tests: ## what the tests start, without running them
 	$(BUILD_TESTS)
+	$(BUILD_FAILPOINTS)
+
+.PHONY: unit-and-e2e
+unit-and-e2e: build-tests
 	$(CARGO) test --workspace --locked
 
 .PHONY: unit
@@ -68,13 +74,11 @@ unit: ## all tests but the whole-program ones
 	$(CARGO) test --workspace --exclude defib-tests --locked
 
 .PHONY: e2e
-e2e: install ## the whole-program tests alone, on a real Postgres and a real Docker engine
-	$(BUILD_TESTS)
+e2e: install build-tests ## the whole-program tests alone, on a real Postgres and a real Docker engine
 	$(CARGO) test --package defib-tests --locked
 
 .PHONY: deploy
-deploy: install ## the files of deploy/ against the program and the published schemas
-	$(BUILD_TESTS)
+deploy: install build-tests ## the files of deploy/ against the program and the published schemas
 	$(CARGO) test --workspace --test deploy --locked
 
 # Hours of one core: a million steps of schedules of two and of three replicas (a second each), a thousand seeds of every incident,
@@ -91,6 +95,16 @@ sim: ## STEPS of schedules, every incident over SEEDS seeds, YEARS chaos years, 
 	target/release/defib-sim run --all --seeds $(SEEDS)
 	target/release/defib-sim chaos --years $(YEARS) --seed 1
 	target/release/defib-sim report --out docs/simulation --seeds $(SEEDS) --seeds-of-others 50 --chaos-days 30 --seed 1
+
+# Minutes, and a seed of its own each time unless SEED says one.
+ROUNDS ?= 200
+SEED ?= $(shell date +%s)
+
+.PHONY: soak
+soak: install ## ROUNDS of random kills of replicas, and as many of Postgres, with SEED: each dead one is restarted once
+	$(BUILD_TESTS)
+	$(TARGET_DIR)/debug/defib-soak --seed $(SEED) --rounds $(ROUNDS) --break replicas
+	$(TARGET_DIR)/debug/defib-soak --seed $(SEED) --rounds $(ROUNDS) --break postgres
 
 .PHONY: bench
 bench: ## simulated workspace-seconds per wall second on one core
@@ -114,6 +128,15 @@ readme-tables: ## writes the tables of README.md anew from the program
 deny: ## licences, sources and duplicates of the dependencies; ADVISORIES=1 also known vulnerabilities
 	@$(CARGO) deny --version >/dev/null 2>&1 || { echo "no cargo-deny: cargo install --locked cargo-deny" >&2; exit 1; }
 	$(CARGO) deny --locked check licenses bans sources $(if $(ADVISORIES),advisories)
+
+# Not a part of `test`: it builds the policy a thousand times. docs/mutants.md says what is left out, and why.
+JOBS ?= 2
+
+.PHONY: mutants
+mutants: ## the policy with one thing at a time made wrong: a test must fail for each (half an hour of JOBS=2 cores)
+	@$(CARGO) mutants --version >/dev/null 2>&1 || { echo "no cargo-mutants: cargo install --locked cargo-mutants" >&2; exit 1; }
+	deploy/dev/bound-mutants.sh
+	$(CARGO) mutants --package defib-policy --jobs $(JOBS) --output $(TARGET_DIR)
 
 .PHONY: alerts
 alerts: ## the alerts of deploy/prometheus against made-up series

@@ -4,12 +4,15 @@
 create table defib.replicas (
     replica    text primary key,
     engines    text[] not null,
+    fit        text[] not null,
     started_at timestamptz not null default clock_timestamp(),
     expires_at timestamptz not null
 ) with (fillfactor = 50);
 comment on table defib.replicas is 'Daemons that watch this fleet. Engines are spread over those that have not expired.';
 comment on column defib.replicas.replica is 'DEFIB_REPLICA_ID.';
 comment on column defib.replicas.engines is 'The engines it is configured for.';
+comment on column defib.replicas.fit is
+    'Those of them that it can act on: it reaches them, and does not only observe (DEFIB_MODE). Where somebody is fit, nobody else owns.';
 comment on column defib.replicas.started_at is 'When it was first seen.';
 comment on column defib.replicas.expires_at is 'After this it counts as gone; it says again that it lives each third of DEFIB_LEASE_TTL.';
 

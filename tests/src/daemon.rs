@@ -34,6 +34,12 @@ impl Daemon {
         Ok(Self { program, address })
     }
 
+    /// Prints no log when it is dropped: for runs of hundreds.
+    #[must_use]
+    pub fn quiet(self) -> Self {
+        Self { program: self.program.quiet(), ..self }
+    }
+
     /// `GET`: the status and the body.
     pub async fn get(&self, path: &str) -> Result<(u16, String)> {
         timeout(HTTP_DEADLINE, get(self.address, path)).await.with_context(|| format!("GET {path}: no answer"))?
@@ -50,6 +56,15 @@ impl Daemon {
     pub async fn wait_until_ready(&self) -> Result<()> {
         eventually(SOON, "defib is ready", async || match self.readiness().await {
             Ok((true, _)) => Ok(()),
+            other => Err(format!("{other:?}")),
+        })
+        .await
+    }
+
+    /// Waits until `/readyz` says that it is not, for a reason that contains this.
+    pub async fn wait_until_unready(&self, because: &str) -> Result<()> {
+        eventually(SOON, &format!("defib is not ready: {because}"), async || match self.readiness().await {
+            Ok((false, reason)) if reason.contains(because) => Ok(()),
             other => Err(format!("{other:?}")),
         })
         .await

@@ -11,7 +11,7 @@ use tokio_postgres::{Client, Row};
 use crate::SOON;
 
 /// Twice the window of [`Stage::quick_heartbeats`](crate::Stage::quick_heartbeats), for a machine that is slow itself.
-const HEARTBEATS_COUNT_AFTER_SECONDS: f64 = 2.0;
+const HEARTBEATS_COUNT_AFTER: Duration = Duration::from_secs(2);
 
 /// A row of `defib.workspaces` to be.
 #[derive(Debug, Clone)]
@@ -162,6 +162,26 @@ impl Database {
         Ok(())
     }
 
+    /// Goes on at another server's address, after a fail-over.
+    pub async fn reconnect_to(&mut self, url: String) -> Result<()> {
+        self.url = url;
+        self.reconnect().await
+    }
+
+    /// The name of the database.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.url.rsplit('/').next().unwrap_or_default()
+    }
+
+    /// The address for a new login that has the rights of this role, and no others. Roles are the cluster's and tests run
+    /// side by side, so each makes its own.
+    pub async fn login(&self, role: &str) -> Result<String> {
+        let login = format!("{role}_of_{}", self.name());
+        self.execute(&format!("create role {login} login in role {role}")).await?;
+        Ok(self.url.replace("postgres@", &format!("{login}@")))
+    }
+
     /// Runs statements.
     pub async fn execute(&self, sql: &str) -> Result<()> {
         self.client.batch_execute(sql).await.with_context(|| sql.to_owned())
@@ -179,11 +199,16 @@ impl Database {
 
     /// Waits until stale heartbeats are held against somebody, for a server that has just been started.
     pub(crate) async fn wait_until_heartbeats_count(&self) -> Result<()> {
+        self.wait_until_up_for(HEARTBEATS_COUNT_AFTER).await
+    }
+
+    /// Waits until the server has been up for this long.
+    pub async fn wait_until_up_for(&self, age: Duration) -> Result<()> {
         let sql = "select extract(epoch from clock_timestamp() - pg_postmaster_start_time())::float8";
         eventually(SOON, "the server is old enough", async || {
             let row = self.client.query_one(sql, &[]).await.map_err(|error| error.to_string())?;
-            let age: f64 = row.get(0);
-            if age > HEARTBEATS_COUNT_AFTER_SECONDS { Ok(()) } else { Err(format!("{age} s old")) }
+            let up: f64 = row.get(0);
+            if up > age.as_secs_f64() { Ok(()) } else { Err(format!("{up} s old")) }
         })
         .await
     }

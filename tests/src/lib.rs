@@ -25,6 +25,7 @@ mod daemon;
 mod database;
 mod eventless;
 mod metrics;
+mod soak;
 mod stage;
 mod wait;
 
@@ -33,5 +34,6 @@ pub use daemon::{Daemon, Finished};
 pub use database::{Beaten, Database, Restart, Workspace};
 pub use eventless::EventlessEngine;
 pub use metrics::Metrics;
+pub use soak::{Breaking, Soak, SoakReport, soak};
 pub use stage::Stage;
 pub use wait::{SOON, throughout};

@@ -84,6 +84,33 @@ impl Stage {
         Ok(daemon)
     }
 
+    /// Starts a replica of this name, and waits until it is ready.
+    pub async fn run_as(&self, replica: &str) -> Result<Daemon> {
+        let daemon = Daemon::new(Program::defib(["run"], &self.environment_of(replica))?).await?;
+        daemon.wait_until_ready().await?;
+        Ok(daemon)
+    }
+
+    /// The same, but it dies at the step of a restart named `point`.
+    pub async fn run_crashing_at(&self, replica: &str, point: &str) -> Result<Daemon> {
+        let daemon = Daemon::new(Program::defib_crashing_at(point, ["run"], &self.environment_of(replica))?).await?;
+        daemon.wait_until_ready().await?;
+        Ok(daemon)
+    }
+
+    /// Starts a replica of this name in an environment that differs from the others', and waits for its HTTP port alone.
+    pub async fn start_with(&self, replica: &str, differing: &[(&str, &str)]) -> Result<Daemon> {
+        let mut environment = self.environment_of(replica);
+        environment.extend(differing.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        Daemon::new(Program::defib(["run"], &environment)?).await
+    }
+
+    fn environment_of(&self, replica: &str) -> BTreeMap<String, String> {
+        let mut environment = self.environment();
+        environment.insert("DEFIB_REPLICA_ID".to_owned(), replica.to_owned());
+        environment
+    }
+
     /// Starts `defib run`, and waits for its HTTP port alone.
     pub async fn start(&self) -> Result<Daemon> {
         Daemon::new(Program::defib(["run"], &self.environment())?).await

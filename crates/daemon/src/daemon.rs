@@ -142,6 +142,15 @@ pub(crate) async fn run(config: Config, migrate: bool) -> anyhow::Result<()> {
     result
 }
 
+/// Where to listen: a connection of its own.
+pub(crate) fn listen_settings(config: &Config) -> ListenSettings {
+    ListenSettings {
+        url: config.listen_database_url.expose().to_owned(),
+        application_name: "defib listen".to_owned(),
+        connect_timeout: CONNECT_TIMEOUT,
+    }
+}
+
 /// Waits for the database and its schema, then turns the loop until stopped.
 async fn watch_fleet(
     reconciler: Arc<Reconciler>,
@@ -154,12 +163,7 @@ async fn watch_fleet(
         ready = wait_for_schema(&reconciler, migrate) => ready?,
     }
     let config = &reconciler.config;
-    let settings = ListenSettings {
-        url: config.listen_database_url.expose().to_owned(),
-        application_name: "defib listen".to_owned(),
-        connect_timeout: CONNECT_TIMEOUT,
-    };
-    let notifications = listen(&settings, driver::CHANNELS)
+    let notifications = listen(&listen_settings(config), driver::CHANNELS)
         .map_err(|error| Refused(format!("DEFIB_LISTEN_DATABASE_URL: {}", crate::logging::chain(&error))))?;
     let (sender, events) = mpsc::channel(EVENTS_MAX);
     for engine in reconciler.engines.values() {
@@ -220,7 +224,8 @@ async fn prepare(reconciler: &Reconciler, migrate: bool) -> Result<Option<Refuse
         }
     };
     if refusal.is_none() {
-        reconciler.turn_leases().await?;
+        // So that the first pass has a voice. If it fails the loop tries again, and says why.
+        let _ = reconciler.turn_leases().await;
     }
     Ok(refusal.map(Refused))
 }

@@ -72,6 +72,8 @@ struct Driver {
     taking_suspicions: bool,
     suspicions_wait: bool,
     turning_leases: bool,
+    /// Why the last turn at the leases failed, if it did: said once.
+    lease_fault: Option<String>,
 }
 
 /// Runs until `stop`, then ends the passes under way.
@@ -88,6 +90,7 @@ pub(crate) async fn run(reconciler: Arc<Reconciler>, mut inputs: Inputs, stop: C
         taking_suspicions: false,
         suspicions_wait: true,
         turning_leases: false,
+        lease_fault: None,
     };
     let mut turns = tokio::time::interval(driver.reconciler.config.lease_ttl / TURNS_PER_TTL);
     turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -208,11 +211,17 @@ impl Driver {
         self.turning_leases = false;
         match turned {
             Ok(gained) => {
+                self.lease_fault = None;
                 self.suspicions_wait |= gained;
                 gained && self.reconciler.fleet_known()
             }
             Err(error) => {
-                debug!(error = %database_fault(&error), "no turn at the leases; what is owned lasts until its end");
+                let fault = database_fault(&error);
+                // That the database is away, the passes say.
+                if !error.is_unavailable() && self.lease_fault.as_ref() != Some(&fault) {
+                    warn!(error = %fault, "no turn at the leases; what is owned lasts until its end, and without it nothing is restarted");
+                    self.lease_fault = Some(fault);
+                }
                 false
             }
         }
@@ -329,10 +338,10 @@ impl Driver {
     fn heard(&mut self, event: ListenEvent) {
         match event {
             ListenEvent::Connected => {
-                debug!("listening for suspicions");
+                info!("listening for suspicions");
                 self.suspicions_wait = true;
             }
-            ListenEvent::Lost { why } => debug!(why, "not listening for suspicions; polling finds them"),
+            ListenEvent::Lost { why } => warn!(why, "not listening for suspicions; polling finds them"),
             ListenEvent::Notified { channel, .. } if channel == LEASE_CHANNEL => self.turn_leases(),
             ListenEvent::Notified { .. } => self.suspicions_wait = true,
         }

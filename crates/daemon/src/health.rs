@@ -1,7 +1,7 @@
 //! What the loop knows of itself, for `/healthz`, `/readyz` and systemd's watchdog. Fed by the deciding loop and by nothing
 //! else: a process whose loop hangs must not look healthy because its HTTP server still answers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -23,6 +23,8 @@ struct State {
     last_turn: Option<Moment>,
     database: Result<(), String>,
     engines: BTreeMap<EngineName, Result<(), String>>,
+    /// When each engine that does not answer began to.
+    silent_since: BTreeMap<EngineName, Moment>,
     stopping: bool,
 }
 
@@ -34,6 +36,7 @@ impl Health {
             last_turn: None,
             database: unknown(),
             engines: engines.map(|engine| (engine, unknown())).collect(),
+            silent_since: BTreeMap::new(),
             stopping: false,
         };
         Self { turn_within, state: Mutex::new(state) }
@@ -57,10 +60,23 @@ impl Health {
     }
 
     /// What an engine said last. Returns whether that is news.
-    pub(crate) fn engine(&self, name: &EngineName, said: Result<(), String>) -> bool {
+    pub(crate) fn engine(&self, name: &EngineName, said: Result<(), String>, now: Moment) -> bool {
         let well = said.is_ok();
-        let before = self.state().engines.insert(name.clone(), said);
+        let mut state = self.state();
+        if well {
+            state.silent_since.remove(name);
+        } else {
+            state.silent_since.entry(name.clone()).or_insert(now);
+        }
+        let before = state.engines.insert(name.clone(), said);
         before.is_none_or(|before| before.is_ok() != well || before == Err("not asked yet".to_owned()))
+    }
+
+    /// The engines that have not answered for at least `span`.
+    pub(crate) fn unreached(&self, now: Moment, span: Duration) -> BTreeSet<EngineName> {
+        let state = self.state();
+        let long = state.silent_since.iter().filter(|(_, since)| now - **since >= span);
+        long.map(|(engine, _)| engine.clone()).collect()
     }
 
     pub(crate) fn stopping(&self) {
@@ -128,17 +144,30 @@ mod tests {
     }
 
     #[test]
+    fn an_engine_is_unreached_once_it_has_been_silent_for_long() {
+        let health = Health::new(at(0), Duration::from_secs(30), std::iter::once("e".into()));
+        let silent = |seconds, span| !health.unreached(at(seconds), Duration::from_secs(span)).is_empty();
+        assert!(!silent(100, 15), "not asked yet");
+        for seconds in [100, 105] {
+            health.engine(&"e".into(), Err("timed_out".to_owned()), at(seconds));
+        }
+        assert!(!silent(114, 15) && silent(115, 15), "counted from the first silence");
+        health.engine(&"e".into(), Ok(()), at(116));
+        assert!(!silent(200, 15));
+    }
+
+    #[test]
     fn it_is_ready_once_the_database_and_an_engine_were_reached() {
         let health = Health::new(at(0), Duration::from_secs(30), ["a".into(), "b".into()].into_iter());
         assert!(!health.ready().0);
         assert!(health.database(Ok(())) && !health.database(Ok(())), "news once");
         assert!(!health.ready().0);
-        assert!(health.engine(&"a".into(), Ok(())));
+        assert!(health.engine(&"a".into(), Ok(()), at(1)));
         assert!(health.ready().0);
-        assert!(health.engine(&"a".into(), Err("timed_out".to_owned())));
+        assert!(health.engine(&"a".into(), Err("timed_out".to_owned()), at(2)));
         let (ready, shown) = health.ready();
         assert!(!ready && shown["reason"] == "no engine was reached", "{shown}");
-        health.engine(&"b".into(), Ok(()));
+        health.engine(&"b".into(), Ok(()), at(3));
         health.stopping();
         assert_eq!(health.ready().1["reason"], "stopping");
     }

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use defib_policy::id::{EngineName, WorkspaceId};
 use defib_policy::moment::Moment;
+use defib_policy::settings::Mode;
 use defib_policy::verdict::Verdict;
 use defib_store::{LeaseTable, LeaseTurn, StoreError, StoredVerdict};
 use tracing::{error, info, warn};
@@ -127,9 +128,11 @@ impl Reconciler {
         };
         let busy = self.restarter.busy_engines();
         let engines: Vec<EngineName> = self.engines.keys().cloned().collect();
+        let fit = self.fit_for(&engines);
         let turn = LeaseTurn {
             replica: &self.config.replica_id,
             engines: &engines,
+            fit: &fit,
             owned: owned.as_ref(),
             busy: &busy,
             ttl: self.config.lease_ttl,
@@ -159,6 +162,16 @@ impl Reconciler {
         self.take_over(&gained, recorded);
         lock(&self.ownership).caught_up.extend(gained);
         Ok(true)
+    }
+
+    /// The engines that this replica can act on: one that only observes can act on none, and nobody on an engine that has not
+    /// answered for as long as a lease lasts.
+    fn fit_for(&self, engines: &[EngineName]) -> BTreeSet<EngineName> {
+        if self.config.policy.mode == Mode::Observe {
+            return BTreeSet::new();
+        }
+        let unreached = self.health.unreached(self.now(), self.config.lease_ttl);
+        engines.iter().filter(|engine| !unreached.contains(*engine)).cloned().collect()
     }
 
     fn announce_turn(&self, owned: Option<&BTreeMap<EngineName, i64>>, table: &LeaseTable) {

@@ -318,7 +318,9 @@ impl Reconciler {
         let report = match self.engines.get(name) {
             Some(engine) => {
                 let targets = self.targets(workspaces);
-                let report = if whole { engine.sample_all(&targets).await } else { engine.sample_some(&targets).await };
+                let mut report =
+                    if whole { engine.sample_all(&targets).await } else { engine.sample_some(&targets).await };
+                not_of_this_kind(&mut report, workspaces);
                 self.metrics.engine(&report);
                 self.note_engine(&report);
                 report
@@ -347,7 +349,7 @@ impl Reconciler {
 
     fn note_engine(&self, report: &EngineReport) {
         let said = report.reach.as_ref().map(|_| ()).map_err(|fault| fault.label().to_owned());
-        if !self.health.engine(&report.engine, said.clone()) {
+        if !self.health.engine(&report.engine, said.clone(), self.now()) {
             return;
         }
         match said {
@@ -566,6 +568,15 @@ fn engine_evidence(seen: &EngineReport, stamp: ReadStamp) -> EngineEvidence {
             restarted: reached.reconnected,
             clock_offset_micros: reached.engine_now.map(|theirs| offset_micros(theirs, (stamp.at, stamp.database_now))),
         },
+    }
+}
+
+/// An instance lives behind a control plane. That a container engine has no such container says nothing about it.
+fn not_of_this_kind(report: &mut EngineReport, workspaces: &[&Workspace]) {
+    for (workspace, (_, sample)) in workspaces.iter().zip(&mut report.samples) {
+        if workspace.kind == Kind::Instance {
+            sample.observation = Observation::Unknown { fault: Fault::NotConfigured };
+        }
     }
 }
 

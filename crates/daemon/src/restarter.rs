@@ -41,7 +41,7 @@ use crate::config::Config;
 use crate::leases::Ownership;
 use crate::logging::{chain, printable};
 use crate::metrics::Metrics;
-use crate::reconcile::{InFlight, lock};
+use crate::reconcile::{InFlight, database_fault, lock};
 
 /// What claiming, confirming and writing the outcome may take beside the restart itself. Larger: the row of a daemon that
 /// died is settled later. Smaller: a slow database makes others settle a row that is still being worked on.
@@ -197,7 +197,7 @@ impl Restarter {
                 return false;
             }
             Err(error) => {
-                warn!(%workspace, engine = %order.engine, error = %chain(&error), "restart not claimed, so not made");
+                warn!(%workspace, engine = %order.engine, error = %database_fault(&error), "restart not claimed, so not made");
                 return false;
             }
         };

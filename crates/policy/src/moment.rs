@@ -61,9 +61,8 @@ pub struct Timestamp(pub i64);
 impl Timestamp {
     /// How long `earlier` lies back on the same clock; zero when it lies ahead.
     #[must_use]
-    pub const fn since(self, earlier: Self) -> Duration {
-        let micros = self.0.saturating_sub(earlier.0);
-        if micros <= 0 { Duration::ZERO } else { Duration::from_micros(micros.unsigned_abs()) }
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_micros(self.0.saturating_sub(earlier.0).max(0).unsigned_abs())
     }
 
     /// This reading moved by a signed number of microseconds (a clock offset).

@@ -212,3 +212,26 @@ impl fmt::Display for Fault {
         f.write_str(self.label())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_labels_are_the_words_of_the_metrics() {
+        let incarnation = Incarnation { container_id: "c".into(), started_at: None };
+        let observations = [
+            Observation::Running { incarnation: incarnation.clone(), health: Health::None },
+            Observation::Stopped { incarnation: incarnation.clone(), exit: Exit::default() },
+            Observation::Missing,
+            Observation::Frozen { incarnation: incarnation.clone() },
+            Observation::Transitional { incarnation, transition: Transition::Created },
+            Observation::Unknown { fault: Fault::TimedOut },
+        ];
+        assert_eq!(observations.map(|observation| observation.label()), Observation::LABELS);
+        let faults =
+            ["unreachable", "timed_out", "engine_error", "garbled", "other_engine", "not_configured", "not_asked"];
+        assert_eq!(Fault::ALL.map(Fault::label), faults);
+        assert_eq!(Fault::ALL.map(|fault| fault.to_string()), faults);
+    }
+}

@@ -204,4 +204,29 @@ mod tests {
         assert_eq!(Settings { dead_window: Duration::from_secs(20), ..fine.clone() }.faults().len(), 1);
         assert_eq!(Settings { recent_max: Duration::from_millis(59_999), ..fine }.faults().len(), 2);
     }
+
+    #[test]
+    fn each_fault_begins_one_step_beyond_its_bound_and_names_its_variable() {
+        let base = Settings::default;
+        let seconds = Duration::from_secs;
+        for (broken, variable) in [
+            (Settings { dead_threshold: 1, ..base() }, "DEFIB_DEAD_THRESHOLD must"),
+            (Settings { recent_min: Duration::from_millis(600_001), ..base() }, "DEFIB_RECENT_MIN must"),
+            (Settings { heartbeat_interval: Duration::from_millis(300_001), ..base() }, "DEFIB_RECENT_MAX must"),
+            (Settings { probe_spacing: seconds(30), ..base() }, "DEFIB_DEAD_WINDOW must"),
+            (Settings { probe_ttl: Duration::from_millis(29_999), ..base() }, "DEFIB_PROBE_TTL must"),
+            (Settings { backoff_initial: Duration::from_millis(300_001), ..base() }, "DEFIB_BACKOFF_INITIAL must"),
+            (Settings { busy_grace: Duration::from_millis(600_001), ..base() }, "DEFIB_BUSY_GRACE must"),
+        ] {
+            let faults = broken.faults();
+            assert!(faults.len() == 1 && faults[0].starts_with(variable), "{variable}: {faults:?}");
+        }
+    }
+
+    #[test]
+    fn the_ledger_is_read_back_for_the_reset_and_twice_the_longest_pause() {
+        assert_eq!(Settings::default().attempts_horizon(), Duration::from_secs(600 + 2 * 1_800));
+        let slow = Settings { backoff_max: Duration::from_secs(2_000), ..Settings::default() };
+        assert_eq!(slow.attempts_horizon(), Duration::from_secs(600 + 2 * 2_000));
+    }
 }

@@ -8,6 +8,34 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::id::EngineName;
 
+/// Moves of engines between live replicas in one round, at most: what is still uneven then, the next round mends.
+const MOVES_MAX: usize = 10_000;
+
+/// A replica that was heard of lately.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replica {
+    /// `DEFIB_REPLICA_ID`.
+    pub name: Box<str>,
+    /// The engines that it is configured for.
+    pub engines: BTreeSet<EngineName>,
+    /// Those of them that it can act on.
+    pub fit: BTreeSet<EngineName>,
+}
+
+/// The engines that each replica may own: of those that it is configured for the ones that it is fit for, and the ones that
+/// nobody is.
+#[must_use]
+pub fn able(replicas: &[Replica]) -> BTreeMap<&str, BTreeSet<&EngineName>> {
+    let somebody_is_fit: BTreeSet<&EngineName> = replicas.iter().flat_map(|replica| &replica.fit).collect();
+    replicas
+        .iter()
+        .map(|replica| {
+            let may = |engine: &&EngineName| replica.fit.contains(*engine) || !somebody_is_fit.contains(*engine);
+            (&*replica.name, replica.engines.iter().filter(may).collect())
+        })
+        .collect()
+}
+
 /// The owner that each engine should have: `live` are the replicas that were heard of lately with the engines that each is
 /// configured for, `held` the leases that have not expired. Engines that no live replica is configured for are left out.
 #[must_use]
@@ -35,8 +63,9 @@ pub fn owners<'a>(
         }
     }
 
-    // Each move brings two loads closer together, so this ends.
-    while let Some((engine, from, to)) = uneven(&owners, &load, can) {
+    // Each move brings two loads closer together, so this ends long before its ceiling.
+    for _ in 0..MOVES_MAX {
+        let Some((engine, from, to)) = uneven(&owners, &load, can) else { break };
         owners.insert(engine, to);
         *load.entry(from).or_default() -= 1;
         *load.entry(to).or_default() += 1;
@@ -77,6 +106,23 @@ mod tests {
     }
 
     #[test]
+    fn who_can_act_on_an_engine_goes_before_who_can_not() {
+        let replica = |name: &str, fit: &[&str]| Replica {
+            name: name.into(),
+            engines: engines(&["e1", "e2"]).into_iter().collect(),
+            fit: engines(fit).into_iter().collect(),
+        };
+        let may = |replicas: &[Replica]| -> Vec<String> {
+            let able = able(replicas).into_iter();
+            able.map(|(name, engines)| format!("{name}:{}", engines.iter().map(|it| it.as_str()).collect::<String>()))
+                .collect()
+        };
+        assert_eq!(may(&[replica("a", &["e1"]), replica("b", &["e1", "e2"])]), ["a:e1", "b:e1e2"]);
+        assert_eq!(may(&[replica("a", &["e1"]), replica("b", &[])]), ["a:e1e2", "b:e2"], "nobody is fit for e2");
+        assert_eq!(may(&[replica("a", &[])]), ["a:e1e2"]);
+    }
+
+    #[test]
     fn free_engines_are_spread() {
         let all: &[&str] = &["e1", "e2", "e3"];
         assert_eq!(shares(&[("a", all)], &[]), ["e1:a", "e2:a", "e3:a"]);
@@ -91,6 +137,12 @@ mod tests {
         assert_eq!(shares(&live, &[("e1", "b"), ("e2", "b"), ("e3", "a")]), ["e1:b", "e2:b", "e3:a"]);
         assert_eq!(shares(&live, &[("e1", "b"), ("e2", "b"), ("e3", "b")]), ["e1:a", "e2:b", "e3:b"], "one joined");
         assert_eq!(shares(&[("a", &["e"]), ("b", &["e"])], &[("e", "b")]), ["e:b"]);
+        let two: &[&str] = &["e1", "e2"];
+        assert_eq!(
+            shares(&[("a", two), ("b", two)], &[("e1", "b"), ("e2", "b")]),
+            ["e1:a", "e2:b"],
+            "two more is enough"
+        );
     }
 
     #[test]

@@ -101,9 +101,10 @@ impl StormGuard {
                 failed = true;
                 false
             }
+            // One that is late fails its whole round, and then nobody of it is waited for any more.
             None => {
                 failed |= now > canary.by;
-                now <= canary.by
+                true
             }
         });
         if failed {
@@ -196,6 +197,14 @@ mod tests {
     }
 
     #[test]
+    fn deaths_a_whole_window_apart_are_still_of_one_and_later_ones_are_not() {
+        for (last, storm) in [(30, true), (31, false)] {
+            let (mut guard, settings) = (storm_of(3, 10), Settings::default());
+            assert_eq!(guard.death(&id(3), at(last), 10, WINDOW, &settings), storm, "{last} s");
+        }
+    }
+
+    #[test]
     fn deaths_spread_over_more_than_a_window_are_no_storm_and_one_death_counts_once() {
         let (mut guard, settings) = (StormGuard::default(), Settings::default());
         for n in 0..20_u64 {
@@ -215,7 +224,7 @@ mod tests {
         let mut next = 0;
         for round in 0..4 {
             let mut size = 0;
-            while guard.admits(&id(next)) {
+            while size < 9 && guard.admits(&id(next)) {
                 guard.release(&id(next), at(0), at(round * 10 + 60));
                 next += 1;
                 size += 1;
@@ -247,6 +256,16 @@ mod tests {
             guard.release(&id(3), at(0), at(200));
             assert!(!guard.admits(&id(4)), "one canary again");
         }
+    }
+
+    #[test]
+    fn a_canary_that_is_due_now_is_not_late_and_not_back() {
+        let (mut guard, settings) = (storm_of(60, 100), Settings::default());
+        guard.release(&id(0), at(0), at(10));
+        guard.turn(at(10), &nobody(), &settings, |_, _| None);
+        assert!(!guard.admits(&id(1)), "not back");
+        guard.turn(at(10), &nobody(), &settings, |_, _| Some(true));
+        assert!(guard.admits(&id(1)), "not late");
     }
 
     #[test]

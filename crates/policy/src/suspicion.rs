@@ -174,7 +174,7 @@ mod tests {
         assert_eq!(log.against(&id, at(600), WITHIN, 10).reporters, 1);
         assert_eq!(log.against(&id, at(601), WITHIN, 10).reporters, 0);
         log.prune(at(600), WITHIN);
-        assert_eq!(log.accused.len(), 1);
+        assert_eq!((log.accused.len(), log.accused_by.get("a")), (1, Some(&1)));
         log.prune(at(601), WITHIN);
         assert!(log.accused.is_empty() && log.accused_by.is_empty());
     }

@@ -113,7 +113,7 @@ impl Track {
             (None, Some(_)) => life.found,
             (_, None) => false,
         };
-        let sighted = self.cadence.seen_between().is_some_and(|(after, _)| !life.found && after >= life.seen_at);
+        let sighted = self.cadence.seen_between().is_some_and(|(after, _)| after >= life.seen_at);
         stamped || sighted
     }
 
@@ -226,10 +226,13 @@ mod tests {
         assert!(!track.beat_is_current(0));
         beat(&mut track, 5, Some(2), 3);
         assert!(track.beat_is_current(0));
-        // A writer an hour behind: void by its stamp, current by our sight of it.
-        assert!(track.note_life(&life("a", Some(7)), at(8)));
-        beat(&mut track, 15, Some(10), 4);
-        assert!(track.beat_is_current(0));
+        // A writer an hour behind: void by its stamp, current by our sight of it, if it was between two reads of this life.
+        for (previous, current) in [(7, false), (8, true)] {
+            let mut track = track.clone();
+            assert!(track.note_life(&life("a", Some(7)), at(8)));
+            beat(&mut track, 15, Some(previous), 4);
+            assert_eq!(track.beat_is_current(0), current, "{previous}");
+        }
     }
 
     #[test]
@@ -249,5 +252,34 @@ mod tests {
         track.note_life(&life("d", Some(3_000)), at(3_000));
         track.first_beat(at(90_000), stamp(90_000), 0);
         assert_eq!(track.settle(settle), STARTUP_MAX);
+    }
+
+    #[test]
+    fn a_gap_over_a_restart_teaches_nothing_and_the_first_look_at_a_life_is_no_restart() {
+        let settings = Settings::default();
+        let mut track = Track::default();
+        beat(&mut track, 0, None, 0);
+        track.note_life(&life("a", Some(-500)), at(0));
+        for seconds in [10, 20, 30] {
+            beat(&mut track, seconds, Some(seconds - 5), seconds.cast_signed());
+        }
+        assert!(track.cadence.is_learned(), "three intervals");
+        let window = track.cadence.window(&settings);
+        track.note_life(&life("b", Some(40)), at(40));
+        beat(&mut track, 70, Some(65), 70);
+        assert_eq!(track.cadence.window(&settings), window);
+    }
+
+    #[test]
+    fn a_life_that_was_never_heard_of_may_hang_after_the_longest_start_up_time() {
+        let mut track = Track::default();
+        assert!(track.may_hang(Duration::ZERO), "no container is known");
+        track.note_life(&life("a", Some(0)), at(0));
+        assert!(track.may_hang(Duration::ZERO), "it was there before us");
+        track.note_life(&life("b", Some(10)), at(10));
+        assert!(!track.may_hang(STARTUP_MAX) && track.may_hang(STARTUP_MAX + Duration::from_nanos(1)));
+        beat(&mut track, 20, Some(15), 18);
+        track.first_beat(at(20), stamp(20), 0);
+        assert!(track.may_hang(Duration::ZERO));
     }
 }

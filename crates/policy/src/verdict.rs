@@ -378,3 +378,81 @@ pub struct ProbeEvidence {
     /// From the first miss of the run to now, in seconds.
     pub since_first_seconds: f64,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn verdicts_are_read_back_by_the_words_that_the_tables_hold() {
+        let words = [
+            "alive",
+            "busy",
+            "silent",
+            "wedged",
+            "unhealthy",
+            "suspect",
+            "dead",
+            "exhausted",
+            "contradiction",
+            "frozen",
+            "settling",
+            "unknown",
+            "lost",
+        ];
+        assert_eq!(Verdict::ALL.map(Verdict::label), words);
+        assert_eq!(words.map(Verdict::from_label), Verdict::ALL.map(Some));
+        assert_eq!(Verdict::from_label("well"), None);
+        assert!(Verdict::ALL.iter().enumerate().all(|(place, verdict)| verdict.index() == place));
+    }
+
+    #[test]
+    fn every_rule_has_a_word_of_its_own_and_says_what_would_change_it() {
+        for (rule, label, change) in [
+            (Rule::RunningFresh, "running_fresh", "its container stopping"),
+            (Rule::RunningNoWitness, "running_no_witness", "its container stopping"),
+            (Rule::RunningBusy, "running_busy", "DEFIB_BUSY_GRACE"),
+            (Rule::RunningSilent, "running_silent", "DEFIB_WEDGED_AFTER"),
+            (Rule::RunningWedged, "running_wedged", "DEFIB_WEDGED_ACTION=restart"),
+            (Rule::RunningUnhealthy, "running_unhealthy", "DEFIB_UNHEALTHY_ACTION"),
+            (Rule::StoppedStale, "stopped_stale", "finds it running"),
+            (Rule::StoppedOnce, "stopped_once", "DEFIB_PROBE_SPACING"),
+            (Rule::StoppedSpaced, "stopped_spaced", "finds it running"),
+            (Rule::MissingGrace, "missing_grace", "DEFIB_MISSING_GRACE"),
+            (Rule::MissingStale, "missing_stale", "finds it running"),
+            (Rule::MissingOverdue, "missing_overdue", "finds it running"),
+            (Rule::MissingBeating, "missing_beating", "overdue"),
+            (Rule::BeatsWithoutContainer, "beats_without_container", "container_ref"),
+            (Rule::EngineFrozen, "engine_frozen", "unpausing"),
+            (Rule::EngineTransition, "engine_transition", "DEFIB_SETTLE"),
+            (Rule::NewIncarnation, "new_incarnation", "DEFIB_SETTLE"),
+            (Rule::NoAnswer, "no_answer", "an answer"),
+            (Rule::ExternalBeating, "external_beating", "a stale heartbeat"),
+            (Rule::ExternalSilent, "external_silent", "DEFIB_WEDGED_AFTER"),
+            (Rule::ExternalLost, "external_lost", "a heartbeat"),
+            (Rule::StormNeedsBoth, "storm_needs_both", "second kind of witness"),
+        ] {
+            assert_eq!(rule.label(), label);
+            assert!(rule.would_change().contains(change), "{label}: {}", rule.would_change());
+            assert!(Rule::ALL.contains(&rule), "{label}");
+        }
+    }
+
+    #[test]
+    fn every_reason_to_hold_back_has_a_word_and_a_sentence() {
+        for (held, label, sentence) in [
+            (Held::Operator, "operator", "`defib release`"),
+            (Held::Backoff, "backoff", "back-off"),
+            (Held::Exhausted, "exhausted", "`defib ack`"),
+            (Held::Storm, "storm", "many died at once"),
+            (Held::EngineReturned, "engine_returned", "came back"),
+            (Held::Observe, "observe", "DEFIB_MODE=observe"),
+            (Held::ReportOnly, "report_only", "configured"),
+            (Held::SecondWitness, "second_witness", "no second witness"),
+        ] {
+            assert_eq!(held.label(), label);
+            assert!(held.sentence().contains(sentence), "{label}: {}", held.sentence());
+            assert!(Held::ALL.contains(&held), "{label}");
+        }
+    }
+}

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use defib_policy::id::EngineName;
 use defib_policy::moment::Timestamp;
-use defib_policy::share;
+use defib_policy::share::{self, Replica};
 
 use crate::ledger::Weakening;
 
@@ -28,6 +28,8 @@ pub struct LeaseTurn<'a> {
     pub replica: &'a str,
     /// The engines that it is configured for.
     pub engines: &'a [EngineName],
+    /// Those of them that it can act on.
+    pub fit: &'a BTreeSet<EngineName>,
     /// What it owned after its last turn, with the epochs; `None` on the first turn of a process.
     pub owned: Option<&'a BTreeMap<EngineName, i64>>,
     /// Engines that it does not give up for the sake of an even spread.
@@ -89,8 +91,7 @@ pub struct LeaseRow {
 /// A turn that has begun and is not committed.
 #[derive(Debug)]
 pub struct Turn {
-    replica: Box<str>,
-    engines: Vec<EngineName>,
+    replica: Replica,
     expires_at: Timestamp,
     owned: BTreeMap<EngineName, i64>,
     left: Vec<EngineName>,
@@ -110,7 +111,7 @@ impl Turn {
 /// The two tables.
 #[derive(Debug, Default)]
 pub struct Leases {
-    replicas: BTreeMap<Box<str>, (Vec<EngineName>, Timestamp)>,
+    replicas: BTreeMap<Box<str>, (Replica, Timestamp)>,
     rows: BTreeMap<EngineName, LeaseRow>,
     turning: bool,
     weakening: Option<Weakening>,
@@ -176,9 +177,11 @@ impl Leases {
             .collect();
 
         let others = self.replicas.iter().filter(|(name, (_, until))| ***name != *me && *until > now);
-        let mut live: BTreeMap<&str, BTreeSet<&EngineName>> =
-            others.map(|(name, (engines, _))| (&**name, engines.iter().collect())).collect();
-        live.insert(me, turn.engines.iter().collect());
+        let replica =
+            Replica { name: me.into(), engines: turn.engines.iter().cloned().collect(), fit: turn.fit.clone() };
+        let mut replicas: Vec<Replica> = others.map(|(_, (other, _))| other.clone()).collect();
+        replicas.push(replica.clone());
+        let live = share::able(&replicas);
         let held = self.rows.iter().filter(|(engine, row)| lasts(row) || mine(engine, row));
         let held = held.map(|(engine, row)| (engine, &*row.holder)).collect();
         let owners = share::owners(&live, &held);
@@ -207,16 +210,16 @@ impl Leases {
         }
         self.turning = true;
         let expires_at = now.plus(turn.ttl);
-        let (replica, engines) = (me.into(), turn.engines.to_vec());
-        Some(Turn { replica, engines, expires_at, owned, left, left_at: now, taken, usurped })
+        Some(Turn { replica, expires_at, owned, left, left_at: now, taken, usurped })
     }
 
     /// Commits a turn. What it has read and written is of its beginning; `now` is when its table is read.
     pub fn commit_turn(&mut self, turn: Turn, now: Timestamp) -> LeaseTable {
         self.turning = false;
-        let Turn { replica, engines, expires_at, mut owned, left, left_at, taken, usurped } = turn;
+        let Turn { replica, expires_at, mut owned, left, left_at, taken, usurped } = turn;
         self.replicas.retain(|_, (_, until)| until.plus(GONE_FOR) >= left_at);
-        self.replicas.insert(replica.clone(), (engines, expires_at));
+        let name = replica.name.clone();
+        self.replicas.insert(name.clone(), (replica, expires_at));
         for (engine, row) in &mut self.rows {
             if owned.contains_key(engine) {
                 row.expires_at = expires_at;
@@ -230,7 +233,7 @@ impl Leases {
                 let epoch = if keeps { row.epoch } else { row.epoch + 1 };
                 (epoch, row.claims)
             });
-            let row = LeaseRow { holder: replica.clone(), epoch, expires_at, claims, taken_over: false };
+            let row = LeaseRow { holder: name.clone(), epoch, expires_at, claims, taken_over: false };
             owned.insert(engine.clone(), epoch);
             self.rows.insert(engine, row);
         }

@@ -48,7 +48,10 @@ pub fn make(effort: Effort, command: &str, mut told: impl FnMut(&str)) -> Files 
             stand(policy, effort)
         })
         .collect();
-    let mut files = vec![("report.md".to_owned(), text(&standings, effort, command))];
+    let mut files = vec![
+        ("report.md".to_owned(), text(&standings, effort, command)),
+        ("summary.md".to_owned(), summary(&standings, effort)),
+    ];
     let title = |what: &str| format!("{what}: time to restart the dead, and restarts of the living");
     let of = |pick: fn(&Standing) -> &Score| -> Vec<svg::Point> {
         standings.iter().filter_map(|it| point(it, pick)).collect()
@@ -124,6 +127,9 @@ fn text(standings: &[Standing], effort: Effort, command: &str) -> String {
     );
     let _ = writeln!(out, "## The incidents\n\n![detection against false restarts](catalogue.svg)\n");
     table(&mut out, standings, |it| &it.total, true);
+    if let Some(defib) = standings.first() {
+        missed(&mut out, defib);
+    }
     let _ = writeln!(out, "\n## Chaos\n\n![detection against false restarts in chaos](chaos.svg)\n");
     table(&mut out, standings, |it| &it.chaos, false);
     matrix(&mut out, standings, effort);
@@ -139,6 +145,45 @@ fn text(standings: &[Standing], effort: Effort, command: &str) -> String {
         let _ = writeln!(out, "- `{}`: {}", other.name, other.source);
     }
     out
+}
+
+/// The table of the README: as few columns as the argument needs.
+fn summary(standings: &[Standing], effort: Effort) -> String {
+    let mut out = format!(
+        "| policy | incidents survived | healthy restarted, incidents | healthy restarted, {} days of chaos | dead restarted after (median, chaos) |\n\
+         | --- | ---: | ---: | ---: | ---: |\n",
+        effort.chaos_days
+    );
+    for standing in standings {
+        let kept = standing.incidents.iter().filter(|(broken, _)| *broken == 0).count();
+        let name = standing.policy.name();
+        let name = if standing.policy == Policy::Defib { format!("**{name}**") } else { name.to_owned() };
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            out,
+            "| {name} | {kept} of {} | {:.0} | {} | {} |",
+            standing.incidents.len(),
+            standing.total.false_restarts(),
+            standing.chaos.mistakes,
+            shown(quantile(&mut standing.chaos.detection.clone(), 0.5))
+        );
+    }
+    out
+}
+
+/// Why some of the dead are counted as missed although every oracle is kept.
+fn missed(out: &mut String, defib: &Standing) {
+    let by_incident = catalogue::ALL.iter().zip(&defib.incidents).filter(|(_, (_, score))| score.missed > 0);
+    let list: Vec<String> =
+        by_incident.map(|(scenario, (_, score))| format!("{} ({})", scenario.id, score.missed)).collect();
+    if !list.is_empty() {
+        let _ = writeln!(
+            out,
+            "\n*Missed* are the deaths that no restart had answered when the run ended. Those of defib: {}. In these incidents it dies again \
+             after every restart, and when the run ended its next try (back-off, exhaustion) was still to come.",
+            list.join(", ")
+        );
+    }
 }
 
 fn table(out: &mut String, standings: &[Standing], pick: fn(&Standing) -> &Score, catalogue: bool) {

@@ -193,11 +193,19 @@ impl Trial {
         let busy: BTreeSet<EngineName> =
             if self.dice.chance(0.2) { [engine_of(self.number(3))].into() } else { BTreeSet::new() };
         let ttl = self.span();
+        // Mostly it reaches all of its engines.
+        let mut fit: BTreeSet<EngineName> = self.replicas[number].engines.iter().cloned().collect();
+        if self.dice.chance(0.2) {
+            let out_of_reach = engine_of(self.number(3));
+            fit.remove(&out_of_reach);
+        }
         let Replica { engines, owned } = &self.replicas[number];
-        self.said.push(format!("turn of {name}: engines {engines:?}, owned {owned:?}, busy {busy:?}, ttl {ttl:?}"));
-        let turn = lease::LeaseTurn { replica: name, engines, owned: owned.as_ref(), busy: &busy, ttl };
+        self.said.push(format!(
+            "turn of {name}: engines {engines:?}, fit {fit:?}, owned {owned:?}, busy {busy:?}, ttl {ttl:?}"
+        ));
+        let turn = lease::LeaseTurn { replica: name, engines, fit: &fit, owned: owned.as_ref(), busy: &busy, ttl };
         let model = self.model.leases.take_lease_turn(&turn, NOW).unwrap();
-        let turn = LeaseTurn { replica: name, engines, owned: owned.as_ref(), busy: &busy, ttl };
+        let turn = LeaseTurn { replica: name, engines, fit: &fit, owned: owned.as_ref(), busy: &busy, ttl };
         let real = self.store.take_lease_turn(&turn).await.unwrap();
         let lease = |engine: &EngineName, holder: &str, epoch: i64, expires_in| {
             format!("{engine}:{holder}@{epoch} for {}", rounded(expires_in))
@@ -645,7 +653,8 @@ async fn a_model_with_a_rule_left_out_is_told_from_the_sql() {
 fn a_turn_under_way_and_a_claim_under_way_are_in_each_others_way_as_in_the_database() {
     let engines = [EngineName::from("e0")];
     let (busy, ttl) = (BTreeSet::new(), Duration::from_secs(15));
-    let turn = |replica| lease::LeaseTurn { replica, engines: &engines, owned: None, busy: &busy, ttl };
+    let fit = engines.iter().cloned().collect();
+    let turn = |replica| lease::LeaseTurn { replica, engines: &engines, fit: &fit, owned: None, busy: &busy, ttl };
     let mut leases = Leases::default();
     assert_eq!(leases.take_lease_turn(&turn("a"), NOW).unwrap().owned[&engines[0]], 1);
     let later = NOW.plus(Duration::from_secs(16));

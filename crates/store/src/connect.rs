@@ -7,11 +7,12 @@
 
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_postgres::{Connect, Manager, ManagerConfig, Object, PoolError, RecyclingMethod, Runtime, Timeouts};
 use tokio::task::JoinHandle;
-use tokio_postgres::config::Host;
+use tokio_postgres::config::{Host, TargetSessionAttrs};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{Client, Config, Row, RowStream, Socket};
@@ -39,9 +40,11 @@ pub(crate) type Driver = tokio_postgres::Connection<Socket, TlsStream>;
 /// Makes connections. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Connector {
-    /// One configuration for each way to try, in order.
-    ways: Vec<Config>,
+    /// For each host, in order: one configuration for each way to try, in order.
+    hosts: Vec<Vec<Config>>,
     tls: MakeRustlsConnect,
+    /// What a server's certificate is held against, for the message when it does not hold.
+    trusted: Arc<str>,
     timeout: Duration,
 }
 
@@ -70,23 +73,48 @@ impl Connector {
         if !given("tcp_user_timeout") {
             config.tcp_user_timeout(TCP_USER_TIMEOUT);
         }
-        let hosts = config.get_hosts();
-        let on_this_machine = !hosts.is_empty() && hosts.iter().all(|host| matches!(host, Host::Unix(_)));
-        let modes = ways(if on_this_machine { SslMode::Disable } else { parsed.ssl_mode });
-        let ways = modes.iter().map(|mode| config.clone().ssl_mode(*mode).clone()).collect();
-        Ok(Self { ways, tls, timeout })
+        let hosts = each_host(&config);
+        if hosts.len() > 1 && !given("target_session_attrs") {
+            // A server that cannot be written to is of no use to us, and of several hosts one usually is such a one.
+            config.target_session_attrs(TargetSessionAttrs::ReadWrite);
+        }
+        let with_ways = |mut host: Config| -> Vec<Config> {
+            let on_this_machine = matches!(host.get_hosts(), [Host::Unix(_)]);
+            host.target_session_attrs(config.get_target_session_attrs());
+            let modes = ways(if on_this_machine { SslMode::Disable } else { parsed.ssl_mode });
+            modes.iter().map(|mode| host.clone().ssl_mode(*mode).clone()).collect()
+        };
+        let hosts = hosts.into_iter().map(with_ways).collect();
+        let trusted = match parsed.ssl_root_cert.as_deref().filter(|path| path.as_os_str() != "system") {
+            Some(path) => format!("sslrootcert={}", path.display()),
+            None => "the system's authorities (there is no sslrootcert)".to_owned(),
+        };
+        Ok(Self { hosts, tls, trusted: trusted.into(), timeout })
     }
 
     /// One connection, and what drives it.
     pub(crate) async fn open(&self) -> Result<(Client, Driver), Fault> {
-        tokio::time::timeout(self.timeout, self.open_some_way())
+        tokio::time::timeout(self.timeout, self.open_some_host())
             .await
             .map_err(|_| Fault::ConnectTimeout(self.timeout))?
-            .map_err(Fault::Connect)
+            .map_err(|error| Fault::connect(error, &self.trusted))
     }
 
-    async fn open_some_way(&self) -> Result<(Client, Driver), tokio_postgres::Error> {
-        let Some((last, first)) = self.ways.split_last() else {
+    /// The first host that will do. One that gives no answer at all (its machine hangs, or is gone without a word) may use up
+    /// its share of the time and no more, so that those after it get theirs; the last one has what is left.
+    async fn open_some_host(&self) -> Result<(Client, Driver), tokio_postgres::Error> {
+        let share = self.timeout / u32::try_from(self.hosts.len()).unwrap_or(u32::MAX).max(1);
+        let (last, first) = self.hosts.split_last().map_or((&[][..], &[][..]), |(last, first)| (&last[..], first));
+        for ways in first {
+            if let Ok(Ok(connected)) = tokio::time::timeout(share, self.open_some_way(ways)).await {
+                return Ok(connected);
+            }
+        }
+        self.open_some_way(last).await
+    }
+
+    async fn open_some_way(&self, ways: &[Config]) -> Result<(Client, Driver), tokio_postgres::Error> {
+        let Some((last, first)) = ways.split_last() else {
             return Config::new().connect(self.tls.clone()).await; // never: there is a way for every mode
         };
         for way in first {
@@ -96,6 +124,74 @@ impl Connector {
         }
         last.connect(self.tls.clone()).await
     }
+}
+
+/// One configuration a host. The library tries hosts one after the other too, but has no time-out that would bring it from one that
+/// accepted the connection and then hangs to the next.
+fn each_host(config: &Config) -> Vec<Config> {
+    let (hosts, addresses, ports) = (config.get_hosts(), config.get_hostaddrs(), config.get_ports());
+    let count = hosts.len().max(addresses.len());
+    let mismatch = (hosts.len() != count && !hosts.is_empty())
+        || (addresses.len() != count && !addresses.is_empty())
+        || (ports.len() > 1 && ports.len() != count);
+    if count < 2 || mismatch {
+        return vec![config.clone()]; // a mismatch is refused by the library, in its words
+    }
+    (0..count)
+        .map(|nth| {
+            let mut one = without_hosts(config);
+            match hosts.get(nth) {
+                Some(Host::Tcp(name)) => _ = one.host(name),
+                Some(Host::Unix(path)) => _ = one.host_path(path),
+                None => {}
+            }
+            if let Some(address) = addresses.get(nth) {
+                one.hostaddr(*address);
+            }
+            if let Some(port) = ports.get(nth).or_else(|| ports.first()) {
+                one.port(*port);
+            }
+            one
+        })
+        .collect()
+}
+
+/// All of a configuration but where it leads to.
+fn without_hosts(config: &Config) -> Config {
+    let mut one = Config::new();
+    if let Some(user) = config.get_user() {
+        one.user(user);
+    }
+    if let Some(password) = config.get_password() {
+        one.password(password);
+    }
+    if let Some(dbname) = config.get_dbname() {
+        one.dbname(dbname);
+    }
+    if let Some(options) = config.get_options() {
+        one.options(options);
+    }
+    if let Some(name) = config.get_application_name() {
+        one.application_name(name);
+    }
+    if let Some(timeout) = config.get_connect_timeout() {
+        one.connect_timeout(*timeout);
+    }
+    if let Some(timeout) = config.get_tcp_user_timeout() {
+        one.tcp_user_timeout(*timeout);
+    }
+    if let Some(interval) = config.get_keepalives_interval() {
+        one.keepalives_interval(interval);
+    }
+    if let Some(retries) = config.get_keepalives_retries() {
+        one.keepalives_retries(retries);
+    }
+    one.keepalives(config.get_keepalives());
+    one.keepalives_idle(config.get_keepalives_idle());
+    one.ssl_negotiation(config.get_ssl_negotiation());
+    one.channel_binding(config.get_channel_binding());
+    one.load_balance_hosts(config.get_load_balance_hosts());
+    one
 }
 
 /// The ways that libpq tries for a mode.
@@ -133,7 +229,7 @@ impl Connect for Connector {
     ) -> std::pin::Pin<Box<dyn Future<Output = Result<(Client, JoinHandle<()>), tokio_postgres::Error>> + Send + '_>>
     {
         Box::pin(async {
-            let (client, driver) = self.open_some_way().await?; // the pool has the timeout
+            let (client, driver) = self.open_some_host().await?; // the pool has the timeout
             let driving = tokio::spawn(async move {
                 if let Err(error) = driver.await {
                     tracing::debug!(%error, "database connection ended");
@@ -149,14 +245,15 @@ impl Connect for Connector {
 pub(crate) struct Pool {
     connections: deadpool_postgres::Pool,
     tls: MakeRustlsConnect,
+    trusted: Arc<str>,
     connect_timeout: Duration,
     statement_timeout: Duration,
 }
 
 impl Pool {
     pub(crate) fn new(connector: Connector, settings: &StoreSettings) -> Result<Self, SettingsError> {
-        let tls = connector.tls.clone();
-        let config = connector.ways.first().cloned().unwrap_or_default();
+        let (tls, trusted) = (connector.tls.clone(), Arc::clone(&connector.trusted));
+        let config = connector.hosts.first().and_then(|ways| ways.first()).cloned().unwrap_or_default();
         let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
         let manager = Manager::from_connect(config, connector, recycling);
         let connections = deadpool_postgres::Pool::builder(manager)
@@ -170,14 +267,19 @@ impl Pool {
             .build()
             .map_err(|error| SettingsError::Pool(error.to_string()))?;
         let (connect_timeout, statement_timeout) = (settings.connect_timeout, settings.statement_timeout);
-        Ok(Self { connections, tls, connect_timeout, statement_timeout })
+        Ok(Self { connections, tls, trusted, connect_timeout, statement_timeout })
+    }
+
+    /// Ends the connections that wait in the pool. Whoever asks next connects anew, perhaps to another host.
+    pub(crate) fn renew(&self) {
+        self.connections.retain(|_, _| false);
     }
 
     pub(crate) async fn get(&self) -> Result<Connection, Fault> {
         let object = self.connections.get().await.map_err(|error| match error {
             PoolError::Timeout(deadpool_postgres::TimeoutType::Wait) => Fault::Busy,
             PoolError::Timeout(_) => Fault::ConnectTimeout(self.connect_timeout),
-            PoolError::Backend(error) => Fault::Connect(error),
+            PoolError::Backend(error) => Fault::connect(error, &self.trusted),
             other => Fault::Unexpected(other.to_string()),
         })?;
         Ok(Connection {
@@ -274,6 +376,13 @@ impl Connection {
         Ok(())
     }
 
+    /// Ends a transaction as if it had never been, one that a refusal has broken included.
+    pub(crate) async fn rollback(&mut self) -> Result<(), Fault> {
+        self.batch("rollback").await?;
+        self.in_transaction = false;
+        Ok(())
+    }
+
     fn client(&self) -> Result<&Client, Fault> {
         self.object.as_ref().map(|object| &***object).ok_or(Fault::Busy)
     }
@@ -301,5 +410,50 @@ impl Drop for Connection {
                 let _ = tokio::time::timeout(CANCEL_TIMEOUT, cancel.cancel_query(tls)).await;
             });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn connector(url: &str) -> Connector {
+        Connector::new(url, "defib", Duration::from_secs(4)).unwrap()
+    }
+
+    #[test]
+    fn each_of_several_hosts_is_tried_by_itself_with_all_that_the_url_says() {
+        let connector = connector("postgres://u:p@a:1,b:2/d?application_name=x&keepalives_retries=7&sslmode=require");
+        let hosts: Vec<&Config> = connector.hosts.iter().flatten().collect();
+        assert_eq!(hosts.len(), 2);
+        for (host, (name, port)) in hosts.iter().zip([("a", 1), ("b", 2)]) {
+            assert_eq!((host.get_hosts(), host.get_ports()), (&[Host::Tcp(name.into())][..], &[port][..]));
+            assert_eq!((host.get_user(), host.get_password()), (Some("u"), Some(&b"p"[..])));
+            assert_eq!((host.get_dbname(), host.get_application_name()), (Some("d"), Some("x")));
+            assert_eq!(host.get_keepalives_retries(), Some(7));
+            assert_eq!(host.get_tcp_user_timeout(), Some(&TCP_USER_TIMEOUT));
+        }
+    }
+
+    #[test]
+    fn of_several_hosts_the_one_that_can_be_written_to_is_meant_unless_the_url_says_otherwise() {
+        for (url, attributes) in [
+            ("postgres://a,b/d", TargetSessionAttrs::ReadWrite),
+            ("postgres://a,b/d?target_session_attrs=primary", TargetSessionAttrs::ReadWrite),
+            ("postgres://a,b/d?target_session_attrs=any", TargetSessionAttrs::Any),
+            ("postgres://a/d", TargetSessionAttrs::Any),
+        ] {
+            for config in connector(url).hosts.iter().flatten() {
+                assert_eq!(config.get_target_session_attrs(), attributes, "{url}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_socket_beside_a_host_goes_without_tls() {
+        use tokio_postgres::config::SslMode::{Disable, Require};
+        let connector = connector("host=/run/pg,b dbname=d sslmode=require");
+        let modes: Vec<_> = connector.hosts.iter().flatten().map(Config::get_ssl_mode).collect();
+        assert_eq!(modes, [Disable, Require]);
     }
 }

@@ -2,8 +2,10 @@
 //!
 //! Nothing here ever holds a piece of the URL: a password may sit anywhere in one that was mistyped.
 
+use std::error::Error as _;
 use std::time::Duration;
 
+use rustls::CertificateError;
 use tokio_postgres::error::SqlState;
 
 /// Why the settings are unusable.
@@ -55,6 +57,14 @@ pub enum Fault {
     /// No connection could be made.
     #[error("no connection to the database")]
     Connect(#[source] tokio_postgres::Error),
+    /// The server showed a certificate that does not do.
+    #[error("the database server's certificate is refused: {why}")]
+    Certificate {
+        /// What is wrong with it, and with what it was compared.
+        why: String,
+        /// The library's word.
+        source: tokio_postgres::Error,
+    },
     /// No connection was made in time.
     #[error("no connection to the database within {0:?}")]
     ConnectTimeout(Duration),
@@ -64,6 +74,9 @@ pub enum Fault {
     /// No answer in time. What was asked may or may not have been done.
     #[error("no answer from the database within {0:?}")]
     Timeout(Duration),
+    /// A server that takes no writes: nothing can be claimed there, and what it knows of heartbeats may be old.
+    #[error("the database is read-only (a standby, or default_transaction_read_only)")]
+    ReadOnly,
     /// The database refused, or the connection broke.
     #[error("the database refused or broke off")]
     Query(#[source] tokio_postgres::Error),
@@ -89,14 +102,50 @@ pub const KINDS: [&str; 12] = [
 ];
 
 impl Fault {
+    /// A connection that was not made. `trusted` is what certificates are held against.
+    pub(crate) fn connect(error: tokio_postgres::Error, trusted: &str) -> Self {
+        match certificate_error(&error) {
+            Some(fault) => Self::Certificate { why: refusal(fault, trusted), source: error },
+            None => Self::Connect(error),
+        }
+    }
+
     fn kind(&self) -> &'static str {
         match self {
-            Self::Connect(_) | Self::ConnectTimeout(_) => "connect",
+            Self::Connect(_) | Self::Certificate { .. } | Self::ConnectTimeout(_) => "connect",
+            Self::ReadOnly => "read_only",
             Self::Busy => "busy",
             Self::Timeout(_) => "timeout",
             Self::Unexpected(_) => "contract",
             Self::Query(error) => query_kind(error),
         }
+    }
+}
+
+/// What TLS has against the server's certificate, if that is what the error is about.
+fn certificate_error(error: &tokio_postgres::Error) -> Option<&CertificateError> {
+    // `io::Error::source` skips what it holds.
+    let held = error.source()?.downcast_ref::<std::io::Error>()?.get_ref()?;
+    match held.downcast_ref()? {
+        rustls::Error::InvalidCertificate(fault) => Some(fault),
+        _ => None,
+    }
+}
+
+/// In words that name what to look at.
+fn refusal(fault: &CertificateError, trusted: &str) -> String {
+    match fault {
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+            format!("it was not issued by {trusted}")
+        }
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            "it is for another host than the URL names, and sslmode=verify-full compares them".to_owned()
+        }
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => "it has expired".to_owned(),
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            "it is not valid yet; is a clock wrong?".to_owned()
+        }
+        _ => format!("it does not do for {trusted}"),
     }
 }
 
@@ -218,9 +267,10 @@ impl StoreError {
         }
     }
 
-    /// Whether the database gave no answer, rather than one we dislike. Then nothing is known, and later is worth a try.
+    /// Whether the database gave no answer, rather than one we dislike. Then nothing is known, and later is worth a try. One
+    /// that takes no writes counts as away: after a fail-over, another is the one that is meant.
     #[must_use]
     pub fn is_unavailable(&self) -> bool {
-        matches!(self.kind(), "connect" | "timeout" | "busy" | "connection" | "resources")
+        matches!(self.kind(), "connect" | "timeout" | "busy" | "connection" | "resources" | "read_only")
     }
 }

@@ -9,6 +9,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::pin::pin;
+use std::sync::{Mutex, PoisonError};
 
 use defib_policy::fleet::{FleetRead, Kind, Workspace};
 use defib_policy::id::{EngineName, WorkspaceId};
@@ -52,11 +53,15 @@ pub struct Malformed {
 /// Malformed rows reported by one read, at most. A view that breaks the contract in every row is told by thirty-two.
 pub const MALFORMED_MAX: usize = 32;
 
+/// The clock's row also tells whether the server takes writes (the last column), and when a standby that was promoted last
+/// heard of its primary (the status).
+///
 /// Suspended rows come too, and are left out here: a condition on `suspended` beside the column would make the server
 /// compute it twice for each row.
 const READ: &str = "
-    select now(), null::text, null::text, null::text, null::text, null::text, null::text, null::boolean,
-           null::timestamptz, null::timestamptz, null::bigint, pg_catalog.pg_postmaster_start_time(), null::text
+    select now(), null::text, pg_catalog.pg_last_xact_replay_timestamp()::text, null::text, null::text, null::text, null::text,
+           null::boolean, null::timestamptz, null::timestamptz, null::bigint, pg_catalog.pg_postmaster_start_time(),
+           pg_catalog.current_setting('transaction_read_only')
     union all
     select null, f.workspace_id::text, f.status::text, f.kind::text, f.engine::text, f.container_ref::text,
            f.instance_ref::text, f.suspended, f.last_heartbeat_at::timestamptz, f.last_activity_at::timestamptz,
@@ -79,13 +84,18 @@ impl Store {
     /// look older than they are.
     ///
     /// # Errors
-    /// [`StoreError::ReadFleet`]; then nothing is known about any workspace.
+    /// [`StoreError::ReadFleet`]; then nothing is known about any workspace. A server that takes no writes is one: a standby may lag,
+    /// and nothing could be claimed. All connections to it are given up, so that the next one may find the primary.
     pub async fn read_fleet(
         &self,
         scope: FleetScope<'_>,
         watched: &[String],
     ) -> Result<(FleetRead, Vec<Malformed>), StoreError> {
-        self.within_deadline(self.stream_fleet(scope, watched)).await.map_err(StoreError::ReadFleet)
+        let read = self.within_deadline(self.stream_fleet(scope, watched)).await;
+        if let Err(Fault::ReadOnly) = read {
+            self.pool.renew();
+        }
+        read.map_err(StoreError::ReadFleet)
     }
 
     async fn stream_fleet(
@@ -114,16 +124,49 @@ impl Store {
         connection.rows_ended();
         drop(connection); // not kept from others while we sort
 
-        let (database_now, database_started_at) =
+        let Clock { now: database_now, server_started, is_promoted } =
             rows.clock.ok_or_else(|| Fault::Unexpected("the database's clock did not come with the fleet".into()))?;
+        let database_started_at =
+            if is_promoted { self.promotions.seen(server_started, database_now) } else { server_started };
         rows.sort();
         Ok((FleetRead { at, database_now, database_started_at, workspaces: rows.workspaces }, rows.malformed))
     }
 }
 
+/// The row above the fleet's.
+#[derive(Clone, Copy)]
+struct Clock {
+    now: Timestamp,
+    server_started: Timestamp,
+    /// It was a standby before.
+    is_promoted: bool,
+}
+
+/// Promoted servers, by when their process started, and when we first saw them as primaries.
+///
+/// A standby has been up for days when it takes over, and when it did is not told to those who are no superusers. Its
+/// own start would say that heartbeats have long been written to it. So for us it starts when we first see it; a daemon
+/// that starts later waits for one window more than it would have to, which costs a dead workspace one spacing.
+#[derive(Debug, Default)]
+pub(crate) struct Promotions(Mutex<Option<(Timestamp, Timestamp)>>);
+
+impl Promotions {
+    /// When the promoted server that started at `started` was first seen: `now`, unless it was before.
+    fn seen(&self, started: Timestamp, now: Timestamp) -> Timestamp {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match *known {
+            Some((server, first_seen)) if server == started => first_seen,
+            _ => {
+                *known = Some((started, now));
+                now
+            }
+        }
+    }
+}
+
 /// A read in progress.
 struct Reading {
-    clock: Option<(Timestamp, Timestamp)>,
+    clock: Option<Clock>,
     workspaces: Vec<Workspace>,
     malformed: Vec<Malformed>,
     /// A fleet has few engines: one allocation for each, not for each row.
@@ -137,8 +180,12 @@ impl Reading {
 
     fn add(&mut self, row: &Row) -> Result<(), Fault> {
         if let Some(Instant::At(now)) = row.try_get(0)? {
-            if let Some(Instant::At(started)) = row.try_get(11)? {
-                self.clock = Some((now, started));
+            if row.try_get::<_, Option<&str>>(12)? == Some("on") {
+                return Err(Fault::ReadOnly);
+            }
+            if let Some(Instant::At(server_started)) = row.try_get(11)? {
+                let is_promoted = row.try_get::<_, Option<&str>>(2)?.is_some();
+                self.clock = Some(Clock { now, server_started, is_promoted });
             }
             return Ok(());
         }

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use defib_policy::id::EngineName;
 use defib_policy::moment::Moment;
-use defib_policy::share;
+use defib_policy::share::{self, Replica};
 use tokio_postgres::types::Type;
 
 use crate::Store;
@@ -33,14 +33,14 @@ const LOCK: &str = "select pg_advisory_xact_lock(1684366946, 2)";
 /// Rows of replicas that have been gone for so long are of no interest to anybody.
 const ALIVE: &str = "
     with gone as (delete from defib.replicas where expires_at < clock_timestamp() - interval '1 hour')
-    insert into defib.replicas (replica, engines, expires_at)
-    values ($1, $2, clock_timestamp() + $3 * interval '1 microsecond')
+    insert into defib.replicas (replica, engines, fit, expires_at)
+    values ($1, $2, $4, clock_timestamp() + $3 * interval '1 microsecond')
         on conflict (replica) do update
-       set engines = excluded.engines, expires_at = excluded.expires_at,
+       set engines = excluded.engines, fit = excluded.fit, expires_at = excluded.expires_at,
            started_at = case when replicas.expires_at < clock_timestamp() then excluded.started_at else replicas.started_at end";
 
 const REPLICAS: &str =
-    "select replica, engines from defib.replicas where expires_at > clock_timestamp() order by replica";
+    "select replica, engines, fit from defib.replicas where expires_at > clock_timestamp() order by replica";
 
 const LEASES: &str = "
     select engine, holder, epoch, expires_at > clock_timestamp(),
@@ -74,6 +74,8 @@ pub struct LeaseTurn<'a> {
     pub replica: &'a str,
     /// The engines that it is configured for.
     pub engines: &'a [EngineName],
+    /// Those of them that it can act on. One that it cannot it owns only where no other replica can either.
+    pub fit: &'a BTreeSet<EngineName>,
     /// What it owned after its last turn, with the epochs; `None` on the first turn of a process. Then leases in its name are
     /// those of a process that is gone, and are taken without waiting for their end.
     pub owned: Option<&'a BTreeMap<EngineName, i64>>,
@@ -168,7 +170,14 @@ async fn turn_within(
 ) -> Result<(BTreeMap<EngineName, i64>, Vec<EngineName>), Fault> {
     let names: Vec<&str> = turn.engines.iter().map(EngineName::as_str).collect();
     let ttl = micros(turn.ttl);
-    connection.execute(ALIVE, &[(&turn.replica, Type::TEXT), (&names, Type::TEXT_ARRAY), (&ttl, Type::INT8)]).await?;
+    let fit: Vec<&str> = turn.fit.iter().map(EngineName::as_str).collect();
+    let alive = [
+        (&turn.replica as _, Type::TEXT),
+        (&names as _, Type::TEXT_ARRAY),
+        (&ttl as _, Type::INT8),
+        (&fit as _, Type::TEXT_ARRAY),
+    ];
+    connection.execute(ALIVE, &alive).await?;
     let replicas = read_replicas(connection).await?;
     let rows = read_rows(connection).await?;
 
@@ -184,7 +193,7 @@ async fn turn_within(
         .map(|row| row.engine.clone())
         .collect();
 
-    let live = replicas.iter().map(|(name, engines)| (name.as_str(), engines.iter().collect())).collect();
+    let live = share::able(&replicas);
     // An expired one of ours that nobody took is still ours.
     let held = rows.iter().filter(|row| row.lasts || mine(row)).map(|row| (&row.engine, row.holder.as_str())).collect();
     let owners = share::owners(&live, &held);
@@ -261,12 +270,16 @@ fn columns<'a>(leases: impl Iterator<Item = (&'a EngineName, &'a i64)>) -> (Vec<
     leases.map(|(engine, epoch)| (engine.as_str(), *epoch)).unzip()
 }
 
-async fn read_replicas(connection: &mut Connection) -> Result<Vec<(String, Vec<EngineName>)>, Fault> {
+async fn read_replicas(connection: &mut Connection) -> Result<Vec<Replica>, Fault> {
     let rows = connection.query(REPLICAS, &[]).await?;
     rows.iter()
         .map(|row| {
-            let engines: Vec<&str> = row.try_get(1)?;
-            Ok((row.try_get(0)?, engines.into_iter().map(EngineName::from).collect()))
+            let (engines, fit): (Vec<&str>, Vec<&str>) = (row.try_get(1)?, row.try_get(2)?);
+            Ok(Replica {
+                name: row.try_get::<_, &str>(0)?.into(),
+                engines: engines.into_iter().map(EngineName::from).collect(),
+                fit: fit.into_iter().map(EngineName::from).collect(),
+            })
         })
         .collect()
 }

@@ -15,6 +15,7 @@
 //! database says no" from "the database says nothing": the second is an error, never a fact about a workspace.
 
 mod connect;
+mod contract;
 mod crash_point;
 mod decode;
 mod error;
@@ -38,12 +39,13 @@ use std::time::Duration;
 use defib_policy::moment::Moment;
 use tokio_postgres::types::Type;
 
+pub use crate::contract::{Answer, Breach, ContractFacts, Question, Trial};
 pub use crate::error::{Fault, KINDS, SettingsError, StoreError};
 pub use crate::fleet::{FleetScope, MALFORMED_MAX, Malformed};
 pub use crate::hold::{Hold, HoldScope, NewHold};
 pub use crate::lease::{Lease, LeaseTable, LeaseTurn};
 pub use crate::ledger::{Claim, Claimed, LeaseProof, MayAct, OpenAttempt};
-pub use crate::listen::{ListenEvent, ListenSettings, Listener, listen};
+pub use crate::listen::{ListenEvent, ListenSettings, Listener, can_listen, listen};
 pub use crate::migrate::{MigrateReport, SCHEMA_VERSION, SchemaState};
 pub use crate::retention::{RetentionReport, RetentionSettings};
 pub use crate::suspicion::{NewSuspicion, Pending, Suspicion};
@@ -94,6 +96,7 @@ pub struct Store {
     clock: Clock,
     application_name: Arc<str>,
     statement_timeout: Duration,
+    promotions: Arc<fleet::Promotions>,
 }
 
 impl fmt::Debug for Store {
@@ -116,6 +119,7 @@ impl Store {
             clock,
             application_name: settings.application_name.as_str().into(),
             statement_timeout: settings.statement_timeout,
+            promotions: Arc::default(),
         })
     }
 

@@ -107,6 +107,16 @@ pub fn listen(settings: &ListenSettings, channels: &'static [&'static str]) -> R
     Ok(Listener { events, task: tokio::spawn(subscription.run()) })
 }
 
+/// Whether notifications would arrive, tried once; else why not, in words.
+pub async fn can_listen(settings: &ListenSettings, channels: &'static [&'static str]) -> Result<(), String> {
+    let connector = Connector::new(&settings.url, &settings.application_name, settings.connect_timeout)
+        .map_err(|error| error.to_string())?;
+    let (sender, _) = mpsc::channel(1);
+    let subscription = Subscription { connector, channels, timeout: settings.connect_timeout, sender };
+    let (notifications, mut arrived) = mpsc::channel(QUEUE_MAX);
+    subscription.subscribe(notifications, &mut arrived).await.map(drop)
+}
+
 struct Subscription {
     connector: Connector,
     channels: &'static [&'static str],
@@ -197,10 +207,14 @@ impl Subscription {
                     }
                 }
             };
-            timeout(PROBE_TIMEOUT, heard).await.map_err(|_| {
-                "LISTEN is answered but nothing arrives: is there a transaction pooler in between? (DEFIB_LISTEN_DATABASE_URL)"
-                    .to_owned()
-            })?;
+            if timeout(PROBE_TIMEOUT, heard).await.is_err() {
+                // A pooler keeps the server connection that listens now, and very likely hands it out next.
+                let _ = timeout(self.timeout, client.batch_execute("unlisten *")).await;
+                return Err(
+                    "LISTEN is answered but nothing arrives: is there a transaction pooler in between? (DEFIB_LISTEN_DATABASE_URL)"
+                        .to_owned(),
+                );
+            }
         }
         Ok((client, driving))
     }

@@ -89,6 +89,12 @@ pub struct Explanation {
     pub container_ref: Option<String>,
     /// `instance_ref` of that row.
     pub instance_ref: Option<String>,
+    /// How old `last_heartbeat_at` of that row is.
+    pub last_heartbeat_ago: Option<Duration>,
+    /// How old `last_activity_at` of that row is.
+    pub last_activity_ago: Option<Duration>,
+    /// `active_tasks` of that row.
+    pub active_tasks: Option<i64>,
     /// The standing holds on it, on its engine and on the fleet.
     pub holds: Vec<Hold>,
     /// What happened, oldest first.
@@ -251,7 +257,8 @@ const STATUS: &str = "
            greatest(f.last_heartbeat_at::timestamptz, f.last_activity_at::timestamptz),
            v.verdict, v.since, v.rule, v.because, v.evidence, v.held, v.updated_at,
            r.id, r.attempt, r.outcome, r.claimed_at, r.recovered_at, now(),
-           f.policy::text, f.container_ref::text, f.instance_ref::text
+           f.policy::text, f.container_ref::text, f.instance_ref::text,
+           f.last_heartbeat_at::timestamptz, f.last_activity_at::timestamptz, f.active_tasks::bigint
       from defib.fleet f
       left join defib.verdicts v on v.workspace_id = f.workspace_id::text
       left join (select distinct on (workspace_id) * from defib.restarts %restarts% order by workspace_id, id desc) r
@@ -281,7 +288,8 @@ const PRIVILEGES: &str = "
                    ('verdicts', 'c', 'UPDATE'), ('verdicts', 'c', 'DELETE'), ('events', 'c', 'SELECT'),
                    ('events', 'c', 'INSERT'), ('events', 'c', 'DELETE'), ('leases', 'c', 'SELECT'),
                    ('leases', 'c', 'INSERT'), ('leases', 'c', 'UPDATE'), ('holds', 'c', 'SELECT'), ('holds', 'c', 'INSERT'),
-                   ('holds', 'c', 'UPDATE'), ('holds', 'c', 'DELETE'),
+                   ('holds', 'c', 'UPDATE'), ('holds', 'c', 'DELETE'), ('replicas', 'c', 'SELECT'),
+                   ('replicas', 'c', 'INSERT'), ('replicas', 'c', 'UPDATE'), ('replicas', 'c', 'DELETE'),
                    ('mark_dead', 'p', 'EXECUTE'), ('mark_recovered', 'p', 'EXECUTE'), ('report_suspicion', 'p', 'EXECUTE'),
                    ('hold_reason', 'p', 'EXECUTE')) as wanted(name, class, needed)
      cross join lateral (
@@ -330,6 +338,7 @@ impl Store {
             let detail = |column| -> Result<Option<String>, Fault> {
                 Ok(row.as_ref().map(|row| row.try_get(column)).transpose()?.flatten())
             };
+            let age = |column| row.as_ref().map_or(Ok(None), |row| age(row, column, now));
             let engine = detail(4)?;
             let holds_sql = format!(
                 "select {} from defib.holds where released_at is null and (expires_at is null or expires_at > now())
@@ -343,6 +352,9 @@ impl Store {
                 policy: detail(20)?,
                 container_ref: detail(21)?,
                 instance_ref: detail(22)?,
+                last_heartbeat_ago: age(23)?,
+                last_activity_ago: age(24)?,
+                active_tasks: row.as_ref().map(|row| row.try_get(25)).transpose()?.flatten(),
                 holds: holds.iter().map(hold::from_row).collect::<Result<_, _>>()?,
                 timeline: timeline(&mut connection, id, engine.as_deref(), limit).await?,
             })
@@ -440,13 +452,18 @@ async fn fleet_facts(connection: &mut Connection) -> Result<FleetFacts, Fault> {
     })
 }
 
+/// How old a moment of the platform's is; `None` where there is none, or one that no clock shows.
+fn age(row: &Row, column: usize, now: Timestamp) -> Result<Option<Duration>, Fault> {
+    Ok(match row.try_get::<_, Option<Instant>>(column)? {
+        Some(Instant::At(at)) => Some(now.since(at)),
+        Some(Instant::Never) | None => None,
+    })
+}
+
 fn status_from_row(row: &Row) -> Result<StatusRow, Fault> {
     let now = timestamp(row, 19)?;
     let ago = |column| -> Result<Duration, Fault> { Ok(now.since(timestamp(row, column)?)) };
-    let heartbeat_ago = match row.try_get::<_, Option<Instant>>(6)? {
-        Some(Instant::At(at)) => Some(now.since(at)),
-        Some(Instant::Never) | None => None,
-    };
+    let heartbeat_ago = age(row, 6, now)?;
     let verdict = match row.try_get::<_, Option<String>>(7)? {
         Some(verdict) => Some(CurrentVerdict {
             verdict,

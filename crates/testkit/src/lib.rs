@@ -4,6 +4,9 @@
 //! | for | take |
 //! | --- | --- |
 //! | a database | [`PrivatePostgres`], one database per test |
+//! | a second database server that streams from it | [`PrivatePostgres::standby`] |
+//! | a transaction pooler before it | [`PgBouncer`] |
+//! | certificates | [`CertificateAuthority`] |
 //! | a Docker engine that really starts processes | [`PrivateDockerd`] |
 //! | containers on any engine | [`EngineHandle`] |
 //! | an engine with faults: time-outs, lies, half answers | [`ScriptedEngine`] |
@@ -15,20 +18,25 @@
 //! Whatever is started here ends with its value, and with the process, even one that is killed with SIGKILL
 //! ([`guardian`]). A missing server is an error that names what to install, never a reason to skip.
 
+mod account;
+pub mod certificates;
 pub mod dockerd;
 pub mod engine_handle;
 pub mod guardian;
 mod net;
+pub mod pgbouncer;
 pub mod postgres;
 pub mod process;
 pub mod program;
 pub mod scripted_engine;
 mod wait;
 
+pub use certificates::{Certificate, CertificateAuthority};
 pub use dockerd::PrivateDockerd;
 pub use engine_handle::{EngineHandle, WorkspaceContainer};
 pub use guardian::Guardian;
 pub use net::free_port;
+pub use pgbouncer::PgBouncer;
 pub use postgres::{PrivatePostgres, StopMode};
 pub use program::Program;
 pub use scripted_engine::ScriptedEngine;

@@ -5,9 +5,12 @@
 //! loopback interface and on a private unix socket, both without a password.
 //!
 //! Postgres refuses to run as root: then it runs as the `postgres` user that its package makes.
+//!
+//! A second server can stream from it ([`PrivatePostgres::standby`]), it can speak TLS ([`PrivatePostgres::serve_tls`]), and it
+//! can have a disk that is soon full ([`PrivatePostgres::start_with_small_disk`]).
 
-use std::os::unix::fs::{DirBuilderExt, chown};
-use std::os::unix::process::CommandExt;
+use std::ffi::OsStr;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Mutex;
@@ -18,6 +21,8 @@ use anyhow::{Context, Result, bail, ensure};
 use tokio::sync::OnceCell;
 use tokio_postgres::{Client, NoTls};
 
+use crate::account::Account;
+use crate::certificates::Certificate;
 use crate::guardian::Guardian;
 use crate::net::free_port;
 use crate::process::{self, Signal};
@@ -29,6 +34,18 @@ const USER: &str = "postgres";
 /// A start takes 0.1 s, a stop 0.2 s; a busy machine takes a multiple. Larger delays the report of a server that never will.
 const START_DEADLINE: Duration = Duration::from_secs(30);
 const STOP_DEADLINE: Duration = Duration::from_secs(30);
+
+/// The tablespace of [`PrivatePostgres::start_with_small_disk`].
+pub const SMALL_TABLESPACE: &str = "small";
+
+/// Mounts the small disk and becomes the server. The mount is in a namespace that ends with the last process of the server,
+/// however it ends: nothing has to be unmounted.
+const MOUNT_AND_SERVE: &str = r#"
+size=$1 directory=$2 uid=$3 gid=$4
+shift 4
+mount --no-mtab -t tmpfs -o "size=$size,mode=700,uid=$uid,gid=$gid" tmpfs "$directory"
+exec setpriv --reuid "$uid" --regid "$gid" --clear-groups -- "$@"
+"#;
 
 /// Nothing here survives a power cut, on purpose. Commits stay synchronous, as in production.
 const SETTINGS: &[(&str, &str)] = &[
@@ -58,16 +75,11 @@ pub struct PrivatePostgres {
     account: Option<Account>,
     port: u16,
     settings: Vec<(String, String)>,
+    /// Bytes of the tablespace that is a file system of its own.
+    small_disk: Option<u64>,
     postmaster: Mutex<Option<Child>>,
     databases_made: AtomicU64,
     guardian: Option<Guardian>, // taken in `drop`, before the wait for the postmaster that it kills
-}
-
-/// The unprivileged user that a server runs as when we are root.
-#[derive(Debug, Clone, Copy)]
-struct Account {
-    uid: u32,
-    gid: u32,
 }
 
 impl PrivatePostgres {
@@ -78,19 +90,101 @@ impl PrivatePostgres {
 
     /// Like [`start`](Self::start), with settings that go over the kit's own (`[("wal_level", "logical")]`).
     pub async fn start_with(settings: &[(&str, &str)]) -> Result<Self> {
-        let guardian = Guardian::start()?;
-        let server = Self {
-            binaries: find_binaries()?,
-            account: Account::needed()?,
-            port: free_port()?,
-            settings: SETTINGS.iter().chain(settings).map(|(name, value)| ((*name).into(), (*value).into())).collect(),
-            postmaster: Mutex::new(None),
-            databases_made: AtomicU64::new(0),
-            guardian: Some(guardian),
-        };
+        let server = Self::new(SETTINGS.iter().chain(settings))?;
         server.init().await?;
         server.start_server().await?;
         Ok(server)
+    }
+
+    /// Like [`start`](Self::start), with a tablespace [`SMALL_TABLESPACE`] of so many bytes: a file system in memory that
+    /// is full when they are used up. Its content is lost when the server stops. Needs root, as every mount does.
+    pub async fn start_with_small_disk(bytes: u64) -> Result<Self> {
+        let mut server = Self::new(SETTINGS)?;
+        ensure!(server.account.is_some(), "a small disk has to be mounted, and only root may: run the tests as root");
+        server.small_disk = Some(bytes);
+        server.make_directory(&server.small_directory())?;
+        server.init().await?;
+        server.start_server().await?;
+        let sql = format!("create tablespace {SMALL_TABLESPACE} location '{}'", server.small_directory().display());
+        connect(&server.url("postgres")).await?.batch_execute(&sql).await.context(sql)?;
+        Ok(server)
+    }
+
+    /// A second server on a copy of this one's data, with its own port, that replays what this one writes. Read only
+    /// until [`promote`](Self::promote). Costs about a second.
+    pub async fn standby(&self) -> Result<Self> {
+        let mut standby = Self::new(&[])?;
+        standby.settings.clone_from(&self.settings);
+        for directory in [standby.data(), standby.socket_directory()] {
+            standby.make_directory(&directory)?;
+        }
+        let mut copy = standby.command("pg_basebackup");
+        copy.args(["--write-recovery-conf", "--wal-method=stream", "--checkpoint=fast", "--no-sync"]);
+        copy.args(["--username", USER, "--port", &self.port.to_string(), "--host"]).arg(self.socket_directory());
+        copy.arg("--pgdata").arg(standby.data());
+        let output = tokio::process::Command::from(copy).output().await.context("run pg_basebackup")?;
+        ensure!(output.status.success(), "pg_basebackup failed: {}", String::from_utf8_lossy(&output.stderr));
+        standby.start_server().await?;
+        Ok(standby)
+    }
+
+    /// Waits until `standby` has replayed all that this server has written by now.
+    pub async fn wait_until_replayed_by(&self, standby: &Self) -> Result<()> {
+        let written = connect(&self.url("postgres")).await?.query_one("select pg_current_wal_lsn()::text", &[]).await?;
+        let written: String = written.get(0);
+        let client = connect(&standby.url("postgres")).await?;
+        let sql = format!("select pg_last_wal_replay_lsn() >= '{written}'::pg_lsn, pg_last_wal_replay_lsn()::text");
+        eventually(START_DEADLINE, "the standby catches up", async || {
+            let row = client.query_one(&sql, &[]).await.map_err(|error| error.to_string())?;
+            if row.get(0) { Ok(()) } else { Err(format!("at {:?} of {written}", row.get::<_, Option<String>>(1))) }
+        })
+        .await
+    }
+
+    /// Makes a standby a primary, whatever has become of its own.
+    pub async fn promote(&self) -> Result<()> {
+        let client = connect(&self.url("postgres")).await?;
+        let promoted = client.query_one("select pg_promote(true, 30)", &[]).await.context("pg_promote")?;
+        ensure!(promoted.get::<_, bool>(0), "the standby was not promoted; its log ends:\n{}", self.log_tail());
+        Ok(())
+    }
+
+    /// Offers TLS from now on, with this certificate. Connections without it stay possible.
+    pub async fn serve_tls(&self, certificate: &Certificate) -> Result<()> {
+        let client = connect(&self.url("postgres")).await?;
+        for (setting, given) in [("ssl_cert_file", certificate.chain()), ("ssl_key_file", certificate.key())] {
+            let copy = self.directory().join(setting);
+            std::fs::copy(given, &copy).with_context(|| format!("copy {}", given.display()))?;
+            // Postgres takes no key that others may read, and none that is another user's.
+            std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o600)).context("protect the key")?;
+            self.account.map_or(Ok(()), |account| account.own(&copy))?;
+            client.batch_execute(&format!("alter system set {setting} = '{}'", copy.display())).await?;
+        }
+        client.batch_execute("alter system set ssl = on").await?;
+        client.batch_execute("select pg_reload_conf()").await?;
+        let address = format!("{}?sslmode=require", self.url("postgres"));
+        eventually(START_DEADLINE, "TLS is served", async || {
+            // Without a TLS of our own: whether the server offers it shows in the kind of the refusal.
+            match connect(&address).await.map_err(|error| format!("{error:#}")) {
+                Err(refusal) if refusal.contains("no TLS implementation configured") => Ok(()),
+                other => Err(format!("{:?}", other.map(drop))),
+            }
+        })
+        .await
+    }
+
+    fn new<'a>(settings: impl IntoIterator<Item = &'a (&'a str, &'a str)>) -> Result<Self> {
+        let guardian = Guardian::start()?;
+        Ok(Self {
+            binaries: find_binaries()?,
+            account: Account::needed()?,
+            port: free_port()?,
+            settings: settings.into_iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
+            small_disk: None,
+            postmaster: Mutex::new(None),
+            databases_made: AtomicU64::new(0),
+            guardian: Some(guardian),
+        })
     }
 
     /// One server for the whole test process, started by whoever asks first. Take a database of your own in it
@@ -204,16 +298,21 @@ impl PrivatePostgres {
         process::tail(&self.log())
     }
 
+    /// All of the server's log: what it refused, and what it thought of its clients.
+    #[must_use]
+    pub fn whole_log(&self) -> String {
+        std::fs::read(self.log()).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+    }
+
+    fn make_directory(&self, directory: &Path) -> Result<()> {
+        let made = std::fs::DirBuilder::new().mode(0o700).create(directory);
+        made.with_context(|| format!("make {}", directory.display()))?;
+        self.account.map_or(Ok(()), |account| account.own(directory))
+    }
+
     async fn init(&self) -> Result<()> {
         for directory in [self.data(), self.socket_directory()] {
-            std::fs::DirBuilder::new()
-                .mode(0o700)
-                .create(&directory)
-                .with_context(|| format!("make {}", directory.display()))?;
-            if let Some(Account { uid, gid }) = self.account {
-                chown(&directory, Some(uid), Some(gid))
-                    .with_context(|| format!("give away {}", directory.display()))?;
-            }
+            self.make_directory(&directory)?;
         }
         let mut initdb = self.command("initdb");
         initdb.args(["--no-sync", "--auth=trust", "--encoding=UTF8", "--locale=C", "--username", USER, "--pgdata"]);
@@ -226,7 +325,16 @@ impl PrivatePostgres {
     fn spawn_postmaster(&self) -> Result<Child> {
         let log =
             std::fs::OpenOptions::new().create(true).append(true).open(self.log()).context("open Postgres's log")?;
-        let mut command = self.command("postgres");
+        let mut command = match (self.small_disk, self.account) {
+            (Some(bytes), Some(Account { uid, gid })) => {
+                let mut command = self.bare_command(OsStr::new("unshare"));
+                command.args(["--mount", "--propagation=private", "--", "sh", "-ec", MOUNT_AND_SERVE, "small-disk"]);
+                command.arg(bytes.to_string()).arg(self.small_directory()).args([uid.to_string(), gid.to_string()]);
+                command.arg(self.binaries.join("postgres"));
+                command
+            }
+            _ => self.command("postgres"),
+        };
         command.arg("-D").arg(self.data()).arg("-k").arg(self.socket_directory());
         command.args(["-p", &self.port.to_string()]);
         for (name, value) in &self.settings {
@@ -235,14 +343,20 @@ impl PrivatePostgres {
         command.stdout(Stdio::null()).stderr(log).spawn().context("run postgres")
     }
 
+    /// A command of Postgres, as the user that it wants to be.
     fn command(&self, program: &str) -> Command {
-        let mut command = match &self.guardian {
-            Some(guardian) => guardian.command(self.binaries.join(program)),
-            None => Command::new(self.binaries.join(program)), // only while being dropped
-        };
-        if let Some(Account { uid, gid }) = self.account {
-            command.uid(uid).gid(gid); // drops the supplementary groups as well
+        let mut command = self.bare_command(self.binaries.join(program).as_os_str());
+        if let Some(account) = self.account {
+            account.run(&mut command);
         }
+        command
+    }
+
+    fn bare_command(&self, program: &OsStr) -> Command {
+        let mut command = match &self.guardian {
+            Some(guardian) => guardian.command(program),
+            None => Command::new(program), // only while being dropped
+        };
         // The test's own PGDATA, PGPORT, LC_ALL … must not steer it.
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("PG") {
@@ -255,6 +369,10 @@ impl PrivatePostgres {
 
     fn directory(&self) -> &Path {
         self.guardian.as_ref().map_or(Path::new("/nonexistent"), Guardian::directory)
+    }
+
+    fn small_directory(&self) -> PathBuf {
+        self.directory().join("small")
     }
 
     fn data(&self) -> PathBuf {
@@ -298,26 +416,6 @@ pub async fn connect(url: &str) -> Result<Client> {
         tokio_postgres::connect(url, NoTls).await.with_context(|| format!("connect to {url}"))?;
     tokio::spawn(connection);
     Ok(client)
-}
-
-impl Account {
-    /// `None` when we are an ordinary user and run the server ourselves.
-    fn needed() -> Result<Option<Self>> {
-        if !rustix::process::geteuid().is_root() {
-            return Ok(None);
-        }
-        let passwd = std::fs::read_to_string("/etc/passwd").context("read /etc/passwd")?;
-        passwd
-            .lines()
-            .find_map(|line| {
-                let mut fields = line.split(':');
-                let name = fields.next()?;
-                let (uid, gid) = (fields.nth(1)?.parse().ok()?, fields.next()?.parse().ok()?);
-                (name == USER).then_some(Self { uid, gid })
-            })
-            .map(Some)
-            .context("Postgres refuses to run as root, and there is no user `postgres`: run deploy/dev/install.sh")
-    }
 }
 
 /// The directory with `initdb` and `postgres`: the newest that Debian's packages installed, else where PATH leads.

@@ -57,6 +57,17 @@ impl Program {
         Self::start(built_program("defib")?, arguments, environment)
     }
 
+    /// Starts the workspace's `defib` with fail points in it, which dies (SIGABRT) at the step of a restart named `point`.
+    pub fn defib_crashing_at<'a>(
+        point: &str,
+        arguments: impl IntoIterator<Item = &'a str>,
+        environment: &BTreeMap<String, String>,
+    ) -> Result<Self> {
+        let mut environment = environment.clone();
+        environment.insert("FAILPOINTS".to_owned(), format!("{point}=return"));
+        Self::start(built_program("defib-failpoints")?, arguments, &environment)
+    }
+
     /// Starts a program with these variables and no others but `PATH` and its like, in an empty directory of its own.
     pub fn start<'a>(
         path: impl AsRef<Path>,
@@ -200,14 +211,14 @@ impl Drop for Program {
 /// (`target/<profile>/deps/test-…` → `target/<profile>/<name>`).
 ///
 /// # Errors
-/// When it was not built. Cargo builds the binaries of other packages only when asked to (`cargo build --workspace`).
+/// When it was not built. Cargo builds the binaries of other packages only when asked to (`make build-tests`).
 pub fn built_program(name: &str) -> Result<PathBuf> {
     if let Some(path) = std::env::var_os(format!("CARGO_BIN_EXE_{name}")) {
         return Ok(path.into());
     }
     let own = std::env::current_exe().context("find the running program")?;
     let found = own.ancestors().skip(1).take(2).map(|directory| directory.join(name)).find(|path| path.is_file());
-    found.with_context(|| format!("no program {name} near {}: run `cargo build --workspace` first", own.display()))
+    found.with_context(|| format!("no program {name} near {}: run `make build-tests` first", own.display()))
 }
 
 fn read_lines(

@@ -15,6 +15,9 @@ async fn kill_9_leaves_no_process_mount_cgroup_or_directory() -> Result<()> {
     let database = value(&servers, "DEFIB_DATABASE_URL=")?;
     let engine = EngineHandle::connect(value(&servers, "DOCKER_HOST=")?);
     let workspace = engine.main_pid("w1").await?.unwrap();
+    let pooler = value_after(&servers, "# through pgbouncer (")?;
+    let pooler = pooler.split(')').next().unwrap_or_default().to_owned();
+    assert!(process::is_alive(&pooler), "{pooler}");
     let postgres_backend: i32 =
         postgres::connect(&database).await?.query_one("select pg_backend_pid()", &[]).await?.get(0);
     let directories = [
@@ -40,8 +43,8 @@ async fn kill_9_leaves_no_process_mount_cgroup_or_directory() -> Result<()> {
                 return Err(format!("mounts below {name}"));
             }
         }
-        for pid in [workspace.to_string(), postgres_backend.to_string()] {
-            if process::is_alive(&pid) {
+        for pid in [&workspace.to_string(), &postgres_backend.to_string(), &pooler] {
+            if process::is_alive(pid) {
                 return Err(format!("process {pid} lives"));
             }
         }
@@ -51,9 +54,13 @@ async fn kill_9_leaves_no_process_mount_cgroup_or_directory() -> Result<()> {
 }
 
 fn value(servers: &Program, name: &str) -> Result<String> {
+    value_after(servers, &format!("export {name}"))
+}
+
+fn value_after(servers: &Program, prefix: &str) -> Result<String> {
     let stdout = servers.stdout();
-    let found = stdout.lines().find_map(|line| line.strip_prefix("export ")?.strip_prefix(name));
-    Ok(found.with_context(|| format!("no {name} in {stdout}"))?.to_owned())
+    let found = stdout.lines().find_map(|line| line.strip_prefix(prefix));
+    Ok(found.with_context(|| format!("no {prefix} in {stdout}"))?.to_owned())
 }
 
 async fn data_directory(database: &str) -> Result<PathBuf> {

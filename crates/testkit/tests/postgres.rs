@@ -63,3 +63,41 @@ async fn nothing_is_left_of_a_dropped_server_even_a_paused_one() -> Result<()> {
     assert!(!directory.exists());
     Ok(())
 }
+
+#[tokio::test]
+async fn a_standby_has_what_its_primary_has_and_writes_after_its_promotion_only() -> Result<()> {
+    let primary = PrivatePostgres::start().await?;
+    let url = primary.create_database().await?;
+    let database = url.rsplit('/').next().unwrap().to_owned();
+    let standby = primary.standby().await?;
+    connect(&url).await?.batch_execute("create table t (n int); insert into t values (7)").await?;
+    primary.wait_until_replayed_by(&standby).await?;
+    primary.stop_server_with(StopMode::Kill).await?;
+
+    let client = connect(&standby.url(&database)).await?;
+    assert_eq!(client.query_one("select n from t", &[]).await?.get::<_, i32>(0), 7);
+    assert!(client.batch_execute("insert into t values (8)").await.is_err(), "a standby was written to");
+    standby.promote().await?;
+    client.batch_execute("insert into t values (8)").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_small_disk_is_full_when_it_is_used_up_and_gone_with_its_server() -> Result<()> {
+    let server = PrivatePostgres::start_with_small_disk(2 << 20).await?;
+    let client = connect(&server.create_database().await?).await?;
+    client.batch_execute("create table elsewhere (t text)").await?;
+    client.batch_execute("create table fill (t text) tablespace small").await?;
+    let fill = "insert into fill select repeat(md5(n::text), 8) from generate_series(1, 100000) n";
+    let error = client.batch_execute(fill).await.unwrap_err();
+    assert_eq!(error.code().map(|code| code.code().to_owned()), Some("53100".to_owned()), "{error:?}");
+    client.batch_execute("insert into elsewhere values ('there is room here')").await?;
+    // Not truncate: it makes new files before it removes the old ones.
+    client.batch_execute("drop table fill").await?;
+    client.batch_execute("create table again tablespace small as select 1 as n").await?;
+    let directory = server.socket_directory().parent().unwrap().to_owned();
+    drop(server);
+    assert!(!directory.exists());
+    assert!(!std::fs::read_to_string("/proc/mounts")?.contains(directory.to_str().unwrap()));
+    Ok(())
+}

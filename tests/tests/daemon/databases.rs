@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use defib_testkit::scripted_engine::{Call, Fault, FaultRule};
-use defib_testkit::{PrivatePostgres, ScriptedEngine, StopMode, eventually};
-use defib_tests::{Daemon, SOON, Stage, Workspace, container, throughout};
+use defib_testkit::{PrivatePostgres, ScriptedEngine, StopMode};
+use defib_tests::{SOON, Stage, Workspace, container, throughout};
 
 const OUTAGE: Duration = Duration::from_secs(10);
 
@@ -28,7 +28,7 @@ async fn ten_seconds_without_postgres_restart_nobody_and_end_by_themselves() -> 
     }
 
     server.stop_server_with(StopMode::Immediate).await?;
-    is_unready(&daemon, "database").await?;
+    daemon.wait_until_unready("database").await?;
     throughout(OUTAGE, "the engine is not asked for anything, and the loop turns", async || {
         match (engine.restarts(), daemon.get("/healthz").await) {
             (0, Ok((200, _))) => Ok(()),
@@ -91,7 +91,7 @@ async fn a_daemon_that_starts_before_postgres_waits_for_it() -> Result<()> {
     let stage = Stage::on(&server, &engine.url()).await?;
     server.stop_server().await?;
     let daemon = stage.start().await?;
-    is_unready(&daemon, "database").await?;
+    daemon.wait_until_unready("database").await?;
     ensure!(daemon.get("/healthz").await?.0 == 200, "waiting is no fault of its own");
     server.start_server().await?;
     daemon.wait_until_ready().await
@@ -122,14 +122,6 @@ async fn beat_all(stage: &Stage, ids: &[&str]) -> Result<()> {
         stage.db.beat(id).await?;
     }
     Ok(())
-}
-
-async fn is_unready(daemon: &Daemon, because: &str) -> Result<()> {
-    eventually(SOON, "it says that it is not ready", async || match daemon.readiness().await {
-        Ok((false, reason)) if reason.contains(because) => Ok(()),
-        other => Err(format!("{other:?}")),
-    })
-    .await
 }
 
 /// One that cannot be recorded must not keep the others dead: first by an id that is too long to be judged, then by a table that

@@ -48,6 +48,19 @@ async fn one_that_was_put_away_is_not_marked() -> Result<()> {
     is_left_alone(&stage, "mobile", "paused", false).await
 }
 
+/// A machine behind a control plane is no container, so a container engine that lacks it proves nothing.
+#[tokio::test]
+async fn an_instance_on_a_container_engine_is_unknown_and_not_dead() -> Result<()> {
+    let (stage, _engine) = stage().await?;
+    let stage = stage.knob("MISSING_GRACE", "0ms");
+    stage.db.add(Workspace::new("machine").silent()).await?;
+    stage.db.execute("update defib.workspaces set kind = 'instance', instance_ref = 'i-1'").await?;
+    let _daemon = stage.run().await?;
+    stage.db.wait_for_verdict("machine", Some("unknown")).await?;
+    is_left_alone(&stage, "machine", "online", false).await?;
+    stage.nothing_is_claimed(A_WHILE).await
+}
+
 async fn is_left_alone(stage: &Stage, id: &str, status: &str, beats: bool) -> Result<()> {
     throughout(A_WHILE, "it is left alone", async || {
         if beats {

@@ -5,7 +5,9 @@
 
 #![allow(clippy::float_cmp, reason = "Prometheus writes counts as floats; they are whole")]
 
+mod adapter;
 mod attempts;
+mod check;
 mod configuration;
 mod databases;
 mod deaths;
@@ -13,6 +15,7 @@ mod engines;
 mod externals;
 mod observability;
 mod operators;
+mod replicas;
 mod spared;
 mod suspicions;
 mod wedged;

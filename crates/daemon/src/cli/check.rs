@@ -1,37 +1,36 @@
 //! `defib check`: is everything reachable, permitted and sanely tuned? Every line that is not well says what to do.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use defib_policy::moment::Timestamp;
-use defib_store::{CheckFacts, SchemaState, StatusRow, Store};
+use defib_store::{CheckFacts, FleetFacts, SchemaState, Store, can_listen};
 
-use super::{Ended, show};
+use super::{Ended, contract, show};
 use crate::config::Config;
 use crate::logging::{chain, printable};
-use crate::{clock, daemon};
+use crate::{clock, daemon, driver};
 
 /// Clocks further apart than this are worth a word: verdicts do not depend on it, people reading timelines do.
 const SKEW_MAX: Duration = Duration::from_secs(2);
 
 /// The findings, printed as they come.
 #[derive(Default)]
-struct Findings {
+pub(super) struct Findings {
     failed: usize,
 }
 
 impl Findings {
-    fn well(&self, what: &str, detail: &str) {
+    pub(super) fn well(&self, what: &str, detail: &str) {
         let _ = self;
         say!("ok    {what}: {detail}");
     }
 
-    fn note(&self, what: &str, detail: &str) {
+    pub(super) fn note(&self, what: &str, detail: &str) {
         let _ = self;
         say!("note  {what}: {detail}");
     }
 
-    fn fail(&mut self, what: &str, detail: &str) {
+    pub(super) fn fail(&mut self, what: &str, detail: &str) {
         self.failed += 1;
         say!("FAIL  {what}: {detail}");
     }
@@ -42,8 +41,11 @@ pub(super) async fn run(config: &Config) -> anyhow::Result<Ended> {
     let clock = clock::monotonic();
     let store = daemon::store(&config.database_url, "defib check", clock.clone())?;
     let now = check_database(&mut findings, config, &store).await;
+    if let Some(facts) = now.as_ref().filter(|facts| facts.schema != SchemaState::Missing) {
+        contract::check(&mut findings, config, &store, facts.fleet.is_err()).await;
+    }
     if now.is_some() {
-        check_rows(&mut findings, config, &store).await;
+        check_listening(&findings, config).await;
     }
     for engine in daemon::engines(config, &clock)?.values() {
         let what = format!("engine {}", engine.name());
@@ -136,44 +138,18 @@ async fn check_database(findings: &mut Findings, config: &Config, store: &Store)
     Some(facts)
 }
 
-/// Rows that can never be judged, whatever their engine says.
-async fn check_rows(findings: &mut Findings, config: &Config, store: &Store) {
-    // A view that cannot be read was reported with the fleet.
-    let Ok(rows) = store.status().await else { return };
-    let mut strangers: BTreeMap<String, usize> = BTreeMap::new();
-    let mut unknown_kinds = 0;
-    let watched = |row: &&StatusRow| {
-        row.suspended != Some(true)
-            && row.status.as_ref().is_some_and(|status| config.watched_statuses.contains(status))
-    };
-    for row in rows.iter().filter(watched) {
-        match row.kind.as_deref() {
-            Some("external") => {}
-            Some("container" | "instance") => {
-                let engine = row.engine.as_deref().unwrap_or("(null)");
-                if !config.engines.iter().any(|(name, _)| name.as_str() == engine) {
-                    *strangers.entry(engine.to_owned()).or_default() += 1;
-                }
-            }
-            _ => unknown_kinds += 1,
-        }
-    }
-    for (engine, count) in strangers {
-        let engine: String = printable(&engine).chars().take(64).collect();
-        findings.fail(
-            "fleet",
+/// Without it everything works, only later: a note, and no failure.
+async fn check_listening(findings: &Findings, config: &Config) {
+    match can_listen(&daemon::listen_settings(config), driver::CHANNELS).await {
+        Ok(()) => findings.well("listening", "suspicions are heard at once"),
+        Err(why) => findings.note(
+            "listening",
             &format!(
-                "{count} watched workspaces are on engine {engine}, which is not in DEFIB_ENGINES: nobody looks at them"
+                "{}. Suspicions wait for the next poll, {} at most. For less, give DEFIB_LISTEN_DATABASE_URL a direct connection to the primary",
+                printable(&why),
+                show::age(config.policy.poll_interval)
             ),
-        );
-    }
-    if unknown_kinds > 0 {
-        findings.fail(
-            "fleet",
-            &format!(
-                "{unknown_kinds} watched rows have a kind other than container, instance and external: not judged"
-            ),
-        );
+        ),
     }
 }
 
@@ -187,19 +163,40 @@ fn check_fleet(findings: &mut Findings, config: &Config, facts: &CheckFacts) {
     let watched: i64 = fleet.by_status.iter().filter(|(status, _)| is_watched(status)).map(|(_, count)| count).sum();
     let all: i64 = fleet.by_status.iter().map(|(_, count)| count).sum();
     let detail = format!(
-        "{watched} of {all} workspaces have a watched status, {} are suspended, {} never sent a heartbeat",
-        fleet.suspended, fleet.never_beat
+        "{watched} of {all} workspaces have a watched status{}, {} are suspended, {} never sent a heartbeat",
+        unseen(config, fleet),
+        fleet.suspended,
+        fleet.never_beat
     );
     if watched == 0 && all > 0 {
+        let found: Vec<String> = fleet
+            .by_status
+            .iter()
+            .take(8)
+            .map(|(status, _)| printable(status.as_deref().unwrap_or("(null)")))
+            .collect();
         findings.note(
             "fleet",
             &format!(
-                "{detail}. Does DEFIB_WATCHED_STATUSES ({}) name the platform's words?",
-                config.watched_statuses.join(",")
+                "{detail}. DEFIB_WATCHED_STATUSES is {}, the fleet has {}: are those the platform's words?",
+                config.watched_statuses.join(","),
+                found.join(",")
             ),
         );
     } else {
         findings.well("fleet", &detail);
+    }
+    for (status, count) in fleet.by_status.iter().filter_map(|(status, count)| Some((status.as_ref()?, count))) {
+        let meant = config.watched_statuses.iter().find(|watched| *watched != status && is_nearly(watched, status));
+        if let Some(meant) = meant.filter(|_| !config.watched_statuses.contains(status)) {
+            findings.note(
+                "fleet",
+                &format!(
+                    "{count} workspaces are `{}`, and watched is `{meant}`: statuses are compared exactly. Correct DEFIB_WATCHED_STATUSES or the view",
+                    printable(status)
+                ),
+            );
+        }
     }
     // The median age of a healthy fleet is half an interval. Twice that is an estimate that a skewed or half dead fleet
     // can only make too large, and too large warns too soon.
@@ -212,6 +209,22 @@ fn check_fleet(findings: &mut Findings, config: &Config, facts: &CheckFacts) {
             ));
         }
     }
+}
+
+/// The watched statuses that no workspace has. Nothing to mend in a small fleet, and the first hint of a word that is misspelt.
+fn unseen(config: &Config, fleet: &FleetFacts) -> String {
+    let is_seen = |watched: &&String| !fleet.by_status.iter().any(|(status, _)| status.as_ref() == Some(watched));
+    let unseen: Vec<&str> = config.watched_statuses.iter().filter(is_seen).map(String::as_str).collect();
+    if unseen.is_empty() || fleet.by_status.is_empty() {
+        String::new()
+    } else {
+        format!(" (none is {})", unseen.join(" or "))
+    }
+}
+
+/// The same word in another dress: `Online`, ` online`.
+fn is_nearly(watched: &str, status: &str) -> bool {
+    watched.trim().eq_ignore_ascii_case(status.trim())
 }
 
 fn check_tuning(findings: &Findings, config: &Config, facts: Option<&CheckFacts>) {

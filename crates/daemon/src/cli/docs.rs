@@ -43,6 +43,7 @@ mod tests {
         let hint = "make readme-tables writes them anew";
         assert_eq!(section("knobs"), super::knobs(), "{hint}");
         assert_eq!(section("metrics"), super::metrics(), "{hint}");
+        assert_eq!(section("simulation"), include_str!("../../../../docs/simulation/summary.md"), "{hint}");
     }
 
     #[test]

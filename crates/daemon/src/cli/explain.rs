@@ -1,6 +1,9 @@
 //! `defib explain`: what is held to be true of a workspace, on what evidence, what would change it, and how it came to that.
 
+use std::time::Duration;
+
 use defib_policy::id::WorkspaceId;
+use defib_policy::verdict::{Rule, Verdict};
 use defib_store::{Explanation, Store, TimelineEntry, TimelineWhat};
 use serde_json::{Value, json};
 
@@ -17,6 +20,9 @@ pub(super) async fn run(
     let id = WorkspaceId::from(workspace);
     let explanation = store.explain(&id, limit).await?;
     let known = explanation.workspace.is_some();
+    let engine = explanation.workspace.as_ref().and_then(|row| row.engine.as_deref());
+    let leases = store.leases().await?;
+    let owner = leases.into_iter().find(|lease| Some(lease.engine.as_str()) == engine).map(|lease| lease.holder);
     if !known && explanation.timeline.is_empty() {
         eprintln!(
             "defib: there is no workspace {} in defib.fleet, and nothing is recorded about it",
@@ -25,14 +31,14 @@ pub(super) async fn run(
         return Ok(Ended::Failed);
     }
     if format == Format::Json {
-        say!("{}", serde_json::to_string_pretty(&as_json(&explanation))?);
+        say!("{}", serde_json::to_string_pretty(&as_json(&explanation, owner.as_deref()))?);
     } else {
-        print(workspace, watched, &explanation);
+        print(workspace, watched, &explanation, owner.as_deref());
     }
     Ok(Ended::Well)
 }
 
-fn print(workspace: &str, watched: &[String], explanation: &Explanation) {
+fn print(workspace: &str, watched: &[String], explanation: &Explanation, owner: Option<&str>) {
     say!("{}", printable(workspace));
     match &explanation.workspace {
         None => say!("  not in defib.fleet any more"),
@@ -46,15 +52,26 @@ fn print(workspace: &str, watched: &[String], explanation: &Explanation) {
                 show::or_dash(row.engine.as_deref()),
                 container.map_or_else(|| "found by its label".to_owned(), printable),
             );
-            let heartbeat =
-                row.heartbeat_ago.map_or_else(|| "never".to_owned(), |ago| format!("{} ago", show::age(ago)));
-            say!("  last sign of life {heartbeat}");
+            let ago =
+                |age: Option<Duration>| age.map_or_else(|| "never".to_owned(), |ago| format!("{} ago", show::age(ago)));
+            say!("  last sign of life {}", ago(row.heartbeat_ago));
+            say!(
+                "    heartbeat {}, activity {}, {} active tasks",
+                ago(explanation.last_heartbeat_ago),
+                ago(explanation.last_activity_ago),
+                explanation.active_tasks.unwrap_or(0),
+            );
+            match owner {
+                Some(owner) => say!("  judged and restarted by {}", printable(owner)),
+                None if row.kind.as_deref() == Some("external") => {}
+                None => say!("  no daemon owns its engine now: nobody judges or restarts it"),
+            }
             if let Some(policy) = &explanation.policy {
                 say!("  policy of its row: {}", printable(policy));
             }
             match &row.verdict {
                 None => match status::standing(row, watched) {
-                    "alive" => say!("  verdict: alive; a stopped container, or a long silence, would change it"),
+                    "alive" => print_alive(explanation),
                     not_judged => say!("  {not_judged}: not judged, never restarted"),
                 },
                 Some(current) => {
@@ -89,6 +106,28 @@ fn print(workspace: &str, watched: &[String], explanation: &Explanation) {
     for entry in &explanation.timeline {
         say!("    {}  {}", show::clock(entry.at), line(&entry.what));
     }
+}
+
+/// One without a row in `defib.verdicts`. The daemon keeps no evidence of those that nothing accuses, so this says what the
+/// database says now, and that it is no more than that.
+fn print_alive(explanation: &Explanation) {
+    say!("  verdict: alive, as far as the database says: defib.verdicts holds no row for it");
+    let last = explanation.timeline.iter().rev().find_map(|entry| match &entry.what {
+        TimelineWhat::Verdict { to, evidence, .. } => Some((entry.at, to, evidence)),
+        _ => None,
+    });
+    match last {
+        Some((at, to, evidence)) if to == Verdict::Alive.label() => say!(
+            "    because  {} (rule {}); said at {}, and nothing against it since",
+            printable(text(evidence, "because").unwrap_or_default()),
+            printable(text(evidence, "rule").unwrap_or_default()),
+            show::clock(at)
+        ),
+        _ => say!("    because  nothing is recorded against it, or no daemon has judged it yet"),
+    }
+    let external = explanation.workspace.as_ref().is_some_and(|row| row.kind.as_deref() == Some("external"));
+    let rule = if external { Rule::ExternalBeating } else { Rule::RunningFresh };
+    say!("    changes  with {}", rule.would_change());
 }
 
 fn line(what: &TimelineWhat) -> String {
@@ -132,7 +171,7 @@ fn text<'a>(evidence: &'a Value, key: &str) -> Option<&'a str> {
     evidence.get(key)?.as_str()
 }
 
-fn as_json(explanation: &Explanation) -> Value {
+fn as_json(explanation: &Explanation, owner: Option<&str>) -> Value {
     let entry = |entry: &TimelineEntry| {
         let mut what = match &entry.what {
             TimelineWhat::Verdict { from, to, evidence } => {
@@ -167,9 +206,20 @@ fn as_json(explanation: &Explanation) -> Value {
         "workspace_id": row.map(|row| &row.id),
         "status": row.and_then(|row| row.status.as_ref()),
         "suspended": row.and_then(|row| row.suspended),
+        "owner": owner,
+        "holds": explanation.holds.iter().map(|hold| {
+            let (scope, target) = hold.scope.parts();
+            json!({
+                "scope": scope, "target": target, "owner": hold.owner, "reason": hold.reason,
+                "created_at": hold.created_at, "expires_at": hold.expires_at,
+            })
+        }).collect::<Vec<Value>>(),
         "container_ref": explanation.container_ref,
         "instance_ref": explanation.instance_ref,
         "heartbeat_age_seconds": row.and_then(|row| row.heartbeat_ago).map(|ago| ago.as_secs_f64()),
+        "last_heartbeat_age_seconds": explanation.last_heartbeat_ago.map(|ago| ago.as_secs_f64()),
+        "last_activity_age_seconds": explanation.last_activity_ago.map(|ago| ago.as_secs_f64()),
+        "active_tasks": explanation.active_tasks,
         "verdict": current.map(|current| json!({
             "verdict": current.verdict,
             "since_seconds": current.since_ago.as_secs_f64(),

@@ -6,6 +6,7 @@ macro_rules! say {
 }
 
 mod check;
+mod contract;
 mod docs;
 mod explain;
 mod operator;

@@ -45,7 +45,23 @@ pub(super) async fn hold(store: &Store, args: &HoldArgs) -> anyhow::Result<Ended
         .duration
         .map_or_else(|| "until `defib release`".to_owned(), |duration| format!("for {}", show::age(duration)));
     say!("restarts held: {} {until}", named(&args.scope));
+    if !is_known(store, &hold.scope).await? {
+        say!("note: nothing of that name is in defib.fleet now; the hold stands all the same");
+    }
     Ok(Ended::Well)
+}
+
+/// Whether there is anything that a hold covers: a misspelt name would protect nobody.
+async fn is_known(store: &Store, scope: &HoldScope) -> anyhow::Result<bool> {
+    Ok(match scope {
+        HoldScope::Fleet => true,
+        HoldScope::Workspace(id) => store.explain(id, 1).await?.workspace.is_some(),
+        HoldScope::Engine(name) => {
+            let has = |engine: &str| engine == name.as_str();
+            store.leases().await?.iter().any(|lease| has(lease.engine.as_str()))
+                || store.status().await?.iter().any(|row| row.engine.as_deref().is_some_and(has))
+        }
+    })
 }
 
 pub(super) async fn release(store: &Store, args: &ReleaseArgs) -> anyhow::Result<Ended> {

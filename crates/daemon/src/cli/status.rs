@@ -9,6 +9,7 @@ use crate::logging::printable;
 pub(super) async fn run(store: &Store, watched: &[String], format: Format, troubled: bool) -> anyhow::Result<Ended> {
     let mut rows = store.status().await?;
     let holds = store.holds().await?;
+    let leases = store.leases().await?;
     if troubled {
         rows.retain(|row| row.verdict.is_some());
     }
@@ -25,6 +26,18 @@ pub(super) async fn run(store: &Store, watched: &[String], format: Format, troub
     show::print(&table);
     let alive = rows.iter().filter(|row| standing(row, watched) == "alive").count();
     say!("\n{} workspaces, {alive} alive", rows.len());
+    if leases.is_empty() {
+        say!("no daemon owns an engine: the verdicts are those that the last one recorded, and nothing is restarted");
+    }
+    for lease in leases {
+        say!(
+            "engine {} is owned by {} (epoch {}), for {} more unless renewed",
+            printable(lease.engine.as_str()),
+            printable(&lease.holder),
+            lease.epoch,
+            show::age(lease.expires_in)
+        );
+    }
     for hold in holds {
         let (scope, target) = hold.scope.parts();
         let until =

@@ -81,10 +81,11 @@ impl Judge {
 
     /// Whoever of the fleet still waits for a restart, judged in this pass or an earlier one.
     fn anybody_dead(&self, mut dead: BTreeSet<WorkspaceId>) -> BTreeSet<WorkspaceId> {
-        if self.counts[Verdict::Dead.index()] > 0 {
-            let others = self.tracks.iter().filter(|(_, track)| matches!(track.verdict, Some((Verdict::Dead, _))));
-            dead.extend(others.map(|(id, _)| id.clone()));
+        if self.counts[Verdict::Dead.index()] == 0 {
+            return dead; // the usual case, without a walk over the fleet
         }
+        let others = self.tracks.iter().filter(|(_, track)| matches!(track.verdict, Some((Verdict::Dead, _))));
+        dead.extend(others.map(|(id, _)| id.clone()));
         dead
     }
 

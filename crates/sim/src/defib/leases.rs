@@ -74,9 +74,11 @@ impl Defib {
         let at = self.moment(world.now);
         let busy = self.jobs.values().map(|job| world.engines[world.workspaces[job.of].engine].name.clone()).collect();
         let engines: Vec<EngineName> = world.engines.iter().map(|engine| engine.name.clone()).collect();
+        let fit = engines.iter().cloned().collect();
         let turn = LeaseTurn {
             replica: &self.name,
             engines: &engines,
+            fit: &fit,
             owned: self.ownership.owned.as_ref(),
             busy: &busy,
             ttl: span(LEASE_TTL),

@@ -497,7 +497,8 @@ impl Walk {
     ) -> Answer {
         let clock = self.clock();
         let name = self.processes[process].name.clone();
-        let turn = LeaseTurn { replica: &name, engines: &self.engines, owned, busy, ttl: span(LEASE_TTL) };
+        let fit = self.engines.iter().cloned().collect();
+        let turn = LeaseTurn { replica: &name, engines: &self.engines, fit: &fit, owned, busy, ttl: span(LEASE_TTL) };
         let Some(turn) = self.ledger.leases.begin_turn(&turn, clock) else { return Answer::Refused };
         for engine in turn.taken() {
             let row = self.ledger.leases.row(engine);

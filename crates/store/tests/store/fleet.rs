@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use defib_policy::fleet::Kind;
 use defib_policy::id::WorkspaceId;
-use defib_store::{FleetScope, MALFORMED_MAX};
+use defib_store::{FleetScope, MALFORMED_MAX, Store};
+use defib_testkit::PrivatePostgres;
 
-use crate::fixture::{Fixture, shown, watched};
+use crate::fixture::{Fixture, shown, store, watched};
 
 #[tokio::test]
 async fn an_empty_fleet_still_has_the_databases_clock() {
@@ -166,6 +167,52 @@ async fn no_schema_and_a_failing_view_are_errors_and_not_an_empty_fleet() {
     fixture.run("drop view defib.fleet").await;
     let error = fixture.store.read_fleet(FleetScope::All, &watched()).await.unwrap_err();
     assert_eq!((error.kind(), error.is_unavailable()), ("schema", false));
+}
+
+#[tokio::test]
+async fn a_server_that_takes_no_writes_is_no_fleet_and_its_connections_are_not_kept() {
+    let fixture = Fixture::new().await;
+    fixture.workspace("w").await;
+    let database = fixture.text("select current_database()").await;
+    fixture.store.ping().await.unwrap(); // a connection of before, which may write still
+    fixture.run(&format!("alter database {database} set default_transaction_read_only = on")).await;
+    let ours = "pg_stat_activity where datname = current_database() and application_name = 'defib-test'";
+    fixture.run(&format!("select pg_terminate_backend(pid) from {ours}")).await;
+    let error = defib_testkit::eventually(crate::fixture::SOON, "it is read-only", || async {
+        match fixture.store.read_fleet(FleetScope::All, &watched()).await {
+            Err(error) if error.kind() == "read_only" => Ok(error),
+            other => Err(format!("{other:?}")), // one that was ended a moment ago
+        }
+    })
+    .await
+    .unwrap();
+    assert!(error.is_unavailable() && shown(&error).contains("read-only"), "{}", shown(&error));
+
+    fixture.run(&format!("alter database {database} reset default_transaction_read_only")).await;
+    assert_eq!(fixture.fleet().await, ["w"], "another connection, which may write");
+}
+
+#[tokio::test]
+async fn a_promoted_standby_starts_when_it_is_first_seen_and_an_ordinary_server_when_it_did() {
+    let primary = PrivatePostgres::start().await.unwrap();
+    let url = primary.create_database().await.unwrap();
+    let fixture = Fixture::on(url.clone()).await;
+    let started = async |store: &Store| {
+        let read = store.read_fleet(FleetScope::All, &watched()).await.unwrap().0;
+        (read.database_started_at, read.database_now)
+    };
+    let (ordinary, _) = started(&fixture.store).await;
+    assert_eq!(started(&fixture.store).await.0, ordinary);
+
+    let standby = primary.standby().await.unwrap();
+    fixture.workspace("w").await;
+    primary.wait_until_replayed_by(&standby).await.unwrap();
+    standby.promote().await.unwrap();
+    let promoted = store(&standby.url(url.rsplit('/').next().unwrap()));
+    let (first_seen, now) = started(&promoted).await;
+    assert_eq!(first_seen, now);
+    let (later, now) = started(&promoted).await;
+    assert!(later == first_seen && now > later, "{later:?} {first_seen:?} {now:?}");
 }
 
 #[tokio::test]

@@ -17,18 +17,21 @@ struct Replica {
     engines: Vec<EngineName>,
     owned: Option<BTreeMap<EngineName, i64>>,
     busy: BTreeSet<EngineName>,
+    fit: BTreeSet<EngineName>,
 }
 
 impl Replica {
     fn new(name: &'static str, engines: &[&str]) -> Self {
-        let engines = engines.iter().map(|engine| EngineName::from(*engine)).collect();
-        Self { name, engines, owned: None, busy: BTreeSet::new() }
+        let engines: Vec<_> = engines.iter().map(|engine| EngineName::from(*engine)).collect();
+        let fit = engines.iter().cloned().collect();
+        Self { name, engines, owned: None, busy: BTreeSet::new(), fit }
     }
 
     async fn turn(&mut self, fixture: &Fixture) -> LeaseTable {
         let turn = LeaseTurn {
             replica: self.name,
             engines: &self.engines,
+            fit: &self.fit,
             owned: self.owned.as_ref(),
             busy: &self.busy,
             ttl: TTL,
@@ -102,12 +105,30 @@ async fn an_engine_with_a_restart_under_way_is_not_given_up() {
 }
 
 #[tokio::test]
+async fn an_engine_goes_to_one_that_can_act_on_it_and_to_another_only_where_nobody_can() {
+    let fixture = fixture().await;
+    let (mut a, mut b) = (Replica::new("a", &["e1"]), Replica::new("b", &["e1"]));
+    a.fit.clear();
+    assert_eq!(a.owns(&fixture).await, ["e1@1"], "nobody else is there: it at least says what it sees");
+    assert!(b.owns(&fixture).await.is_empty());
+    assert!(a.owns(&fixture).await.is_empty(), "one has come that can");
+    assert_eq!(b.owns(&fixture).await, ["e1@2"]);
+    b.fit.clear();
+    assert_eq!(b.owns(&fixture).await, ["e1@2"], "nobody can: it stays");
+    a.fit.insert("e1".into());
+    a.turn(&fixture).await;
+    assert!(b.owns(&fixture).await.is_empty());
+    assert_eq!(a.owns(&fixture).await, ["e1@3"]);
+}
+
+#[tokio::test]
 async fn each_takes_only_engines_that_it_is_configured_for() {
     let fixture = fixture().await;
     let (mut a, mut b) = (Replica::new("a", &["e1"]), Replica::new("b", &["e2"]));
     assert_eq!((a.owns(&fixture).await, b.owns(&fixture).await), (vec!["e1@1".to_owned()], vec!["e2@1".to_owned()]));
     // Reconfigured: what it held and is not configured for any more goes.
     a.engines = vec!["e3".into()];
+    a.fit = BTreeSet::from(["e3".into()]);
     assert_eq!(a.owns(&fixture).await, ["e3@1"]);
     assert_eq!(fixture.store.leases().await.unwrap().len(), 2);
 }

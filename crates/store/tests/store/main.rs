@@ -5,14 +5,18 @@
 
 mod adapter;
 mod claim;
+mod contract;
 mod fixture;
 mod fleet;
+mod guide;
+mod hostile;
 mod lease;
 mod ledger;
 mod listen;
 mod migrate;
 mod pooler;
 mod privileges;
+mod races;
 mod retention;
 mod suspicion;
 mod timeouts;

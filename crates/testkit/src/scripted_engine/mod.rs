@@ -229,6 +229,12 @@ impl ScriptedEngine {
         self.count_of(Call::Restart, id) + self.count_of(Call::Start, id)
     }
 
+    /// How often a container was really started by a call: one that was running already, or a call that failed, does not count.
+    #[must_use]
+    pub fn starts_of(&self, id: &str) -> usize {
+        self.world().starts_of(id)
+    }
+
     /// How many restarts were asked for, of whatever container.
     #[must_use]
     pub fn restarts(&self) -> usize {

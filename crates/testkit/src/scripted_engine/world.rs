@@ -30,6 +30,7 @@ pub(super) struct World {
     pub(super) calls: Vec<CallRecord>,
     containers: HashMap<String, ScriptedContainer>,
     ids_by_name: HashMap<String, String>,
+    starts: HashMap<String, usize>,
     pids_given: u32,
     /// Rendered once for a state, because benches ask a thousand times for the same two thousand containers.
     summaries: HashMap<String, String>,
@@ -57,6 +58,7 @@ impl World {
             calls: Vec::new(),
             containers: HashMap::new(),
             ids_by_name: HashMap::new(),
+            starts: HashMap::new(),
             pids_given: 4000,
             summaries: HashMap::new(),
             lists: HashMap::new(),
@@ -210,7 +212,13 @@ impl World {
         body
     }
 
+    /// How often a container was really started by a call, which is not the same as how often a call asked for it.
+    pub(super) fn starts_of(&self, id: &str) -> usize {
+        self.starts.get(id).copied().unwrap_or_default()
+    }
+
     fn start(&mut self, id: &str) {
+        *self.starts.entry(id.to_owned()).or_default() += 1;
         self.set_state(id, ContainerState::Running);
         if self.find(id).is_some_and(|container| container.health != Health::None) {
             self.set_health(id, Health::Starting);

@@ -1,8 +1,6 @@
 //! A replica that does not own an engine: it judges, so that it is warm, and says and does nothing until it takes over.
 
-mod common;
-
-use common::{World, running, stopped};
+use crate::common::{World, moment_at, running, stopped};
 use defib_policy::judge::Departed;
 use defib_policy::settings::Settings;
 use defib_policy::verdict::{Held, Verdict};
@@ -129,4 +127,18 @@ fn a_hold_holds_and_is_said_and_its_end_lets_the_restart_go() {
     let plan = world.tick();
     assert_eq!(plan.restarts.len(), 1);
     assert_eq!((plan.changes[0].to, plan.changes[0].evidence.held), (Verdict::Dead, None));
+}
+
+#[test]
+fn what_both_replicas_say_has_lasted_since_the_first_said_it_and_what_differs_has_not() {
+    for (recorded, since_ms) in [(Verdict::Silent, -60_000), (Verdict::Suspect, 0)] {
+        let mut world = World::new(Settings::default()).with("w", Some(-200), running());
+        world.ours = false;
+        world.tick();
+        world.ours = true;
+        world.judge.take_over(&"w".into(), recorded, moment_at(-60_000));
+        world.wait_ms(5_000);
+        let change = world.tick().changes.remove(0);
+        assert_eq!((change.to, change.since), (Verdict::Silent, moment_at(since_ms)), "{recorded:?}");
+    }
 }

@@ -1,14 +1,12 @@
 //! Every comparison of the rules at its bound: on it, and one step beyond.
-#![allow(missing_docs, clippy::expect_used, reason = "the names of the tests say it; helpers of tests may panic")]
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use defib_policy::fleet::Kind;
+use defib_policy::pipeline::NoWitness;
 use defib_policy::plan::Plan;
 use defib_policy::sample::{Exit, Fault, Observation, Transition};
 use defib_policy::settings::{Action, Settings};
-use defib_policy::verdict::{Held, Verdict};
+use defib_policy::verdict::{Held, Verdict, Witness};
 
 fn world() -> World {
     World::new(Settings::default())
@@ -179,42 +177,108 @@ fn a_start_at_the_very_end_of_the_amnesty_does_not_renew_it() {
 }
 
 #[test]
-fn the_time_that_one_was_down_before_us_counts_against_its_recovery() {
-    // Recovered 700 s ago, found missing by an earlier process 300 s ago: well for 400 s, which is not enough to forget.
-    for (down_s, next) in [(300, 2), (50, 1)] {
-        let mut world = world().with("w", Some(-800), Observation::Missing);
-        world.judge.take_over(&"w".into(), Verdict::Dead, moment_at(-down_s * 1_000));
-        let attempt = defib_policy::attempt::Attempt {
-            id: 1,
-            workspace: "w".into(),
-            container_id: None,
-            started_at: None,
-            attempt: 1,
-            claimed_ago: seconds(720),
-            finished_ago: Some(seconds(715)),
-            finished_at: None,
-            outcome: Some(defib_policy::attempt::Outcome::Succeeded),
-            recovered_ago: Some(seconds(700)),
-            acknowledged: false,
-        };
-        world.attempts.insert("w".to_owned(), vec![attempt]);
+fn silence_before_this_life_begins_with_the_window_and_needs_one_of_usable_heartbeats() {
+    for (beat_ms, up_since, convicted) in
+        [(-69_000, -900, true), (-68_999, -900, false), (-90_000, -69, true), (-90_000, -68, false)]
+    {
+        let mut world = world().with("w", Some(-1), running());
+        beat_at(&mut world, "w", beat_ms);
+        world.database_up_since = up_since;
         world.tick();
-        world.run(10);
         world.wait_ms(5_000);
-        let plan = world.tick();
-        assert_eq!(plan.restarts.first().map(|order| order.attempt), Some(next), "down for {down_s} s");
+        world.see("w", running_since(4_000));
+        world.tick();
+        world.wait_ms(1_000);
+        world.see("w", stopped_life(4_000, 6_000));
+        assert_eq!(!world.focus(&["w"]).restarts.is_empty(), convicted, "beat at {beat_ms}, up since {up_since}");
     }
 }
 
 #[test]
-fn a_fifth_of_an_engine_is_no_storm_and_one_more_is() {
-    for (deaths, storm) in [(5, false), (6, true)] {
+fn the_second_witnesses_against_a_wedged_one_must_last_for_two_windows_and_no_longer() {
+    let settings = || Settings { wedged_action: Action::Restart, ..Settings::default() };
+    for (over_ms, convicted) in [(149_999, false), (150_000, true)] {
+        let mut suspected = World::new(settings()).with("w", Some(-700), running());
+        let mut failing = World::new(settings()).with("w", Some(-700), unhealthy(0));
+        for reporter in ["a", "b"] {
+            suspected.tick();
+            suspected.judge.observe_suspicion(&"w".into(), reporter, suspected.now());
+        }
+        for _ in 0..29 {
+            for world in [&mut suspected, &mut failing] {
+                assert_eq!(restarted(&world.tick()), Vec::<&str>::new(), "at {}", world.now_ms);
+                world.wait_ms(5_000);
+            }
+            failing.see("w", unhealthy(failing.now_ms));
+        }
+        suspected.wait_ms(over_ms - 145_000);
+        suspected.judge.observe_suspicion(&"w".into(), "a", suspected.now());
+        failing.wait_ms(5_000);
+        failing.see("w", unhealthy(over_ms));
+        assert_eq!(!suspected.tick().restarts.is_empty(), convicted, "suspected over {over_ms}");
+        assert_eq!(!failing.tick().restarts.is_empty(), convicted, "failing over {over_ms}");
+    }
+}
+
+#[test]
+fn of_two_reasons_that_end_together_the_wider_one_is_named() {
+    for (frozen_for, reason) in [(60, NoWitness::Frozen), (55, NoWitness::DatabaseStarted)] {
+        let mut world = world().with("w", Some(-600), frozen());
+        world.database_up_since = 55;
+        world.now_ms = 55_000;
+        world.tick();
+        for _ in (55..frozen_for).step_by(5) {
+            world.wait_ms(5_000);
+            world.tick();
+        }
+        world.wait_ms(5_000);
+        world.see("w", stopped(world.now_ms));
+        let plan = world.tick();
+        assert_eq!(plan.changes[0].evidence.heartbeat.witness, Witness::None(reason), "frozen until {frozen_for}");
+    }
+}
+
+#[test]
+fn the_pipeline_is_accused_by_heartbeats_as_old_as_the_window() {
+    for (age_ms, usable) in [(74_999, true), (75_000, false)] {
         let mut world = world();
-        for n in 0..25 {
-            world.add(&format!("w{n:02}"), Some(-1), if n < deaths { stopped(-1) } else { running() });
+        for n in 0..10 {
+            world.add(&format!("w{n}"), Some(-1), running());
+            if n < 5 {
+                beat_at(&mut world, &format!("w{n}"), -age_ms);
+            }
         }
         world.tick();
-        let engine = world.engine.clone();
-        assert_eq!((world.judge.is_storm(None), world.judge.is_storm(Some(&engine))), (storm, storm), "{deaths}");
+        assert_eq!(world.judge.heartbeats_usable(world.now()), usable, "{age_ms}");
     }
+}
+
+#[test]
+fn one_that_is_missing_is_looked_at_again_when_its_grace_ends() {
+    let mut world = world().with("w", Some(-80), Observation::Missing);
+    assert_eq!(world.tick().looks, [("w".into(), moment_at(15_000))]);
+}
+
+#[test]
+fn a_third_of_the_containers_does_not_make_it_the_right_engine_and_none_of_none_neither() {
+    let mut third =
+        world().with("a", Some(-80), running()).with("b", Some(-80), running()).with("c", Some(-80), running());
+    third.tick();
+    third.evidence.identity = Some("engine-2".into());
+    third.see("b", Observation::Missing);
+    third.see("c", Observation::Missing);
+    third.wait_ms(5_000);
+    third.tick();
+    assert_eq!(third.verdict("b"), Some(Verdict::Unknown));
+
+    let mut none = world().with("a", Some(-80), running());
+    none.tick();
+    none.fleet.clear();
+    none.evidence.identity = Some("engine-2".into());
+    none.wait_ms(5_000);
+    none.tick();
+    none.add("b", Some(-80), Observation::Missing);
+    none.wait_ms(5_000);
+    none.tick();
+    assert_eq!(none.verdict("b"), Some(Verdict::Unknown), "nobody was there to know it by");
 }

@@ -1,11 +1,7 @@
 //! The table of section 4.4, a row a test. Each world is one or a few workspaces; `-600` is a heartbeat ten minutes old.
-#![allow(missing_docs, clippy::expect_used, reason = "the names of the tests say it; helpers of tests may panic")]
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use defib_policy::fleet::Kind;
-use defib_policy::id::ContainerId;
 use defib_policy::plan::Remedy;
 use defib_policy::sample::{Fault, Health, Observation, Transition};
 use defib_policy::settings::{Action, Mode, Settings};
@@ -436,55 +432,6 @@ fn one_that_is_no_longer_watched_is_forgotten() {
     assert!(!world.judge.observe_suspicion(&"w".into(), "proxy", world.now()));
 }
 
-/// The sentence of the last change after `observation` was seen of a workspace with a heartbeat of that age.
-fn sentence(settings: Settings, beat: Option<i64>, observation: Observation, reporters: &[&str]) -> String {
-    let before = match observation {
-        Observation::Stopped { .. } => Observation::Missing,
-        Observation::Unknown { .. } => frozen(),
-        _ => stopped(-1),
-    };
-    let mut world = World::new(settings).with("w", beat, before);
-    world.tick();
-    for reporter in reporters {
-        world.judge.observe_suspicion(&"w".into(), reporter, world.now());
-    }
-    world.see("w", observation);
-    let plan = world.tick();
-    plan.changes.last().expect("a change").evidence.because.clone()
-}
-
-#[test]
-fn the_sentence_names_the_container_the_heartbeat_the_misses_and_who_suspects_it() {
-    let default = Settings::default;
-    let fresh = ", heartbeat fresh (5.0 s old, window 75 s)";
-    let seen = |observation| sentence(default(), Some(-5), observation, &[]);
-    assert_eq!(seen(stopped(-100)), format!("container stopped (exit 137){fresh}; 1 of 2 spaced misses"));
-    assert_eq!(
-        seen(Observation::Missing),
-        format!("container is missing from its engine{fresh}; 1 of 2 spaced misses")
-    );
-    assert_eq!(seen(unhealthy(-1)), format!("container runs and its health check fails{fresh}; 1 of 2 spaced misses"));
-    assert_eq!(seen(transition(Transition::Removing)), format!("engine is at work on the container (removing){fresh}"));
-    assert_eq!(seen(running()), format!("container runs{fresh}"));
-    assert_eq!(seen(running_since(-3)), "container just started, no heartbeat of this start yet");
-    let stale = |reporters: &[&str]| sentence(default(), Some(-80), running(), reporters);
-    assert_eq!(stale(&[]), "container runs, heartbeat stale (80 s old, window 75 s)");
-    assert_eq!(stale(&["a"]), "container runs, heartbeat stale (80 s old, window 75 s); suspected by 1 reporter");
-    assert_eq!(stale(&["a", "b"]), "container runs, heartbeat stale (80 s old, window 75 s); suspected by 2 reporters");
-    assert_eq!(sentence(default(), None, running(), &[]), "container runs, never sent a heartbeat");
-    for (fault, text) in [
-        (Fault::Unreachable, "engine default cannot be reached"),
-        (Fault::TimedOut, "engine default did not answer in time"),
-        (Fault::EngineError, "engine default answered with an error"),
-        (Fault::Garbled, "engine default gave an answer that cannot be read"),
-        (Fault::OtherEngine, "default is another engine than before, so absence proves nothing"),
-        (Fault::NotConfigured, "engine default is not in DEFIB_ENGINES"),
-        (Fault::NotAsked, "engine default was not asked, to spare it"),
-    ] {
-        assert_eq!(seen(unknown(fault)), text);
-    }
-}
-
 #[test]
 fn starting_health_is_no_fault() {
     let mut world = world().with("w", Some(-5), running());
@@ -494,29 +441,6 @@ fn starting_health_is_no_fault() {
         world.tick();
         assert_eq!(world.verdict("w"), Some(Verdict::Alive));
     }
-}
-
-#[test]
-fn the_order_names_the_life_that_was_convicted() {
-    let mut world = world().with("w", Some(-80), running());
-    world.row("w").container_ref = Some("agent".into());
-    world.tick();
-    assert_eq!(world.judge.known_container(&"w".into()).map(ContainerId::as_str), Some("container"));
-    world.see("w", stopped(0));
-    let plan = world.tick();
-    let order = &plan.restarts[0];
-    assert_eq!(
-        (order.container_id().map(ContainerId::as_str), order.started_at()),
-        (Some("container"), Some(clock_at(-3_600_000)))
-    );
-    assert_eq!((order.container_ref.as_deref(), order.convicted_in_transition()), (Some("agent"), false));
-    assert_eq!((plan.judged, world.judge.watched()), (1, 1));
-
-    let mut stuck = World::new(Settings::default()).with("w", Some(-80), transition(Transition::Created));
-    stuck.tick();
-    stuck.run(30);
-    stuck.wait_ms(5_000);
-    assert!(stuck.tick().restarts[0].convicted_in_transition());
 }
 
 #[test]

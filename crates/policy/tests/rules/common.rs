@@ -1,4 +1,5 @@
 //! A small world for table tests: one judge, a clock that the test moves, and workspaces described by what is seen of them.
+
 #![allow(
     dead_code,
     missing_docs,
@@ -10,7 +11,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use defib_policy::attempt::Attempt;
+use defib_policy::attempt::{Attempt, Outcome};
 use defib_policy::fleet::{FleetRead, Kind, Workspace};
 use defib_policy::id::{EngineName, WorkspaceId};
 use defib_policy::judge::{EngineEvidence, Judge, Look, OwnSettings, ReadStamp};
@@ -28,6 +29,8 @@ pub struct World {
     pub engine: EngineName,
     pub evidence: EngineEvidence,
     pub now_ms: i64,
+    /// How long a pass takes from its read to its judgement.
+    pub lag_ms: u64,
     pub database_up_since: i64,
     pub fleet: BTreeMap<String, Workspace>,
     pub seen: BTreeMap<String, Observation>,
@@ -49,6 +52,7 @@ impl World {
             engine: "default".into(),
             evidence: EngineEvidence { identity: Some("engine-1".into()), ..EngineEvidence::default() },
             now_ms: 0,
+            lag_ms: 0,
             database_up_since: -100_000,
             fleet: BTreeMap::new(),
             seen: BTreeMap::new(),
@@ -141,14 +145,18 @@ impl World {
             workspaces: ids.iter().filter_map(|id| self.fleet.get(id)).cloned().collect(),
         };
         self.judge.observe_fleet(&read, whole);
-        let samples: Vec<Sample> = read
-            .workspaces
-            .iter()
-            .map(|row| Sample { at: read.at, observation: self.seen[row.id.as_str()].clone() })
-            .collect();
-        let looks: Vec<Look<'_>> = read
-            .workspaces
-            .iter()
+        self.judge_rows(&read.workspaces)
+    }
+
+    /// Judges rows without a read of them, as a pass does that a newer read has overtaken.
+    /// Those of other engines than this pass is about are left out.
+    pub fn judge_rows(&mut self, rows: &[Workspace]) -> Plan {
+        let at = self.now();
+        let rows: Vec<&Workspace> = rows.iter().filter(|row| row.engine == self.engine).collect();
+        let samples: Vec<Sample> =
+            rows.iter().map(|row| Sample { at, observation: self.seen[row.id.as_str()].clone() }).collect();
+        let looks: Vec<Look<'_>> = rows
+            .into_iter()
             .zip(&samples)
             .map(|(workspace, sample)| Look {
                 workspace,
@@ -160,8 +168,8 @@ impl World {
                 own: self.own.get(workspace.id.as_str()),
             })
             .collect();
-        let stamp = ReadStamp { at: read.at, database_now: read.database_now };
-        self.judge.judge(read.at, stamp, Some((&self.engine, &self.evidence)), &looks)
+        let stamp = ReadStamp { at, database_now: self.clock() };
+        self.judge.judge(at + Duration::from_millis(self.lag_ms), stamp, Some((&self.engine, &self.evidence)), &looks)
     }
 
     pub fn verdict(&self, id: &str) -> Option<Verdict> {
@@ -176,6 +184,23 @@ pub fn rule_of(plan: &Plan, id: &str) -> Option<Rule> {
 
 pub fn restarted(plan: &Plan) -> Vec<&str> {
     plan.restarts.iter().map(|order| order.workspace.as_str()).collect()
+}
+
+/// The attempt with this number, on the life that has been running for an hour. It was claimed and ended so many seconds ago.
+pub fn attempt(id: i64, claimed: u64, outcome: Option<Outcome>) -> Attempt {
+    Attempt {
+        id,
+        workspace: "w".into(),
+        container_id: Some("container".into()),
+        started_at: Some(clock_at(-3_600_000)),
+        attempt: u32::try_from(id).expect("small"),
+        claimed_ago: seconds(claimed),
+        finished_ago: outcome.map(|_| seconds(claimed)),
+        finished_at: outcome.map(|_| clock_at(0)),
+        outcome,
+        recovered_ago: None,
+        acknowledged: false,
+    }
 }
 
 pub fn clock_at(ms: i64) -> Timestamp {

@@ -1,0 +1,16 @@
+//! The rules of DESIGN.md, section 4, a rule a test. They are one program so that a mutant of the policy is linked with it once.
+#![allow(
+    missing_docs,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "the names of the tests say it; helpers of tests may panic"
+)]
+
+mod bounds;
+mod common;
+mod explanations;
+mod guards;
+mod recoveries;
+mod replicas;
+mod storms;
+mod verdicts;

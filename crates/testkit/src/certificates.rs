@@ -1,0 +1,96 @@
+//! Certificates, made when they are needed by the `openssl` program: none that expires lies in the repository.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::guardian::Guardian;
+
+/// Instead of the machine's own configuration, which may say anything.
+const CONFIGURATION: &str = "
+[req]
+distinguished_name = nobody
+prompt = no
+[nobody]
+CN = nobody
+[authority]
+basicConstraints = critical, CA:TRUE
+keyUsage = critical, keyCertSign
+subjectKeyIdentifier = hash
+[server]
+basicConstraints = critical, CA:FALSE
+extendedKeyUsage = serverAuth
+";
+
+/// Days that certificates are valid for: longer than any test, also with a clock that is a day behind.
+const DAYS: &str = "2";
+
+/// A certificate authority that nobody knows. Its files, and those of all that it issued, are removed with it.
+#[derive(Debug)]
+pub struct CertificateAuthority {
+    guardian: Guardian,
+    issued: AtomicU64,
+}
+
+/// A certificate and its key, in two PEM files. Gone when its authority is.
+#[derive(Debug, Clone)]
+pub struct Certificate {
+    chain: PathBuf,
+    key: PathBuf,
+}
+
+impl CertificateAuthority {
+    /// A new one, named like this.
+    pub fn new(name: &str) -> Result<Self> {
+        let authority = Self { guardian: Guardian::start()?, issued: AtomicU64::new(0) };
+        std::fs::write(authority.path("openssl.cnf"), CONFIGURATION).context("write openssl.cnf")?;
+        authority.request(&["-subj", &format!("/CN={name}"), "-extensions", "authority"], "ca")?;
+        Ok(authority)
+    }
+
+    /// Its own certificate: what `sslrootcert` wants.
+    #[must_use]
+    pub fn root(&self) -> PathBuf {
+        self.path("ca.pem")
+    }
+
+    /// Issues a certificate for a server of this DNS name.
+    pub fn issue(&self, host: &str) -> Result<Certificate> {
+        let name = format!("server-{}", self.issued.fetch_add(1, Ordering::Relaxed));
+        let (subject, alternative) = (format!("/CN={host}"), format!("subjectAltName=DNS:{host}"));
+        let (root, root_key) = (self.root().display().to_string(), self.path("ca.key").display().to_string());
+        let by_us = ["-CA", &root, "-CAkey", &root_key];
+        let what = ["-subj", &subject, "-addext", &alternative, "-extensions", "server"];
+        self.request(&[&by_us[..], &what].concat(), &name)?;
+        Ok(Certificate { chain: self.path(&format!("{name}.pem")), key: self.path(&format!("{name}.key")) })
+    }
+
+    fn request(&self, arguments: &[&str], name: &str) -> Result<()> {
+        let mut command = self.guardian.command("openssl");
+        command.args(["req", "-x509", "-config", "openssl.cnf", "-days", DAYS, "-nodes"]);
+        command.args(["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]).args(arguments);
+        command.args(["-out", &format!("{name}.pem"), "-keyout", &format!("{name}.key")]);
+        let output = command.output().context("run openssl (not there? run deploy/dev/install.sh)")?;
+        ensure!(output.status.success(), "openssl failed: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.guardian.directory().join(name)
+    }
+}
+
+impl Certificate {
+    /// The file with the certificate.
+    #[must_use]
+    pub fn chain(&self) -> &Path {
+        &self.chain
+    }
+
+    /// The file with its key.
+    #[must_use]
+    pub fn key(&self) -> &Path {
+        &self.key
+    }
+}

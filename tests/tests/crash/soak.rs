@@ -1,0 +1,18 @@
+//! The short version of `make soak`.
+
+use anyhow::{Result, ensure};
+use defib_tests::{Breaking, Soak, soak};
+
+#[tokio::test]
+async fn replicas_killed_at_random_restart_each_dead_one_once() -> Result<()> {
+    let report = soak(Soak { seed: 1, rounds: 6, breaking: Breaking::Replicas }).await?;
+    ensure!(report.deaths >= 6 && report.kills == 6, "{report}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_postgres_restarted_at_random_costs_and_doubles_no_restart() -> Result<()> {
+    let report = soak(Soak { seed: 2, rounds: 5, breaking: Breaking::Postgres }).await?;
+    ensure!(report.deaths >= 5 && report.outages == 5, "{report}");
+    Ok(())
+}

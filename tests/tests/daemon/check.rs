@@ -1,0 +1,284 @@
+//! `defib check` on a fleet and on functions that somebody wrote in a hurry: each fault is named, and what to do about it.
+
+use anyhow::{Result, ensure};
+use defib_testkit::ScriptedEngine;
+use defib_tests::{Stage, Workspace};
+
+#[tokio::test]
+async fn workspaces_that_nobody_would_look_at_are_found() -> Result<()> {
+    let (stage, _engine) = stage().await?;
+    for id in ["stray", "too", "three", "four"] {
+        stage.db.add(Workspace::new(id).engine("nosuch")).await?;
+    }
+    stage.db.add(Workspace::new("laptop").external().engine("nosuch")).await?;
+    says(&stage, &["FAIL  fleet: 4 watched workspaces (four, stray, three, …) are on engine nosuch, which is not in DEFIB_ENGINES"]).await
+}
+
+#[tokio::test]
+async fn instances_on_an_engine_for_containers_or_without_a_name_are_found() -> Result<()> {
+    let (stage, _engine) = stage().await?;
+    stage.db.execute("insert into defib.workspaces (id, kind, engine) values ('a', 'instance', 'default'), ('b', 'instance', 'cloud')").await?;
+    says(
+        &stage,
+        &[
+            "FAIL  fleet: 1 watched instances (a) are on engine default, which has containers",
+            "FAIL  fleet: 1 watched instances (b) are on engine cloud, which is not in DEFIB_ENGINES",
+            "(cloud=cp+https://…)",
+            "FAIL  fleet: 2 watched instances (a, b) have no instance_ref",
+        ],
+    )
+    .await
+}
+
+#[tokio::test]
+async fn a_container_of_several_workspaces_is_found() -> Result<()> {
+    let (stage, _engine) = stage().await?;
+    stage
+        .db
+        .execute(
+            "insert into defib.workspaces (id, status, engine, container_ref) values
+                ('a', 'online', 'default', 'agent'), ('b', 'online', 'default', '/agent'),
+                ('elsewhere', 'online', 'other', 'agent'), ('gone', 'removed', 'default', 'agent')",
+        )
+        .await?;
+    let stage = stage.engine("other", "unix:///nowhere.sock");
+    says(
+        &stage,
+        &[
+            "FAIL  fleet: 2 watched workspaces (a, b) say that agent on engine default is theirs",
+            "Correct container_ref",
+        ],
+    )
+    .await
+}
+
+#[tokio::test]
+async fn rows_that_cannot_be_judged_are_found() -> Result<()> {
+    let (stage, _engine) = stage().await?;
+    stage
+        .db
+        .execute("alter table defib.workspaces drop constraint workspaces_kind_check, alter column kind drop not null")
+        .await?;
+    stage
+        .db
+        .execute("insert into defib.workspaces (id, kind) values ('pod', 'pod'), ('odd', null); update defib.workspaces set created_at = 'infinity' where id = 'w1'")
+        .await?;
+    says(
+        &stage,
+        &[
+            "FAIL  fleet: 1 watched row(s) are not judged: kind is none of container, instance, external (pod)",
+            "FAIL  fleet: 1 watched row(s) are not judged: kind is null (odd)",
+            "FAIL  fleet: 1 watched row(s) are not judged: created_at is infinite (w1)",
+        ],
+    )
+    .await
+}
+
+#[tokio::test]
+async fn words_that_are_not_the_platforms_are_pointed_out() -> Result<()> {
+    let (stage, _engine) = stage().await?;
+    let said = stage.defib(&["check"]).await?.with_code(0)?.stdout;
+    ensure!(said.contains("1 of 1 workspaces have a watched status (none is degraded or offline)"), "{said}");
+    stage.db.set_status("w1", "Online").await?;
+    let said = stage.defib(&["check"]).await?.with_code(0)?.stdout;
+    for part in [
+        "note  fleet: 0 of 1 workspaces",
+        "DEFIB_WATCHED_STATUSES is online,degraded,offline, the fleet has Online",
+        "1 workspaces are `Online`, and watched is `online`",
+    ] {
+        ensure!(said.contains(part), "no {part:?} in:\n{said}");
+    }
+    Ok(())
+}
+
+/// The view with another expression for each column that is named.
+fn view(changes: &[(&str, &str)]) -> String {
+    let columns = [
+        "workspace_id",
+        "name",
+        "status",
+        "kind",
+        "engine",
+        "container_ref",
+        "instance_ref",
+        "suspended",
+        "last_heartbeat_at",
+        "last_activity_at",
+        "active_tasks",
+        "created_at",
+        "policy",
+    ];
+    let selected: Vec<String> = columns
+        .iter()
+        .filter_map(|column| {
+            let usual = match *column {
+                "workspace_id" => "id",
+                "suspended" => "false",
+                other => other,
+            };
+            let expression =
+                changes.iter().find(|(changed, _)| changed == column).map_or(usual, |(_, expression)| expression);
+            (!expression.is_empty()).then(|| format!("{expression} as {column}"))
+        })
+        .collect();
+    format!("drop view defib.fleet; create view defib.fleet as select {} from defib.workspaces", selected.join(", "))
+}
+
+#[tokio::test]
+async fn a_view_that_breaks_the_contract_is_told_column_by_column() -> Result<()> {
+    let (stage, _engine) = stage().await?;
+    stage.db.execute(&view(&[("policy", ""), ("last_heartbeat_at", "array[now()]")])).await?;
+    says(
+        &stage,
+        &[
+            "FAIL  fleet: defib.fleet has no column policy (jsonb). Add it to the view",
+            "FAIL  fleet: column last_heartbeat_at of defib.fleet is timestamp with time zone[], which cannot be cast to timestamptz",
+        ],
+    )
+    .await
+}
+
+#[tokio::test]
+async fn a_value_that_only_the_daemon_would_stumble_over_is_found() -> Result<()> {
+    let (stage, _engine) = stage().await?;
+    stage.db.execute(&view(&[("active_tasks", "'many'::text")])).await?;
+    says(
+        &stage,
+        &["FAIL  fleet: the daemon cannot read it, so nobody is judged", "invalid input syntax for type bigint"],
+    )
+    .await
+}
+
+#[tokio::test]
+async fn an_id_in_several_rows_and_a_view_that_stands_still_are_found() -> Result<()> {
+    let (stage, _engine) = stage().await?;
+    stage.db.execute("alter view defib.fleet rename to once").await?;
+    stage
+        .db
+        .execute(
+            "create materialized view defib.fleet as select once.* from defib.once cross join generate_series(1, 2)",
+        )
+        .await?;
+    says(
+        &stage,
+        &[
+            "FAIL  fleet: defib.fleet is a materialized view",
+            "FAIL  fleet: 1 watched row(s) are not judged: workspace_id is in more than one row (w1)",
+        ],
+    )
+    .await?;
+
+    stage.db.execute("drop materialized view defib.fleet; alter view defib.once rename to fleet").await?;
+    stage.db.execute(&format!("{} cross join generate_series(1, 2)", view(&[]))).await?;
+    says(&stage, &["FAIL  fleet: 1 workspace_id(s) are in more than one row of defib.fleet, w1 for one"]).await?;
+    stage.db.execute("drop view defib.fleet").await?;
+    says(&stage, &["FAIL  fleet: there is no view defib.fleet. Run your adapter again"]).await
+}
+
+#[tokio::test]
+async fn functions_that_are_declared_otherwise_are_told_one_by_one() -> Result<()> {
+    let (stage, _engine) = stage().await?;
+    let cases = [
+        (
+            "alter function defib.mark_dead(text, jsonb) security invoker",
+            "defib.mark_dead(text, jsonb) is not SECURITY DEFINER",
+        ),
+        (
+            "alter function defib.mark_dead(text, jsonb) security definer reset search_path",
+            "finds things where its caller likes (search_path: the caller's)",
+        ),
+        ("alter function defib.mark_dead(text, jsonb) set search_path = public", "(search_path: public)"),
+        (
+            "alter function defib.mark_dead(text, jsonb) set search_path = pg_catalog, pg_temp immutable",
+            "is declared stable or immutable",
+        ),
+        (
+            "alter function defib.mark_dead(text, jsonb) volatile; grant execute on function defib.mark_dead(text, jsonb) to public",
+            "everybody may call it",
+        ),
+        (
+            "drop function defib.mark_recovered(text, jsonb)",
+            "defib.mark_recovered(text, jsonb) does not exist. Run your adapter again",
+        ),
+        (
+            "create function defib.mark_recovered(uuid) returns boolean language sql as 'select false'",
+            "does not exist, only the same with (uuid)",
+        ),
+        (
+            "create function defib.mark_recovered(text, jsonb) returns text language sql as 'select null'",
+            "defib.mark_recovered(text, jsonb) returns text, and not boolean",
+        ),
+    ];
+    for (change, told) in cases {
+        stage.db.execute(change).await?;
+        says(&stage, &["FAIL  functions: ", told]).await?;
+    }
+    Ok(())
+}
+
+/// Replaces `mark_dead`. Its rights stay.
+async fn mark_dead(stage: &Stage, body: &str) -> Result<()> {
+    let sql = format!(
+        "create or replace function defib.mark_dead(workspace_id text, evidence jsonb) returns boolean
+         language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$ begin {body}; end $$"
+    );
+    stage.db.execute(&sql).await
+}
+
+#[tokio::test]
+async fn a_mark_dead_that_does_not_veto_is_told_what_it_forgot() -> Result<()> {
+    let (stage, _engine) = stage().await?;
+    stage.db.execute("update defib.workspaces set last_activity_at = now()").await?;
+    stage.db.add(Workspace::new("sleeps").status("paused")).await?;
+    mark_dead(&stage, "update defib.workspaces w set status = 'offline' where w.id = workspace_id; return true")
+        .await?;
+    says(
+        &stage,
+        &[
+            "FAIL  functions: defib.mark_dead answers true for a workspace that does not exist: return false",
+            "answers true for w1 on evidence with another status: compare `status`",
+            "answers true for w1 on evidence older than its heartbeat: compare `last_heartbeat_at`",
+            "answers true for w1 on evidence older than its activity: compare `last_activity_at`",
+            "answers true for sleeps, which defib.fleet calls suspended: veto",
+        ],
+    )
+    .await?;
+    ensure!(
+        stage.db.status("w1").await? == "online" && stage.db.status("sleeps").await? == "paused",
+        "a trial left a trace"
+    );
+
+    mark_dead(&stage, "return null").await?;
+    says(&stage, &["defib.mark_dead answers null for a workspace that does not exist"]).await?;
+    mark_dead(&stage, "return workspace_id::uuid is null").await?;
+    says(&stage, &["defib.mark_dead raises for a workspace that does not exist", "Compare ids as text"]).await
+}
+
+#[tokio::test]
+async fn a_row_that_somebody_has_locked_is_a_note_and_no_fault() -> Result<()> {
+    let (stage, _engine) = stage().await?;
+    let platform = stage.db.another_connection().await?;
+    platform.batch_execute("begin; select from defib.workspaces for update").await?;
+    let said = stage.defib(&["check"]).await?.with_code(0)?.stdout;
+    ensure!(
+        said.contains("note  functions: 2 question(s) to defib.mark_dead got no answer: the row of w1 stayed locked"),
+        "{said}"
+    );
+    Ok(())
+}
+
+/// A check that fails, and says all of this.
+async fn says(stage: &Stage, parts: &[&str]) -> Result<()> {
+    let said = stage.defib(&["check"]).await?.with_code(1)?.stdout;
+    for part in parts {
+        ensure!(said.contains(part), "no {part:?} in:\n{said}");
+    }
+    Ok(())
+}
+
+async fn stage() -> Result<(Stage, ScriptedEngine)> {
+    let engine = ScriptedEngine::start().await?;
+    let stage = Stage::new(&engine.url()).await?;
+    stage.db.add(Workspace::new("w1")).await?;
+    Ok((stage, engine))
+}
