@@ -24,6 +24,9 @@ const REFUSALS_MAX: usize = 5;
 /// and for how long an attempt of a run that has ended is of interest.
 const INTERESTING_FOR: Duration = Duration::from_secs(7 * 86_400);
 
+/// Later than any reset and [`INTERESTING_FOR`], with a day to spare for a clock that is set back.
+const OVER_AFTER: Duration = Duration::from_secs(8 * 86_400);
+
 /// A rule of the protocol that is left out on purpose: a checker that does not notice proves nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Weakening {
@@ -296,6 +299,8 @@ pub struct Ledger {
     pub holds: Vec<Hold>,
     rows: Vec<Restart>,
     of: Vec<Vec<usize>>,
+    /// How many of the oldest rows of each workspace are of no interest to any reader, now and for ever: a year has hundreds.
+    over: Vec<usize>,
     under_way: Vec<usize>,
     inserting: Vec<usize>,
     last_id: i64,
@@ -329,6 +334,26 @@ impl Ledger {
     #[must_use]
     pub fn rows_of(&self, of: usize) -> impl DoubleEndedIterator<Item = &Restart> {
         self.of.get(of).into_iter().flatten().map(|place| &self.rows[*place])
+    }
+
+    /// The same without the oldest ones, in which nobody is interested any more.
+    fn later_rows_of(&self, of: usize) -> impl DoubleEndedIterator<Item = &Restart> {
+        let over = self.over.get(of).copied().unwrap_or_default();
+        self.of.get(of).into_iter().flat_map(move |places| &places[over..]).map(|place| &self.rows[*place])
+    }
+
+    /// A clock may be set back, by a day at most.
+    fn pass_over_what_is_over(&mut self, of: usize, now: Timestamp) {
+        if self.over.len() <= of {
+            self.over.resize(of + 1, 0);
+        }
+        let long = |at: Timestamp| at.plus(OVER_AFTER) <= now;
+        let is_over = |row: &Restart| {
+            long(row.claimed_at) && (row.acknowledged_at.is_some() || row.run_ended_at.is_some_and(long))
+        };
+        while self.of[of].get(self.over[of]).is_some_and(|place| is_over(&self.rows[*place])) {
+            self.over[of] += 1;
+        }
     }
 
     /// Whether there are any.
@@ -469,7 +494,7 @@ impl Ledger {
         if under_way.marks {
             facts.mark_dead();
         }
-        let (of, open) = (row.of, row.finished_at.is_none());
+        let (of, open, now) = (row.of, row.finished_at.is_none(), row.claimed_at);
         // Two claims may commit in another order than they have drawn their ids.
         let place = self.rows.partition_point(|other| other.id < row.id);
         if place < self.rows.len() {
@@ -482,6 +507,7 @@ impl Ledger {
             self.of.resize_with(of + 1, Vec::new);
         }
         self.of[of].push(place);
+        self.pass_over_what_is_over(of, now);
         if open {
             self.under_way.push(place);
         }
@@ -602,13 +628,13 @@ impl Ledger {
         into.clear();
         let lately = |at: Timestamp, span: Duration| at.plus(span) > now;
         let current = self
-            .rows_of(of)
+            .later_rows_of(of)
             .any(|row| row.acknowledged_at.is_none() && row.run_ended_at.is_none_or(|end| lately(end, reset)));
         if !current {
             return;
         }
         let (mut counted, mut refused) = (0, 0);
-        for row in self.rows_of(of).rev().filter(|row| row.acknowledged_at.is_none()) {
+        for row in self.later_rows_of(of).rev().filter(|row| row.acknowledged_at.is_none()) {
             let refusal = row.outcome.is_some_and(|outcome| !outcome.touched());
             let interesting = lately(row.claimed_at, INTERESTING_FOR) || (!refusal && row.run_ended_at.is_none());
             let (quota, max) = if refusal { (&mut refused, REFUSALS_MAX) } else { (&mut counted, ATTEMPTS_MAX) };

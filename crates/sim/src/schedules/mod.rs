@@ -14,7 +14,7 @@
 //!
 //! The ledger is the model that a test holds against the SQL ([`crate::ledger`]), and what is a rule is the production's: who
 //! should own what (`share`), how an open attempt is settled (`recovery`), which number is next and when (`backoff`). What is written
-//! anew here is the order of the steps. Its `check.rs` holds what must be true after each.
+//! anew here is the order of the steps. `check.rs` holds what must be true after each.
 //!
 //! A walk is a random one: it proves nothing of the schedules that it did not take. So every rule of the protocol is left out once
 //! ([`Weakening`]), and each time the walk must notice.
