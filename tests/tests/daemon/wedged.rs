@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use defib_testkit::ScriptedEngine;
-use defib_testkit::scripted_engine::{Call, Health};
+use defib_testkit::scripted_engine::{Call, Fault, FaultRule, Health};
 use defib_tests::{SOON, Stage, Workspace, container, throughout};
 
 const A_WHILE: Duration = Duration::from_secs(3);
@@ -89,6 +89,45 @@ async fn a_failing_health_check_restarts_after_the_spaced_misses_where_that_was_
     ensure!(restart.verdict == "unhealthy", "{restart:#?}");
     let misses = &restart.evidence["probe"]["misses"];
     ensure!(misses.as_u64().is_some_and(|misses| misses >= 2), "{misses} misses");
+    Ok(())
+}
+
+/// The engine is at it for longer than the looks after a lost answer would last from then. A second call would kill what the first one
+/// started.
+#[tokio::test]
+async fn a_restart_of_what_runs_whose_answer_is_lost_early_is_waited_for_and_not_made_twice() -> Result<()> {
+    let (stage, engine) = stage().await?;
+    let stage = stage.knob("WEDGED_ACTION", "restart").knob("RESTART_TIMEOUT", "3s").knob("BACKOFF_INITIAL", "100ms");
+    engine.add_fault(FaultRule::new(Call::Restart, Fault::EofThenDone(Duration::from_secs(4))).times(1));
+    let _daemon = stage.run().await?;
+    stage.db.wait_for_verdict("w1", Some("wedged")).await?;
+    engine.set_health("w1", Health::Unhealthy)?;
+    let restart = stage.db.wait_for_restart("w1", "succeeded", SOON).await?;
+    let restarts = stage.db.restarts("w1").await?;
+    ensure!(restarts.len() == 1 && restart.verdict == "wedged", "{restarts:#?}");
+    ensure!(engine.restarts_of("w1") == 1, "{} calls", engine.restarts_of("w1"));
+    Ok(())
+}
+
+/// Half a minute may pass between the yes of the platform and the start that mends a half-made restart: it is asked again.
+#[tokio::test]
+async fn what_a_restart_left_stopped_is_not_started_when_it_was_parked_meanwhile() -> Result<()> {
+    let (stage, engine) = stage().await?;
+    let stage = stage.knob("WEDGED_ACTION", "restart").knob("RESTART_TIMEOUT", "2s");
+    engine.set_fault(Call::Restart, Fault::Hang);
+    let _daemon = stage.run().await?;
+    stage.db.wait_for_verdict("w1", Some("wedged")).await?;
+    engine.set_health("w1", Health::Unhealthy)?;
+    defib_testkit::eventually(SOON, "its engine is asked", async || match engine.count(Call::Restart) {
+        1 => Ok(()),
+        other => Err(format!("{other} calls")),
+    })
+    .await?;
+    engine.exit("w1", 137)?; // by half of the restart
+    stage.db.execute("update defib.workspaces set status = 'paused'").await?;
+    let restart = stage.db.wait_for_restart("w1", "failed", SOON).await?;
+    ensure!(restart.error.as_deref().is_some_and(|error| error.contains("not started")), "{restart:#?}");
+    ensure!(engine.count(Call::Start) == 0, "a parked one was started");
     Ok(())
 }
 

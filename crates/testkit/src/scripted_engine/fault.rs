@@ -50,6 +50,8 @@ pub enum Fault {
     DoneThenEof,
     /// The call is carried out; then never an answer.
     DoneThenHang,
+    /// The connection is closed without an answer, and the call is carried out all the same, this much later.
+    EofThenDone(Duration),
     /// List and inspect show a container as `exited` (137, just now), whatever it does. Elsewhere like no fault.
     FalselyStopped,
     /// List and inspect do not show a container. Elsewhere like no fault.

@@ -98,6 +98,13 @@ async fn answer(request: Request<Incoming>, world: Shared) -> anyhow::Result<Res
             truth(&world, &question);
             std::future::pending().await
         }
+        Some(Fault::EofThenDone(delay)) => {
+            tokio::spawn(async move {
+                sleep(delay).await;
+                truth(&world, &question);
+            });
+            Err(anyhow!("scripted end"))
+        }
         Some(Fault::Truncated) => truncate(truth(&world, &question)).await,
         Some(Fault::FalselyStopped) if question.call == Call::Inspect => Ok(falsely_stopped(&world, &question)),
         Some(Fault::FalselyMissing) if question.call == Call::Inspect => {
