@@ -4,7 +4,7 @@
 use defib_engine::{Engine, Target};
 use defib_policy::attempt::Outcome;
 use defib_policy::id::EngineName;
-use defib_policy::recovery::{self, Row, Settle};
+use defib_policy::recovery::{self, Asked, Row, Settle};
 use defib_store::{OpenAttempt, StoreError};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tracing::warn;
@@ -16,8 +16,15 @@ use crate::reconcile::{Reconciler, lock};
 const LOOKS_MAX: usize = 16;
 
 impl Reconciler {
-    /// Settles the open attempts on engines of ours that this process is not at work on.
+    /// Settles the open attempts that this process is not at work on: on engines of ours, and, if we speak for what no engine
+    /// has, on those that no replica is configured for.
     pub(crate) async fn settle_left_behind(&self) -> Result<(), StoreError> {
+        if lock(&self.ownership).fleet(self.now()).is_some() {
+            for attempt in self.store.attempts_without_owner().await? {
+                let settle = recovery::without_an_owner(attempt.overdue_by, self.is_elsewhere(&attempt));
+                self.settle(&attempt, settle).await?;
+            }
+        }
         // Before the rows are read: one that shows a later epoch was claimed by whoever has taken over from us since.
         let owned = lock(&self.ownership).owned(self.now());
         if owned.is_empty() {
@@ -33,7 +40,7 @@ impl Reconciler {
             let (Some(engine), Some(epoch)) = (self.engines.get(&attempt.engine), owned.get(&attempt.engine)) else {
                 return Ok(());
             };
-            let row = Row { epoch: attempt.epoch, acting: attempt.acting, overdue: attempt.overdue };
+            let row = Row { epoch: attempt.epoch, acting: attempt.acting, overdue: attempt.overdue_by.is_some() };
             let settle = match recovery::by_its_row(row, *epoch) {
                 Some(settle) => settle,
                 None => self.look_back(engine, &attempt).await,
@@ -60,6 +67,10 @@ impl Reconciler {
                 let why = "its daemon went away, and the container was not started by the deadline";
                 (Outcome::Abandoned, self.store.finish(attempt.id, Outcome::Abandoned, Some(why)).await?)
             }
+            Settle::OutOfReach => {
+                let why = "its daemon went away, and its engine cannot be asked what came of it";
+                (Outcome::Abandoned, self.store.finish(attempt.id, Outcome::Abandoned, Some(why)).await?)
+            }
         };
         if settled {
             self.metrics.restart(&attempt.engine, outcome);
@@ -83,7 +94,17 @@ impl Reconciler {
             known: attempt.container_id.clone(),
             inspect: true,
         };
-        let ran = recovery::restarts_what_runs(&attempt.verdict);
-        recovery::by_its_container(&engine.confirm(&target).await.observation, attempt.started_at, ran, attempt.overdue)
+        let asked = Asked {
+            convicted: attempt.started_at,
+            ran: recovery::restarts_what_runs(&attempt.verdict),
+            overdue: attempt.overdue_by.is_some(),
+            elsewhere: self.is_elsewhere(attempt),
+        };
+        recovery::by_its_container(&engine.confirm(&target).await.observation, asked)
+    }
+
+    /// Whether the fleet, as it was read last, does not have the workspace on the engine of the attempt.
+    fn is_elsewhere(&self, attempt: &OpenAttempt) -> bool {
+        self.snapshot().engine_of(&attempt.workspace) != Some(&attempt.engine)
     }
 }

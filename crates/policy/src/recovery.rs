@@ -14,7 +14,11 @@
 //! (a wedged one) would kill the successor of whoever was faster, and the one after that, if by then it had been restarted again. So
 //! that one is settled by its deadline alone.
 //!
-//! An engine that gives no answer settles nothing: the row waits for one that does.
+//! An engine that gives no answer settles nothing: the row waits for one that does. Unless the workspace has moved: then the row
+//! would keep it from being restarted where it is now, for the sake of a container that is its no longer. The same goes for
+//! an engine that no replica is configured for, and so nobody asks ([`without_an_owner`]).
+
+use std::time::Duration;
 
 use crate::moment::Timestamp;
 use crate::sample::Observation;
@@ -29,9 +33,14 @@ pub enum Settle {
     Succeeded,
     /// The engine has not made it, and has had all the time there was.
     Abandoned,
+    /// Its engine cannot be asked, and nothing depends on the answer any more.
+    OutOfReach,
     /// Not known yet.
     Wait,
 }
+
+/// How long after its deadline an attempt is kept for the sake of a replica that might come back to its engine.
+pub const FORGOTTEN_AFTER: Duration = Duration::from_secs(3_600);
 
 /// An open attempt, as its row has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,17 +71,46 @@ pub fn restarts_what_runs(verdict: &str) -> bool {
     [Verdict::Wedged, Verdict::Unhealthy].iter().any(|it| it.label() == verdict)
 }
 
-/// What a look at the container tells of an attempt whose owner had turned to the engine: `convicted` is the start of the life that
-/// was to be restarted. Both starts are on the engine's clock, so that no skew matters.
+/// An open attempt whose owner had turned to the engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// The start of the life that was to be restarted, on the engine's clock.
+    pub convicted: Option<Timestamp>,
+    /// That life ran ([`restarts_what_runs`]).
+    pub ran: bool,
+    /// Its deadline has passed.
+    pub overdue: bool,
+    /// The fleet no longer has the workspace on that engine.
+    pub elsewhere: bool,
+}
+
+/// What a look at the container tells of an attempt. Both starts are on the engine's clock, so that no skew matters.
 #[must_use]
-pub fn by_its_container(seen: &Observation, convicted: Option<Timestamp>, ran: bool, overdue: bool) -> Settle {
-    if matches!(seen, Observation::Unknown { .. }) || (ran && !overdue) {
+pub fn by_its_container(seen: &Observation, asked: Asked) -> Settle {
+    let unknown = matches!(seen, Observation::Unknown { .. });
+    if unknown && asked.overdue && asked.elsewhere {
+        return Settle::OutOfReach;
+    }
+    if unknown || (asked.ran && !asked.overdue) {
         return Settle::Wait;
     }
     let started = seen.incarnation().and_then(|life| life.started_at);
-    match (started, convicted) {
+    match (started, asked.convicted) {
         (Some(started), Some(convicted)) if started > convicted => Settle::Succeeded,
-        _ if overdue => Settle::Abandoned,
+        _ if asked.overdue => Settle::Abandoned,
+        _ => Settle::Wait,
+    }
+}
+
+/// What becomes of an open attempt on an engine that no live replica is configured for: `overdue_by` is how long ago its
+/// deadline passed, `elsewhere` as in [`Asked`].
+///
+/// Its replica may only be away for a while, and would then find out what came of it; so it is not hurried where it is in
+/// nobody's way.
+#[must_use]
+pub fn without_an_owner(overdue_by: Option<Duration>, elsewhere: bool) -> Settle {
+    match overdue_by {
+        Some(by) if elsewhere || by >= FORGOTTEN_AFTER => Settle::OutOfReach,
         _ => Settle::Wait,
     }
 }
@@ -104,11 +142,30 @@ mod tests {
             (Observation::Missing, Some(5), Settle::Wait, Settle::Abandoned),
             (Observation::Unknown { fault: Fault::TimedOut }, Some(5), Settle::Wait, Settle::Wait),
         ] {
-            let convicted = convicted.map(Timestamp);
-            assert_eq!(by_its_container(&seen, convicted, false, false), before, "{seen:?}");
-            assert_eq!(by_its_container(&seen, convicted, false, true), after, "{seen:?}, overdue");
-            assert_eq!(by_its_container(&seen, convicted, true, false), Settle::Wait, "{seen:?}, it ran");
-            assert_eq!(by_its_container(&seen, convicted, true, true), after, "{seen:?}, it ran, overdue");
+            for elsewhere in [false, true] {
+                let asked = |ran, overdue| Asked { convicted: convicted.map(Timestamp), ran, overdue, elsewhere };
+                let unknown = matches!(seen, Observation::Unknown { .. });
+                let after = if unknown && elsewhere { Settle::OutOfReach } else { after };
+                assert_eq!(by_its_container(&seen, asked(false, false)), before, "{seen:?}");
+                assert_eq!(by_its_container(&seen, asked(false, true)), after, "{seen:?}, overdue");
+                assert_eq!(by_its_container(&seen, asked(true, false)), Settle::Wait, "{seen:?}, it ran");
+                assert_eq!(by_its_container(&seen, asked(true, true)), after, "{seen:?}, it ran, overdue");
+            }
+        }
+    }
+
+    #[test]
+    fn without_an_owner_it_goes_at_its_deadline_if_the_workspace_has_moved_and_long_after_it_if_not() {
+        let long_ago = FORGOTTEN_AFTER;
+        let lately = FORGOTTEN_AFTER.checked_sub(Duration::from_micros(1)).unwrap();
+        for (overdue_by, elsewhere, settle) in [
+            (None, true, Settle::Wait),
+            (None, false, Settle::Wait),
+            (Some(Duration::ZERO), true, Settle::OutOfReach),
+            (Some(lately), false, Settle::Wait),
+            (Some(long_ago), false, Settle::OutOfReach),
+        ] {
+            assert_eq!(without_an_owner(overdue_by, elsewhere), settle, "{overdue_by:?} {elsewhere}");
         }
     }
 

@@ -385,7 +385,14 @@ impl Trial {
             let _ = writeln!(
                 real,
                 "{} {} {} {:?} {started:?} {by} {} {} {} {}",
-                it.id, it.workspace, it.engine, it.container_id, it.verdict, it.epoch, it.acting, it.overdue
+                it.id,
+                it.workspace,
+                it.engine,
+                it.container_id,
+                it.verdict,
+                it.epoch,
+                it.acting,
+                it.overdue_by.is_some()
             );
         }
         let _ = write!(real, "{:?}", self.store.leases().await.unwrap().len());

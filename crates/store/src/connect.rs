@@ -351,11 +351,17 @@ impl Connection {
     /// The lock time-out is below `deadlock_timeout` (1 s): when our order of locks and the platform's cross, we give up before
     /// the server looks for a victim, which could have been the platform's transaction.
     pub(crate) async fn begin(&mut self) -> Result<(), Fault> {
+        self.begin_unless_idle_for(self.statement_timeout).await
+    }
+
+    /// The same, but the server also ends it when we have been still for so long between two statements.
+    pub(crate) async fn begin_unless_idle_for(&mut self, idle: Duration) -> Result<(), Fault> {
         let bound = self.statement_timeout.as_millis().max(1);
+        let idle = idle.as_millis().clamp(1, bound);
         let sql = format!(
             "begin isolation level read committed; \
              set local statement_timeout = {bound}; \
-             set local idle_in_transaction_session_timeout = {bound}; \
+             set local idle_in_transaction_session_timeout = {idle}; \
              set local lock_timeout = {lock}",
             lock = bound.min(750),
         );

@@ -30,6 +30,10 @@ use crate::error::{Fault, StoreError};
 /// Any number that nothing else of the platform's locks: "defib" and the subject.
 const LOCK: &str = "select pg_advisory_xact_lock(1684366946, 2)";
 
+/// A process that is stopped in the middle of its turn has the lock of all turns. The server takes it away while the others' leases
+/// still last: they were renewed no longer ago than a third of the TTL.
+const STILL_PER_TTL: u32 = 6;
+
 /// Rows of replicas that have been gone for so long are of no interest to anybody.
 const ALIVE: &str = "
     with gone as (delete from defib.replicas where expires_at < clock_timestamp() - interval '1 hour')
@@ -128,7 +132,7 @@ impl Store {
         self.within_deadline(async {
             let mut connection = self.pool.get().await?;
             let at = (self.clock)();
-            connection.begin().await?;
+            connection.begin_unless_idle_for(turn.ttl / STILL_PER_TTL).await?;
             connection.query(LOCK, &[]).await?;
             let (owned, usurped) = turn_within(&mut connection, turn).await?;
             let leases = read_leases(&mut connection).await?;

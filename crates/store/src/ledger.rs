@@ -135,8 +135,8 @@ pub struct OpenAttempt {
     pub verdict: String,
     /// Its owner has turned to the engine, so a restart may have been made or may still be made.
     pub acting: bool,
-    /// Its deadline has passed: what its owner asked of the engine has been done by now, or never will be.
-    pub overdue: bool,
+    /// How long ago its deadline passed, if it has: what its owner asked of the engine has been done by now, or never will be.
+    pub overdue_by: Option<Duration>,
 }
 
 const INSERT: &str = "
@@ -198,6 +198,15 @@ const MAY_ACT: &str = "
          where r.id = $1 and r.finished_at is null and facts.owner and facts.wanted
         returning r.id)
     select facts.owner, facts.wanted, exists (select from acting) from facts";
+
+const OPEN: &str = "
+    select id, workspace_id, engine, container_id, started_at, claimed_at, claimed_by, epoch, acting_at is not null, deadline_at,
+           clock_timestamp(), verdict
+      from defib.restarts r where finished_at is null %which% order by id limit 1000";
+
+const WITHOUT_OWNER: &str = "
+    and not exists (select from defib.replicas p where p.expires_at > clock_timestamp() and r.engine = any (p.engines))
+    and not exists (select from defib.leases l where l.expires_at > clock_timestamp() and l.engine = r.engine)";
 
 const NOTIFY: &str = "
     select pg_notify('defib_events', json_build_object('event', $1, 'workspace_id', left($2, 200))::text) is null";
@@ -380,34 +389,21 @@ impl Store {
 
     /// The attempts that are under way on `engines`, oldest first: what their owner settles whose own they are not.
     pub async fn open_attempts(&self, engines: &[EngineName]) -> Result<Vec<OpenAttempt>, StoreError> {
+        let engines: Vec<&str> = engines.iter().map(EngineName::as_str).collect();
+        self.open("and engine = any ($1)", &[(&engines, Type::TEXT_ARRAY)]).await
+    }
+
+    /// The attempts that are under way on an engine that no live replica is configured for, and that nobody holds the lease of.
+    /// Oldest first.
+    pub async fn attempts_without_owner(&self) -> Result<Vec<OpenAttempt>, StoreError> {
+        self.open(WITHOUT_OWNER, &[]).await
+    }
+
+    async fn open(&self, which: &str, parameters: &[crate::Parameter<'_>]) -> Result<Vec<OpenAttempt>, StoreError> {
         self.within_deadline(async {
-            let engines: Vec<&str> = engines.iter().map(EngineName::as_str).collect();
             let mut connection = self.pool.get().await?;
-            let rows = connection
-                .query(
-                    "select id, workspace_id, engine, container_id, started_at, claimed_at, claimed_by, epoch,
-                            acting_at is not null, deadline_at < clock_timestamp(), verdict
-                       from defib.restarts where finished_at is null and engine = any ($1) order by id limit 1000",
-                    &[(&engines, Type::TEXT_ARRAY)],
-                )
-                .await?;
-            rows.iter()
-                .map(|row| {
-                    Ok(OpenAttempt {
-                        id: row.try_get(0)?,
-                        workspace: row.try_get::<_, &str>(1)?.into(),
-                        engine: row.try_get::<_, &str>(2)?.into(),
-                        container_id: row.try_get::<_, Option<&str>>(3)?.map(Into::into),
-                        started_at: optional_timestamp(row, 4)?,
-                        claimed_at: timestamp(row, 5)?,
-                        claimed_by: row.try_get(6)?,
-                        epoch: row.try_get(7)?,
-                        acting: row.try_get(8)?,
-                        overdue: row.try_get(9)?,
-                        verdict: row.try_get(10)?,
-                    })
-                })
-                .collect()
+            let rows = connection.query(&OPEN.replace("%which%", which), parameters).await?;
+            rows.iter().map(open_from_row).collect()
         })
         .await
         .map_err(StoreError::OpenAttempts)
@@ -514,6 +510,23 @@ async fn mark_recovered(connection: &mut Connection, workspace: &str, evidence: 
 /// Tells `defib_events`; delivered when the transaction commits.
 async fn notify(connection: &mut Connection, event: &str, workspace: &str) -> Result<(), Fault> {
     connection.query(NOTIFY, &[(&event, Type::TEXT), (&workspace, Type::TEXT)]).await.map(drop)
+}
+
+fn open_from_row(row: &Row) -> Result<OpenAttempt, Fault> {
+    let (deadline, now) = (timestamp(row, 9)?, timestamp(row, 10)?);
+    Ok(OpenAttempt {
+        id: row.try_get(0)?,
+        workspace: row.try_get::<_, &str>(1)?.into(),
+        engine: row.try_get::<_, &str>(2)?.into(),
+        container_id: row.try_get::<_, Option<&str>>(3)?.map(Into::into),
+        started_at: optional_timestamp(row, 4)?,
+        claimed_at: timestamp(row, 5)?,
+        claimed_by: row.try_get(6)?,
+        epoch: row.try_get(7)?,
+        acting: row.try_get(8)?,
+        overdue_by: (deadline < now).then(|| now.since(deadline)),
+        verdict: row.try_get(11)?,
+    })
 }
 
 fn attempt_from_row(row: &Row) -> Result<Attempt, Fault> {

@@ -5,4 +5,5 @@
 //! that they run side by side.
 
 mod matrix;
+mod moved;
 mod soak;

@@ -12,7 +12,7 @@ const AFTERWARDS: Duration = Duration::from_secs(2);
 
 /// An attempt that turned to its engine is waited for until its deadline: the restart's time-out, as long again for looking at it, and
 /// ten seconds for writing the outcome.
-const SETTLED: Duration = Duration::from_secs(40);
+pub(crate) const SETTLED: Duration = Duration::from_secs(40);
 
 #[derive(Clone, Copy)]
 enum Company {
@@ -136,7 +136,7 @@ async fn on_a_real_engine_too() -> Result<()> {
     Ok(())
 }
 
-async fn stage(engine_url: &str) -> Result<Stage> {
+pub(crate) async fn stage(engine_url: &str) -> Result<Stage> {
     let stage = Stage::new(engine_url).await?.quick_heartbeats();
     Ok(stage.knob("LEASE_TTL", "1s").knob("RESTART_TIMEOUT", "1s").knob("BACKOFF_INITIAL", "100ms"))
 }
@@ -153,7 +153,7 @@ async fn cast(stage: &Stage, point: &str, company: Company) -> Result<(Daemon, O
     Ok((crashing, replica))
 }
 
-async fn has_crashed(crashing: &Daemon, point: &str) -> Result<()> {
+pub(crate) async fn has_crashed(crashing: &Daemon, point: &str) -> Result<()> {
     use std::os::unix::process::ExitStatusExt as _;
     let ended = crashing.program.wait_exit(SOON).await?;
     ensure!(ended.signal() == Some(6), "at {point}: it ended with {ended} and not by its own abort");
@@ -188,7 +188,7 @@ async fn is_restarted_once(stage: &Stage, engine: &ScriptedEngine) -> Result<()>
     nothing_is_left_open(stage).await
 }
 
-async fn nothing_is_left_open(stage: &Stage) -> Result<()> {
+pub(crate) async fn nothing_is_left_open(stage: &Stage) -> Result<()> {
     let open = stage.db.count("select count(*) from defib.restarts where finished_at is null").await?;
     ensure!(open == 0, "{:#?}", stage.db.all_restarts().await);
     Ok(())

@@ -6,7 +6,7 @@ use defib_policy::attempt::Outcome;
 use defib_policy::fleet::Kind;
 use defib_policy::id::EngineName;
 use defib_policy::moment::Moment;
-use defib_policy::recovery::{self, Settle};
+use defib_policy::recovery::{self, Asked, Settle};
 use defib_policy::sample::{Fault, Observation};
 use defib_policy::verdict::Verdict;
 
@@ -122,12 +122,14 @@ impl Defib {
             let settle = recovery::by_its_row(attempt.row, ours).unwrap_or_else(|| {
                 let seen = Self::look_back(attempt.of, world);
                 let ran = recovery::restarts_what_runs(attempt.verdict);
-                recovery::by_its_container(&seen, attempt.started_at, ran, attempt.row.overdue)
+                let overdue = attempt.row.overdue;
+                let asked = Asked { convicted: attempt.started_at, ran, overdue, elsewhere: false };
+                recovery::by_its_container(&seen, asked)
             });
             let outcome = match settle {
                 Settle::Wait => continue,
                 Settle::Succeeded => Outcome::Succeeded,
-                Settle::Abandoned => Outcome::Abandoned,
+                Settle::Abandoned | Settle::OutOfReach => Outcome::Abandoned,
                 Settle::Unasked => {
                     let clock = world.db.clock(world.now);
                     world.db.ledger.abandon_unasked(attempt.id, clock);

@@ -399,9 +399,10 @@ impl Walk {
                 let Some(attempt) = left.as_mut().and_then(Vec::pop) else { return false };
                 let overdue = attempt.row.overdue || self.is(Weakening::SettleAtOnce);
                 let ran = recovery::restarts_what_runs(attempt.verdict) && !self.is(Weakening::AnyNewLifeIsOurs);
-                let outcome = match recovery::by_its_container(&observation, attempt.started_at, ran, overdue) {
+                let asked = recovery::Asked { convicted: attempt.started_at, ran, overdue, elsewhere: false };
+                let outcome = match recovery::by_its_container(&observation, asked) {
                     Settle::Succeeded => Some(Outcome::Succeeded),
-                    Settle::Abandoned => Some(Outcome::Abandoned),
+                    Settle::Abandoned | Settle::OutOfReach => Some(Outcome::Abandoned),
                     Settle::Wait | Settle::Unasked => None,
                 };
                 if let Some(outcome) = outcome {

@@ -211,6 +211,34 @@ async fn a_claim_needs_the_lease_its_epoch_and_its_time() {
     }
 }
 
+/// The server's bound on stillness, as it is in force in the middle of a turn and of another transaction.
+#[tokio::test]
+async fn a_process_that_is_stopped_in_its_turn_does_not_hold_up_the_others_for_long() {
+    let fixture = fixture().await;
+    fixture
+        .run(
+            "create table seen (what text, bound text);
+             create function see() returns trigger language plpgsql as $$
+             begin
+                insert into seen values (tg_table_name, current_setting('idle_in_transaction_session_timeout'));
+                return new;
+             end $$;
+             grant insert on seen to public;
+             create trigger see before insert on defib.replicas for each row execute function see();
+             create trigger see before insert on defib.restarts for each row execute function see()",
+        )
+        .await;
+    let (engines, fit, busy) = (["default".into()], ["default".into()].into(), BTreeSet::new());
+    let ttl = Duration::from_secs(15);
+    let turn = LeaseTurn { replica: "replica-1", engines: &engines, fit: &fit, owned: None, busy: &busy, ttl };
+    fixture.store.take_lease_turn(&turn).await.unwrap();
+    fixture.workspace("w").await;
+    fixture.run("update defib.leases set epoch = 7").await;
+    fixture.grant("w", 5, 1).await;
+    let seen = "select string_agg(what || ' ' || bound, ', ' order by what) from seen";
+    assert_eq!(fixture.text(seen).await, "replicas 2500ms, restarts 10s");
+}
+
 #[tokio::test]
 async fn of_many_replicas_that_turn_at_once_each_engine_gets_one() {
     let fixture = fixture().await;

@@ -120,12 +120,13 @@ async fn whoever_owns_the_engine_sees_what_is_under_way_and_how_far_it_came() {
     assert_eq!((left.id, left.workspace.as_str(), left.engine.as_str()), (id, "w", "default"));
     assert_eq!((left.container_id.as_ref().unwrap().as_str(), left.started_at.unwrap().0), ("c0ffee", 5_000_000));
     assert_eq!((left.claimed_by.as_deref(), left.epoch, &*left.verdict), (Some("replica-1"), 7, "dead"));
-    assert_eq!((left.acting, left.overdue), (false, false));
+    assert_eq!((left.acting, left.overdue_by), (false, None));
 
     assert_eq!(fixture.may_act(id).await, MayAct::Yes);
-    assert_eq!((open().await[0].acting, open().await[0].overdue), (true, false));
+    assert_eq!((open().await[0].acting, open().await[0].overdue_by), (true, None));
     fixture.run("update defib.restarts set deadline_at = now() - interval '1 second'").await;
-    assert!(open().await[0].overdue);
+    let overdue_by = open().await[0].overdue_by.unwrap();
+    assert!(overdue_by >= Duration::from_secs(1) && overdue_by < Duration::from_secs(60), "{overdue_by:?}");
     assert!(fixture.store.open_attempts(&["other".into()]).await.unwrap().is_empty());
     assert!(fixture.store.finish(id, Outcome::Abandoned, None).await.unwrap());
     assert!(open().await.is_empty());
@@ -142,6 +143,38 @@ async fn an_attempt_that_has_not_turned_to_its_engine_can_be_abandoned_and_one_t
     assert_eq!(fixture.may_act(second).await, MayAct::Yes);
     assert!(!fixture.store.abandon_unasked(second, "its owner is gone").await.unwrap());
     assert!(fixture.store.finish(second, Outcome::Succeeded, None).await.unwrap());
+}
+
+#[tokio::test]
+async fn an_attempt_is_without_an_owner_when_no_live_replica_has_its_engine_and_nobody_its_lease() {
+    let fixture = Fixture::new().await;
+    fixture.run("delete from defib.leases").await;
+    fixture
+        .run(
+            "insert into defib.restarts (workspace_id, engine, attempt, epoch, verdict, claimed_by, deadline_at) values
+                ('on-ours', 'ours', 1, 1, 'dead', 'r', now() + interval '1 minute'),
+                ('on-gone', 'gone', 1, 1, 'dead', 'r', now() - interval '1 minute');
+             insert into defib.replicas (replica, engines, fit, expires_at) values
+                ('r', '{ours}', '{ours}', now() + interval '1 minute'),
+                ('former', '{gone}', '{gone}', now() - interval '1 second')",
+        )
+        .await;
+    let without = async || {
+        let open = fixture.store.attempts_without_owner().await.unwrap();
+        open.iter().map(|it| format!("{} {}", it.workspace, it.overdue_by.is_some())).collect::<Vec<_>>()
+    };
+    assert_eq!(without().await, ["on-gone true"]);
+    // Its owner has not been heard of, but its lease is not over.
+    fixture
+        .run("insert into defib.leases (engine, holder, epoch, expires_at) values ('gone', 'former', 1, now() + interval '1 minute')")
+        .await;
+    assert!(without().await.is_empty());
+    fixture.run("update defib.leases set expires_at = now() - interval '1 second'").await;
+    assert_eq!(without().await, ["on-gone true"]);
+    fixture.run("update defib.replicas set expires_at = now() + interval '1 minute' where replica = 'former'").await;
+    assert!(without().await.is_empty(), "a live replica has it, and will own it at its next turn");
+    fixture.run("update defib.replicas set expires_at = now() - interval '1 second'").await;
+    assert_eq!(without().await, ["on-ours false", "on-gone true"]);
 }
 
 /// The new owner's settling and the old owner's turn to the engine meet on the row: whichever is second sees the first.
