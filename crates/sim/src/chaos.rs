@@ -1,7 +1,8 @@
 //! Chaos years: faults of every kind, drawn and combined for years of fleet time.
 //!
 //! Two invariants: nobody is restarted who is well or not ours, and every death is answered within its bound, where the clock of
-//! the bound stands still while something stands in the way (an outage with the grace after it, a parked workspace, a storm).
+//! the bound stands still while something stands in the way (an outage with the grace after it, a parked workspace, a storm), and, for
+//! one that is wedged, begins anew after it ([`oracle::late`]).
 
 use defib_policy::sample::{Fault, Health};
 use defib_policy::settings::Action;

@@ -52,6 +52,18 @@ pub enum Death {
     Wedged,
 }
 
+/// The callers who could not reach a wedged workspace: the second witness that its restart needs. How soon it speaks is the
+/// traffic's.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Callers {
+    /// The proxy that was the first to see it, and when.
+    first: Option<(u8, Ms)>,
+    /// Another one has.
+    distinct: bool,
+    /// When there were two, and their reports had lasted for long enough.
+    pub agreed_at: Option<Ms>,
+}
+
 /// One true death.
 #[derive(Clone, Debug)]
 pub struct Loss {
@@ -59,8 +71,12 @@ pub struct Loss {
     pub workspace: usize,
     /// When.
     pub at: Ms,
+    /// Since when its bound counts: its death, or the end of a pause in which nothing could be said of it.
+    pub counted_from: Ms,
     /// How.
     pub how: Death,
+    /// What callers have seen of it since then.
+    pub callers: Callers,
     /// The attempts that touched it in the run before this death: back-off is due.
     pub tries: u32,
     /// The detector's restart call.
@@ -156,7 +172,17 @@ impl Chronicle {
             return;
         }
         self.open[workspace] = Some(self.losses.len());
-        let loss = Loss { workspace, at, how, tries, restarted_at: None, back_at: None, excused_at: None };
+        let loss = Loss {
+            workspace,
+            at,
+            counted_from: at,
+            how,
+            callers: Callers::default(),
+            tries,
+            restarted_at: None,
+            back_at: None,
+            excused_at: None,
+        };
         self.losses.push(loss);
     }
 
@@ -164,6 +190,24 @@ impl Chronicle {
     pub fn excuse(&mut self, workspace: usize, at: Ms) {
         if let Some(loss) = self.open[workspace].take() {
             self.losses[loss].excused_at = Some(at);
+        }
+    }
+
+    /// The container of a workspace runs again after a pause: what spoke against it while it was frozen does not count (rule 4.3).
+    pub fn unpaused(&mut self, workspace: usize, at: Ms) {
+        if let Some(loss) = self.open[workspace] {
+            self.losses[loss].counted_from = at;
+        }
+    }
+
+    /// A proxy could not reach a workspace, which may be dead. Two proxies must have said so over `lasting`.
+    pub fn unreached(&mut self, workspace: usize, proxy: u8, at: Ms, lasting: Ms) {
+        let Some(loss) = self.open[workspace] else { return };
+        let callers = &mut self.losses[loss].callers;
+        let (first, since) = *callers.first.get_or_insert((proxy, at));
+        callers.distinct |= first != proxy;
+        if callers.distinct && at - since >= lasting {
+            callers.agreed_at.get_or_insert(at);
         }
     }
 
@@ -181,9 +225,9 @@ impl Chronicle {
         }
     }
 
-    /// How much of a span something stood in the way on `engine`.
+    /// How much of a span nothing stood in the way on `engine`: in all, and the longest piece of it.
     #[must_use]
-    pub fn obstructed(&self, engine: usize, from: Ms, until: Ms) -> Ms {
+    pub fn unobstructed(&self, engine: usize, from: Ms, until: Ms) -> (Ms, Ms) {
         let mut spans: Vec<(Ms, Ms)> = self
             .obstacles
             .iter()
@@ -191,15 +235,14 @@ impl Chronicle {
             .map(|it| (it.from.max(from), it.until.min(until)))
             .collect();
         spans.sort_unstable();
-        let (mut total, mut reached) = (0, from);
-        for (start, end) in spans {
-            let start = start.max(reached);
-            if end > start {
-                total += end - start;
-                reached = end;
-            }
+        let (mut total, mut longest, mut reached) = (0, 0, from);
+        for (start, end) in spans.into_iter().chain([(until, until)]) {
+            let free = start.saturating_sub(reached);
+            total += free;
+            longest = longest.max(free);
+            reached = reached.max(end);
         }
-        total
+        (total, longest)
     }
 }
 
@@ -208,12 +251,41 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_bound_of_an_open_death_counts_from_the_end_of_a_pause() {
+        let mut chronicle = Chronicle { open: vec![None], ..Chronicle::default() };
+        chronicle.unpaused(0, 5);
+        chronicle.death(0, 10, Death::Wedged, 0);
+        assert_eq!(chronicle.losses[0].counted_from, 10);
+        chronicle.unpaused(0, 40);
+        chronicle.back(0, 50);
+        chronicle.unpaused(0, 60);
+        assert_eq!((chronicle.losses[0].at, chronicle.losses[0].counted_from), (10, 40));
+    }
+
+    #[test]
     fn overlapping_obstacles_count_once() {
         let mut chronicle = Chronicle::default();
         for (engine, from, until) in [(None, 10, 20), (Some(1), 15, 30), (Some(2), 0, 100), (None, 40, 50)] {
             chronicle.obstacles.push(Obstacle { engine, from, until });
         }
-        assert_eq!(chronicle.obstructed(1, 0, 45), 25);
-        assert_eq!(chronicle.obstructed(0, 12, 100), 18);
+        assert_eq!(chronicle.unobstructed(1, 0, 45), (20, 10), "0 to 10 and 30 to 40");
+        assert_eq!(chronicle.unobstructed(0, 12, 100), (70, 50), "20 to 40 and 50 to 100");
+        assert_eq!(chronicle.unobstructed(2, 5, 45), (0, 0));
+    }
+
+    #[test]
+    fn two_callers_agree_when_they_have_spoken_for_long_enough() {
+        let mut chronicle = Chronicle { open: vec![None], ..Chronicle::default() };
+        chronicle.unreached(0, 0, 1, 10);
+        chronicle.death(0, 5, Death::Wedged, 0);
+        let mut agreed = |proxy, at| {
+            chronicle.unreached(0, proxy, at, 10);
+            chronicle.losses[0].callers.agreed_at
+        };
+        assert_eq!(agreed(0, 10), None);
+        assert_eq!(agreed(0, 30), None, "one alone");
+        assert_eq!(agreed(1, 15), None, "two, and not for long");
+        assert_eq!(agreed(0, 20), Some(20));
+        assert_eq!(agreed(1, 40), Some(20));
     }
 }

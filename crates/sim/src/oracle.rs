@@ -132,12 +132,24 @@ pub fn mistakes(world: &World) -> Vec<String> {
 }
 
 /// Whether a death was answered too late, or not at all.
+///
+/// The clock of the bound stands still while something is in the way. Against a wedged one, whose container runs, silence speaks, and
+/// that is counted anew after each outage and pause (rule 4.3); and nobody restarts it before a second witness has spoken (4.4). So
+/// its bound holds for each stretch with nothing in the way, and from `wedged_after` before the callers agree.
 #[must_use]
 pub fn late(world: &World, loss: &Loss, within: Option<Ms>) -> Option<String> {
     let bound = within.unwrap_or_else(|| bound(&world.settings, loss));
     let ended = loss.restarted_at.or(loss.excused_at).or(loss.back_at).unwrap_or(world.now);
     let engine = world.workspaces[loss.workspace].engine;
-    let counted = (ended - loss.at) - world.chronicle.obstructed(engine, loss.at, ended);
+    let from = match loss.how {
+        Death::Wedged => {
+            let agreed = loss.callers.agreed_at.unwrap_or(ended).saturating_sub(ms(world.settings.wedged_after));
+            loss.counted_from.max(agreed)
+        }
+        Death::Exited | Death::Vanished => loss.counted_from,
+    };
+    let (total, longest) = world.chronicle.unobstructed(engine, from.min(ended), ended);
+    let counted = if loss.how == Death::Wedged { longest } else { total };
     (counted > bound).then(|| {
         let name = &world.workspaces[loss.workspace].id;
         let at = clock(loss.at, world.zero);

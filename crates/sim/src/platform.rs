@@ -123,6 +123,8 @@ impl World {
             if workspace.life == life && workspace.body == Body::Paused {
                 workspace.body = Body::Running;
                 workspace.mute_since = None;
+                let now = world.now;
+                world.chronicle.unpaused(of, now);
                 world.touch(of);
                 world.note(of, "docker unpause");
             }

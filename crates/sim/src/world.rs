@@ -251,6 +251,10 @@ impl World {
     /// A request failed: the proxy tells whoever listens.
     pub fn request_failed(&mut self, of: usize, proxy: u8) {
         self.wake_all(self.now, Wake::Failed(id(of), proxy));
+        if self.broken_proxy != Some(proxy) && self.db.up && self.db.writable {
+            // Two windows, of a little more than two intervals each.
+            self.chronicle.unreached(of, proxy, self.now, 5 * self.workspaces[of].spec.interval);
+        }
         if self.db.up && self.db.writable {
             let pending = self.db.suspicions.iter().any(|(whose, _, _)| *whose == of);
             self.db.suspicions.push((of, proxy, self.now));
