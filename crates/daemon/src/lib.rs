@@ -24,6 +24,7 @@ mod reconcile;
 mod recovery;
 mod restarter;
 mod snapshot;
+mod suspicions;
 
 use std::process::ExitCode;
 

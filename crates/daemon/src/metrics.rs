@@ -53,8 +53,8 @@ impl PassResult {
 }
 
 /// Reasons that suspicions are counted by: what proxies say, folded into a closed set.
-pub(crate) const SUSPICION_REASONS: [&str; 7] =
-    ["connect", "timeout", "reset", "http_error", "operator", "unknown_workspace", "other"];
+pub(crate) const SUSPICION_REASONS: [&str; 8] =
+    ["connect", "timeout", "reset", "http_error", "operator", "too_old", "unknown_workspace", "other"];
 
 /// The reason label of a reported reason.
 pub(crate) fn suspicion_reason(reason: &str, http_status: Option<i32>) -> &'static str {

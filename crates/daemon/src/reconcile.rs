@@ -17,7 +17,7 @@ use defib_policy::moment::Moment;
 use defib_policy::plan::{Change, Plan};
 use defib_policy::sample::{Fault, Observation, Sample};
 use defib_policy::verdict::Verdict;
-use defib_store::{EventRow, FleetScope, LeaseProof, RecordBatch, Store, StoreError, Suspicion, VerdictRow};
+use defib_store::{EventRow, FleetScope, LeaseProof, RecordBatch, Store, StoreError, VerdictRow};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use tracing::{error, info, warn};
@@ -28,7 +28,7 @@ use crate::health::Health;
 use crate::holds::Holds;
 use crate::leases::Ownership;
 use crate::logging::{chain, printable};
-use crate::metrics::{Metrics, PassScope, suspicion_reason};
+use crate::metrics::{Metrics, PassScope};
 use crate::own::OwnBook;
 use crate::restarter::Restarter;
 use crate::snapshot::Snapshot;
@@ -36,12 +36,6 @@ use crate::snapshot::Snapshot;
 /// Changes that could not be recorded and wait for the database, at most. Verdicts are level-triggered, so what falls out
 /// is history and not state.
 const UNRECORDED_MAX: usize = 20_000;
-
-/// Suspicions taken with one statement. Larger: the statement holds its rows for longer. Smaller: more round trips in a flood.
-const SUSPICIONS_MAX: i64 = 2_000;
-
-/// Pages of pending suspicions that are looked through in one take, where some of them are other replicas'.
-const PAGES_MAX: usize = 10;
 
 /// What a pass covers.
 #[derive(Clone, Debug)]
@@ -226,61 +220,6 @@ impl Reconciler {
             }
         }
         failed.map_or(Ok(report), Err)
-    }
-
-    /// Takes the suspicions of our workspaces that wait in the table and turns them into workspaces to look at. Returns those,
-    /// and whether there may be more in the table.
-    pub(crate) async fn take_suspicions(&self, started: Moment) -> Result<(Vec<WorkspaceId>, bool), StoreError> {
-        let (taken, more) = self.take_ours().await?;
-        let now = self.now();
-        let mut judge = self.judge();
-        let mut suspects = BTreeSet::new();
-        for suspicion in taken {
-            // What was reported long before we started describes a fleet that we never saw.
-            let reported_at = now.minus(suspicion.age);
-            let too_old = reported_at < started.minus(self.config.policy.dead_window);
-            if !judge.observe_suspicion(&suspicion.workspace, &suspicion.reporter, reported_at) {
-                self.metrics.suspicion("unknown_workspace");
-            } else if !too_old {
-                self.metrics.suspicion(suspicion_reason(&suspicion.reason, suspicion.http_status));
-                suspects.insert(suspicion.workspace);
-            }
-        }
-        Ok((suspects.into_iter().collect(), more))
-    }
-
-    /// Takes pending suspicions: all of them where this replica owns everything, else those of workspaces that it speaks for.
-    async fn take_ours(&self) -> Result<(Vec<Suspicion>, bool), StoreError> {
-        let (alone, owns_any) = {
-            let (ownership, now) = (lock(&self.ownership), self.now());
-            (ownership.is_alone(now), ownership.owns_any(now))
-        };
-        if alone {
-            let taken = self.store.take_suspicions(SUSPICIONS_MAX).await?;
-            let more = i64::try_from(taken.len()).is_ok_and(|taken| taken >= SUSPICIONS_MAX);
-            return Ok((taken, more));
-        }
-        if !owns_any {
-            return Ok((Vec::new(), false));
-        }
-        let (snapshot, mut taken, mut after) = (self.snapshot(), Vec::new(), 0);
-        // Those of others stay in the table until their replica comes for them, and must not keep ours from being seen.
-        for _ in 0..PAGES_MAX {
-            let page = self.store.pending_suspicions(after, SUSPICIONS_MAX).await?;
-            let last = i64::try_from(page.len()).is_ok_and(|rows| rows < SUSPICIONS_MAX);
-            after = page.last().map_or(after, |row| row.id);
-            let now = self.now();
-            let ours = page.iter().filter(|row| self.speaks_for(snapshot.engine_of(&row.workspace), now));
-            let ours: Vec<i64> = ours.map(|row| row.id).collect();
-            if !ours.is_empty() {
-                taken.extend(self.store.take_these_suspicions(&ours).await?);
-            }
-            if last {
-                return Ok((taken, false));
-            }
-        }
-        let some = !taken.is_empty(); // if not, asking again at once would only turn the same pages
-        Ok((taken, some))
     }
 
     /// The pass, engine by engine. One over the fleet asks engines without workspaces too (`engine_up` and readiness are

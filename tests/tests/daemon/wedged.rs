@@ -54,6 +54,29 @@ async fn two_reporters_over_two_windows_are_a_second_witness_where_restarts_were
     Ok(())
 }
 
+/// A proxy's reports of last night wait in the table while the daemon is down.
+#[tokio::test]
+async fn suspicions_from_long_before_the_start_are_no_second_witness() -> Result<()> {
+    let (stage, engine) = stage().await?;
+    let stage = stage.knob("WEDGED_ACTION", "restart").knob("DEAD_WINDOW", "20s");
+    for (reporter, seconds) in [("proxy-1", 170), ("proxy-2", 30)] {
+        let report = "insert into defib.suspicions (workspace_id, reporter, reason, reported_at)
+                      values ('w1', $1, 'timeout', clock_timestamp() - $2::float8 * interval '1 second')";
+        stage.db.query(report, &[&reporter, &f64::from(seconds)]).await?;
+    }
+    let daemon = stage.run().await?;
+    let too_old = "defib_suspicions_total{reason=\"too_old\"}";
+    daemon.wait_for_metric(too_old, |count| count == 2.0, SOON).await?;
+    stage.db.wait_for_verdict("w1", Some("wedged")).await?;
+    stage.nothing_is_claimed(A_WHILE).await?;
+    ensure!(stage.db.held("w1").await?.as_deref() == Some("second_witness"), "it does not say what is missing");
+    // Whoever speaks now does count, and alone.
+    stage.db.suspect_by("w1", "proxy-3").await?;
+    stage.nothing_is_claimed(A_WHILE).await?;
+    ensure!(engine.restarts() == 0, "it was touched");
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_failing_health_check_is_the_second_witness_too() -> Result<()> {
     let (stage, engine) = stage().await?;

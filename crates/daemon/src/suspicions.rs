@@ -1,0 +1,73 @@
+//! Suspicions: taken from the table, told to the judge, and turned into workspaces to look at.
+
+use std::collections::BTreeSet;
+
+use defib_policy::id::WorkspaceId;
+use defib_policy::moment::Moment;
+use defib_store::{StoreError, Suspicion};
+
+use crate::metrics::suspicion_reason;
+use crate::reconcile::{Reconciler, lock};
+
+/// Suspicions taken with one statement. Larger: the statement holds its rows for longer. Smaller: more round trips in a flood.
+const SUSPICIONS_MAX: i64 = 2_000;
+/// Pages of pending suspicions that are looked through in one take, where some of them are other replicas'.
+const PAGES_MAX: usize = 10;
+
+impl Reconciler {
+    /// Takes the suspicions of our workspaces that wait in the table and turns them into workspaces to look at. Returns those,
+    /// and whether there may be more in the table. Those from more than a window before `started`, our start, are ignored.
+    pub(crate) async fn take_suspicions(&self, started: Moment) -> Result<(Vec<WorkspaceId>, bool), StoreError> {
+        let (taken, more) = self.take_ours().await?;
+        let now = self.now();
+        let mut judge = self.judge();
+        let mut suspects = BTreeSet::new();
+        for suspicion in taken {
+            let reported_at = now.minus(suspicion.age);
+            // What was reported long before we started describes a fleet that we never saw.
+            if reported_at < started.minus(self.config.policy.dead_window) {
+                self.metrics.suspicion("too_old");
+            } else if !judge.observe_suspicion(&suspicion.workspace, &suspicion.reporter, reported_at) {
+                self.metrics.suspicion("unknown_workspace");
+            } else {
+                self.metrics.suspicion(suspicion_reason(&suspicion.reason, suspicion.http_status));
+                suspects.insert(suspicion.workspace);
+            }
+        }
+        Ok((suspects.into_iter().collect(), more))
+    }
+
+    /// Takes pending suspicions: all of them where this replica owns everything, else those of workspaces that it speaks for.
+    async fn take_ours(&self) -> Result<(Vec<Suspicion>, bool), StoreError> {
+        let (alone, owns_any) = {
+            let (ownership, now) = (lock(&self.ownership), self.now());
+            (ownership.is_alone(now), ownership.owns_any(now))
+        };
+        if alone {
+            let taken = self.store.take_suspicions(SUSPICIONS_MAX).await?;
+            let more = i64::try_from(taken.len()).is_ok_and(|taken| taken >= SUSPICIONS_MAX);
+            return Ok((taken, more));
+        }
+        if !owns_any {
+            return Ok((Vec::new(), false));
+        }
+        let (snapshot, mut taken, mut after) = (self.snapshot(), Vec::new(), 0);
+        // Those of others stay in the table until their replica comes for them, and must not keep ours from being seen.
+        for _ in 0..PAGES_MAX {
+            let page = self.store.pending_suspicions(after, SUSPICIONS_MAX).await?;
+            let last = i64::try_from(page.len()).is_ok_and(|rows| rows < SUSPICIONS_MAX);
+            after = page.last().map_or(after, |row| row.id);
+            let now = self.now();
+            let ours = page.iter().filter(|row| self.speaks_for(snapshot.engine_of(&row.workspace), now));
+            let ours: Vec<i64> = ours.map(|row| row.id).collect();
+            if !ours.is_empty() {
+                taken.extend(self.store.take_these_suspicions(&ours).await?);
+            }
+            if last {
+                return Ok((taken, false));
+            }
+        }
+        let some = !taken.is_empty(); // if not, asking again at once would only turn the same pages
+        Ok((taken, some))
+    }
+}
