@@ -81,11 +81,24 @@ impl Life {
     }
 }
 
+impl Life {
+    /// Whether a later look that saw `seen`, started so long before it, can have seen this life.
+    ///
+    /// A list does not tell starts. The start that an inspect tells afterwards belongs to this life only if it lies before our
+    /// first sight of it: else somebody has restarted the container between the two.
+    fn may_go_on_as(&self, seen: &Incarnation, started_ago: Option<Duration>, at: Moment) -> bool {
+        let began_later = started_ago.is_some_and(|ago| ago + CLOCKS_APART < at - self.seen_at);
+        self.incarnation.may_be(seen) && (self.incarnation.started_at.is_some() || !began_later)
+    }
+}
+
 impl Track {
-    /// Takes note of the life that a sample saw. Returns whether it is a new one.
-    pub(crate) fn note_life(&mut self, seen: &Incarnation, at: Moment) -> bool {
+    /// Takes note of the life that a sample saw at `at`. Returns whether it is a new one.
+    pub(crate) fn note_life(&mut self, seen: &Incarnation, at: Moment, stamp: ReadStamp, offset: i64) -> bool {
+        let engine_now = stamp.database_now.shifted(offset).plus(at - stamp.at);
+        let started_ago = seen.started_at.map(|started| engine_now.since(started));
         match &mut self.life {
-            Some(life) if life.incarnation.may_be(seen) => {
+            Some(life) if life.may_go_on_as(seen, started_ago, at) => {
                 if life.incarnation.started_at.is_none() {
                     life.incarnation.started_at = seen.started_at;
                 }
@@ -176,22 +189,46 @@ mod tests {
         track.cadence.observe(read, &Settings::default());
     }
 
+    fn note(track: &mut Track, seen: &Incarnation, seconds: u64) -> bool {
+        track.note_life(seen, at(seconds), stamp(seconds), 0)
+    }
+
+    /// A list sees it run since before 10, an inspect at 100 when it was started.
+    #[test]
+    fn a_start_after_our_first_sight_is_another_life_than_the_one_that_did_not_tell_its_start() {
+        for (started_ms, another) in
+            [(-500_000, false), (10_000, false), (10_100, false), (10_101, true), (99_000, true)]
+        {
+            let mut track = Track::default();
+            assert!(!note(&mut track, &life("a", None), 10));
+            let started = Timestamp(clock(0).0 + started_ms * 1_000);
+            let seen = Incarnation { container_id: "a".into(), started_at: Some(started) };
+            // The engine's clock is an hour ahead, and the rows were read two seconds before.
+            let ahead = Incarnation { started_at: Some(started.shifted(3_600_000_000)), ..seen.clone() };
+            let mut other = track.clone();
+            assert_eq!(note(&mut track, &seen, 100), another, "{started_ms}");
+            assert_eq!(other.note_life(&ahead, at(100), stamp(98), 3_600_000_000), another, "{started_ms}, ahead");
+            assert_eq!(track.life.as_ref().map(|life| life.found), Some(!another));
+            assert!(!note(&mut track, &seen, 200), "its start is known now");
+        }
+    }
+
     #[test]
     fn a_life_that_was_there_before_us_is_old_and_one_that_appears_is_young() {
         let mut track = Track::default();
-        assert!(!track.note_life(&life("a", None), at(0)));
+        assert!(!note(&mut track, &life("a", None), 0));
         assert_eq!(track.life.as_ref().map(|life| life.age(at(1), stamp(1), 0)), Some(Duration::MAX));
-        assert!(!track.note_life(&life("a", Some(-500)), at(5)), "the list did not tell, the inspect did");
+        assert!(!note(&mut track, &life("a", Some(-500)), 5), "the list did not tell, the inspect did");
         assert_eq!(track.life.as_ref().map(|life| life.age(at(10), stamp(8), 0)), Some(Duration::from_secs(510)));
-        assert!(track.note_life(&life("a", Some(20)), at(21)), "started again");
-        assert!(track.note_life(&life("b", None), at(30)), "recreated");
+        assert!(note(&mut track, &life("a", Some(20)), 21), "started again");
+        assert!(note(&mut track, &life("b", None), 30), "recreated");
         assert_eq!(track.life.as_ref().map(|life| life.age(at(33), stamp(33), 0)), Some(Duration::from_secs(3)));
     }
 
     #[test]
     fn the_engines_clock_is_corrected_before_it_is_compared() {
         let mut track = Track::default();
-        track.note_life(&life("a", Some(3_600)), at(0));
+        note(&mut track, &life("a", Some(3_600)), 0);
         let ahead_by_an_hour = 3_600_000_000;
         assert_eq!(
             track.life.as_ref().map(|life| life.age(at(7), stamp(7), ahead_by_an_hour)),
@@ -207,7 +244,7 @@ mod tests {
         for (before_ms, current) in [(0, true), (100, true), (101, false)] {
             let mut track = Track::default();
             let started = Timestamp(clock(0).0 + before_ms * 1_000);
-            track.note_life(&Incarnation { container_id: "a".into(), started_at: Some(started) }, at(0));
+            note(&mut track, &Incarnation { container_id: "a".into(), started_at: Some(started) }, 0);
             beat(&mut track, 5, None, 0);
             assert_eq!(track.beat_is_current(0), current, "{before_ms} ms");
             if current {
@@ -222,14 +259,14 @@ mod tests {
         let mut track = Track::default();
         beat(&mut track, 0, None, -10);
         assert!(track.beat_is_current(0), "no container known: nothing to be older than");
-        track.note_life(&life("a", Some(-5)), at(1));
+        note(&mut track, &life("a", Some(-5)), 1);
         assert!(!track.beat_is_current(0));
         beat(&mut track, 5, Some(2), 3);
         assert!(track.beat_is_current(0));
         // A writer an hour behind: void by its stamp, current by our sight of it, if it was between two reads of this life.
         for (previous, current) in [(7, false), (8, true)] {
             let mut track = track.clone();
-            assert!(track.note_life(&life("a", Some(7)), at(8)));
+            assert!(note(&mut track, &life("a", Some(7)), 8));
             beat(&mut track, 15, Some(previous), 4);
             assert_eq!(track.beat_is_current(0), current, "{previous}");
         }
@@ -239,17 +276,17 @@ mod tests {
     fn the_start_up_time_is_learned_with_half_as_much_again_to_spare() {
         let mut track = Track::default();
         let settle = Duration::from_secs(30);
-        track.note_life(&life("a", Some(0)), at(0));
+        note(&mut track, &life("a", Some(0)), 0);
         track.first_beat(at(300), stamp(300), 0);
         assert_eq!(track.settle(settle), settle, "how long a life took that we found running is not known");
-        track.note_life(&life("b", Some(1_000)), at(1_000));
+        note(&mut track, &life("b", Some(1_000)), 1_000);
         track.first_beat(at(1_100), stamp(1_100), 0);
         track.first_beat(at(1_500), stamp(1_500), 0);
         assert_eq!(track.settle(settle), Duration::from_secs(150), "only the first beat of a life counts");
-        track.note_life(&life("c", Some(2_000)), at(2_000));
+        note(&mut track, &life("c", Some(2_000)), 2_000);
         track.first_beat(at(2_010), stamp(2_010), 0);
         assert_eq!(track.settle(settle), Duration::from_millis(112_500), "a quick start is believed slowly");
-        track.note_life(&life("d", Some(3_000)), at(3_000));
+        note(&mut track, &life("d", Some(3_000)), 3_000);
         track.first_beat(at(90_000), stamp(90_000), 0);
         assert_eq!(track.settle(settle), STARTUP_MAX);
     }
@@ -259,13 +296,13 @@ mod tests {
         let settings = Settings::default();
         let mut track = Track::default();
         beat(&mut track, 0, None, 0);
-        track.note_life(&life("a", Some(-500)), at(0));
+        note(&mut track, &life("a", Some(-500)), 0);
         for seconds in [10, 20, 30] {
             beat(&mut track, seconds, Some(seconds - 5), seconds.cast_signed());
         }
         assert!(track.cadence.is_learned(), "three intervals");
         let window = track.cadence.window(&settings);
-        track.note_life(&life("b", Some(40)), at(40));
+        note(&mut track, &life("b", Some(40)), 40);
         beat(&mut track, 70, Some(65), 70);
         assert_eq!(track.cadence.window(&settings), window);
     }
@@ -274,9 +311,9 @@ mod tests {
     fn a_life_that_was_never_heard_of_may_hang_after_the_longest_start_up_time() {
         let mut track = Track::default();
         assert!(track.may_hang(Duration::ZERO), "no container is known");
-        track.note_life(&life("a", Some(0)), at(0));
+        note(&mut track, &life("a", Some(0)), 0);
         assert!(track.may_hang(Duration::ZERO), "it was there before us");
-        track.note_life(&life("b", Some(10)), at(10));
+        note(&mut track, &life("b", Some(10)), 10);
         assert!(!track.may_hang(STARTUP_MAX) && track.may_hang(STARTUP_MAX + Duration::from_nanos(1)));
         beat(&mut track, 20, Some(15), 18);
         track.first_beat(at(20), stamp(20), 0);

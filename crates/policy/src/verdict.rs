@@ -266,11 +266,13 @@ pub enum Held {
     ReportOnly,
     /// It runs, and no second witness agrees that it is beyond help.
     SecondWitness,
+    /// It runs, and its engine has not told since when: the next look asks for that.
+    StartUnknown,
 }
 
 impl Held {
     /// Every reason.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Operator,
         Self::Backoff,
         Self::Exhausted,
@@ -279,6 +281,7 @@ impl Held {
         Self::Observe,
         Self::ReportOnly,
         Self::SecondWitness,
+        Self::StartUnknown,
     ];
 
     /// The metric label.
@@ -293,6 +296,7 @@ impl Held {
             Self::Observe => "observe",
             Self::ReportOnly => "report_only",
             Self::SecondWitness => "second_witness",
+            Self::StartUnknown => "start_unknown",
         }
     }
 
@@ -308,6 +312,7 @@ impl Held {
             Self::Observe => "DEFIB_MODE=observe",
             Self::ReportOnly => "the configured action is to report",
             Self::SecondWitness => "it still runs, and no second witness agrees",
+            Self::StartUnknown => "it still runs, and its engine has yet to say since when",
         }
     }
 }
@@ -449,6 +454,7 @@ mod tests {
             (Held::Observe, "observe", "DEFIB_MODE=observe"),
             (Held::ReportOnly, "report_only", "configured"),
             (Held::SecondWitness, "second_witness", "no second witness"),
+            (Held::StartUnknown, "start_unknown", "since when"),
         ] {
             assert_eq!(held.label(), label);
             assert!(held.sentence().contains(sentence), "{label}: {}", held.sentence());

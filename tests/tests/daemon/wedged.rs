@@ -1,11 +1,13 @@
 //! A container that runs and says nothing: reported, and restarted only where that was asked for and a second witness agrees.
 
+use std::sync::Mutex;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use defib_testkit::ScriptedEngine;
 use defib_testkit::scripted_engine::{Call, Fault, FaultRule, Health};
 use defib_tests::{SOON, Stage, Workspace, container, throughout};
+use tokio::time::Instant;
 
 const A_WHILE: Duration = Duration::from_secs(3);
 
@@ -51,6 +53,45 @@ async fn two_reporters_over_two_windows_are_a_second_witness_where_restarts_were
     .await?;
     ensure!(restart.verdict == "wedged" && restart.outcome.as_deref() == Some("succeeded"), "{restart:#?}");
     ensure!(engine.container("w1").context("there is no w1")?.started_at > before, "it still lives its old life");
+    Ok(())
+}
+
+/// Both witnesses are there before any inspect has told when the container was started. The life that the restart begins must not
+/// be taken for the one that hung, though its first heartbeat is slow to come.
+#[tokio::test]
+async fn the_life_that_a_restart_begins_is_another_one_whatever_was_known_of_the_last() -> Result<()> {
+    let (stage, engine) = stage().await?;
+    let stage = stage.knob("WEDGED_ACTION", "restart").knob("WEDGED_AFTER", "12s").knob("BACKOFF_INITIAL", "100ms");
+    let stage = stage.knob("SETTLE", "1m");
+    engine.set_fault(Call::Inspect, Fault::server_error("not now"));
+    let _daemon = stage.run().await?;
+    throughout(A_WHILE, "two proxies do not reach it", async || {
+        for reporter in ["proxy-1", "proxy-2"] {
+            stage.db.suspect_by("w1", reporter).await.map_err(|error| format!("{error:#}"))?;
+        }
+        Ok(())
+    })
+    .await?;
+    let last = Mutex::new((0, Instant::now()));
+    defib_testkit::eventually(SOON, "the looks that they asked for are over", async || {
+        let (mut last, made) = (last.lock().map_err(|error| error.to_string())?, engine.count(Call::Inspect));
+        if made != last.0 {
+            *last = (made, Instant::now());
+        }
+        if last.1.elapsed() > Duration::from_secs(2) { Ok(()) } else { Err(format!("{made} inspects")) }
+    })
+    .await?;
+    stage.nothing_is_claimed(Duration::ZERO).await?;
+    engine.clear_fault(Call::Inspect);
+    stage.db.wait_for_restart("w1", "succeeded", SOON).await?;
+    let started = "select count(*) from defib.restarts where started_at is not null";
+    ensure!(stage.db.count(started).await? == 1, "the ledger does not say which life was ended");
+    throughout(A_WHILE, "it is restarted once", async || match stage.db.restarts("w1").await {
+        Ok(restarts) if restarts.len() == 1 && engine.starts_of("w1") == 1 => Ok(()),
+        other => Err(format!("{other:#?}")),
+    })
+    .await?;
+    ensure!(stage.db.verdict("w1").await?.as_deref() == Some("settling"), "the new life is not given its time");
     Ok(())
 }
 

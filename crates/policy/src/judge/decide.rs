@@ -122,7 +122,15 @@ impl Judge {
         } else {
             hold(settings, now, conviction, allowance, admitted, amnesty_until, opinion.verdict)
         };
+        // Only its start tells the life that is to be ended from the next one. Without it, whoever has restarted it since would be
+        // taken for the one that hangs, and so would the life that our own restart begins.
+        let nameless = conviction.running
+            && self.incarnation_of(look, conviction).is_none_or(|incarnation| incarnation.started_at.is_none());
+        let held = held.or(nameless.then_some(Held::StartUnknown));
         match held {
+            Some(Held::StartUnknown) => {
+                opinion.look_at = Some(now + self.health.stretch(self.settings.probe_spacing));
+            }
             Some(Held::Backoff | Held::Exhausted) => opinion.look_at = Some(now + allowance.wait),
             Some(Held::EngineReturned) => opinion.look_at = Some(amnesty_until),
             _ => {}

@@ -421,7 +421,7 @@ impl Judge {
             elsewhere = Sample { at: sample.at, observation: Observation::Unknown { fault: Fault::OtherEngine } };
             sample = &elsewhere;
         }
-        let new_life = note_sample(track, sample);
+        let new_life = note_sample(track, sample, stamp, offset);
         if new_life || matches!(sample.observation, Observation::Frozen { .. }) {
             // What was said of the life before, or while somebody had it frozen, says nothing about this one.
             self.suspicions.clear(&workspace.id);
@@ -517,9 +517,9 @@ impl Judge {
 }
 
 /// Keeps what one sample says about a workspace beyond this pass. Returns whether it showed a new life.
-fn note_sample(track: &mut Track, sample: &Sample) -> bool {
+fn note_sample(track: &mut Track, sample: &Sample, stamp: ReadStamp, offset: i64) -> bool {
     let seen = sample.observation.incarnation();
-    let new_life = seen.is_some_and(|incarnation| track.note_life(incarnation, sample.at));
+    let new_life = seen.is_some_and(|incarnation| track.note_life(incarnation, sample.at, stamp, offset));
     match &sample.observation {
         Observation::Unknown { .. } => return false,
         Observation::Missing | Observation::Transitional { .. } | Observation::Stopped { .. } => {

@@ -2,8 +2,8 @@
 
 use crate::common::*;
 use defib_policy::fleet::Kind;
-use defib_policy::plan::Remedy;
-use defib_policy::sample::{Fault, Health, Observation, Transition};
+use defib_policy::plan::{Plan, Remedy};
+use defib_policy::sample::{Fault, Health, Incarnation, Observation, Transition};
 use defib_policy::settings::{Action, Mode, Settings};
 use defib_policy::verdict::{Held, Rule, Verdict, Witness};
 
@@ -60,6 +60,41 @@ fn wedged_is_restarted_only_if_asked_for_and_only_with_a_second_witness() {
     let plan = world.tick();
     assert_eq!(restarted(&plan), ["w"]);
     assert_eq!(plan.restarts[0].remedy, Remedy::KillAndStart);
+}
+
+/// A list does not say when a container was started. Whoever hangs may have been restarted since by somebody else.
+#[test]
+fn one_that_runs_is_not_restarted_before_its_start_is_known() {
+    for (started_ago_ms, restarts) in [(3_600_000, 1), (5_000, 0)] {
+        let settings = Settings { wedged_action: Action::Restart, ..Settings::default() };
+        let unknown_start =
+            Observation::Running { incarnation: Incarnation { started_at: None, ..life(0) }, health: Health::None };
+        let mut world = World::new(settings).with("w", Some(-450), unknown_start);
+        world.tick();
+        let id = "w".into();
+        let mut plan = Plan::default();
+        for _ in 0..32 {
+            for reporter in ["proxy-a", "proxy-b"] {
+                world.judge.observe_suspicion(&id, reporter, world.now());
+            }
+            world.wait_ms(5_000);
+            plan = world.tick();
+            if world.verdict("w") == Some(Verdict::Wedged) {
+                break;
+            }
+        }
+        assert_eq!((plan.changes[0].evidence.held, plan.restarts.len()), (Some(Held::StartUnknown), 0));
+        assert_eq!(plan.looks, [("w".into(), world.now() + Settings::default().probe_spacing)], "and no sooner");
+        world.wait_ms(5_000);
+        let started_ms = world.now_ms - started_ago_ms;
+        world.see("w", running_since(started_ms));
+        let plan = world.focus(&["w"]);
+        assert_eq!(plan.restarts.len(), restarts, "started {started_ago_ms} ms ago");
+        match plan.restarts.first() {
+            Some(order) => assert_eq!(order.started_at(), Some(clock_at(started_ms))),
+            None => assert_eq!(world.verdict("w"), Some(Verdict::Settling), "another life, and a young one"),
+        }
+    }
 }
 
 #[test]
