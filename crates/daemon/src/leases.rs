@@ -226,6 +226,30 @@ impl Reconciler {
         }
     }
 
+    /// Of workspaces that have moved to another engine: leaves the word on them to its owner, or takes it over.
+    ///
+    /// Also of those that moved one read ago: their former owner may have had the last word after ours was taken over.
+    pub(crate) async fn follow_moves(&self, moved: Vec<WorkspaceId>) -> Result<(), StoreError> {
+        let before = std::mem::replace(&mut *lock(&self.moved), moved.clone());
+        let moved: BTreeSet<WorkspaceId> = moved.into_iter().chain(before).collect();
+        if moved.is_empty() {
+            return Ok(());
+        }
+        let recorded = self.store.read_verdicts().await?;
+        let (now, snapshot) = (self.now(), self.snapshot());
+        let (ours, theirs): (BTreeSet<_>, BTreeSet<_>) =
+            moved.into_iter().partition(|id| self.speaks_for(snapshot.engine_of(id), now));
+        let mut judge = self.judge();
+        theirs.iter().for_each(|id| judge.hand_over(id));
+        ours.iter().for_each(|id| judge.take_over(id, Verdict::Alive, now));
+        for row in recorded.into_iter().filter(|row| ours.contains(&row.workspace)) {
+            if let Some(verdict) = Verdict::from_label(&row.verdict) {
+                judge.take_over(&row.workspace, verdict, now.minus(row.since_ago));
+            }
+        }
+        Ok(())
+    }
+
     /// Gives up what is ours: at the beginning of a clean stop the engines on which nothing is under way, at its end the rest.
     pub(crate) async fn release_leases(&self) {
         let busy = self.restarter.busy_engines();

@@ -19,7 +19,13 @@ pub(crate) fn start(filter: &str, format: LogFormat) {
         LogFormat::Text => false,
         LogFormat::Auto => !terminal,
     };
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(terminal);
+    // A log that cannot be written (its disk is full, its reader is gone) is no reason to stop watching. The library would
+    // tell of it on standard error, which panics where that is what cannot be written.
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(terminal)
+        .log_internal_errors(false);
     // A second start (tests) keeps the first.
     let _ = if json {
         builder.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()

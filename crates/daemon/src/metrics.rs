@@ -9,7 +9,8 @@ use defib_policy::id::EngineName;
 use defib_policy::sample::Observation;
 use defib_policy::verdict::{Held, Verdict};
 use prometheus::{
-    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry,
 };
 
 /// What a pass covers (label `scope`).
@@ -82,6 +83,7 @@ pub(crate) struct Metrics {
     tick_duration: HistogramVec,
     workspaces: IntGaugeVec,
     pub(crate) probe_map_entries: IntGauge,
+    probe_map_evictions: IntCounter,
     probe_observations: IntCounterVec,
     suspicions: IntCounterVec,
     verdicts: IntCounterVec,
@@ -92,7 +94,7 @@ pub(crate) struct Metrics {
     engine_up: IntGaugeVec,
     engine_requests: HistogramVec,
     storm: IntGaugeVec,
-    exhausted: IntGauge,
+    pub(crate) exhausted: IntGauge,
     pub(crate) holds: IntGauge,
     lease_held: IntGaugeVec,
     pub(crate) database_up: IntGauge,
@@ -118,11 +120,16 @@ const fn declared(name: &'static str, labels: &'static [&'static str], help: &'s
 }
 
 /// Every metric. The README's table and the help texts of `/metrics` come from here.
-pub(crate) const HELP: [Declared; 22] = [
+pub(crate) const HELP: [Declared; 23] = [
     declared("defib_ticks_total", &["scope", "result"], "Passes of the loop, by scope and result"),
     declared("defib_tick_duration_seconds", &["scope"], "How long a pass took"),
     declared("defib_workspaces", &["verdict"], "Workspaces by present verdict"),
     declared("defib_probe_map_entries", &[], "Workspaces with remembered misses"),
+    declared(
+        "defib_probe_map_evictions_total",
+        &[],
+        "Entries that DEFIB_PROBE_MAP_MAX pushed out; their misses are counted anew",
+    ),
     declared("defib_probe_observations_total", &["engine", "sample"], "Samples taken, by engine and what they saw"),
     declared("defib_suspicions_total", &["reason"], "Suspicions taken, by reason"),
     declared("defib_verdicts_total", &["verdict"], "Verdict changes, by new verdict"),
@@ -172,6 +179,11 @@ impl Metrics {
             registry.register(Box::new(metric.clone()))?;
             Ok(metric)
         };
+        let counter = |name: &str| -> Result<IntCounter, prometheus::Error> {
+            let metric = IntCounter::with_opts(Opts::new(name, help(name)))?;
+            registry.register(Box::new(metric.clone()))?;
+            Ok(metric)
+        };
         let gauge = |name: &str| -> Result<IntGauge, prometheus::Error> {
             let metric = IntGauge::with_opts(Opts::new(name, help(name)))?;
             registry.register(Box::new(metric.clone()))?;
@@ -201,6 +213,7 @@ impl Metrics {
             tick_duration: histograms("defib_tick_duration_seconds", &["scope"])?,
             workspaces: gauges("defib_workspaces", &["verdict"])?,
             probe_map_entries: gauge("defib_probe_map_entries")?,
+            probe_map_evictions: counter("defib_probe_map_evictions_total")?,
             probe_observations: counters("defib_probe_observations_total", &["engine", "sample"])?,
             suspicions: counters("defib_suspicions_total", &["reason"])?,
             verdicts: counters("defib_verdicts_total", &["verdict"])?,
@@ -279,13 +292,15 @@ impl Metrics {
         }
     }
 
+    /// How many entries of the probe map have been evicted since the start.
+    pub(crate) fn evicted(&self, evicted: u64) {
+        self.probe_map_evictions.inc_by(evicted.saturating_sub(self.probe_map_evictions.get()));
+    }
+
     pub(crate) fn verdicts(&self, counts: &[usize; Verdict::ALL.len()]) {
         for verdict in Verdict::ALL {
             let count = i64::try_from(counts[verdict.index()]).unwrap_or(i64::MAX);
             self.workspaces.with_label_values(&[verdict.label()]).set(count);
-            if verdict == Verdict::Exhausted {
-                self.exhausted.set(count);
-            }
         }
     }
 

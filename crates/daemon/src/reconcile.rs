@@ -94,10 +94,14 @@ pub(crate) struct Reconciler {
     snapshot: Mutex<Arc<Snapshot>>,
     /// Engines that a pass over the fleet is waiting for.
     asked: Mutex<BTreeSet<EngineName>>,
+    /// Engines whose list could not be read whole.
+    spoiled: Mutex<BTreeSet<EngineName>>,
     unrecorded: Mutex<Vec<Change>>,
     departed: Mutex<BTreeSet<WorkspaceId>>,
     own: Mutex<OwnBook>,
     pub(crate) ownership: Arc<Mutex<Ownership>>,
+    /// Who had moved to another engine by the read of the fleet before the last.
+    pub(crate) moved: Mutex<Vec<WorkspaceId>>,
     pub(crate) turning_leases: tokio::sync::Mutex<()>,
 }
 
@@ -136,6 +140,8 @@ impl Reconciler {
             turning_leases: tokio::sync::Mutex::default(),
             snapshot: Mutex::default(),
             asked: Mutex::default(),
+            spoiled: Mutex::default(),
+            moved: Mutex::default(),
             unrecorded: Mutex::default(),
             departed: Mutex::default(),
             own: Mutex::default(),
@@ -190,7 +196,9 @@ impl Reconciler {
         let read = Arc::new(read);
         if whole {
             // Before the engines are asked: events and suspicions need it, and an engine may take its time.
-            *lock(&self.snapshot) = Arc::new(Snapshot::new(Arc::clone(&read)));
+            let snapshot = Arc::new(Snapshot::new(Arc::clone(&read)));
+            let before = std::mem::replace(&mut *lock(&self.snapshot), Arc::clone(&snapshot));
+            self.follow_moves(snapshot.moved_since(&before)).await?;
         }
         let attempts = by_workspace(attempts);
         let stamp = ReadStamp { at: read.at, database_now: read.database_now };
@@ -287,6 +295,18 @@ impl Reconciler {
     }
 
     fn note_engine(&self, report: &EngineReport) {
+        if let Ok(reached) = &report.reach {
+            let mut spoiled = lock(&self.spoiled);
+            if reached.spoiled && spoiled.insert(report.engine.clone()) {
+                warn!(
+                    engine = %report.engine,
+                    "a container of the engine is in a state that defib does not know, so its list cannot be read whole; the others are \
+                     listed without it, and none of those that are found by their label can be missing"
+                );
+            } else if !reached.spoiled && report.own_labels.is_some() && spoiled.remove(&report.engine) {
+                info!(engine = %report.engine, "the engine's list can be read whole again");
+            }
+        }
         let said = report.reach.as_ref().map(|_| ()).map_err(|fault| fault.label().to_owned());
         if !self.health.engine(&report.engine, said.clone(), self.now()) {
             return;
@@ -467,11 +487,18 @@ impl Reconciler {
     /// Gauges that follow from the judge's state.
     pub(crate) fn show(&self) {
         let now = self.now();
+        for engine in self.engines.keys() {
+            // Also when no turn is taken any more: a lease that has run out is not held.
+            self.metrics.lease_held(engine, lock(&self.ownership).epoch(engine, now).is_some());
+        }
         let judge = self.judge();
         self.metrics.verdicts(judge.counts());
+        self.metrics.exhausted.set(i64::try_from(judge.exhausted()).unwrap_or(i64::MAX));
+        self.metrics.evicted(judge.probes().evicted());
         self.metrics.probe_map_entries.set(i64::try_from(judge.probes().len()).unwrap_or(i64::MAX));
         self.metrics.local_health_multiplier.set(i64::from(judge.multiplier()));
-        self.metrics.heartbeats_usable.set(i64::from(judge.heartbeats_usable(now)));
+        let usable = judge.heartbeats_usable(now) && self.metrics.database_up.get() == 1;
+        self.metrics.heartbeats_usable.set(i64::from(usable));
         for engine in self.engines.keys() {
             self.metrics.storm(engine, judge.is_storm(Some(engine)) || judge.is_storm(None));
         }
@@ -514,7 +541,7 @@ fn engine_evidence(seen: &EngineReport, stamp: ReadStamp) -> EngineEvidence {
 fn not_of_this_kind(report: &mut EngineReport, workspaces: &[&Workspace]) {
     for (workspace, (_, sample)) in workspaces.iter().zip(&mut report.samples) {
         if workspace.kind == Kind::Instance {
-            sample.observation = Observation::Unknown { fault: Fault::NotConfigured };
+            sample.observation = Observation::Unknown { fault: Fault::WrongKind };
         }
     }
 }

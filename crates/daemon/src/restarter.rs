@@ -217,6 +217,8 @@ impl Restarter {
         let claim = Claim {
             workspace: &order.workspace,
             engine: &order.engine,
+            container_ref: order.container_ref.as_deref(),
+            policy: order.policy.as_deref(),
             container_id: order.container_id(),
             started_at: order.started_at(),
             attempt: order.attempt,

@@ -38,6 +38,20 @@ impl Snapshot {
         self.read.as_ref().map_or(&[], |read| &read.workspaces)
     }
 
+    /// Who is on another engine than in `earlier`, an older read.
+    pub(crate) fn moved_since(&self, earlier: &Self) -> Vec<WorkspaceId> {
+        let place = |row: &Workspace| (row.kind != Kind::External).then(|| row.engine.clone());
+        let differ = |(now, then): &(&Workspace, &Workspace)| place(now) != place(then);
+        let (rows, old) = (self.rows(), earlier.rows());
+        let in_step = rows.len() == old.len() && rows.iter().zip(old).all(|(now, then)| now.id == then.id);
+        if in_step {
+            return rows.iter().zip(old).filter(differ).map(|(now, _)| now.id.clone()).collect();
+        }
+        let old: HashMap<&WorkspaceId, &Workspace> = old.iter().map(|row| (&row.id, row)).collect();
+        let both = rows.iter().filter_map(|row| Some((row, *old.get(&row.id)?)));
+        both.filter(differ).map(|(now, _)| now.id.clone()).collect()
+    }
+
     fn index(&self) -> &Index {
         self.index.get_or_init(|| {
             let mut index = Index::default();

@@ -214,6 +214,7 @@ impl Engine {
             identity: link.identity.clone().filter(|_| link.identified),
             engine_now: link.engine_now,
             reconnected: std::mem::take(&mut link.outage),
+            spoiled: false,
         }
     }
 

@@ -19,7 +19,7 @@ pub struct EngineReport {
     /// Exactly one sample for each target, in the order of the targets.
     pub samples: Vec<(WorkspaceId, Sample)>,
     /// The settings that containers carry for their workspaces: labels that begin with `defib.`, without that prefix, in
-    /// no order. `None` where no complete list was read, and so nothing is known of them.
+    /// order. `None` where no complete list was read, and so nothing is known of them.
     pub own_labels: Option<BTreeMap<WorkspaceId, Vec<(String, String)>>>,
     /// Every call that was made, for the metrics. No order.
     pub calls: Vec<CallTiming>,
@@ -36,6 +36,8 @@ pub struct Reached {
     /// work. Exactly one report says so, of whichever kind comes first. The first contact of all is not one, unless it
     /// followed a failure.
     pub reconnected: bool,
+    /// Its list could not be read whole: at least one container is in a state that the client does not know.
+    pub spoiled: bool,
 }
 
 /// A kind of call. A closed set: it is a metric label.

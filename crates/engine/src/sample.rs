@@ -11,12 +11,17 @@
 //! engine's words), and an engine that is still the one it was. A container that no one has ever seen has no name to ask for;
 //! there the list stands alone.
 //!
+//! **One container in a state that the client does not know** spoils the list for all others: it cannot be read. Then those in
+//! a known state are listed, by the engine's own filter. Whoever is not among them may be in the other state, so only one
+//! that is found by its own name can be missing by such a list. Where that cannot be read either, each is inspected.
+//!
 //! The race: a container can be removed, replaced or started between any two calls of a look. The later call wins; what was
 //! in the list and is gone at the inspect is being removed, not missing; and a sample carries the moment at which the call
 //! that decided it was begun, so that whatever happens later is newer.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bollard::Docker;
 use bollard::models::{ContainerInspectResponse, ContainerSummary};
@@ -29,7 +34,7 @@ use futures_util::{StreamExt, stream};
 use crate::Engine;
 use crate::deadline::{Budget, CallError};
 use crate::facts::{self, Glance, Liveliness};
-use crate::report::{Call, EngineReport};
+use crate::report::{Call, EngineReport, Reached};
 use crate::target::{self, Handle, Listing, Match, Target};
 
 /// How many inspects run at once. More do not make an engine faster, they make each of its answers slower, and the slowest
@@ -68,6 +73,18 @@ struct Look<'a> {
     budget: Budget,
     /// What the containers of a complete list carry for their workspaces.
     own_labels: OnceLock<BTreeMap<WorkspaceId, Vec<(String, String)>>>,
+    /// A list could not be read whole.
+    spoiled: AtomicBool,
+}
+
+/// The states that the client knows.
+const STATES: [&str; 7] = ["created", "running", "paused", "restarting", "removing", "exited", "dead"];
+
+/// A list of containers.
+struct Entries {
+    entries: Vec<ContainerSummary>,
+    /// Nobody can be absent from it who is there.
+    complete: bool,
 }
 
 /// What labels of a container are for defib, without this prefix.
@@ -88,9 +105,10 @@ fn own_labels(
     let of = |target: &Target| {
         let Match::Is(entry) = listing.find(target) else { return None };
         let labels = entry.labels.as_ref()?.iter().filter(|(label, _)| is_own(label));
-        let own: Vec<_> = labels
+        let mut own: Vec<_> = labels
             .filter_map(|(label, value)| Some((label.strip_prefix(OWN_PREFIX)?.to_owned(), value.clone())))
             .collect();
+        own.sort_unstable(); // as listed they are in another order each time
         (!own.is_empty()).then(|| (target.workspace.clone(), own))
     };
     targets.iter().filter_map(of).collect()
@@ -139,7 +157,13 @@ enum WantedList {
 
 impl<'a> Look<'a> {
     fn begin(engine: &'a Engine) -> Self {
-        Self { engine, at: engine.now(), budget: engine.budget(), own_labels: OnceLock::new() }
+        Self {
+            engine,
+            at: engine.now(),
+            budget: engine.budget(),
+            own_labels: OnceLock::new(),
+            spoiled: AtomicBool::new(false),
+        }
     }
 
     /// The whole engine, from a list.
@@ -149,14 +173,16 @@ impl<'a> Look<'a> {
         let (listed, ()) =
             tokio::join!(self.list(&client, WantedList::Complete), self.engine.refresh_info(&client, &self.budget));
         match listed {
-            Ok(entries) => {
+            Ok(Entries { entries, complete }) => {
                 let label = &self.engine.settings().workspace_label;
                 let listing = Listing::new(&entries, label);
-                let _ = self.own_labels.set(own_labels(&entries, &listing, targets, label));
-                let findings = targets.iter().map(|target| read_list(&listing, target, listed_at)).collect();
+                if complete {
+                    let _ = self.own_labels.set(own_labels(&entries, &listing, targets, label));
+                }
+                let read = |target| read_list(&listing, complete, target, listed_at);
+                let findings = targets.iter().map(read).collect();
                 Ok(self.settle(&client, listed_at, findings).await)
             }
-            // One container in a state that the client does not know spoils the list for all others.
             Err(error) if error.fault() == Fault::Garbled => self.one_by_one(&client, targets).await,
             Err(error) => Err(error.fault()),
         }
@@ -171,11 +197,12 @@ impl<'a> Look<'a> {
         let wanted = self.wanted_list(targets, &findings);
         if wanted != WantedList::None {
             match self.list(&client, wanted).await {
-                Ok(entries) => {
+                Ok(Entries { entries, complete }) => {
                     let listing = Listing::new(&entries, &self.engine.settings().workspace_label);
                     for (finding, target) in findings.iter_mut().zip(targets) {
                         if let Finding::NeedsList(inspected) = finding {
-                            *finding = read_list_after_inspect(&listing, target, listed_at, inspected.take());
+                            let inspected = inspected.take();
+                            *finding = read_list_after_inspect(&listing, complete, target, listed_at, inspected);
                         }
                     }
                 }
@@ -197,7 +224,7 @@ impl<'a> Look<'a> {
         let inspecting = targets.iter().enumerate().map(|(index, target)| async move {
             let at = self.engine.now();
             let finding = match target.handle() {
-                Handle::Invalid => Finding::Done(unknown(at, Fault::NotAsked)),
+                Handle::Invalid => Finding::Done(unknown(at, Fault::BadReference)),
                 Handle::None => Finding::NeedsList(None),
                 Handle::Ask(about) => match self.inspect(client, about).await {
                     Ok(Some(record)) => {
@@ -308,19 +335,40 @@ impl<'a> Look<'a> {
         }
     }
 
-    async fn list(&self, client: &Docker, wanted: WantedList) -> Result<Vec<ContainerSummary>, CallError> {
-        let options = ListContainersOptionsBuilder::default().all(true);
-        let options = match wanted {
-            WantedList::Labelled(label) => options.filters(&HashMap::from([("label", vec![label])])),
-            WantedList::Complete | WantedList::None => options,
+    async fn list(&self, client: &Docker, wanted: WantedList) -> Result<Entries, CallError> {
+        let mut filters = match wanted {
+            WantedList::Labelled(label) => HashMap::from([("label", vec![label])]),
+            WantedList::Complete | WantedList::None => HashMap::new(),
         };
+        match self.list_filtered(client, &filters).await {
+            Err(error) if error.fault() == Fault::Garbled => {
+                self.spoiled.store(true, Ordering::Relaxed);
+                filters.insert("status", STATES.map(str::to_owned).to_vec());
+                // An engine that does not know the filter either is told by what came first.
+                let entries = self.list_filtered(client, &filters).await.map_err(|_| error)?;
+                Ok(Entries { entries, complete: false })
+            }
+            listed => listed.map(|entries| Entries { entries, complete: true }),
+        }
+    }
+
+    async fn list_filtered(
+        &self,
+        client: &Docker,
+        filters: &HashMap<&str, Vec<String>>,
+    ) -> Result<Vec<ContainerSummary>, CallError> {
+        let options = ListContainersOptionsBuilder::default().all(true);
+        let options = if filters.is_empty() { options } else { options.filters(filters) };
         self.budget.call(Call::List, client.list_containers(Some(options.build()))).await
     }
 
     fn report(self, targets: &[Target], samples: Result<Vec<Sample>, Fault>) -> EngineReport {
         let engine = self.engine;
         let (reach, samples) = match samples {
-            Ok(samples) => (Ok(engine.note_reached()), samples),
+            Ok(samples) => {
+                let spoiled = self.spoiled.load(Ordering::Relaxed);
+                (Ok(Reached { spoiled, ..engine.note_reached() }), samples)
+            }
             Err(fault) => {
                 // Whoever answers nonsense is there, and was not away.
                 if fault != Fault::Garbled {
@@ -340,15 +388,16 @@ impl<'a> Look<'a> {
     }
 }
 
-/// What a complete list says of a target.
-fn read_list(listing: &Listing<'_>, target: &Target, at: Moment) -> Finding {
+/// What a list says of a target.
+fn read_list(listing: &Listing<'_>, complete: bool, target: &Target, at: Moment) -> Finding {
     let handle = target.handle();
     if handle == Handle::Invalid {
-        return Finding::Done(unknown(at, Fault::NotAsked));
+        return Finding::Done(unknown(at, Fault::BadReference));
     }
     match (listing.find(target), handle) {
         (Match::Is(entry), _) => read_entry(entry, target, at),
         (Match::Ambiguous, _) => Finding::Done(unknown(at, Fault::EngineError)),
+        (Match::Absent, _) if !complete && target.may_have_siblings() => Finding::Done(unknown(at, Fault::Garbled)),
         (Match::Absent, Handle::Ask(about)) => {
             Finding::Ask(Question { about: about.to_owned(), if_gone: IfGone::Missing, otherwise: None })
         }
@@ -379,8 +428,14 @@ fn lives(entry: &ContainerSummary) -> Option<Observation> {
 
 /// What a list says of a target that an inspect did not settle: that another container is the workspace now, or that the
 /// inspect was right.
-fn read_list_after_inspect(listing: &Listing<'_>, target: &Target, at: Moment, inspected: Option<Sample>) -> Finding {
-    let from_list = read_list(listing, target, at);
+fn read_list_after_inspect(
+    listing: &Listing<'_>,
+    complete: bool,
+    target: &Target,
+    at: Moment,
+    inspected: Option<Sample>,
+) -> Finding {
+    let from_list = read_list(listing, complete, target, at);
     let inspected_id = inspected.as_ref().and_then(|sample| sample.observation.incarnation());
     match (&from_list, inspected_id, listing.find(target)) {
         // It is in doubt, and was inspected already.

@@ -280,10 +280,13 @@ async fn a_state_that_the_client_does_not_know_blinds_nobody_else() {
     server.add(workspace("a"));
     server.add(workspace("dying"));
     server.add(ScriptedContainer::exited("named", 1).name("agent"));
+    server.add(ScriptedContainer::exited("dead", 1).label(LABEL, "dead"));
     server.set_state("dying", ContainerState::Other("stopped".into())).unwrap();
     let engine = engine(&server.url());
     let targets = [
         known(by_label("a"), "a"),
+        by_label("dead"),
+        by_name("lost", "no-such-name"),
         known(by_label("dying"), "dying"),
         by_name("n", "agent"),
         by_label("never-seen"),
@@ -294,13 +297,22 @@ async fn a_state_that_the_client_does_not_know_blinds_nobody_else() {
         seen(&report),
         pairs(&[
             ("a", "running"),
+            // Found among those in a known state, and by its own name found nowhere.
+            ("dead", "stopped"),
+            ("lost", "missing"),
             ("dying", "unknown:garbled"),
             ("n", "stopped"),
             ("never-seen", "unknown:garbled"),
             ("gone", "unknown:garbled"),
         ])
     );
-    assert!(report.reach.is_ok());
+    assert!(report.reach.as_ref().unwrap().spoiled && report.own_labels.is_none());
+    let few = engine.sample_some(&targets).await;
+    assert_eq!(seen(&few), seen(&report), "and a look at a few of them says the same");
+    server.set_state("dying", ContainerState::Running).unwrap();
+    let healed = engine.sample_all(&targets).await;
+    assert!(!healed.reach.as_ref().unwrap().spoiled && healed.own_labels.is_some());
+    assert_eq!(seen(&healed)[6], ("gone".to_owned(), "missing".to_owned()));
 }
 
 #[tokio::test]

@@ -54,6 +54,13 @@ pub fn allowance(
     }
 }
 
+/// Whether the attempts (newest first) were too many, none of them helped, and nobody has acknowledged that.
+#[must_use]
+pub fn is_exhausted(attempts: &[Attempt], settings: &Settings) -> bool {
+    let newest = attempts.iter().find(|attempt| attempt.outcome.is_some_and(Outcome::touched));
+    newest.is_some_and(|it| !it.acknowledged && it.recovered_ago.is_none() && it.attempt >= settings.exhausted_after)
+}
+
 /// The highest number that was given for this very life. The newest attempt need not have it: one that was judged on a read from
 /// before an acknowledgement may be claimed after it, and before one that was judged on a read from after it. The ledger gives a
 /// number once for a life, so that going by the newest would ask for a number that is taken, again and again.

@@ -59,6 +59,8 @@ fn container(evidence: &Evidence) -> String {
                 format!("{} is another engine than before, so absence proves nothing", evidence.engine)
             }
             Fault::NotConfigured => format!("engine {} is not in DEFIB_ENGINES", evidence.engine),
+            Fault::BadReference => "its container_ref cannot be the name of a container".to_owned(),
+            Fault::WrongKind => format!("engine {} does not run what is of its kind", evidence.engine),
             Fault::NotAsked => format!("engine {} was not asked, to spare it", evidence.engine),
         },
     }

@@ -57,6 +57,8 @@ pub(crate) struct Heartbeat {
     /// How long it has been silent as far as that can be held against it.
     pub(crate) silent_for: Duration,
     pub(crate) window: Duration,
+    /// How long we have been reading its heartbeats.
+    pub(crate) watched_for: Duration,
 }
 
 /// Everything around one workspace that the table reads.
@@ -98,7 +100,15 @@ impl Context<'_> {
             _ => Witness::Stale,
         };
         let silent_before = usable_for >= window && age.is_some_and(|age| age >= window);
-        Heartbeat { witness, age, silent_before, silent_for, window }
+        let watched_for = track.watched_since.map_or(Duration::ZERO, |since| self.now - since);
+        Heartbeat { witness, age, silent_before, silent_for, window, watched_for }
+    }
+
+    /// Whether it has been silent for longer than `DEFIB_WEDGED_AFTER`, by more than the stamps alone: at our start nobody knows
+    /// whether their writer's clock is right, and a beat that is seen within the window would refute them.
+    fn is_mute(&self, heartbeat: &Heartbeat) -> bool {
+        let wedged_after = self.health.stretch(self.settings.wedged_after);
+        heartbeat.silent_for > wedged_after && heartbeat.watched_for >= heartbeat.window.min(wedged_after)
     }
 
     /// Age of a workspace of which no container was ever seen.
@@ -113,9 +123,7 @@ impl Context<'_> {
         let heartbeat = self.heartbeat(track, workspace);
         let has_lived = track.cadence.has_lived();
         let (verdict, rule) = match heartbeat.witness {
-            Witness::Stale if has_lived && heartbeat.silent_for > self.settings.wedged_after => {
-                (Verdict::Lost, Rule::ExternalLost)
-            }
+            Witness::Stale if has_lived && self.is_mute(&heartbeat) => (Verdict::Lost, Rule::ExternalLost),
             Witness::Stale => (Verdict::Silent, Rule::ExternalSilent),
             Witness::Fresh | Witness::None(_) => (Verdict::Alive, Rule::ExternalBeating),
         };
@@ -183,7 +191,7 @@ impl Context<'_> {
         let wedged = heartbeat.witness == Witness::Stale
             && track.cadence.has_lived()
             && track.may_hang(heartbeat.silent_for)
-            && heartbeat.silent_for > self.health.stretch(self.settings.wedged_after);
+            && self.is_mute(&heartbeat);
         // A failing check of a wedged one is the second witness against it, unless it suffices by itself.
         let counts_alone = !wedged || self.settings.unhealthy_action == Action::Restart;
         if sick && counts_alone && self.settings.unhealthy_action != Action::Ignore {

@@ -178,11 +178,15 @@ pub enum Fault {
     NotConfigured,
     /// It was not asked, to spare an engine under load.
     NotAsked,
+    /// No container can have the name that the workspace gives.
+    BadReference,
+    /// The workspace is of a kind that this engine does not run.
+    WrongKind,
 }
 
 impl Fault {
     /// Every fault.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Unreachable,
         Self::TimedOut,
         Self::EngineError,
@@ -190,6 +194,8 @@ impl Fault {
         Self::OtherEngine,
         Self::NotConfigured,
         Self::NotAsked,
+        Self::BadReference,
+        Self::WrongKind,
     ];
 
     /// The label, as in JSON.
@@ -203,6 +209,8 @@ impl Fault {
             Self::OtherEngine => "other_engine",
             Self::NotConfigured => "not_configured",
             Self::NotAsked => "not_asked",
+            Self::BadReference => "bad_reference",
+            Self::WrongKind => "wrong_kind",
         }
     }
 }
@@ -229,8 +237,17 @@ mod tests {
             Observation::Unknown { fault: Fault::TimedOut },
         ];
         assert_eq!(observations.map(|observation| observation.label()), Observation::LABELS);
-        let faults =
-            ["unreachable", "timed_out", "engine_error", "garbled", "other_engine", "not_configured", "not_asked"];
+        let faults = [
+            "unreachable",
+            "timed_out",
+            "engine_error",
+            "garbled",
+            "other_engine",
+            "not_configured",
+            "not_asked",
+            "bad_reference",
+            "wrong_kind",
+        ];
         assert_eq!(Fault::ALL.map(Fault::label), faults);
         assert_eq!(Fault::ALL.map(|fault| fault.to_string()), faults);
     }

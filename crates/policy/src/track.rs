@@ -48,6 +48,10 @@ pub(crate) struct Track {
     pub(crate) container_dead: bool,
     /// Never beaten and without any age of its own: when we first heard of it.
     pub(crate) known_since: Moment,
+    /// The first read that held it.
+    pub(crate) watched_since: Option<Moment>,
+    /// Its attempts have been too many, and none has helped.
+    pub(crate) exhausted: bool,
     /// The read of the whole fleet that last held it.
     pub(crate) generation: u32,
 }

@@ -292,6 +292,8 @@ impl Trial {
         let claim = defib_store::Claim {
             workspace: &workspace,
             engine: &engine,
+            container_ref: None,
+            policy: None,
             container_id: container.as_ref(),
             started_at,
             attempt,

@@ -48,6 +48,10 @@ pub struct Claim<'a> {
     pub workspace: &'a WorkspaceId,
     /// Where.
     pub engine: &'a EngineName,
+    /// `container_ref` of the row that was judged.
+    pub container_ref: Option<&'a str>,
+    /// `policy` of the row that was judged.
+    pub policy: Option<&'a str>,
     /// The container that is dead; `None` when it is missing and never was seen.
     pub container_id: Option<&'a ContainerId>,
     /// The start of that incarnation.
@@ -189,6 +193,7 @@ const MAY_ACT: &str = "
                               (select r.workspace_id from defib.restarts r where r.id = $1)
                           and (f.status::text = any ($2) or f.status::text = 'offline')
                           and f.suspended is false
+                          and f.engine::text = $3 and f.kind::text <> 'external'
                           and defib.hold_reason(f.workspace_id::text, f.engine::text) is null) as wanted),
          acting as (
         update defib.restarts r
@@ -465,12 +470,40 @@ async fn claim_within(connection: &mut Connection, claim: &Claim<'_>) -> Result<
     let id = row.try_get(0)?;
     crash_point!("claim_inserted");
 
-    if mark_dead(connection, workspace, &evidence).await? {
+    connection.batch("savepoint unmarked").await?;
+    let why = if !mark_dead(connection, workspace, &evidence).await? {
+        "defib.mark_dead refused: its row changed since the evidence, or the platform wants it left alone"
+    } else if !is_as_judged(connection, claim).await? {
+        // The platform is not told that it is dead.
+        connection.batch("rollback to savepoint unmarked").await?;
+        "its engine, container_ref, kind or policy changed since the evidence"
+    } else {
         return Ok(Claimed::Granted { id });
-    }
-    let parameters = [(&id as _, Type::INT8), (&"vetoed" as _, Type::TEXT), (&None::<&str> as _, Type::TEXT)];
+    };
+    let parameters = [(&id as _, Type::INT8), (&"vetoed" as _, Type::TEXT), (&Some(why) as _, Type::TEXT)];
     connection.query(&FINISH.replace("%unasked%", ""), &parameters).await?;
     Ok(Claimed::Vetoed { id })
+}
+
+/// Whether the fleet still has the workspace where it was judged, and as what. Asked when `mark_dead` has the platform's row
+/// locked: what a transaction that it waited for has changed is seen, and no other can change it before ours ends.
+async fn is_as_judged(connection: &mut Connection, claim: &Claim<'_>) -> Result<bool, Fault> {
+    let (workspace, engine) = (claim.workspace.as_str(), claim.engine.as_str());
+    let found = connection
+        .query_opt(
+            "select 1 from defib.fleet f
+              where f.workspace_id::text = $1 and f.engine::text = $2 and f.kind::text <> 'external'
+                and f.container_ref::text is not distinct from $3 and f.policy::text is not distinct from $4
+              limit 1",
+            &[
+                (&workspace, Type::TEXT),
+                (&engine, Type::TEXT),
+                (&claim.container_ref, Type::TEXT),
+                (&claim.policy, Type::TEXT),
+            ],
+        )
+        .await?;
+    Ok(found.is_some())
 }
 
 /// Whether a lease is held and has not expired; if so, until the transaction ends it cannot be taken over. Shared with other claims and

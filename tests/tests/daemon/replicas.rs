@@ -184,6 +184,42 @@ async fn an_owner_that_does_not_reach_its_engine_leaves_it_to_one_that_does() ->
     Ok(())
 }
 
+/// Each replica has an engine of its own, as where one runs on each host.
+#[tokio::test]
+async fn what_was_said_of_a_workspace_goes_with_it_to_another_replicas_engine() -> Result<()> {
+    let (one, two) = (ScriptedEngine::start().await?, ScriptedEngine::start().await?);
+    let stage = Stage::new(&one.url()).await?.quick_heartbeats().knob("LEASE_TTL", "3s");
+    one.add(container("w1"));
+    stage.db.add(Workspace::new("w1")).await?;
+    let (here, there) = (format!("default={}", one.url()), format!("other={}", two.url()));
+    let first = stage.start_with("first", &[("DEFIB_ENGINES", here.as_str())]).await?;
+    let second = stage.start_with("second", &[("DEFIB_ENGINES", there.as_str())]).await?;
+    for daemon in [&first, &second] {
+        daemon.wait_until_ready().await?;
+    }
+    ensure!(stage.defib(&["hold", "w1", "--reason", "test"]).await?.code == Some(0), "the hold was refused");
+    one.exit("w1", 137)?;
+    stage.db.wait_for_verdict("w1", Some("dead")).await?;
+
+    two.add(container("w1"));
+    stage.db.execute("update defib.workspaces set engine = 'other' where id = 'w1'").await?;
+    eventually(SOON, "nobody says any more that it is dead", async || {
+        stage.db.beat("w1").await.map_err(|error| format!("{error:#}"))?;
+        match stage.db.verdict("w1").await {
+            Ok(None) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await?;
+    // And back, where its container is still dead.
+    stage.db.execute("update defib.workspaces set engine = 'default' where id = 'w1'").await?;
+    stage.db.wait_for_verdict("w1", Some("dead")).await?;
+    ensure!(stage.defib(&["release", "w1"]).await?.code == Some(0), "there was no hold");
+    stage.db.wait_for_restart("w1", "succeeded", SOON).await?;
+    ensure!(one.starts_of("w1") == 1 && two.starts_of("w1") == 0, "it was started where it is not");
+    Ok(())
+}
+
 #[tokio::test]
 async fn two_processes_of_one_name_are_told_apart_and_reported() -> Result<()> {
     let (stage, engine) = world(&["w1"]).await?;

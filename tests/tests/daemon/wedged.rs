@@ -61,9 +61,10 @@ async fn two_reporters_over_two_windows_are_a_second_witness_where_restarts_were
 #[tokio::test]
 async fn the_life_that_a_restart_begins_is_another_one_whatever_was_known_of_the_last() -> Result<()> {
     let (stage, engine) = stage().await?;
-    let stage = stage.knob("WEDGED_ACTION", "restart").knob("WEDGED_AFTER", "12s").knob("BACKOFF_INITIAL", "100ms");
+    let stage = stage.knob("WEDGED_ACTION", "restart").knob("WEDGED_AFTER", "15s").knob("BACKOFF_INITIAL", "100ms");
     let stage = stage.knob("SETTLE", "1m");
     engine.set_fault(Call::Inspect, Fault::server_error("not now"));
+    stage.db.beat("w1").await?; // its last one
     let _daemon = stage.run().await?;
     throughout(A_WHILE, "two proxies do not reach it", async || {
         for reporter in ["proxy-1", "proxy-2"] {
@@ -83,7 +84,7 @@ async fn the_life_that_a_restart_begins_is_another_one_whatever_was_known_of_the
     .await?;
     stage.nothing_is_claimed(Duration::ZERO).await?;
     engine.clear_fault(Call::Inspect);
-    stage.db.wait_for_restart("w1", "succeeded", SOON).await?;
+    stage.db.wait_for_restart("w1", "succeeded", 2 * SOON).await?;
     let started = "select count(*) from defib.restarts where started_at is not null";
     ensure!(stage.db.count(started).await? == 1, "the ledger does not say which life was ended");
     throughout(A_WHILE, "it is restarted once", async || match stage.db.restarts("w1").await {

@@ -50,17 +50,28 @@ pub(super) async fn run(config: &Config) -> anyhow::Result<Ended> {
     for engine in daemon::engines(config, &clock)?.values() {
         let what = format!("engine {}", engine.name());
         match engine.check().await {
-            Ok(found) => findings.well(
-                &what,
-                &format!(
-                    "{} {} (API {}), {} containers, id {}",
-                    printable(&found.name),
-                    printable(&found.version),
-                    printable(&found.api_version),
-                    found.containers,
-                    printable(&found.id)
-                ),
-            ),
+            Ok(found) => {
+                findings.well(
+                    &what,
+                    &format!(
+                        "{} {} (API {}), {} containers, id {}",
+                        printable(&found.name),
+                        printable(&found.version),
+                        printable(&found.api_version),
+                        found.containers,
+                        printable(&found.id)
+                    ),
+                );
+                match engine.sample_all(&[]).await.reach {
+                    Ok(reached) if !reached.spoiled => {}
+                    Ok(_) => findings.fail(
+                        &what,
+                        "a container of it is in a state that defib does not know, so its list cannot be read whole: find it \
+                         (`docker ps --all`), and remove it or have it started",
+                    ),
+                    Err(fault) => findings.fail(&what, &format!("its containers cannot be listed: {fault}")),
+                }
+            }
             Err(error) => findings.fail(
                 &what,
                 &format!("{}. Is it running at {}, and may this user use it?", chain(&error), engine.settings().url),

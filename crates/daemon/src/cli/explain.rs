@@ -24,7 +24,7 @@ pub(super) async fn run(
     let leases = store.leases().await?;
     let owner = leases.into_iter().find(|lease| Some(lease.engine.as_str()) == engine).map(|lease| lease.holder);
     if !known && explanation.timeline.is_empty() {
-        eprintln!(
+        complain!(
             "defib: there is no workspace {} in defib.fleet, and nothing is recorded about it",
             printable(workspace)
         );

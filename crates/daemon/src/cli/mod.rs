@@ -5,6 +5,11 @@ macro_rules! say {
     ($($text:tt)*) => { $crate::cli::show::line(format_args!($($text)*)) };
 }
 
+/// `eprintln!` for a standard error that may be closed.
+macro_rules! complain {
+    ($($text:tt)*) => { $crate::cli::show::complain(format_args!($($text)*)) };
+}
+
 mod check;
 mod contract;
 mod docs;
@@ -175,7 +180,7 @@ struct HoldArgs {
     #[command(flatten)]
     scope: ScopeArgs,
     /// For how long, such as 2h; without it until it is released
-    #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long = "for", value_name = "DURATION", value_parser = hold_duration)]
     duration: Option<Duration>,
     /// Why
     #[arg(long)]
@@ -203,6 +208,17 @@ struct AckArgs {
     knobs: FewKnobs,
 }
 
+/// What `defib release` ends nobody needs for longer.
+const HOLD_MAX: Duration = Duration::from_secs(10 * 365 * 86_400);
+
+fn hold_duration(text: &str) -> Result<Duration, String> {
+    let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if duration < Duration::from_secs(1) || duration > HOLD_MAX {
+        return Err("give 1s to 10years, or leave --for out: then it stands until it is released".to_owned());
+    }
+    Ok(duration)
+}
+
 /// How a command ended, when it was not refused and nothing broke.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ended {
@@ -220,7 +236,7 @@ pub(crate) fn main() -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("defib: cannot start: {error}");
+            complain!("defib: cannot start: {error}");
             return ExitCode::FAILURE;
         }
     };
@@ -229,10 +245,10 @@ pub(crate) fn main() -> ExitCode {
         Ok(Ended::Failed) => ExitCode::FAILURE,
         Err(error) => {
             if let Some(faults) = error.downcast_ref::<Faults>() {
-                eprintln!("{faults}");
+                complain!("{faults}");
                 return ExitCode::from(2);
             }
-            eprintln!("defib: {}", logging::chain(error.as_ref()));
+            complain!("defib: {}", logging::chain(error.as_ref()));
             if error.downcast_ref::<Refused>().is_some() { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
@@ -267,11 +283,12 @@ async fn dispatch(command: Command) -> anyhow::Result<Ended> {
         Command::Release(args) => operator::release(&connect(&args.knobs, &environment)?, &args).await,
         Command::Ack(args) => operator::acknowledge(&connect(&args.knobs, &environment)?, &args.workspace).await,
         Command::HelpEnv => {
-            print!("{}", envfile());
+            say!("{}", envfile().trim_end_matches('\n'));
             Ok(Ended::Well)
         }
         Command::HelpDocs { table } => {
-            print!("{}", if table == DocsTable::Knobs { docs::knobs() } else { docs::metrics() });
+            let table = if table == DocsTable::Knobs { docs::knobs() } else { docs::metrics() };
+            say!("{}", table.trim_end_matches('\n'));
             Ok(Ended::Well)
         }
     }

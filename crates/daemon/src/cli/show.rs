@@ -8,12 +8,16 @@ use defib_policy::moment::Timestamp;
 
 use crate::logging::printable;
 
-/// A line on standard output. A reader who has seen enough (`| head`) ends the command, quietly.
+/// A line on standard output. A reader who has seen enough (`| head`) changes nothing about how the command ends.
 pub(super) fn line(text: std::fmt::Arguments<'_>) {
     use std::io::Write as _;
-    if writeln!(std::io::stdout().lock(), "{text}").is_err() {
-        std::process::exit(0);
-    }
+    let _ = writeln!(std::io::stdout().lock(), "{text}");
+}
+
+/// A line on standard error, if that can be written.
+pub(super) fn complain(text: std::fmt::Arguments<'_>) {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
 
 /// An age in at most two units: `3s`, `4m 12s`, `2d 3h`.

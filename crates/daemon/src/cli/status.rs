@@ -10,6 +10,7 @@ pub(super) async fn run(store: &Store, watched: &[String], format: Format, troub
     let mut rows = store.status().await?;
     let holds = store.holds().await?;
     let leases = store.leases().await?;
+    let (all, alive) = (rows.len(), rows.iter().filter(|row| standing(row, watched) == "alive").count());
     if troubled {
         rows.retain(|row| row.verdict.is_some());
     }
@@ -24,8 +25,7 @@ pub(super) async fn run(store: &Store, watched: &[String], format: Format, troub
         table.add_row(cells(row, watched));
     }
     show::print(&table);
-    let alive = rows.iter().filter(|row| standing(row, watched) == "alive").count();
-    say!("\n{} workspaces, {alive} alive", rows.len());
+    say!("\n{all} workspaces, {alive} alive");
     if leases.is_empty() {
         say!("no daemon owns an engine: the verdicts are those that the last one recorded, and nothing is restarted");
     }

@@ -156,10 +156,7 @@ impl RawKnobs {
     pub(crate) fn check(&self, environment: &[(OsString, OsString)]) -> Result<Config, Faults> {
         let mut read = Reader::new(self, environment);
         read.refuse_unknown_variables();
-        let database_url = read.secret("DATABASE_URL");
-        if database_url.is_none() {
-            read.fault(NO_DATABASE);
-        }
+        let database_url = read.database_url();
         let listen_database_url = read.secret("LISTEN_DATABASE_URL");
         let engines = read.engines("ENGINES");
         let policy = Settings {
@@ -261,10 +258,7 @@ impl FewKnobs {
     pub(crate) fn check(&self, environment: &[(OsString, OsString)]) -> Result<Few, Faults> {
         let mut read = Reader::new(&self.0, environment);
         read.refuse_unknown_variables();
-        let database_url = read.secret("DATABASE_URL");
-        if database_url.is_none() {
-            read.fault(NO_DATABASE);
-        }
+        let database_url = read.database_url();
         let watched_statuses = read.list("WATCHED_STATUSES");
         let faults = read.into_faults();
         match database_url {
@@ -273,9 +267,6 @@ impl FewKnobs {
         }
     }
 }
-
-const NO_DATABASE: &str =
-    "DEFIB_DATABASE_URL is not set: give it (or DEFIB_DATABASE_URL_FILE) a Postgres connection string";
 
 /// An environment file that documents every knob: `deploy/defib.env`.
 pub(crate) fn envfile() -> String {

@@ -27,10 +27,6 @@ impl<'a> Reader<'a> {
         self.faults
     }
 
-    pub(super) fn fault(&mut self, text: impl Into<String>) {
-        self.faults.push(text.into());
-    }
-
     pub(super) fn refuse_unknown_variables(&mut self) {
         let known: BTreeSet<String> = KNOBS
             .iter()
@@ -77,6 +73,18 @@ impl<'a> Reader<'a> {
 
     pub(super) fn text(&mut self, name: &str) -> Option<String> {
         self.given(name).0.filter(|text| !text.is_empty())
+    }
+
+    /// The one that everything needs. One fault at most: what is wrong with it, or that there is none.
+    pub(super) fn database_url(&mut self) -> Option<Secret> {
+        let faults = self.faults.len();
+        let url = self.secret("DATABASE_URL");
+        if url.is_none() && self.faults.len() == faults {
+            let missing =
+                "DEFIB_DATABASE_URL is not set: give it (or DEFIB_DATABASE_URL_FILE) a Postgres connection string";
+            self.faults.push(missing.to_owned());
+        }
+        url
     }
 
     pub(super) fn secret(&mut self, name: &str) -> Option<Secret> {

@@ -134,6 +134,7 @@ pub struct Judge {
     generation: u32,
     watched: usize,
     counts: [usize; Verdict::ALL.len()],
+    exhausted: usize,
 }
 
 /// A call for a restart that the evidence makes, before storms and holds.
@@ -161,6 +162,7 @@ impl Judge {
             generation: 0,
             watched: 0,
             counts: [0; Verdict::ALL.len()],
+            exhausted: 0,
         }
     }
 
@@ -210,6 +212,7 @@ impl Judge {
                 .tracks
                 .entry(workspace.id.clone())
                 .or_insert_with(|| Track { known_since: read.at, ..Track::default() });
+            track.watched_since.get_or_insert(read.at);
             if outage {
                 track.cadence.skip_next_gap();
             }
@@ -252,6 +255,7 @@ impl Judge {
             if !watched {
                 let recorded = track.told.is_some_and(|(verdict, ..)| verdict != Verdict::Alive);
                 departed.push((Departed { id: id.clone(), recorded }, track.verdict));
+                self.exhausted -= usize::from(track.exhausted);
             }
             watched
         });
@@ -281,6 +285,13 @@ impl Judge {
     /// Takes note of a tick of the whole fleet: whether it began in time and all of its calls were quick and answered.
     pub fn observe_tick(&mut self, clean: bool) {
         self.health.tick(clean);
+    }
+
+    /// How many workspaces had `DEFIB_EXHAUSTED_AFTER` attempts without a verified recovery or an acknowledgement since. Whatever
+    /// their verdict is while they are tried again.
+    #[must_use]
+    pub const fn exhausted(&self) -> usize {
+        self.exhausted
     }
 
     /// The container last seen for a workspace, for asking its engine directly.
@@ -319,6 +330,11 @@ impl Judge {
                 self.note_death(now, engine.map(|(name, _)| name), &look.workspace.id, &mut plan);
             }
             let in_flight = look.in_flight;
+            let mut opinion = opinion;
+            if self.note_exhaustion(look) && in_flight && opinion.verdict == Verdict::Dead {
+                // The rare try of one that is exhausted is no new death.
+                opinion.verdict = Verdict::Exhausted;
+            }
             match opinion.conviction {
                 Some(conviction) if !in_flight => {
                     let incarnation = self.incarnation_of(look, conviction);
@@ -338,6 +354,17 @@ impl Judge {
             self.answer(now, stamp, call, &mut plan);
         }
         plan
+    }
+
+    /// Keeps count of those whose attempts were too many and did not help. Returns whether this is one.
+    fn note_exhaustion(&mut self, look: &Look<'_>) -> bool {
+        let exhausted = backoff::is_exhausted(look.attempts, look.settings(&self.settings));
+        if let Some(track) = self.tracks.get_mut(&look.workspace.id)
+            && std::mem::replace(&mut track.exhausted, exhausted) != exhausted
+        {
+            self.exhausted = if exhausted { self.exhausted + 1 } else { self.exhausted - 1 };
+        }
+        exhausted
     }
 
     /// Section 4.1: an engine that just came back gets one dead window for its own restart policies, and one with another

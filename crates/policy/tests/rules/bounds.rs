@@ -55,6 +55,7 @@ fn wedged_and_lost_begin_after_the_grace_and_not_with_it() {
         world.row("x").kind = Kind::External;
         beat_at(&mut world, "c", -age_ms);
         beat_at(&mut world, "x", -age_ms);
+        let mut world = world.watched();
         world.tick();
         let expected = if beyond { (Verdict::Wedged, Verdict::Lost) } else { (Verdict::Silent, Verdict::Silent) };
         assert_eq!((world.verdict("c"), world.verdict("x")), (Some(expected.0), Some(expected.1)), "{age_ms}");

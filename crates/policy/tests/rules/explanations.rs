@@ -54,6 +54,8 @@ fn the_sentence_names_the_container_the_heartbeat_the_misses_and_who_suspects_it
         (Fault::Garbled, "engine default gave an answer that cannot be read"),
         (Fault::OtherEngine, "default is another engine than before, so absence proves nothing"),
         (Fault::NotConfigured, "engine default is not in DEFIB_ENGINES"),
+        (Fault::BadReference, "its container_ref cannot be the name of a container"),
+        (Fault::WrongKind, "engine default does not run what is of its kind"),
         (Fault::NotAsked, "engine default was not asked, to spare it"),
     ] {
         assert_eq!(seen(unknown(fault)), text);

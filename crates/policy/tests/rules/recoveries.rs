@@ -235,9 +235,10 @@ fn a_hang_is_held_back_with_its_reason_and_reported_only_where_that_is_what_is_w
     for (wedged_action, alone, agreed, restarts) in
         [(Action::Restart, Held::SecondWitness, None, 1), (Action::Report, Held::ReportOnly, None, 0)]
     {
-        let mut world = World::new(Settings { wedged_action, ..Settings::default() }).with("w", Some(-590), running());
-        let plan = world.tick();
-        assert_eq!((plan.changes[0].to, plan.changes[0].newly_held), (Verdict::Silent, None));
+        let world = World::new(Settings { wedged_action, ..Settings::default() }).with("w", Some(-590), running());
+        let mut world = world.watched();
+        world.tick();
+        assert_eq!(world.verdict("w"), Some(Verdict::Silent));
         world.run(10);
         world.wait_ms(5_000);
         let plan = world.tick();
@@ -252,6 +253,42 @@ fn a_hang_is_held_back_with_its_reason_and_reported_only_where_that_is_what_is_w
         assert_eq!(plan.restarts.len(), restarts, "{wedged_action:?}");
         assert_eq!(plan.changes.last().and_then(|change| change.newly_held), agreed, "nothing new is held");
     }
+}
+
+#[test]
+fn exhausted_ones_are_counted_until_one_recovers_or_is_acknowledged_whatever_becomes_of_a_try() {
+    let mut world =
+        World::new(Settings::default()).with("w", Some(-700), stopped(-60_000)).with("v", Some(-1), running());
+    let failed = |n: u32| Attempt { attempt: n, ..attempt(n.into(), 4_000, Some(Outcome::Failed)) };
+    let counted = |world: &mut World| {
+        world.tick();
+        (world.judge.exhausted(), world.verdict("w").unwrap())
+    };
+    world.attempts.insert("w".into(), (1..5).rev().map(failed).collect());
+    assert_eq!(counted(&mut world), (0, Verdict::Dead));
+    world.attempts.insert("w".into(), (1..6).rev().map(failed).collect());
+    assert_eq!(counted(&mut world), (1, Verdict::Exhausted));
+    // The rare try is under way, and then it starts, and is silent.
+    world.attempts.get_mut("w").unwrap().insert(0, Attempt { attempt: 6, ..attempt(6, 1, None) });
+    world.in_flight = vec!["w".into()];
+    assert_eq!(counted(&mut world), (1, Verdict::Exhausted));
+    world.in_flight.clear();
+    world.attempts.get_mut("w").unwrap()[0].outcome = Some(Outcome::Succeeded);
+    world.wait_ms(1_000);
+    world.see("w", running_since(500));
+    assert_eq!(counted(&mut world), (1, Verdict::Settling));
+    for ends in [
+        Attempt { recovered_ago: Some(seconds(1)), ..world.attempts["w"][0].clone() },
+        Attempt { acknowledged: true, ..world.attempts["w"][0].clone() },
+    ] {
+        let before = std::mem::replace(&mut world.attempts.get_mut("w").unwrap()[0], ends);
+        assert_eq!(counted(&mut world).0, 0);
+        world.attempts.get_mut("w").unwrap()[0] = before;
+        assert_eq!(counted(&mut world).0, 1);
+    }
+    world.fleet.remove("w");
+    world.tick();
+    assert_eq!(world.judge.exhausted(), 0, "nobody watches it any more");
 }
 
 #[test]

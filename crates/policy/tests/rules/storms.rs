@@ -265,6 +265,10 @@ fn hangs_count_when_a_second_witness_agrees() {
     let mut world = fleet_with(settings, 20, Some(-1));
     (0..4).for_each(|n| world.row(&name(n)).last_heartbeat_at = Some(clock_at(-700_000)));
     world.tick();
+    for _ in 0..15 {
+        (4..20).for_each(|n| world.beat(&name(n)));
+        world.run(5);
+    }
     assert_eq!(world.verdict("w003"), Some(Verdict::Wedged));
     assert!(!world.judge.is_storm(Some(&world.engine)), "nobody would be restarted");
 }

@@ -44,7 +44,7 @@ fn running_stale_and_at_work_is_busy_until_the_grace_passes() {
 #[test]
 fn wedged_is_restarted_only_if_asked_for_and_only_with_a_second_witness() {
     let settings = Settings { wedged_action: Action::Restart, ..Settings::default() };
-    let mut world = World::new(settings).with("w", Some(-595), running());
+    let mut world = World::new(settings).with("w", Some(-595), running()).watched();
     world.tick();
     assert_eq!(world.run(60), [], "no second witness");
     assert_eq!(world.verdict("w"), Some(Verdict::Wedged));
@@ -97,11 +97,36 @@ fn one_that_runs_is_not_restarted_before_its_start_is_known() {
     }
 }
 
+/// A writer whose clock is far behind: by its stamps everybody has been silent for ever, until one beat is seen.
+#[test]
+fn at_our_start_nobody_is_wedged_or_lost_before_a_window_has_been_watched() {
+    for (window_ms, verdicts) in
+        [(74_999, (Verdict::Silent, Verdict::Silent)), (75_000, (Verdict::Wedged, Verdict::Lost))]
+    {
+        let mut world = world().with("c", Some(-900), running()).with("x", Some(-900), unknown(Fault::NotConfigured));
+        world.row("x").kind = Kind::External;
+        world.tick();
+        world.run(70);
+        world.wait_ms(window_ms - 70_000);
+        world.tick();
+        assert_eq!((world.verdict("c"), world.verdict("x")), (Some(verdicts.0), Some(verdicts.1)), "{window_ms} ms");
+    }
+    // Where somebody wants to hear of it sooner, that is how long it takes.
+    let settings = Settings { wedged_after: seconds(20), busy_grace: seconds(10), ..Settings::default() };
+    let mut world = World::new(settings).with("c", Some(-900), running());
+    world.tick();
+    world.run(15);
+    assert_eq!(world.verdict("c"), Some(Verdict::Silent));
+    world.run(5);
+    assert_eq!(world.verdict("c"), Some(Verdict::Wedged));
+}
+
 #[test]
 fn a_health_check_that_goes_on_failing_is_a_second_witness_against_a_wedged_one() {
     for unhealthy_action in [Action::Ignore, Action::Report] {
         let settings = Settings { wedged_action: Action::Restart, unhealthy_action, ..Settings::default() };
-        let mut world = World::new(settings).with("w", Some(-700), unhealthy(-5_000));
+        let mut world = World::new(settings).with("w", Some(-700), running()).watched();
+        world.see("w", unhealthy(-5_000));
         for _ in 0..30 {
             let plan = world.tick();
             assert_eq!((world.verdict("w"), plan.restarts.len()), (Some(Verdict::Wedged), 0), "at {}", world.now_ms);

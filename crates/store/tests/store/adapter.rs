@@ -141,10 +141,14 @@ async fn who_is_put_away_is_out_of_reach_whatever_is_watched() {
             assert_eq!(seen, expected, "{name}");
 
             // Evidence that no heartbeat contradicts, and without a status: nothing else is left to veto.
-            let claimed = fixture.claim(BOSS, json!({"last_heartbeat_at": "infinity"}), 1, 1).await;
+            let container = |id: &str| format!("ws-{}", &id[..12]);
+            let evidence = json!({"last_heartbeat_at": "infinity", "container_ref": container(BOSS)});
+            let claimed = fixture.claim(BOSS, evidence, 1, 1).await;
             let vetoes = status_of_it != "failed";
             assert_eq!(matches!(claimed, Claimed::Vetoed { .. }), vetoes, "{name}: {claimed:?}");
-            let below = fixture.claim(WORKER, json!({"status": "online", "last_heartbeat_at": "infinity"}), 1, 1).await;
+            let evidence =
+                json!({"status": "online", "last_heartbeat_at": "infinity", "container_ref": container(WORKER)});
+            let below = fixture.claim(WORKER, evidence, 1, 1).await;
             assert_eq!(matches!(below, Claimed::Vetoed { .. }), suspends_those_below, "{name}: {below:?}");
             let marked = format!("select defib.mark_recovered('{BOSS}', '{{}}')");
             assert_eq!(fixture.text(&marked).await, "false", "{name}");
