@@ -240,8 +240,12 @@ impl Reconciler {
         let (ours, theirs): (BTreeSet<_>, BTreeSet<_>) =
             moved.into_iter().partition(|id| self.speaks_for(snapshot.engine_of(id), now));
         let mut judge = self.judge();
-        theirs.iter().for_each(|id| judge.hand_over(id));
-        ours.iter().for_each(|id| judge.take_over(id, Verdict::Alive, now));
+        for id in &theirs {
+            judge.hand_over(id);
+        }
+        for id in &ours {
+            judge.take_over(id, Verdict::Alive, now);
+        }
         for row in recorded.into_iter().filter(|row| ours.contains(&row.workspace)) {
             if let Some(verdict) = Verdict::from_label(&row.verdict) {
                 judge.take_over(&row.workspace, verdict, now.minus(row.since_ago));

@@ -17,7 +17,7 @@ use defib_policy::moment::Moment;
 use defib_policy::plan::{Change, Plan};
 use defib_policy::sample::{Fault, Observation, Sample};
 use defib_policy::verdict::Verdict;
-use defib_store::{EventRow, FleetScope, LeaseProof, RecordBatch, Store, StoreError, VerdictRow};
+use defib_store::{EventRow, FleetScope, LeaseProof, Malformed, RecordBatch, Store, StoreError, VerdictRow};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use tracing::{error, info, warn};
@@ -94,6 +94,8 @@ pub(crate) struct Reconciler {
     snapshot: Mutex<Arc<Snapshot>>,
     /// Engines that a pass over the fleet is waiting for.
     asked: Mutex<BTreeSet<EngineName>>,
+    /// The rows that break the contract, and how.
+    malformed: Mutex<BTreeSet<(Option<String>, &'static str)>>,
     /// Engines whose list could not be read whole.
     spoiled: Mutex<BTreeSet<EngineName>>,
     unrecorded: Mutex<Vec<Change>>,
@@ -140,6 +142,7 @@ impl Reconciler {
             turning_leases: tokio::sync::Mutex::default(),
             snapshot: Mutex::default(),
             asked: Mutex::default(),
+            malformed: Mutex::default(),
             spoiled: Mutex::default(),
             moved: Mutex::default(),
             unrecorded: Mutex::default(),
@@ -184,10 +187,7 @@ impl Reconciler {
         let mut report = TickReport { database_took: self.now() - read_at, ..TickReport::default() };
         let whole = matches!(scope, Scope::Fleet);
         if whole {
-            for row in &malformed {
-                let id = row.id.as_deref().map_or_else(|| "(none)".to_owned(), printable);
-                warn!(workspace = %id, why = row.why, "a row of defib.fleet breaks the contract and is not judged");
-            }
+            self.tell_malformed(malformed);
         }
         let departed = self.judge().observe_fleet(&read, whole);
         lock(&self.own).forget(departed.iter().map(|departed| &departed.id));
@@ -228,6 +228,17 @@ impl Reconciler {
             }
         }
         failed.map_or(Ok(report), Err)
+    }
+
+    /// Warns of rows that break the contract, of each once for as long as it does.
+    fn tell_malformed(&self, malformed: Vec<Malformed>) {
+        let mut told = lock(&self.malformed);
+        let now: BTreeSet<_> = malformed.into_iter().map(|row| (row.id, row.why)).collect();
+        for (id, why) in now.difference(&told) {
+            let id = id.as_deref().map_or_else(|| "(none)".to_owned(), printable);
+            warn!(workspace = %id, why, "a row of defib.fleet breaks the contract and is not judged");
+        }
+        *told = now;
     }
 
     /// The pass, engine by engine. One over the fleet asks engines without workspaces too (`engine_up` and readiness are
@@ -328,7 +339,7 @@ impl Reconciler {
         attempts: &BTreeMap<WorkspaceId, Vec<Attempt>>,
         holds: &Holds,
     ) -> Plan {
-        let in_flight = self.restarter.in_flight();
+        let (in_flight, queued) = (self.restarter.in_flight(), self.restarter.queued());
         let labels = seen.and_then(|seen| seen.own_labels.as_ref());
         let own = lock(&self.own).settings(&part.workspaces, labels, &self.config.policy);
         let ours = self.speaks_for(part.engine, self.now());
@@ -341,6 +352,7 @@ impl Reconciler {
                 sample: seen.and_then(|seen| seen.samples.get(n)).map(|(_, sample)| sample),
                 attempts: attempts.get(&workspace.id).map_or(&[][..], Vec::as_slice),
                 in_flight: in_flight.contains(&workspace.id),
+                queued: queued.contains(&workspace.id),
                 ours,
                 on_hold: holds.cover(workspace),
                 own: own.get(&workspace.id).map(Arc::as_ref),
@@ -498,7 +510,15 @@ impl Reconciler {
         self.metrics.probe_map_entries.set(i64::try_from(judge.probes().len()).unwrap_or(i64::MAX));
         self.metrics.local_health_multiplier.set(i64::from(judge.multiplier()));
         let usable = judge.heartbeats_usable(now) && self.metrics.database_up.get() == 1;
+        let before = self.metrics.heartbeats_usable.get() == 1;
         self.metrics.heartbeats_usable.set(i64::from(usable));
+        if usable && !before {
+            info!("heartbeats are a witness");
+        } else if before && !usable {
+            warn!(
+                "heartbeats are no witness: the database, the way to it or our own reads were away; nobody's silence is held against it"
+            );
+        }
         for engine in self.engines.keys() {
             self.metrics.storm(engine, judge.is_storm(Some(engine)) || judge.is_storm(None));
         }

@@ -69,6 +69,8 @@ pub(crate) struct Restarter {
     pub(crate) clock: Clock,
     pub(crate) metrics: Arc<Metrics>,
     in_flight: Mutex<InFlight>,
+    /// Those of them that wait for a permit.
+    queued: Mutex<InFlight>,
     /// The engines of those in flight, with how many there are.
     busy: Mutex<BTreeMap<EngineName, usize>>,
     /// What is ours, as the loop's last turn at the leases left it.
@@ -99,6 +101,7 @@ impl Restarter {
             clock,
             metrics,
             in_flight: Mutex::new(HashSet::new()),
+            queued: Mutex::default(),
             busy: Mutex::default(),
             ownership: Arc::default(),
             ended,
@@ -125,6 +128,11 @@ impl Restarter {
     /// Workspaces with a restart under way in this process.
     pub(crate) fn in_flight(&self) -> InFlight {
         lock(&self.in_flight).clone()
+    }
+
+    /// Those of them that wait for others on their engine.
+    pub(crate) fn queued(&self) -> InFlight {
+        lock(&self.queued).clone()
     }
 
     /// Starts to carry out orders. Returns at once; an order for a workspace that has one under way is dropped, because
@@ -167,10 +175,13 @@ impl Restarter {
     /// the next pass.
     async fn attempt(&self, order: &RestartOrder) -> bool {
         let Some((engine, permits)) = self.engines.get(&order.engine) else { return false };
+        lock(&self.queued).insert(order.workspace.clone());
         let permit = tokio::select! {
-            permit = permits.acquire() => permit,
-            () = self.stop.cancelled() => return false,
+            permit = permits.acquire() => Some(permit),
+            () = self.stop.cancelled() => None,
         };
+        lock(&self.queued).remove(&order.workspace);
+        let Some(permit) = permit else { return false };
         // The semaphore is never closed.
         let Ok(_permit) = permit else { return false };
         let workspace = printable(order.workspace.as_str());

@@ -268,11 +268,13 @@ pub enum Held {
     SecondWitness,
     /// It runs, and its engine has not told since when: the next look asks for that.
     StartUnknown,
+    /// `DEFIB_RESTART_CONCURRENCY` others on its engine are being restarted.
+    Queued,
 }
 
 impl Held {
     /// Every reason.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Operator,
         Self::Backoff,
         Self::Exhausted,
@@ -282,6 +284,7 @@ impl Held {
         Self::ReportOnly,
         Self::SecondWitness,
         Self::StartUnknown,
+        Self::Queued,
     ];
 
     /// The metric label.
@@ -297,6 +300,7 @@ impl Held {
             Self::ReportOnly => "report_only",
             Self::SecondWitness => "second_witness",
             Self::StartUnknown => "start_unknown",
+            Self::Queued => "queued",
         }
     }
 
@@ -309,9 +313,10 @@ impl Held {
             Self::Exhausted => "too many attempts did not help; tried rarely until it recovers or `defib ack`",
             Self::Storm => "many died at once; restarts go in small verified batches",
             Self::EngineReturned => "its engine just came back and may restart it by itself",
-            Self::Observe => "DEFIB_MODE=observe",
+            Self::Observe => "it is only observed (DEFIB_MODE, or `mode` of its own settings)",
             Self::ReportOnly => "the configured action is to report",
             Self::SecondWitness => "it still runs, and no second witness agrees",
+            Self::Queued => "others on its engine are restarted first (DEFIB_RESTART_CONCURRENCY)",
             Self::StartUnknown => "it still runs, and its engine has yet to say since when",
         }
     }
@@ -451,10 +456,11 @@ mod tests {
             (Held::Exhausted, "exhausted", "`defib ack`"),
             (Held::Storm, "storm", "many died at once"),
             (Held::EngineReturned, "engine_returned", "came back"),
-            (Held::Observe, "observe", "DEFIB_MODE=observe"),
+            (Held::Observe, "observe", "DEFIB_MODE"),
             (Held::ReportOnly, "report_only", "configured"),
             (Held::SecondWitness, "second_witness", "no second witness"),
             (Held::StartUnknown, "start_unknown", "since when"),
+            (Held::Queued, "queued", "DEFIB_RESTART_CONCURRENCY"),
         ] {
             assert_eq!(held.label(), label);
             assert!(held.sentence().contains(sentence), "{label}: {}", held.sentence());

@@ -11,6 +11,33 @@ use defib_tests::{Restart, SOON, Stage, Workspace, container, throughout};
 const AFTERWARDS: Duration = Duration::from_secs(2);
 
 #[tokio::test]
+async fn who_waits_for_others_on_its_engine_is_told_so_and_comes_next() -> Result<()> {
+    let (stage, engine) = one_silent_workspace().await?;
+    engine.add(container("w2"));
+    stage.db.add(Workspace::new("w2").silent()).await?;
+    let stage = stage.knob("RESTART_CONCURRENCY", "1").knob("POLL_INTERVAL", "300ms").knob("STORM_MIN", "10");
+    engine.set_fault(Call::Start, Fault::Delay(Duration::from_secs(4)));
+    let daemon = stage.run().await?;
+    for id in ["w1", "w2"] {
+        engine.exit(id, 137)?;
+    }
+    defib_testkit::eventually(SOON, "one of them is held as queued", async || {
+        let held = (stage.db.held("w1").await, stage.db.held("w2").await);
+        match &held {
+            (Ok(one), Ok(other)) if [one, other].iter().any(|held| held.as_deref() == Some("queued")) => Ok(()),
+            _ => Err(format!("{held:?}")),
+        }
+    })
+    .await?;
+    daemon.wait_for_metric("defib_restarts_held_total{reason=\"queued\"}", |count| count >= 1.0, SOON).await?;
+    for id in ["w1", "w2"] {
+        stage.db.wait_for_restart(id, "succeeded", SOON).await?;
+    }
+    ensure!(engine.restarts() == 2, "somebody was restarted twice");
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_restart_that_fails_is_tried_again_with_growing_delays() -> Result<()> {
     let (stage, engine) = one_silent_workspace().await?;
     let stage = stage.knob("BACKOFF_INITIAL", "600ms").knob("BACKOFF_MAX", "10s");

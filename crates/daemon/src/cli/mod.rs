@@ -24,7 +24,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use defib_store::Store;
+use defib_store::{Store, StoreError};
 
 use crate::config::{Config, Faults, FewKnobs, RawKnobs, envfile};
 use crate::{clock, daemon, logging};
@@ -248,7 +248,9 @@ pub(crate) fn main() -> ExitCode {
                 complain!("{faults}");
                 return ExitCode::from(2);
             }
-            complain!("defib: {}", logging::chain(error.as_ref()));
+            let no_schema = error.downcast_ref::<StoreError>().is_some_and(|error| error.kind() == "schema");
+            let hint = if no_schema { ": run `defib migrate` first, and then `defib check`" } else { "" };
+            complain!("defib: {}{hint}", logging::chain(error.as_ref()));
             if error.downcast_ref::<Refused>().is_some() { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }

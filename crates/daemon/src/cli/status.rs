@@ -1,6 +1,6 @@
 //! `defib status`: the fleet with its verdicts, from the tables alone.
 
-use defib_store::{StatusRow, Store};
+use defib_store::{Hold, HoldScope, StatusRow, Store};
 use serde_json::{Value, json};
 
 use super::{Ended, Format, show};
@@ -15,7 +15,7 @@ pub(super) async fn run(store: &Store, watched: &[String], format: Format, troub
         rows.retain(|row| row.verdict.is_some());
     }
     if format == Format::Json {
-        let rows: Vec<Value> = rows.iter().map(|row| as_json(row, watched)).collect();
+        let rows: Vec<Value> = rows.iter().map(|row| as_json(row, watched, &holds)).collect();
         say!("{}", serde_json::to_string_pretty(&rows)?);
         return Ok(Ended::Well);
     }
@@ -93,7 +93,12 @@ fn cells(row: &StatusRow, watched: &[String]) -> [String; 9] {
     ]
 }
 
-fn as_json(row: &StatusRow, watched: &[String]) -> Value {
+fn as_json(row: &StatusRow, watched: &[String], holds: &[Hold]) -> Value {
+    let covers = |hold: &&Hold| match &hold.scope {
+        HoldScope::Fleet => true,
+        HoldScope::Engine(name) => Some(name.as_str()) == row.engine.as_deref(),
+        HoldScope::Workspace(id) => id.as_str() == row.id,
+    };
     let current = row.verdict.as_ref();
     let seconds = |age: std::time::Duration| age.as_secs_f64();
     json!({
@@ -108,6 +113,12 @@ fn as_json(row: &StatusRow, watched: &[String]) -> Value {
         "rule": current.map(|current| current.rule.as_str()),
         "because": current.map(|current| current.because.as_str()),
         "held": current.and_then(|current| current.held.as_deref()),
+        "holds": holds.iter().filter(covers).map(|hold| json!({
+            "scope": hold.scope.parts().0,
+            "owner": hold.owner,
+            "reason": hold.reason,
+            "expires_in_seconds": hold.expires_in.map(seconds),
+        })).collect::<Vec<_>>(),
         "evidence": current.map(|current| &current.evidence),
         "heartbeat_age_seconds": row.heartbeat_ago.map(seconds),
         "last_restart": row.last_restart.as_ref().map(|last| json!({

@@ -31,7 +31,7 @@ use crate::storm::StormGuard;
 use crate::suspicion::SuspicionLog;
 pub use crate::track::ReadStamp;
 use crate::track::Track;
-use crate::verdict::{Rule, Verdict};
+use crate::verdict::{Held, Rule, Verdict};
 
 /// What a pass learned about an engine as such.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -48,6 +48,7 @@ pub struct EngineEvidence {
 
 /// One workspace to judge, with what is known of it.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts about one workspace, not a state")]
 pub struct Look<'a> {
     /// The fleet row.
     pub workspace: &'a Workspace,
@@ -57,6 +58,8 @@ pub struct Look<'a> {
     pub attempts: &'a [Attempt],
     /// A restart of it is being made by this process.
     pub in_flight: bool,
+    /// That attempt waits for others on its engine, and has not been claimed yet.
+    pub queued: bool,
     /// This replica owns its engine. A replica that does not judges all the same, so that it is warm when it has to take
     /// over, but says and does nothing.
     pub ours: bool,
@@ -346,7 +349,10 @@ impl Judge {
                     );
                     calls.push(Call { look, opinion, conviction, allowance });
                 }
-                _ => self.settle_opinion(now, look, &opinion, None, None, &mut plan),
+                _ => {
+                    let held = (in_flight && look.queued).then_some(Held::Queued);
+                    self.settle_opinion(now, look, &opinion, held, None, &mut plan);
+                }
             }
         }
         self.turn_storms(now, engine.map(|(name, _)| name), &calls, &mut plan);

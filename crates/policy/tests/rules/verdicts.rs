@@ -466,6 +466,20 @@ fn a_sample_that_arrives_late_is_void() {
 fn nobody_is_restarted_twice_while_it_is_in_flight_or_when_only_observing() {
     let mut world = world().with("w", Some(-80), stopped(0));
     world.in_flight.push("w".to_owned());
+    world.queued.push("w".to_owned());
+    let held = |plan: &Plan| plan.changes.last().map(|change| change.evidence.held);
+    assert_eq!(held(&world.tick()), Some(Some(Held::Queued)));
+    assert_eq!(held(&world.tick()), None, "said once");
+    world.queued.clear();
+    assert_eq!(held(&world.tick()), Some(None), "it is its turn");
+    // In the queue of nobody: it was not ordered.
+    world.in_flight.clear();
+    world.queued.push("w".to_owned());
+    world.attempts.insert("w".into(), vec![attempt(1, 0, None)]);
+    assert_eq!(held(&world.tick()), None);
+    world.attempts.clear();
+    world.queued.clear();
+    world.in_flight.push("w".to_owned());
     assert_eq!(world.run(60), []);
     assert_eq!(world.verdict("w"), Some(Verdict::Dead));
     world.in_flight.clear();
