@@ -5,9 +5,33 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use defib_testkit::{PrivatePostgres, ScriptedEngine, free_port};
 use defib_tests::{SOON, Stage, Workspace, container};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const A_WHILE: Duration = Duration::from_secs(2);
+
+#[tokio::test]
+async fn a_row_that_breaks_the_contract_is_not_called_alive() -> Result<()> {
+    let engine = ScriptedEngine::start().await?;
+    let stage = Stage::new(&engine.url()).await?;
+    let (long, well) = ("x".repeat(513), "well");
+    for id in [long.as_str(), well] {
+        engine.add(container(id));
+        stage.db.add(Workspace::new(id)).await?;
+    }
+    stage.defib(&["hold", well, "--reason", "watched by hand", "--for", "1h"]).await?;
+    let rows: Value = serde_json::from_str(&stage.defib(&["status", "--format", "json"]).await?.stdout)?;
+    let of = |id: &str| rows.as_array().and_then(|rows| rows.iter().find(|row| row["workspace_id"] == *id)).cloned();
+    let (long_row, well_row) = (of(&long).context("no long one")?, of(well).context("no well one")?);
+    ensure!(long_row["verdict"] == "not judged" && well_row["verdict"] == "alive", "{rows:#}");
+    ensure!(well_row["holds"][0]["reason"] == "watched by hand" && long_row["holds"] == json!([]), "{rows:#}");
+    let troubled = stage.defib(&["status", "--troubled"]).await?.stdout;
+    ensure!(troubled.contains("breaks the contract") && troubled.contains("2 workspaces, 1 alive"), "{troubled}");
+    let explained = stage.defib(&["explain", &long]).await?.stdout;
+    ensure!(explained.contains("not judged, never restarted: workspace_id is longer than 512 bytes"), "{explained}");
+    let explained = stage.defib(&["explain", well]).await?.stdout;
+    ensure!(explained.contains("verdict: alive"), "{explained}");
+    Ok(())
+}
 
 #[tokio::test]
 async fn a_hold_of_a_workspace_is_respected_until_it_is_released() -> Result<()> {

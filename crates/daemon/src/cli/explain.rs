@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use defib_policy::id::WorkspaceId;
 use defib_policy::verdict::{Rule, Verdict};
-use defib_store::{Explanation, Store, TimelineEntry, TimelineWhat};
+use defib_store::{Explanation, FleetScope, StatusRow, Store, TimelineEntry, TimelineWhat};
 use serde_json::{Value, json};
 
 use super::{Ended, Format, show, status};
@@ -21,6 +21,7 @@ pub(super) async fn run(
     let explanation = store.explain(&id, limit).await?;
     let known = explanation.workspace.is_some();
     let engine = explanation.workspace.as_ref().and_then(|row| row.engine.as_deref());
+    let unread = why_unread(store, watched, &id, explanation.workspace.as_ref()).await;
     let leases = store.leases().await?;
     let owner = leases.into_iter().find(|lease| Some(lease.engine.as_str()) == engine).map(|lease| lease.holder);
     if !known && explanation.timeline.is_empty() {
@@ -33,12 +34,33 @@ pub(super) async fn run(
     if format == Format::Json {
         say!("{}", serde_json::to_string_pretty(&as_json(&explanation, owner.as_deref()))?);
     } else {
-        print(workspace, watched, &explanation, owner.as_deref());
+        print(workspace, watched, &explanation, owner.as_deref(), unread);
     }
     Ok(Ended::Well)
 }
 
-fn print(workspace: &str, watched: &[String], explanation: &Explanation, owner: Option<&str>) {
+/// Why the daemon does not read a row that it would judge by its status: it breaks the contract.
+async fn why_unread(
+    store: &Store,
+    watched: &[String],
+    id: &WorkspaceId,
+    row: Option<&StatusRow>,
+) -> Option<&'static str> {
+    let judged = row.is_some_and(|row| row.verdict.is_none() && status::standing(row, watched, None) == "alive");
+    if !judged {
+        return None;
+    }
+    let (read, malformed) = store.read_fleet(FleetScope::Some(std::slice::from_ref(id)), watched).await.ok()?;
+    read.workspaces.is_empty().then(|| malformed.first().map_or("it is in the view no more", |row| row.why))
+}
+
+fn print(
+    workspace: &str,
+    watched: &[String],
+    explanation: &Explanation,
+    owner: Option<&str>,
+    unread: Option<&'static str>,
+) {
     say!("{}", printable(workspace));
     match &explanation.workspace {
         None => say!("  not in defib.fleet any more"),
@@ -70,7 +92,10 @@ fn print(workspace: &str, watched: &[String], explanation: &Explanation, owner: 
                 say!("  policy of its row: {}", printable(policy));
             }
             match &row.verdict {
-                None => match status::standing(row, watched) {
+                _ if unread.is_some() => {
+                    say!("  not judged, never restarted: {} (`defib check`)", unread.unwrap_or_default());
+                }
+                None => match status::standing(row, watched, None) {
                     "alive" => print_alive(explanation),
                     not_judged => say!("  {not_judged}: not judged, never restarted"),
                 },

@@ -1,6 +1,8 @@
 //! `defib status`: the fleet with its verdicts, from the tables alone.
 
-use defib_store::{Hold, HoldScope, StatusRow, Store};
+use std::collections::HashSet;
+
+use defib_store::{FleetScope, Hold, HoldScope, StatusRow, Store};
 use serde_json::{Value, json};
 
 use super::{Ended, Format, show};
@@ -10,19 +12,24 @@ pub(super) async fn run(store: &Store, watched: &[String], format: Format, troub
     let mut rows = store.status().await?;
     let holds = store.holds().await?;
     let leases = store.leases().await?;
-    let (all, alive) = (rows.len(), rows.iter().filter(|row| standing(row, watched) == "alive").count());
+    // What the daemon reads: rows that break the contract are not among them.
+    let read = store.read_fleet(FleetScope::All, watched).await.ok();
+    let read: Option<HashSet<String>> =
+        read.map(|(read, _)| read.workspaces.iter().map(|row| row.id.to_string()).collect());
+    let read = read.as_ref();
+    let (all, alive) = (rows.len(), rows.iter().filter(|row| standing(row, watched, read) == "alive").count());
     if troubled {
-        rows.retain(|row| row.verdict.is_some());
+        rows.retain(|row| row.verdict.is_some() || standing(row, watched, read) == UNREAD);
     }
     if format == Format::Json {
-        let rows: Vec<Value> = rows.iter().map(|row| as_json(row, watched, &holds)).collect();
+        let rows: Vec<Value> = rows.iter().map(|row| as_json(row, watched, read, &holds)).collect();
         say!("{}", serde_json::to_string_pretty(&rows)?);
         return Ok(Ended::Well);
     }
     let mut table =
         show::table(&["WORKSPACE", "NAME", "STATUS", "VERDICT", "SINCE", "HEARTBEAT", "ENGINE", "LAST RESTART", "WHY"]);
     for row in &rows {
-        table.add_row(cells(row, watched));
+        table.add_row(cells(row, watched, read));
     }
     show::print(&table);
     say!("\n{all} workspaces, {alive} alive");
@@ -52,18 +59,22 @@ pub(super) async fn run(store: &Store, watched: &[String], format: Format, troub
     Ok(Ended::Well)
 }
 
-/// The verdict; or why there is none.
-pub(super) fn standing<'a>(row: &'a StatusRow, watched: &[String]) -> &'a str {
+/// The standing of a row that breaks the contract.
+const UNREAD: &str = "not judged";
+
+/// The verdict; or why there is none. `read` are the ids that the daemon reads, where that is known.
+pub(super) fn standing<'a>(row: &'a StatusRow, watched: &[String], read: Option<&HashSet<String>>) -> &'a str {
     match &row.verdict {
         _ if row.suspended == Some(true) => "suspended",
         _ if !watched.iter().any(|status| Some(status) == row.status.as_ref()) => "not watched",
         Some(current) => &current.verdict,
+        None if read.is_some_and(|read| !read.contains(&row.id)) => UNREAD,
         None => "alive",
     }
 }
 
-fn cells(row: &StatusRow, watched: &[String]) -> [String; 9] {
-    let standing = standing(row, watched);
+fn cells(row: &StatusRow, watched: &[String], read: Option<&HashSet<String>>) -> [String; 9] {
+    let standing = standing(row, watched, read);
     let current = row.verdict.as_ref().filter(|current| current.verdict == standing);
     let restart = row.last_restart.as_ref().map_or_else(
         || "-".to_owned(),
@@ -76,10 +87,14 @@ fn cells(row: &StatusRow, watched: &[String]) -> [String; 9] {
             format!("{outcome} {} ago (attempt {})", show::age(last.claimed_ago), last.attempt)
         },
     );
-    let why = current.map_or_else(String::new, |current| {
-        let held = current.held.as_ref().map_or_else(String::new, |held| format!(" [held: {}]", printable(held)));
-        format!("{}{held}", printable(&current.because))
-    });
+    let unread = if standing == UNREAD { "its row breaks the contract: `defib check` says how" } else { "" };
+    let why = current.map_or_else(
+        || unread.to_owned(),
+        |current| {
+            let held = current.held.as_ref().map_or_else(String::new, |held| format!(" [held: {}]", printable(held)));
+            format!("{}{held}", printable(&current.because))
+        },
+    );
     [
         printable(&row.id),
         show::or_dash(row.name.as_deref()),
@@ -93,7 +108,7 @@ fn cells(row: &StatusRow, watched: &[String]) -> [String; 9] {
     ]
 }
 
-fn as_json(row: &StatusRow, watched: &[String], holds: &[Hold]) -> Value {
+fn as_json(row: &StatusRow, watched: &[String], read: Option<&HashSet<String>>, holds: &[Hold]) -> Value {
     let covers = |hold: &&Hold| match &hold.scope {
         HoldScope::Fleet => true,
         HoldScope::Engine(name) => Some(name.as_str()) == row.engine.as_deref(),
@@ -108,7 +123,7 @@ fn as_json(row: &StatusRow, watched: &[String], holds: &[Hold]) -> Value {
         "kind": row.kind,
         "engine": row.engine,
         "suspended": row.suspended,
-        "verdict": standing(row, watched),
+        "verdict": standing(row, watched, read),
         "verdict_since_seconds": current.map(|current| seconds(current.since_ago)),
         "rule": current.map(|current| current.rule.as_str()),
         "because": current.map(|current| current.because.as_str()),
