@@ -98,7 +98,7 @@ impl PrivateDockerd {
 
     /// Freezes dockerd: connections are accepted by the kernel and nothing answers. Containers and containerd go on.
     pub fn pause(&self) -> Result<()> {
-        process::signal(self.running_pid()?, Signal::STOP)
+        process::freeze(self.running_pid()?)
     }
 
     /// Undoes [`pause`](Self::pause).

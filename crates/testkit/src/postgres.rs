@@ -276,9 +276,9 @@ impl PrivatePostgres {
     /// Freezes every process of the server: connections stay up and nothing answers.
     pub fn pause(&self) -> Result<()> {
         let pid = self.postmaster_pid().context("the Postgres server is not running")?;
-        process::signal(pid, Signal::STOP)?; // first: it cannot fork another backend after this
+        process::freeze(pid)?; // first: it cannot fork another backend after this
         for backend in process::children(pid) {
-            let _ = process::signal(backend, Signal::STOP); // one that has just ended is as good
+            let _ = process::freeze(backend); // one that has just ended is as good
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, kill_process};
 
 pub use rustix::process::Signal;
@@ -15,6 +15,26 @@ pub use rustix::process::Signal;
 pub fn signal(pid: u32, signal: Signal) -> Result<()> {
     let raw = i32::try_from(pid).ok().and_then(Pid::from_raw).with_context(|| format!("{pid} is no process id"))?;
     kill_process(raw, signal).with_context(|| format!("send {signal:?} to process {pid}"))
+}
+
+/// Freezes a process. When this returns none of its threads runs any more: the signal alone only asks for that.
+///
+/// # Errors
+/// Those of [`signal`], and when a thread is still running after two seconds.
+pub fn freeze(pid: u32) -> Result<()> {
+    signal(pid, Signal::STOP)?;
+    let is_frozen = |task: std::fs::DirEntry| {
+        let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        // A thread that has ended meanwhile has no state.
+        stat.rsplit_once(')').is_none_or(|(_, rest)| rest.trim_start().starts_with('T'))
+    };
+    for _ in 0..2_000 {
+        if std::fs::read_dir(format!("/proc/{pid}/task"))?.flatten().all(is_frozen) {
+            return Ok(());
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    bail!("process {pid} goes on running after SIGSTOP")
 }
 
 /// Whether the process exists and is more than a zombie, which has ended and waits for its parent to ask.
