@@ -75,6 +75,8 @@ pub struct Loss {
     pub counted_from: Ms,
     /// How.
     pub how: Death,
+    /// A heartbeat of the life that ended had reached the database: before, it may as well still be starting.
+    pub heard: bool,
     /// What callers have seen of it since then.
     pub callers: Callers,
     /// The attempts that touched it in the run before this death: back-off is due.
@@ -167,7 +169,7 @@ impl Chronicle {
     }
 
     /// Someone died.
-    pub fn death(&mut self, workspace: usize, at: Ms, how: Death, tries: u32) {
+    pub fn death(&mut self, workspace: usize, at: Ms, how: Death, tries: u32, heard: bool) {
         if self.open[workspace].is_some() {
             return;
         }
@@ -177,6 +179,7 @@ impl Chronicle {
             at,
             counted_from: at,
             how,
+            heard,
             callers: Callers::default(),
             tries,
             restarted_at: None,
@@ -254,7 +257,7 @@ mod tests {
     fn the_bound_of_an_open_death_counts_from_the_end_of_a_pause() {
         let mut chronicle = Chronicle { open: vec![None], ..Chronicle::default() };
         chronicle.unpaused(0, 5);
-        chronicle.death(0, 10, Death::Wedged, 0);
+        chronicle.death(0, 10, Death::Wedged, 0, true);
         assert_eq!(chronicle.losses[0].counted_from, 10);
         chronicle.unpaused(0, 40);
         chronicle.back(0, 50);
@@ -277,7 +280,7 @@ mod tests {
     fn two_callers_agree_when_they_have_spoken_for_long_enough() {
         let mut chronicle = Chronicle { open: vec![None], ..Chronicle::default() };
         chronicle.unreached(0, 0, 1, 10);
-        chronicle.death(0, 5, Death::Wedged, 0);
+        chronicle.death(0, 5, Death::Wedged, 0, true);
         let mut agreed = |proxy, at| {
             chronicle.unreached(0, proxy, at, 10);
             chronicle.losses[0].callers.agreed_at

@@ -25,7 +25,8 @@ impl World {
         workspace.mute_since.get_or_insert(now);
         if self.is_wanted(of) {
             let tries = self.tries(of);
-            self.chronicle.death(of, now, how, tries);
+            let heard = self.workspaces[of].heard;
+            self.chronicle.death(of, now, how, tries, heard);
         }
     }
 
@@ -114,6 +115,7 @@ impl World {
         workspace.body = Body::Running;
         workspace.mind = Mind::Booting;
         workspace.started_at = now;
+        workspace.heard = false;
         workspace.mute_since = Some(now);
         // A start resets the health check to `starting`.
         workspace.frozen_health = None;

@@ -135,7 +135,7 @@ pub fn mistakes(world: &World) -> Vec<String> {
 ///
 /// The clock of the bound stands still while something is in the way. Against a wedged one, whose container runs, silence speaks, and
 /// that is counted anew after each outage and pause (rule 4.3); and nobody restarts it before a second witness has spoken (4.4). So
-/// its bound holds for each stretch with nothing in the way, and from `wedged_after` before the callers agree.
+/// its bound holds for each stretch with nothing in the way, and from [`patience`] before the callers agree.
 #[must_use]
 pub fn late(world: &World, loss: &Loss, within: Option<Ms>) -> Option<String> {
     let bound = within.unwrap_or_else(|| bound(&world.settings, loss));
@@ -143,7 +143,7 @@ pub fn late(world: &World, loss: &Loss, within: Option<Ms>) -> Option<String> {
     let engine = world.workspaces[loss.workspace].engine;
     let from = match loss.how {
         Death::Wedged => {
-            let agreed = loss.callers.agreed_at.unwrap_or(ended).saturating_sub(ms(world.settings.wedged_after));
+            let agreed = loss.callers.agreed_at.unwrap_or(ended).saturating_sub(patience(&world.settings, loss));
             loss.counted_from.max(agreed)
         }
         Death::Exited | Death::Vanished => loss.counted_from,
@@ -173,9 +173,15 @@ pub fn bound(settings: &Settings, loss: &Loss) -> Ms {
             poll + ms(settings.missing_grace).max(ms(settings.heartbeat_interval) * 3 / 2 + secs(15)) + secs(1)
         }
         // A second witness must last for two windows; how soon two reporters have spoken over that long is the traffic's.
-        Death::Wedged => poll + ms(settings.wedged_after) + mins(10),
+        Death::Wedged => poll + patience(settings, loss) + mins(10),
     };
     detect + backoff_ceiling(settings, loss.tries)
+}
+
+/// How long a wedged one may be silent. One that was never heard of in its life may still be starting (4.6), for half an hour at
+/// the longest.
+fn patience(settings: &Settings, loss: &Loss) -> Ms {
+    if loss.heard { ms(settings.wedged_after) } else { ms(settings.wedged_after).max(mins(30)) }
 }
 
 /// The longest back-off after so many tries.

@@ -149,6 +149,8 @@ pub struct Workspace {
     pub fate: Fate,
     /// The platform is at work on it: nobody else must touch it.
     pub in_hands: bool,
+    /// A heartbeat of the present life has reached the database.
+    pub heard: bool,
     /// Since when it has not answered, if it does not.
     pub mute_since: Option<Ms>,
     /// Its engine's restarts of it in a row.
@@ -187,6 +189,7 @@ impl Workspace {
             life: 0,
             fate: Fate::Works,
             in_hands: false,
+            heard: false,
             mute_since: None,
             engine_tries: 0,
             lie: None,

@@ -219,6 +219,7 @@ impl World {
         }
         let at = stamp(self.now, self.db.offset + self.workspaces[of].writer_offset);
         self.db.beat(of, at);
+        self.workspaces[of].heard = true;
         if self.db.lag > 0 {
             let lag = self.db.lag;
             self.later(lag, move |world| world.db.replicate(of, at));
