@@ -135,7 +135,7 @@ pub fn mistakes(world: &World) -> Vec<String> {
 ///
 /// The clock of the bound stands still while something is in the way. Against a wedged one, whose container runs, silence speaks, and
 /// that is counted anew after each outage and pause (rule 4.3); and nobody restarts it before a second witness has spoken (4.4). So
-/// its bound holds for each stretch with nothing in the way, and from [`patience`] before the callers agree.
+/// its bound holds for each stretch with nothing in the way, and from as long before the callers agree as it may be silent.
 #[must_use]
 pub fn late(world: &World, loss: &Loss, within: Option<Ms>) -> Option<String> {
     let bound = within.unwrap_or_else(|| bound(&world.settings, loss));
