@@ -203,7 +203,8 @@ impl Rule {
     #[must_use]
     pub const fn would_change(self) -> &'static str {
         match self {
-            Self::RunningFresh | Self::RunningNoWitness => "its container stopping, or a stale heartbeat",
+            Self::RunningFresh => "its container stopping, or a stale heartbeat",
+            Self::RunningNoWitness => "its container stopping, or heartbeats that have been a witness for one window",
             Self::RunningBusy => "a heartbeat, no active tasks, or DEFIB_BUSY_GRACE passing",
             Self::RunningSilent => "a heartbeat, its container stopping, or DEFIB_WEDGED_AFTER passing",
             Self::RunningWedged => {

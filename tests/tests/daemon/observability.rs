@@ -41,7 +41,7 @@ const METRICS_BESIDES: &[&str] = &["holds", "lease_held", "probe_map_evictions_t
 #[tokio::test]
 async fn a_log_that_cannot_be_written_does_not_end_the_daemon() -> Result<()> {
     let engine = ScriptedEngine::start().await?;
-    let stage = Stage::new(&engine.url()).await?;
+    let stage = Stage::new(&engine.url()).await?.quick_heartbeats();
     engine.add(container("w1"));
     stage.db.add(Workspace::new("w1").silent()).await?;
     let mut environment = stage.environment();

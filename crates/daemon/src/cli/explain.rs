@@ -141,6 +141,18 @@ fn print_alive(explanation: &Explanation) {
         TimelineWhat::Verdict { to, evidence, .. } => Some((entry.at, to, evidence)),
         _ => None,
     });
+    let window = last.and_then(|(_, _, evidence)| evidence.pointer("/heartbeat/window_seconds")?.as_f64());
+    let silent = explanation.workspace.as_ref().and_then(|row| row.heartbeat_ago);
+    let silent = silent.filter(|ago| window.is_some_and(|window| ago.as_secs_f64() > window));
+    if let Some(silent) = silent {
+        // A change of the rule alone is not recorded, and the fleet's reasons are the daemon's.
+        say!(
+            "    because  nothing is recorded against it, although its last sign of life is {} old, more than its window of {:.0} s when last said: heartbeats are no witness now (defib_heartbeats_usable is 0), or the next pass will say more",
+            show::age(silent),
+            window.unwrap_or_default()
+        );
+        return say!("    changes  with {}", Rule::RunningNoWitness.would_change());
+    }
     match last {
         Some((at, to, evidence)) if to == Verdict::Alive.label() => say!(
             "    because  {} (rule {}); said at {}, and nothing against it since",
