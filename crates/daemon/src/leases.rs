@@ -235,7 +235,13 @@ impl Reconciler {
         if moved.is_empty() {
             return Ok(());
         }
-        let recorded = self.store.read_verdicts().await?;
+        let recorded = match self.store.read_verdicts().await {
+            Ok(recorded) => recorded,
+            Err(error) => {
+                lock(&self.moved).extend(moved); // for the next read
+                return Err(error);
+            }
+        };
         let (now, snapshot) = (self.now(), self.snapshot());
         let (ours, theirs): (BTreeSet<_>, BTreeSet<_>) =
             moved.into_iter().partition(|id| self.speaks_for(snapshot.engine_of(id), now));

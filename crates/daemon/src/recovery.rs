@@ -21,7 +21,7 @@ impl Reconciler {
     pub(crate) async fn settle_left_behind(&self) -> Result<(), StoreError> {
         if lock(&self.ownership).fleet(self.now()).is_some() {
             for attempt in self.store.attempts_without_owner().await? {
-                let settle = recovery::without_an_owner(attempt.overdue_by, self.is_elsewhere(&attempt));
+                let settle = recovery::without_an_owner(attempt.overdue_by, attempt.elsewhere);
                 self.settle(&attempt, settle).await?;
             }
         }
@@ -98,13 +98,8 @@ impl Reconciler {
             convicted: attempt.started_at,
             ran: recovery::restarts_what_runs(&attempt.verdict),
             overdue: attempt.overdue_by.is_some(),
-            elsewhere: self.is_elsewhere(attempt),
+            elsewhere: attempt.elsewhere,
         };
         recovery::by_its_container(&engine.confirm(&target).await.observation, asked)
-    }
-
-    /// Whether the fleet, as it was read last, does not have the workspace on the engine of the attempt.
-    fn is_elsewhere(&self, attempt: &OpenAttempt) -> bool {
-        self.snapshot().engine_of(&attempt.workspace) != Some(&attempt.engine)
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use defib_policy::id::WorkspaceId;
 use defib_policy::moment::Moment;
+use defib_policy::suspicion;
 use defib_store::{StoreError, Suspicion};
 
 use crate::metrics::suspicion_reason;
@@ -22,16 +23,15 @@ impl Reconciler {
         let now = self.now();
         let mut judge = self.judge();
         let mut suspects = BTreeSet::new();
-        for suspicion in taken {
-            let reported_at = now.minus(suspicion.age);
-            // What was reported long before we started describes a fleet that we never saw.
-            if reported_at < started.minus(self.config.policy.dead_window) {
+        for report in taken {
+            let reported_at = now.minus(report.age);
+            if suspicion::is_too_old(reported_at, started, self.config.policy.dead_window) {
                 self.metrics.suspicion("too_old");
-            } else if !judge.observe_suspicion(&suspicion.workspace, &suspicion.reporter, reported_at) {
+            } else if !judge.observe_suspicion(&report.workspace, &report.reporter, reported_at) {
                 self.metrics.suspicion("unknown_workspace");
             } else {
-                self.metrics.suspicion(suspicion_reason(&suspicion.reason, suspicion.http_status));
-                suspects.insert(suspicion.workspace);
+                self.metrics.suspicion(suspicion_reason(&report.reason, report.http_status));
+                suspects.insert(report.workspace);
             }
         }
         Ok((suspects.into_iter().collect(), more))

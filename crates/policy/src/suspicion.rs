@@ -18,6 +18,12 @@ const REPORTERS_MAX: usize = 8;
 /// A reporter who accuses more workspaces than this, and more than a quarter of the fleet, is the broken one.
 const BROKEN_REPORTER_MIN: usize = 5;
 
+/// Whether a report is from so long before our start that it describes a fleet that we never saw: it is ignored.
+#[must_use]
+pub fn is_too_old(reported_at: Moment, started: Moment, dead_window: Duration) -> bool {
+    reported_at < started.minus(dead_window)
+}
+
 /// The accusations of one reporter against one workspace.
 #[derive(Clone, Debug)]
 struct Accusation {
@@ -126,6 +132,13 @@ mod tests {
 
     fn at(seconds: u64) -> Moment {
         Moment::after(Duration::from_secs(1_000 + seconds))
+    }
+
+    #[test]
+    fn a_report_from_more_than_a_window_before_our_start_is_too_old() {
+        let window = Duration::from_secs(60);
+        assert!(is_too_old(at(39), at(100), window));
+        assert!(!is_too_old(at(40), at(100), window) && !is_too_old(at(200), at(100), window));
     }
 
     #[test]

@@ -141,6 +141,8 @@ pub struct OpenAttempt {
     pub acting: bool,
     /// How long ago its deadline passed, if it has: what its owner asked of the engine has been done by now, or never will be.
     pub overdue_by: Option<Duration>,
+    /// The fleet, whatever the status there, no longer has the workspace on that engine.
+    pub elsewhere: bool,
 }
 
 const INSERT: &str = "
@@ -206,7 +208,8 @@ const MAY_ACT: &str = "
 
 const OPEN: &str = "
     select id, workspace_id, engine, container_id, started_at, claimed_at, claimed_by, epoch, acting_at is not null, deadline_at,
-           clock_timestamp(), verdict
+           clock_timestamp(), verdict,
+           not exists (select from defib.fleet f where f.workspace_id::text = r.workspace_id and f.engine::text = r.engine)
       from defib.restarts r where finished_at is null %which% order by id limit 1000";
 
 const WITHOUT_OWNER: &str = "
@@ -559,6 +562,7 @@ fn open_from_row(row: &Row) -> Result<OpenAttempt, Fault> {
         acting: row.try_get(8)?,
         overdue_by: (deadline < now).then(|| now.since(deadline)),
         verdict: row.try_get(11)?,
+        elsewhere: row.try_get(12)?,
     })
 }
 

@@ -91,15 +91,13 @@ fn print(
             if let Some(policy) = &explanation.policy {
                 say!("  policy of its row: {}", printable(policy));
             }
-            match &row.verdict {
-                _ if unread.is_some() => {
-                    say!("  not judged, never restarted: {} (`defib check`)", unread.unwrap_or_default());
-                }
-                None => match status::standing(row, watched, None) {
+            match (&row.verdict, unread) {
+                (_, Some(why)) => say!("  not judged, never restarted: {why} (`defib check`)"),
+                (None, None) => match status::standing(row, watched, None) {
                     "alive" => print_alive(explanation),
                     not_judged => say!("  {not_judged}: not judged, never restarted"),
                 },
-                Some(current) => {
+                (Some(current), None) => {
                     say!("  verdict: {} for {}", current.verdict, show::age(current.since_ago));
                     say!("    because  {} (rule {})", printable(&current.because), printable(&current.rule));
                     if let Some(change) = text(&current.evidence, "would_change") {

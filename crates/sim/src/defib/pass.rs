@@ -8,6 +8,7 @@ use defib_policy::judge::{EngineEvidence, Look, ReadStamp};
 use defib_policy::moment::Moment;
 use defib_policy::plan::Plan;
 use defib_policy::sample::{Fault, Observation, Sample};
+use defib_policy::suspicion;
 use defib_policy::verdict::Verdict;
 
 use super::{Defib, ENGINE_TIMEOUT, index_of, spacing};
@@ -70,12 +71,14 @@ impl Defib {
         if world.db.suspicions.is_empty() {
             return;
         }
-        let oldest = self.started_at.saturating_sub(ms(self.settings.dead_window));
+        let started = self.moment(self.started_at);
         for (of, reporter, at) in std::mem::take(&mut world.db.suspicions) {
             if !self.speaks_for(of, world) {
                 world.db.suspicions.push((of, reporter, at));
-            } else if at >= oldest {
-                let at = self.moment(at);
+                continue;
+            }
+            let at = self.moment(at);
+            if !suspicion::is_too_old(at, started, self.settings.dead_window) {
                 self.judge.observe_suspicion(&world.workspaces[of].id, reporter_name(reporter), at);
             }
         }

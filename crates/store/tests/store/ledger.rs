@@ -120,7 +120,13 @@ async fn whoever_owns_the_engine_sees_what_is_under_way_and_how_far_it_came() {
     assert_eq!((left.id, left.workspace.as_str(), left.engine.as_str()), (id, "w", "default"));
     assert_eq!((left.container_id.as_ref().unwrap().as_str(), left.started_at.unwrap().0), ("c0ffee", 5_000_000));
     assert_eq!((left.claimed_by.as_deref(), left.epoch, &*left.verdict), (Some("replica-1"), 7, "dead"));
-    assert_eq!((left.acting, left.overdue_by), (false, None));
+    assert_eq!((left.acting, left.overdue_by, left.elsewhere), (false, None, false));
+    for (change, elsewhere) in [("status = 'paused'", false), ("engine = 'other'", true), ("engine = 'default'", false)]
+    {
+        fixture.run(&format!("update defib.workspaces set {change}")).await;
+        assert_eq!(open().await[0].elsewhere, elsewhere, "{change}");
+    }
+    fixture.run("update defib.workspaces set status = 'online'").await;
 
     assert_eq!(fixture.may_act(id).await, MayAct::Yes);
     assert_eq!((open().await[0].acting, open().await[0].overdue_by), (true, None));
