@@ -12,8 +12,9 @@
 //! there the list stands alone.
 //!
 //! **One container in a state that the client does not know** spoils the list for all others: it cannot be read. Then those in
-//! a known state are listed, by the engine's own filter. Whoever is not among them may be in the other state, so only one
-//! that is found by its own name can be missing by such a list. Where that cannot be read either, each is inspected.
+//! a known state are listed, by the engine's own filter. Whoever is not among them may be in the other state: so only one that is
+//! found by its own name can be missing by such a list, and one that is found by its label is stopped only if the list of
+//! those with that label can be read whole. Where the filtered list cannot be read either, each is inspected.
 //!
 //! The race: a container can be removed, replaced or started between any two calls of a look. The later call wins; what was
 //! in the list and is gone at the inspect is being removed, not missing; and a sample carries the moment at which the call
@@ -135,6 +136,8 @@ struct Question {
     if_gone: IfGone,
     /// What stands when there is no answer: what the list said, where it said that the container lives.
     otherwise: Option<Observation>,
+    /// The label of containers of which another one may be the workspace, unseen: only their own list can tell.
+    siblings: Option<String>,
 }
 
 #[derive(Default)]
@@ -322,7 +325,25 @@ impl<'a> Look<'a> {
             (Observation::Unknown { .. }, Some(listed)) => listed,
             (observation, _) => observation,
         };
+        let accuses = !matches!(observation, Observation::Running { .. } | Observation::Unknown { .. });
+        if let Some(workspace) = question.siblings.filter(|_| accuses)
+            && let Err(fault) = self.is_alone(client, &workspace, &question.about).await
+        {
+            return Finding::Done(unknown(at, fault));
+        }
         Finding::Done(Sample { at, observation })
+    }
+
+    /// Makes sure that of all containers with the label of a workspace this one is it: none of them is unseen, or livelier.
+    async fn is_alone(&self, client: &Docker, workspace: &str, container_id: &str) -> Result<(), Fault> {
+        let label = &self.engine.settings().workspace_label;
+        let listed = self.list(client, WantedList::Labelled(format!("{label}={workspace}"))).await;
+        let Entries { entries, complete } = listed.map_err(|error| error.fault())?;
+        let target = Target::new(workspace.into(), None);
+        match Listing::new(&entries, label).find(&target) {
+            Match::Is(entry) if complete && entry.id.as_deref() == Some(container_id) => Ok(()),
+            _ => Err(Fault::Garbled),
+        }
     }
 
     /// `None` when the engine, in its own words, has no such container.
@@ -395,11 +416,18 @@ fn read_list(listing: &Listing<'_>, complete: bool, target: &Target, at: Moment)
         return Finding::Done(unknown(at, Fault::BadReference));
     }
     match (listing.find(target), handle) {
-        (Match::Is(entry), _) => read_entry(entry, target, at),
+        (Match::Is(entry), _) => match read_entry(entry, target, at) {
+            Finding::Done(sample) if matches!(sample.observation, Observation::Running { .. }) => Finding::Done(sample),
+            Finding::Ask(question) if !complete && target.may_have_siblings() => {
+                Finding::Ask(Question { siblings: Some(target.workspace.to_string()), ..question })
+            }
+            Finding::Done(_) if !complete && target.may_have_siblings() => Finding::Done(unknown(at, Fault::Garbled)),
+            finding => finding,
+        },
         (Match::Ambiguous, _) => Finding::Done(unknown(at, Fault::EngineError)),
         (Match::Absent, _) if !complete && target.may_have_siblings() => Finding::Done(unknown(at, Fault::Garbled)),
         (Match::Absent, Handle::Ask(about)) => {
-            Finding::Ask(Question { about: about.to_owned(), if_gone: IfGone::Missing, otherwise: None })
+            Finding::Ask(Question { about: about.to_owned(), if_gone: IfGone::Missing, ..Question::default() })
         }
         (Match::Absent, Handle::None | Handle::Invalid) => Finding::Missing,
     }
@@ -408,7 +436,7 @@ fn read_list(listing: &Listing<'_>, complete: bool, target: &Target, at: Moment)
 fn read_entry(entry: &ContainerSummary, target: &Target, at: Moment) -> Finding {
     let ask = |otherwise| {
         let about = entry.id.clone().unwrap_or_default();
-        Finding::Ask(Question { about, if_gone: IfGone::Removing, otherwise })
+        Finding::Ask(Question { about, otherwise, ..Question::default() })
     };
     match facts::glance(entry) {
         Glance::Seen(observation @ Observation::Running { .. }) if target.inspect => ask(Some(observation)),
@@ -440,7 +468,7 @@ fn read_list_after_inspect(
     match (&from_list, inspected_id, listing.find(target)) {
         // It is in doubt, and was inspected already.
         (Finding::Ask(_), Some(incarnation), Match::Is(entry))
-            if entry.id.as_deref() == Some(incarnation.container_id.as_str()) =>
+            if complete && entry.id.as_deref() == Some(incarnation.container_id.as_str()) =>
         {
             inspected.map_or(from_list, Finding::Done)
         }

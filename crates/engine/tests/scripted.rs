@@ -281,11 +281,15 @@ async fn a_state_that_the_client_does_not_know_blinds_nobody_else() {
     server.add(workspace("dying"));
     server.add(ScriptedContainer::exited("named", 1).name("agent"));
     server.add(ScriptedContainer::exited("dead", 1).label(LABEL, "dead"));
+    server.add(ScriptedContainer::exited("replaced", 1).label(LABEL, "twin"));
+    server.add(ScriptedContainer::running("successor").label(LABEL, "twin"));
+    server.set_state("successor", ContainerState::Other("initialized".into())).unwrap();
     server.set_state("dying", ContainerState::Other("stopped".into())).unwrap();
     let engine = engine(&server.url());
     let targets = [
         known(by_label("a"), "a"),
         by_label("dead"),
+        by_label("twin"),
         by_name("lost", "no-such-name"),
         known(by_label("dying"), "dying"),
         by_name("n", "agent"),
@@ -299,6 +303,8 @@ async fn a_state_that_the_client_does_not_know_blinds_nobody_else() {
             ("a", "running"),
             // Found among those in a known state, and by its own name found nowhere.
             ("dead", "stopped"),
+            // Its successor is in the state that cannot be read, and may be well.
+            ("twin", "unknown:garbled"),
             ("lost", "missing"),
             ("dying", "unknown:garbled"),
             ("n", "stopped"),
@@ -309,10 +315,13 @@ async fn a_state_that_the_client_does_not_know_blinds_nobody_else() {
     assert!(report.reach.as_ref().unwrap().spoiled && report.own_labels.is_none());
     let few = engine.sample_some(&targets).await;
     assert_eq!(seen(&few), seen(&report), "and a look at a few of them says the same");
-    server.set_state("dying", ContainerState::Running).unwrap();
+    for id in ["dying", "successor"] {
+        server.set_state(id, ContainerState::Running).unwrap();
+    }
     let healed = engine.sample_all(&targets).await;
     assert!(!healed.reach.as_ref().unwrap().spoiled && healed.own_labels.is_some());
-    assert_eq!(seen(&healed)[6], ("gone".to_owned(), "missing".to_owned()));
+    assert_eq!(seen(&healed)[2], ("twin".to_owned(), "running".to_owned()));
+    assert_eq!(seen(&healed)[7], ("gone".to_owned(), "missing".to_owned()));
 }
 
 #[tokio::test]
