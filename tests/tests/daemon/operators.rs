@@ -150,6 +150,27 @@ async fn explain_of_one_that_lives_gives_its_numbers_and_says_whose_they_are() -
     Ok(())
 }
 
+/// A daemon records no change of the rule alone, so its last word may be older than the heartbeat's silence.
+#[tokio::test]
+async fn explain_does_not_repeat_that_a_heartbeat_is_fresh_which_is_not() -> Result<()> {
+    let (stage, _engine) = stage_with_a_silent_one().await?;
+    let daemon = stage.run().await?;
+    stage.db.wait_for_verdict("w1", Some("silent")).await?;
+    stage.db.beat("w1").await?;
+    stage.db.wait_for_history("w1", "alive", 1).await?;
+    let explained = async || anyhow::Ok(stage.defib(&["explain", "w1"]).await?.with_code(0)?.stdout);
+    daemon.stop(SOON).await?;
+    stage.db.execute("delete from defib.verdicts").await?;
+    for (ago, part, not) in [("0 seconds", "heartbeat fresh", "although"), ("1 hour", "although", "heartbeat fresh")] {
+        let beat = format!("update defib.workspaces set last_heartbeat_at = clock_timestamp() - interval '{ago}'");
+        stage.db.execute(&beat).await?;
+        let text = explained().await?;
+        let because = text.lines().find(|line| line.trim_start().starts_with("because")).unwrap_or_default();
+        ensure!(because.contains(part) && !because.contains(not), "beaten {ago} ago:\n{text}");
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn check_is_content_with_a_good_world_and_names_each_fault_of_a_bad_one() -> Result<()> {
     let (stage, _engine) = stage_with_a_silent_one().await?;
