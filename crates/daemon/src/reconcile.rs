@@ -553,6 +553,7 @@ fn engine_evidence(seen: &EngineReport, stamp: ReadStamp) -> EngineEvidence {
             identity: reached.identity.clone(),
             restarted: reached.reconnected,
             clock_offset_micros: reached.engine_now.map(|theirs| offset_micros(theirs, (stamp.at, stamp.database_now))),
+            ..EngineEvidence::default()
         },
     }
 }

