@@ -16,7 +16,7 @@ use defib_policy::id::EngineName;
 use defib_policy::moment::Timestamp;
 use defib_policy::share::{self, Replica};
 
-use crate::ledger::Weakening;
+use crate::weakening::Weakening;
 
 /// Rows of replicas that have been gone for so long are deleted.
 const GONE_FOR: Duration = Duration::from_secs(3_600);

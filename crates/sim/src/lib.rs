@@ -1,6 +1,6 @@
 //! The production policy in a simulated world.
 //!
-//! A world ([`world::World`]) holds the truth: engines, a database, processes that live and die. Detectors ([`detector::Detector`])
+//! A world ([`world::World`]) holds the truth: engines, a database, processes that live and die. Detectors ([`world::Detector`])
 //! see of it what they would see in production. One of them is [`defib::Defib`], which drives the very
 //! [`Judge`](defib_policy::judge::Judge) that production runs; the others are the policies that others use ([`baseline`]).
 //! Scenarios ([`catalogue`]) are incidents with an oracle; [`chaos`] draws faults for years; [`report`] makes the table.
@@ -12,9 +12,9 @@ pub mod chaos;
 pub mod chronicle;
 pub mod database;
 pub mod defib;
-pub mod detector;
 pub mod dice;
 pub mod engine;
+pub mod facts;
 pub mod lease;
 pub mod ledger;
 pub mod life;
@@ -28,5 +28,6 @@ pub mod schedules;
 pub mod score;
 pub mod svg;
 pub mod time;
+pub mod weakening;
 pub mod workspace;
 pub mod world;

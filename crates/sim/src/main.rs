@@ -8,11 +8,11 @@ use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use defib_sim::catalogue;
 use defib_sim::chaos::{self, Climate};
-use defib_sim::ledger::Weakening;
 use defib_sim::report::{self, Effort};
 use defib_sim::scenario::{self, Policy, Scenario};
 use defib_sim::schedules::{self, Schedules};
 use defib_sim::time::secs;
+use defib_sim::weakening::Weakening;
 
 /// The production policy of defib in a simulated world.
 #[derive(Parser)]
@@ -241,7 +241,7 @@ fn schedules(args: &SchedulesArgs) -> anyhow::Result<bool> {
 fn run(args: &RunArgs) -> anyhow::Result<bool> {
     let Some(policy) = Policy::named(&args.policy) else { anyhow::bail!("no policy is called {}", args.policy) };
     let chosen: Vec<&Scenario> = match &args.scenario {
-        Some(id) => match scenario::find(id) {
+        Some(id) => match catalogue::find(id) {
             Some(scenario) => vec![scenario],
             None => anyhow::bail!("no scenario is called {id}"),
         },

@@ -59,7 +59,7 @@ pub fn make(effort: Effort, command: &str, mut told: impl FnMut(&str)) -> Files 
     files.push(("catalogue.svg".to_owned(), svg::scatter(&of(|it| &it.total), &title("56 incidents"))));
     files.push(("chaos.svg".to_owned(), svg::scatter(&of(|it| &it.chaos), &title("Chaos"))));
     for id in ["S02", "S10", "S24", "S47", "S51"] {
-        if let Some(scenario) = scenario::find(id) {
+        if let Some(scenario) = catalogue::find(id) {
             files.push((format!("{}.svg", id.to_lowercase()), timeline(scenario, effort.seed)));
         }
     }

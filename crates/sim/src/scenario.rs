@@ -1,11 +1,9 @@
 //! Running an incident: a world is built from a seed, a detector is put on trial in it, and the oracle looks at the end.
 
 use crate::baseline;
-use crate::catalogue;
 use crate::defib::Defib;
-use crate::detector::Detector;
 use crate::oracle::Oracle;
-use crate::world::World;
+use crate::world::{Detector, World};
 
 /// An incident.
 pub struct Scenario {
@@ -87,12 +85,6 @@ pub fn run(scenario: &Scenario, seed: u64, policy: Policy, trace: bool) -> Run {
     world.run_until(end);
     let failures = oracle.failures(&world);
     Run { world, failures }
-}
-
-/// The scenario of that number.
-#[must_use]
-pub fn find(id: &str) -> Option<&'static Scenario> {
-    catalogue::ALL.iter().find(|scenario| scenario.id.eq_ignore_ascii_case(id))
 }
 
 fn number_of(id: &str) -> u64 {

@@ -1,4 +1,4 @@
-//! The world: everything that exists, and the loop that lets time pass.
+//! The world: everything that exists, the loop that lets time pass, and what a detector on trial is told of it.
 
 use std::fmt::Write as _;
 
@@ -6,10 +6,10 @@ use defib_policy::id::EngineName;
 use defib_policy::settings::Settings;
 
 use crate::chronicle::{By, Chronicle, Obstacle};
-use crate::database::{Database, Facts};
-use crate::detector::Detector;
+use crate::database::Database;
 use crate::dice::Dice;
 use crate::engine::Engine;
+use crate::facts::Facts;
 use crate::queue::{Event, Queue, Wake};
 use crate::time::{Ms, ORIGIN, clock, stamp};
 use crate::workspace::{Mind, Spec, Workspace};
@@ -19,6 +19,27 @@ pub const WARM_UP: Ms = 600_000;
 
 /// A step of a scenario.
 type Step = Box<dyn FnOnce(&mut World)>;
+
+/// A detector. It sees of the world what its kind sees in production, and acts through the same calls.
+pub trait Detector {
+    /// Its name in reports.
+    fn name(&self) -> &'static str;
+
+    /// It starts as detector number `me`: schedules its first wake.
+    fn start(&mut self, me: u8, world: &mut World);
+
+    /// Something happened that it is told of.
+    fn wake(&mut self, me: u8, wake: Wake, world: &mut World);
+
+    /// Its process is killed; `start` begins a new one.
+    fn crash(&mut self) {}
+
+    /// Its process stands still between these true times; `lost` says whether its monotonic clock stood still as well.
+    fn freeze(&mut self, _from: Ms, _until: Ms, _lost: bool) {}
+
+    /// It loses its database, alone.
+    fn cut_off(&mut self, _cut: bool) {}
+}
 
 /// Everything.
 pub struct World {

@@ -10,7 +10,7 @@ use defib_sim::scenario::{self, Policy};
 const SEEDS: u64 = 4;
 
 fn broken_seeds(id: &str, seeds: u64, policy: Policy) -> Vec<(u64, Vec<String>)> {
-    let scenario = scenario::find(id).unwrap();
+    let scenario = catalogue::find(id).unwrap();
     (1..=seeds)
         .map(|seed| (seed, scenario::run(scenario, seed, policy, false).failures))
         .filter(|(_, failures)| !failures.is_empty())
@@ -18,7 +18,7 @@ fn broken_seeds(id: &str, seeds: u64, policy: Policy) -> Vec<(u64, Vec<String>)>
 }
 
 fn is_broken(id: &str, seed: u64, policy: Policy) -> bool {
-    !scenario::run(scenario::find(id).unwrap(), seed, policy, false).failures.is_empty()
+    !scenario::run(catalogue::find(id).unwrap(), seed, policy, false).failures.is_empty()
 }
 
 #[test]

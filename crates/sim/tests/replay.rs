@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot find its scenario is broken")]
 
+use defib_sim::catalogue;
 use defib_sim::chaos::{self, Climate};
 use defib_sim::scenario::{self, Policy};
 use defib_sim::time::{hours, secs};
@@ -9,7 +10,7 @@ use defib_sim::time::{hours, secs};
 #[test]
 fn a_scenario_replays_from_its_seed() {
     for id in ["S02", "S24", "S30", "S51"] {
-        let scenario = scenario::find(id).unwrap();
+        let scenario = catalogue::find(id).unwrap();
         let told = |seed| scenario::run(scenario, seed, Policy::Defib, true).world.timeline();
         assert_eq!(told(7), told(7), "{id}");
         assert_ne!(told(7), told(8), "{id}");

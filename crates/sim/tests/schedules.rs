@@ -1,7 +1,7 @@
 //! A short walk through schedules: part of `make test`. The long ones are `make sim`.
 
-use defib_sim::ledger::Weakening;
 use defib_sim::schedules::{Findings, Schedules, explore, replay};
+use defib_sim::weakening::Weakening;
 
 fn walk(replicas: usize, steps: u64, weakening: Option<Weakening>) -> Findings {
     explore(&Schedules { replicas, steps, seed: 1, weakening })

@@ -2,11 +2,10 @@
 
 use std::collections::VecDeque;
 
-use super::{is_watched, restart, sweep_in};
-use crate::detector::Detector;
+use super::acts::{is_watched, restart, sweep_in};
 use crate::queue::Wake;
 use crate::time::{Ms, secs};
-use crate::world::World;
+use crate::world::{Detector, World};
 
 /// Older than so much by the own wall clock: dead. Checked each 5 s, with one time-out of grace after an own restart.
 #[derive(Debug)]

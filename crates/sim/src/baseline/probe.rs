@@ -1,11 +1,10 @@
 //! Policies that look at containers: a sweep, docker-autoheal, and a kubelet-like probe.
 
-use super::{Seen, inspect, is_watched, recreate, restart, sweep_in};
-use crate::detector::Detector;
+use super::acts::{Seen, inspect, is_watched, recreate, restart, sweep_in};
 use crate::queue::Wake;
 use crate::time::{Ms, mins, secs};
 use crate::workspace::Body;
-use crate::world::World;
+use crate::world::{Detector, World};
 use defib_policy::sample::Health;
 
 /// Every 15 s: whatever is not running is restarted, errors count as alive.

@@ -1,10 +1,9 @@
 //! The proxy that restarts on the request path, before and after its first cure.
 
-use super::{Seen, inspect, recreate};
-use crate::detector::Detector;
+use super::acts::{Seen, inspect, recreate};
 use crate::queue::Wake;
 use crate::time::{Ms, secs};
-use crate::world::World;
+use crate::world::{Detector, World};
 
 /// A failed request is followed by an inspect, and that by a restart.
 #[derive(Debug)]

@@ -2,7 +2,7 @@
 
 use defib_policy::settings::Action;
 
-use super::{dies, fleet, phase, someone, sometime};
+use super::story::{dies, fleet, phase, someone, sometime};
 use crate::oracle::Oracle;
 use crate::time::{hours, mins, secs};
 use crate::workspace::{Lie, Spec};

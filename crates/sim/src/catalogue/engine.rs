@@ -3,7 +3,7 @@
 use defib_policy::sample::{Fault, Health};
 use defib_policy::settings::Action;
 
-use super::{dies, fleet, phase, sometime};
+use super::story::{dies, fleet, phase, sometime};
 use crate::oracle::Oracle;
 use crate::time::{hours, mins, secs, stamp};
 use crate::workspace::{Body, EnginePolicy, Fate};

@@ -3,7 +3,7 @@
 use defib_policy::sample::{Fault, Health};
 use defib_policy::settings::Action;
 
-use super::{dies, fleet, phase, someone, sometime};
+use super::story::{dies, fleet, phase, someone, sometime};
 use crate::oracle::Oracle;
 use crate::time::{hours, mins, secs, stamp};
 use crate::workspace::{EnginePolicy, Fate};
@@ -14,7 +14,7 @@ pub(super) fn s47(world: &mut World) -> Oracle {
     world.add_engine();
     world.add_engine();
     for number in 0..50 {
-        let mut spec = super::usual(&mut world.dice);
+        let mut spec = super::story::usual(&mut world.dice);
         if number >= 3 {
             spec.policy = EnginePolicy::UnlessStopped;
         }

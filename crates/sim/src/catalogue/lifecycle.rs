@@ -1,6 +1,6 @@
 //! D: lifecycle and state-machine races in the platform.
 
-use super::{dies, fleet, phase, sometime};
+use super::story::{dies, fleet, phase, sometime};
 use crate::oracle::Oracle;
 use crate::time::{hours, mins, secs};
 use crate::workspace::{Body, Fate, Spec};

@@ -9,12 +9,9 @@ mod database;
 mod engine;
 mod fleet;
 mod lifecycle;
+mod story;
 
-use crate::dice::Dice;
 use crate::scenario::Scenario;
-use crate::time::{Ms, secs};
-use crate::workspace::Spec;
-use crate::world::World;
 
 macro_rules! scenarios {
     ($($id:literal $name:literal $build:path : $story:literal),* $(,)?) => {
@@ -82,38 +79,8 @@ pub const ALL: &[Scenario] = scenarios![
     "S56" "chain of victims" fleet::s56: "a parent dies and takes the children in its network along",
 ];
 
-/// A fleet on its engines, with intervals, health checks and traffic of its own.
-fn fleet(world: &mut World, n: usize, engines: usize) {
-    while world.engines.len() < engines {
-        world.add_engine();
-    }
-    for number in 0..n {
-        let spec = usual(&mut world.dice);
-        world.add(number % engines, spec);
-    }
-}
-
-fn usual(dice: &mut Dice) -> Spec {
-    let interval = if dice.chance(0.8) { 30_000 } else { dice.between(10_000, 45_000) };
-    let health_check = dice.chance(0.5);
-    Spec { interval, jitter: dice.between(1, 8), health_check, ..Spec::default() }
-}
-
-/// A workspace of a fleet of `n`, and a moment within `within` after the scenario's beginning.
-fn someone(world: &mut World, n: usize) -> usize {
-    usize::try_from(world.dice.below(n as u64)).unwrap_or(0)
-}
-
-fn sometime(world: &mut World, within: Ms) -> Ms {
-    world.dice.below(within)
-}
-
-/// A death this long after the beginning, by exit.
-fn dies(world: &mut World, of: usize, at: Ms) {
-    world.at(at, move |world| world.exit(of, 137, false));
-}
-
-/// A moment of a poll's length, so that events fall at any phase of the sweep.
-fn phase(world: &mut World) -> Ms {
-    world.dice.below(secs(5))
+/// The scenario of that number.
+#[must_use]
+pub fn find(id: &str) -> Option<&'static Scenario> {
+    ALL.iter().find(|scenario| scenario.id.eq_ignore_ascii_case(id))
 }

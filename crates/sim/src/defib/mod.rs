@@ -21,10 +21,9 @@ use defib_policy::moment::Moment;
 use defib_policy::settings::Settings;
 
 use crate::database::Database;
-use crate::detector::Detector;
 use crate::queue::{Event, Wake};
 use crate::time::{Ms, moment, ms};
-use crate::world::World;
+use crate::world::{Detector, World};
 use job::Job;
 use leases::Ownership;
 use pass::Pending;

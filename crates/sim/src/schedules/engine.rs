@@ -5,7 +5,7 @@ use defib_policy::sample::{Exit, Fault, Health, Incarnation, Observation};
 
 use super::restart::{RESTART_TIMEOUT, STOP_GRACE};
 use super::walk::{Answer, Event, Walk};
-use crate::database::Facts;
+use crate::facts::Facts;
 use crate::time::{Ms, secs, stamp};
 
 /// One look at an engine.

@@ -26,8 +26,8 @@ mod process;
 mod restart;
 mod walk;
 
-use crate::ledger::Weakening;
 use crate::time::Ms;
+use crate::weakening::Weakening;
 pub use check::Tally;
 
 /// What is to be walked through.

@@ -11,8 +11,9 @@ use defib_policy::sample::Observation;
 
 use super::restart::{Restart, Stage};
 use super::walk::{Answer, Event, Order, Read, STATEMENT_TIMEOUT, Statement, Walk};
-use crate::ledger::{OpenAttempt, Weakening};
+use crate::ledger::OpenAttempt;
 use crate::time::{Ms, moment, secs, span};
+use crate::weakening::Weakening;
 
 /// `DEFIB_LEASE_TTL`.
 pub(super) const LEASE_TTL: Ms = 15_000;

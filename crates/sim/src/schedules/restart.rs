@@ -7,8 +7,9 @@ use defib_policy::sample::Observation;
 use super::engine::Call;
 use super::process::Job;
 use super::walk::{Answer, Order, Statement, Walk};
-use crate::ledger::{Claimed, MayAct, Weakening};
+use crate::ledger::{Claimed, MayAct};
 use crate::time::{Ms, secs, span};
+use crate::weakening::Weakening;
 
 /// `DEFIB_RESTART_TIMEOUT`.
 pub(super) const RESTART_TIMEOUT: Ms = 30_000;

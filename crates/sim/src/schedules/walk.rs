@@ -15,11 +15,12 @@ use super::check::Tally;
 use super::engine::{Call, Container, Deed, Mood};
 use super::faults::Mend;
 use super::process::{Job, LEASE_TTL, Process};
-use crate::database::Facts;
 use crate::dice::Dice;
+use crate::facts::{Evidence, Facts};
 use crate::lease::{LeaseProof, LeaseTable, LeaseTurn, Turn};
-use crate::ledger::{Claim, ClaimUnderWay, Claimed, Evidence, Ledger, MayAct, OpenAttempt, Refusal, Weakening};
+use crate::ledger::{Claim, ClaimUnderWay, Claimed, Ledger, MayAct, OpenAttempt, Refusal};
 use crate::time::{Ms, ORIGIN, mins, secs, span, stamp};
+use crate::weakening::Weakening;
 
 /// One call to the database, and how long a transaction may sit idle before the server ends it.
 pub(super) const STATEMENT_TIMEOUT: Ms = 10_000;
