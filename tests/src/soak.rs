@@ -10,16 +10,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
-use defib_testkit::scripted_engine::{Call, ContainerState, Fault};
-use defib_testkit::{PrivatePostgres, ScriptedEngine, StopMode, eventually, postgres};
-use tokio::task::JoinHandle;
+use defib_testkit::scripted_engine::{Call, Fault};
+use defib_testkit::{PrivatePostgres, ScriptedEngine, StopMode, eventually};
 
-use crate::{Daemon, Stage, Workspace, container};
+use crate::{Daemon, Pulse, Stage, Workspace, container, is_running};
 
 const REPLICAS: usize = 3;
 const WORKSPACES: usize = 10;
-/// How often an agent that runs beats. Well below the window of `quick_heartbeats`.
-const BEAT: Duration = Duration::from_millis(200);
 /// Until everything that died runs again: a lease, an attempt's deadline, a few back-offs.
 const RECOVERY: Duration = Duration::from_secs(90);
 
@@ -109,13 +106,7 @@ struct Arena {
     /// Which lives ended, by workspace: the starts of those lives.
     deaths: BTreeMap<String, Vec<SystemTime>>,
     report: SoakReport,
-    beating: JoinHandle<()>,
-}
-
-impl Drop for Arena {
-    fn drop(&mut self) {
-        self.beating.abort();
-    }
+    _pulse: Pulse,
 }
 
 /// Runs it to its end.
@@ -154,7 +145,7 @@ impl Arena {
             engine.add(container(&id));
             stage.db.add(Workspace::new(&id)).await?;
         }
-        let beating = tokio::spawn(beat(Arc::clone(&engine), stage.db.url().to_owned()));
+        let pulse = Pulse::of(&engine, ids(), stage.db.url());
         let mut arena = Self {
             server,
             engine,
@@ -164,7 +155,7 @@ impl Arena {
             named: 0,
             deaths: BTreeMap::new(),
             report: SoakReport::default(),
-            beating,
+            _pulse: pulse,
         };
         for _ in 0..REPLICAS {
             arena.start_replica().await?;
@@ -300,25 +291,4 @@ impl Arena {
 
 fn ids() -> impl Iterator<Item = String> {
     (0..WORKSPACES).map(|n| format!("w{n}"))
-}
-
-fn is_running(engine: &ScriptedEngine, id: &str) -> bool {
-    engine.container(id).is_some_and(|container| container.state == ContainerState::Running)
-}
-
-/// The agents: whoever runs, beats. For ever, and across outages.
-async fn beat(engine: Arc<ScriptedEngine>, url: String) {
-    loop {
-        if let Ok(client) = postgres::connect(&url).await {
-            loop {
-                let running: Vec<String> = ids().filter(|id| is_running(&engine, id)).collect();
-                let beating = "update defib.workspaces set last_heartbeat_at = now() where id = any ($1)";
-                if client.execute(beating, &[&running]).await.is_err() {
-                    break;
-                }
-                tokio::time::sleep(BEAT).await;
-            }
-        }
-        tokio::time::sleep(BEAT).await;
-    }
 }
