@@ -15,7 +15,6 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::cli::Refused;
 use crate::clock::{self, Clock};
 use crate::config::{Config, Secret};
 use crate::driver::{self, Inputs};
@@ -24,6 +23,7 @@ use crate::http::{self, Shown};
 use crate::jobs;
 use crate::metrics::Metrics;
 use crate::reconcile::{Reconciler, database_fault};
+use crate::refused::Refused;
 use crate::restarter::Restarter;
 
 /// A connection, TLS and login included.
