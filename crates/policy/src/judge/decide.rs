@@ -152,6 +152,7 @@ impl Judge {
             engine: workspace.engine.clone(),
             incarnation: self.incarnation_of(look, conviction).cloned(),
             container_ref: workspace.container_ref.clone(),
+            instance_ref: workspace.instance_ref.clone(),
             policy: workspace.policy.clone(),
             remedy: match conviction {
                 Conviction { missing: true, .. } => Remedy::Recreate,
