@@ -7,6 +7,7 @@ create table defib.marks (
     workspace_id  text primary key,
     engine        text not null,
     attempt_id    bigint,
+    since_attempt bigint,
     marked_at     timestamptz not null default now(),
     status_before text,
     status        text,
@@ -18,6 +19,7 @@ comment on table defib.marks is 'Workspaces that defib.mark_dead marked, and tha
 comment on column defib.marks.workspace_id is 'Which workspace.';
 comment on column defib.marks.engine is 'Whose owner takes the mark back: the engine of the attempt, or for an external workspace the engine whose lease it was marked under.';
 comment on column defib.marks.attempt_id is 'The attempt that marked it last; null: it is external, and there was nothing to restart.';
+comment on column defib.marks.since_attempt is 'The attempt that marked it first: every attempt from this one on was made under the mark.';
 comment on column defib.marks.marked_at is 'Since when the mark stands. An attempt that renews the mark does not change it.';
 comment on column defib.marks.status_before is 'The status in the evidence of the mark; null: not known.';
 comment on column defib.marks.status is 'The status right after the mark: the word that the platform''s defib.mark_dead writes; null: not known.';
@@ -29,8 +31,8 @@ create index marks_owed on defib.marks (next_at) where owed;
 comment on index defib.marks_owed is 'Those that are to be taken back.';
 
 -- What was marked before this table was there: by attempts that no recovery has ended, and external workspaces that are lost.
-insert into defib.marks (workspace_id, engine, attempt_id, marked_at)
-select distinct on (r.workspace_id) r.workspace_id, r.engine, r.id, r.claimed_at
+insert into defib.marks (workspace_id, engine, attempt_id, since_attempt, marked_at)
+select distinct on (r.workspace_id) r.workspace_id, r.engine, r.id, min(r.id) over (partition by r.workspace_id), r.claimed_at
   from defib.restarts r
  where r.run_ended_at is null and (r.outcome is null or r.outcome <> 'vetoed')
  order by r.workspace_id, r.id desc;

@@ -41,9 +41,10 @@ pub(crate) struct NewMark<'a> {
 /// Over a mark that stands, or that is owed and has not been taken back: the status that was there before the first of them is kept, because
 /// it tells whether marking has changed anything. A mark that was owed begins anew.
 const WRITE: &str = "
-    insert into defib.marks as m (workspace_id, engine, attempt_id, status_before) values ($1, $2, $3, $4)
+    insert into defib.marks as m (workspace_id, engine, attempt_id, since_attempt, status_before) values ($1, $2, $3, $3, $4)
         on conflict (workspace_id) do update
        set engine = excluded.engine, attempt_id = excluded.attempt_id,
+           since_attempt = case when m.owed then excluded.since_attempt else coalesce(m.since_attempt, excluded.since_attempt) end,
            marked_at = case when m.owed then excluded.marked_at else m.marked_at end,
            owed = false, tries = 0, next_at = excluded.next_at";
 

@@ -131,8 +131,7 @@ impl Defib {
                 Settle::Succeeded => Outcome::Succeeded,
                 Settle::Abandoned | Settle::OutOfReach => Outcome::Abandoned,
                 Settle::Unasked => {
-                    let clock = world.db.clock(world.now);
-                    world.db.ledger.abandon_unasked(attempt.id, clock);
+                    world.db.abandon_unasked(attempt.id, world.now);
                     world.note(attempt.of, "left behind, the engine was not asked: abandoned");
                     continue;
                 }

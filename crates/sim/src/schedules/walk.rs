@@ -454,6 +454,7 @@ impl Walk {
                     self.note(|| format!("p{process}: attempt {id} ends: {}", outcome.label()));
                     self.check_finish(*id, process, was, false);
                 }
+                self.take_back(*id);
                 Answer::Ended
             }
             Statement::Abandon(id) => {
@@ -462,14 +463,23 @@ impl Walk {
                     self.note(|| format!("p{process}: attempt {id} is abandoned: its engine was not asked"));
                     self.check_finish(*id, process, was, true);
                 }
+                self.take_back(*id);
                 Answer::Ended
             }
             Statement::Recovered(id, of) => {
-                self.ledger.recovered(*id, *of, &mut self.boxes[*of].facts, clock);
+                self.ledger.recovered(*id, *of, clock);
+                self.take_back(*id);
                 Answer::Ended
             }
             Statement::Read(engine) => Answer::Read(self.read(*engine)),
             Statement::Open(engines) => Answer::Open(self.ledger.open_attempts(engines, clock)),
+        }
+    }
+
+    /// What is owed of the mark of an attempt is taken back at once: the platform's function answers here.
+    fn take_back(&mut self, id: i64) {
+        if let Some(of) = self.ledger.row(id).map(|row| row.of) {
+            self.ledger.take_back(of, &mut self.boxes[of].facts);
         }
     }
 

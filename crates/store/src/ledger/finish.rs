@@ -31,7 +31,7 @@ pub(super) const FINISH: &str = "
           from finished f join defib.marks m on m.workspace_id = f.workspace_id and m.attempt_id = f.id
          where f.acting_at is null and f.outcome in ('vetoed', 'abandoned')
            and not exists (select from defib.restarts r
-                            where r.workspace_id = f.workspace_id and r.claimed_at >= m.marked_at and r.acting_at is not null)),
+                            where r.workspace_id = f.workspace_id and r.id >= m.since_attempt and r.acting_at is not null)),
          owed as (
         update defib.marks m set owed = true, tries = 0, next_at = clock_timestamp()
           from idle where m.workspace_id = idle.workspace_id and idle.wrote),

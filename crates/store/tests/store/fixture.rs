@@ -80,6 +80,7 @@ impl Fixture {
             "last_heartbeat_at": workspace.last_heartbeat_at,
             "last_activity_at": workspace.last_activity_at,
             "container_ref": workspace.container_ref,
+            "instance_ref": workspace.instance_ref,
             "policy": workspace.policy,
         })
     }
@@ -106,12 +107,13 @@ pub(crate) async fn claim(
     attempt: u32,
 ) -> Result<Claimed, defib_store::StoreError> {
     let text = |name: &str| evidence.get(name).and_then(Value::as_str).map(str::to_owned);
-    let (container_ref, policy) = (text("container_ref"), text("policy"));
+    let (container_ref, instance_ref, policy) = (text("container_ref"), text("instance_ref"), text("policy"));
     store
         .claim(&Claim {
             workspace: &id.into(),
             engine: &EngineName::from("default"),
             container_ref: container_ref.as_deref(),
+            instance_ref: instance_ref.as_deref(),
             policy: policy.as_deref(),
             container_id: Some(&"c0ffee".into()),
             started_at: Some(Timestamp(started * 1_000_000)),
