@@ -289,6 +289,59 @@ fn alerts_speak_of_metrics_that_exist_and_say_what_to_do() -> Result<()> {
 }
 
 #[test]
+fn every_alert_points_to_its_section_of_the_runbook() -> Result<()> {
+    let alerts = yaml_document("deploy/prometheus/alerts.yaml")?;
+    let rules = array(&alerts, "/groups")?.iter().filter_map(|group| group["rules"].as_array()).flatten();
+    let named: BTreeSet<&str> = rules
+        .map(|rule| {
+            let name = text(rule, "/alert")?;
+            let url = text(rule, "/annotations/runbook_url").with_context(|| format!("{name} has no runbook_url"))?;
+            let expected = format!("docs/runbook.md#alert-{}", name.to_ascii_lowercase());
+            ensure!(url == expected, "{name} points to {url} and not to {expected}");
+            Ok(name)
+        })
+        .collect::<Result<_>>()?;
+    let runbook = read("docs/runbook.md")?;
+    let sections: BTreeSet<&str> = runbook.lines().filter_map(|line| line.strip_prefix("### alert: ")).collect();
+    ensure!(sections == named, "sections without an alert, or alerts without a section: {:?}", &sections ^ &named);
+    Ok(())
+}
+
+#[test]
+fn every_section_of_the_runbook_answers_the_four_questions() -> Result<()> {
+    let runbook = read("docs/runbook.md")?;
+    let mut sections = runbook.split("\n### ").skip(1).peekable();
+    ensure!(sections.peek().is_some(), "no sections");
+    for section in sections {
+        let section = section.split("\n## ").next().unwrap_or_default();
+        let title = section.lines().next().unwrap_or_default();
+        let answers: Vec<&str> = section.lines().filter(|line| line.starts_with('*')).collect();
+        for (answer, question) in answers.iter().zip(["*Means.* ", "*Look at.* ", "*Do.* ", "*By itself.* "]) {
+            ensure!(answer.starts_with(question), "{title}: {answer:?} where {question:?} is expected");
+        }
+        ensure!(answers.len() == 4, "{title} answers {} of 4 questions", answers.len());
+    }
+    Ok(())
+}
+
+#[test]
+fn the_links_within_the_runbook_lead_somewhere() -> Result<()> {
+    let runbook = read("docs/runbook.md")?;
+    let anchors: BTreeSet<String> = runbook
+        .lines()
+        .filter(|line| line.starts_with('#'))
+        .map(|line| line.trim_start_matches('#').trim().to_lowercase().replace(':', "").replace(' ', "-"))
+        .collect();
+    let links: Vec<&str> =
+        runbook.split("](#").skip(1).map(|rest| rest.split(')').next().unwrap_or_default()).collect();
+    ensure!(!links.is_empty(), "no links");
+    for link in links {
+        ensure!(anchors.contains(link), "the runbook links to #{link}, which it does not have");
+    }
+    Ok(())
+}
+
+#[test]
 fn the_dashboard_shows_metrics_that_exist() -> Result<()> {
     let dashboard: Value = serde_json::from_str(&read("deploy/grafana/defib.json")?)?;
     let mut ids = BTreeSet::new();

@@ -55,7 +55,7 @@ pub(crate) fn store(url: &Secret, name: &str, clock: Clock) -> Result<Store, Ref
 }
 
 /// The engines of the configuration.
-pub(crate) fn engines(config: &Config, clock: &Clock) -> Result<BTreeMap<EngineName, Engine>, Refused> {
+pub(crate) fn engines(config: &Config, clock: &Clock) -> Result<BTreeMap<EngineName, Arc<dyn Engine>>, Refused> {
     let tls = std::env::var_os("DOCKER_CERT_PATH").map(|path| TlsPaths::in_directory(Path::new(&path)));
     let verify = std::env::var_os("DOCKER_TLS_VERIFY").is_some_and(|value| !value.is_empty());
     let mut engines = BTreeMap::new();
@@ -68,7 +68,7 @@ pub(crate) fn engines(config: &Config, clock: &Clock) -> Result<BTreeMap<EngineN
             call_timeout: config.engine_timeout,
             tls: tls.clone().filter(|_| https || verify),
         };
-        let engine = Engine::new(settings, Arc::clone(clock))
+        let engine = defib_engine::connect(settings, Arc::clone(clock))
             .map_err(|error| Refused(format!("DEFIB_ENGINES: {}", crate::logging::chain(&error))))?;
         engines.insert(name.clone(), engine);
     }
@@ -167,7 +167,7 @@ async fn watch_fleet(
         .map_err(|error| Refused(format!("DEFIB_LISTEN_DATABASE_URL: {}", crate::logging::chain(&error))))?;
     let (sender, events) = mpsc::channel(EVENTS_MAX);
     for engine in reconciler.engines.values() {
-        let (engine, sender, stop) = (engine.clone(), sender.clone(), stop.clone());
+        let (engine, sender, stop) = (Arc::clone(engine), sender.clone(), stop.clone());
         tokio::spawn(async move { engine.watch(sender, stop).await });
     }
     let mut jobs = jobs::start(&reconciler).await?;

@@ -4,11 +4,12 @@
 //! not retry, the next pass is the retry. Each engine is judged as soon as it has answered, so that one which hangs delays
 //! only its own workspaces; and while a look at an engine is under way, the next pass over the fleet leaves that engine out.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use defib_engine::{Engine, EngineReport, Target};
+use defib_policy::abilities::Abilities;
 use defib_policy::attempt::Attempt;
 use defib_policy::fleet::{FleetRead, Kind, Workspace};
 use defib_policy::id::{EngineName, WorkspaceId};
@@ -85,7 +86,7 @@ pub(crate) struct TickReport {
 pub(crate) struct Reconciler {
     pub(crate) config: Arc<Config>,
     pub(crate) store: Store,
-    pub(crate) engines: BTreeMap<EngineName, Engine>,
+    pub(crate) engines: BTreeMap<EngineName, Arc<dyn Engine>>,
     pub(crate) clock: Clock,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) health: Arc<Health>,
@@ -139,7 +140,11 @@ impl Drop for Asking<'_> {
 
 impl Reconciler {
     /// With a judge who knows nothing yet, on what a restarter works with too.
-    pub(crate) fn new(restarter: Arc<Restarter>, engines: BTreeMap<EngineName, Engine>, health: Arc<Health>) -> Self {
+    pub(crate) fn new(
+        restarter: Arc<Restarter>,
+        engines: BTreeMap<EngineName, Arc<dyn Engine>>,
+        health: Arc<Health>,
+    ) -> Self {
         Self {
             judge: Mutex::new(Judge::new(restarter.config.policy.clone())),
             config: Arc::clone(&restarter.config),
@@ -287,9 +292,7 @@ impl Reconciler {
         let report = match self.engines.get(name) {
             Some(engine) => {
                 let targets = self.targets(workspaces);
-                let mut report =
-                    if whole { engine.sample_all(&targets).await } else { engine.sample_some(&targets).await };
-                not_of_this_kind(&mut report, workspaces);
+                let report = if whole { engine.sample_all(&targets).await } else { engine.sample_some(&targets).await };
                 self.metrics.engine(&report);
                 self.note_engine(&report);
                 report
@@ -305,7 +308,9 @@ impl Reconciler {
             .iter()
             .map(|workspace| Target {
                 workspace: workspace.id.clone(),
+                kind: workspace.kind,
                 container_ref: workspace.container_ref.clone(),
+                instance_ref: workspace.instance_ref.clone(),
                 known: judge.known_container(&workspace.id).cloned(),
                 // In doubt although it may run: its health or its start decides.
                 inspect: matches!(
@@ -354,13 +359,14 @@ impl Reconciler {
         let labels = seen.and_then(|seen| seen.own_labels.as_ref());
         let own = lock(&self.own).settings(&part.workspaces, labels, &self.config.policy);
         let ours = self.speaks_for(part.engine, self.now());
+        let samples: HashMap<&WorkspaceId, &Sample> =
+            seen.into_iter().flat_map(|seen| &seen.samples).map(|(id, sample)| (id, sample)).collect();
         let looks: Vec<Look<'_>> = part
             .workspaces
             .iter()
-            .enumerate()
-            .map(|(n, workspace)| Look {
+            .map(|workspace| Look {
                 workspace,
-                sample: seen.and_then(|seen| seen.samples.get(n)).map(|(_, sample)| sample),
+                sample: samples.get(&workspace.id).copied(),
                 attempts: attempts.get(&workspace.id).map_or(&[][..], Vec::as_slice),
                 in_flight: in_flight.contains(&workspace.id),
                 queued: queued.contains(&workspace.id),
@@ -369,7 +375,8 @@ impl Reconciler {
                 own: own.get(&workspace.id).map(Arc::as_ref),
             })
             .collect();
-        let evidence = seen.map(|seen| engine_evidence(seen, stamp));
+        let abilities = part.engine.and_then(|name| self.engines.get(name)).map(|engine| engine.abilities());
+        let evidence = seen.map(|seen| engine_evidence(seen, stamp, abilities.unwrap_or_default()));
         let engine = part.engine.zip(evidence.as_ref());
         self.judge().judge(self.now(), stamp, engine, &looks)
     }
@@ -575,25 +582,16 @@ fn announce(change: &Change) {
     }
 }
 
-fn engine_evidence(seen: &EngineReport, stamp: ReadStamp) -> EngineEvidence {
+fn engine_evidence(seen: &EngineReport, stamp: ReadStamp, abilities: Abilities) -> EngineEvidence {
     match &seen.reach {
-        Err(fault) => EngineEvidence { fault: Some(*fault), ..EngineEvidence::default() },
+        Err(fault) => EngineEvidence { fault: Some(*fault), abilities, ..EngineEvidence::default() },
         Ok(reached) => EngineEvidence {
             fault: None,
             identity: reached.identity.clone(),
             restarted: reached.reconnected,
             clock_offset_micros: reached.engine_now.map(|theirs| offset_micros(theirs, (stamp.at, stamp.database_now))),
-            ..EngineEvidence::default()
+            abilities,
         },
-    }
-}
-
-/// An instance lives behind a control plane. That a container engine has no such container says nothing about it.
-fn not_of_this_kind(report: &mut EngineReport, workspaces: &[&Workspace]) {
-    for (workspace, (_, sample)) in workspaces.iter().zip(&mut report.samples) {
-        if workspace.kind == Kind::Instance {
-            sample.observation = Observation::Unknown { fault: Fault::WrongKind };
-        }
     }
 }
 

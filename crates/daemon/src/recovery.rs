@@ -43,7 +43,7 @@ impl Reconciler {
             let row = Row { epoch: attempt.epoch, acting: attempt.acting, overdue: attempt.overdue_by.is_some() };
             let settle = match recovery::by_its_row(row, *epoch) {
                 Some(settle) => settle,
-                None => self.look_back(engine, &attempt).await,
+                None => self.look_back(engine.as_ref(), &attempt).await,
             };
             self.settle(&attempt, settle).await
         });
@@ -87,12 +87,11 @@ impl Reconciler {
         Ok(())
     }
 
-    async fn look_back(&self, engine: &Engine, attempt: &OpenAttempt) -> Settle {
+    async fn look_back(&self, engine: &dyn Engine, attempt: &OpenAttempt) -> Settle {
         let target = Target {
-            workspace: attempt.workspace.clone(),
-            container_ref: None,
             known: attempt.container_id.clone(),
             inspect: true,
+            ..Target::container(attempt.workspace.clone(), None)
         };
         let asked = Asked {
             convicted: attempt.started_at,

@@ -23,7 +23,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use defib_engine::{Engine, EngineError, RestartHow, Target};
+use defib_engine::{Engine, EngineError, RestartCall, RestartHow, Target};
 use defib_policy::attempt::Outcome;
 use defib_policy::id::{EngineName, WorkspaceId};
 use defib_policy::moment::Moment;
@@ -65,7 +65,7 @@ const OUTCOME_MARGIN: Duration = Duration::from_secs(10);
 pub(crate) struct Restarter {
     pub(crate) config: Arc<Config>,
     pub(crate) store: Store,
-    engines: BTreeMap<EngineName, (Engine, Arc<Semaphore>)>,
+    engines: BTreeMap<EngineName, (Arc<dyn Engine>, Arc<Semaphore>)>,
     pub(crate) clock: Clock,
     pub(crate) metrics: Arc<Metrics>,
     in_flight: Mutex<InFlight>,
@@ -85,7 +85,7 @@ impl Restarter {
     pub(crate) fn new(
         config: Arc<Config>,
         store: Store,
-        engines: &BTreeMap<EngineName, Engine>,
+        engines: &BTreeMap<EngineName, Arc<dyn Engine>>,
         clock: Clock,
         metrics: Arc<Metrics>,
         ended: mpsc::UnboundedSender<(EngineName, WorkspaceId)>,
@@ -96,7 +96,7 @@ impl Restarter {
             store,
             engines: engines
                 .iter()
-                .map(|(name, engine)| (name.clone(), (engine.clone(), Arc::new(Semaphore::new(permits)))))
+                .map(|(name, engine)| (name.clone(), (Arc::clone(engine), Arc::new(Semaphore::new(permits)))))
                 .collect(),
             clock,
             metrics,
@@ -213,7 +213,7 @@ impl Restarter {
             }
         };
         crash_point!("claimed");
-        let (outcome, error) = match self.act(engine, order, id, epoch).await {
+        let (outcome, error) = match self.act(engine.as_ref(), order, id, epoch).await {
             Ok(()) => (Outcome::Succeeded, None),
             Err(NotDone { outcome, why }) => (outcome, Some(why)),
         };
@@ -251,10 +251,12 @@ impl Restarter {
         }
     }
 
-    async fn act(&self, engine: &Engine, order: &RestartOrder, id: i64, epoch: i64) -> Result<(), NotDone> {
+    async fn act(&self, engine: &dyn Engine, order: &RestartOrder, id: i64, epoch: i64) -> Result<(), NotDone> {
         let target = Target {
             workspace: order.workspace.clone(),
+            kind: order.kind,
             container_ref: order.container_ref.clone(),
+            instance_ref: order.instance_ref.clone(),
             known: order.container_id().cloned(),
             inspect: true,
         };
@@ -269,6 +271,13 @@ impl Restarter {
                     "the container does not exist any more, and an engine cannot make it again: recreate it through the platform",
                 ));
             }
+        };
+        let call = RestartCall {
+            target: target.clone(),
+            container_id: container.container_id.clone(),
+            how,
+            deadline: self.deadline(order.remedy),
+            attempt: id,
         };
         if self.stop.is_cancelled() {
             return Err(NotDone::new(Outcome::Abandoned, "handed back: defib is stopping"));
@@ -300,7 +309,7 @@ impl Restarter {
             ));
         }
         let called_at = (self.clock)();
-        let restarted = engine.restart(&container.container_id, how, self.deadline(order.remedy)).await;
+        let restarted = engine.restart(&call).await;
         self.metrics.restart_took(&order.engine, (self.clock)() - issued_at);
         crash_point!("answered");
         match restarted {
@@ -349,7 +358,7 @@ impl Restarter {
     /// stopped and not started again is started once more, because it must not be left worse than it was found.
     async fn look_after(
         &self,
-        engine: &Engine,
+        engine: &dyn Engine,
         order: &RestartOrder,
         left: &Left<'_>,
         error: EngineError,
@@ -394,7 +403,14 @@ impl Restarter {
             error = %chain(&error),
             "the restart left the container stopped; starting it"
         );
-        let started = engine.restart(&convicted.container_id, RestartHow::Start, self.config.restart_timeout).await;
+        let call = RestartCall {
+            target: target.clone(),
+            container_id: convicted.container_id.clone(),
+            how: RestartHow::Start,
+            deadline: self.config.restart_timeout,
+            attempt: left.id,
+        };
+        let started = engine.restart(&call).await;
         started.map_err(|second| NotDone {
             outcome: Outcome::Failed,
             why: format!("{}; and the start after it: {}", chain(&error), chain(&second)),

@@ -1,17 +1,19 @@
 //! What can go wrong with an engine, and what each of it proves.
 //!
 //! The answer is always the same: nothing. But an operator needs to know which nothing it was, so every error maps to one
-//! [`Fault`] of a closed set, and it does so here only.
+//! [`Fault`] of a closed set, which the kind of engine that met the error names.
 
 use std::error::Error as StdError;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bollard::errors::Error as BollardError;
-use defib_policy::id::{ContainerId, EngineName};
+use defib_policy::id::{ContainerId, EngineName, WorkspaceId};
 use defib_policy::sample::Fault;
 
 use crate::report::Call;
+
+/// What an engine's client library had to say.
+pub type Cause = Box<dyn StdError + Send + Sync>;
 
 /// A failed operation on an engine.
 #[derive(Debug, thiserror::Error)]
@@ -44,9 +46,11 @@ pub enum EngineError {
     Connect {
         /// Which engine.
         engine: EngineName,
+        /// What it proves: nothing, for this reason.
+        fault: Fault,
         /// Why.
         #[source]
-        source: Box<BollardError>,
+        source: Cause,
     },
     /// A call got an error, or no answer that can be read.
     #[error("engine {engine}: {} failed", call.label())]
@@ -55,9 +59,11 @@ pub enum EngineError {
         engine: EngineName,
         /// What was called.
         call: Call,
+        /// What it proves: nothing, for this reason.
+        fault: Fault,
         /// Why.
         #[source]
-        source: Box<BollardError>,
+        source: Cause,
     },
     /// Restarting a container failed. It may have happened all the same, where the connection broke on the way.
     #[error("engine {engine}: cannot restart container {container}")]
@@ -66,9 +72,11 @@ pub enum EngineError {
         engine: EngineName,
         /// Which container.
         container: ContainerId,
+        /// What it proves: nothing, for this reason.
+        fault: Fault,
         /// Why.
         #[source]
-        source: Box<BollardError>,
+        source: Cause,
     },
     /// The container that was to be restarted does not exist (any more), says the engine itself.
     #[error("engine {engine}: container {container} is gone")]
@@ -77,6 +85,14 @@ pub enum EngineError {
         engine: EngineName,
         /// Which container.
         container: ContainerId,
+    },
+    /// The workspace is of a kind that this engine does not run, so nothing was asked of it.
+    #[error("engine {engine} does not run workspaces of the kind of {workspace}")]
+    WrongKind {
+        /// Which engine.
+        engine: EngineName,
+        /// Which workspace.
+        workspace: WorkspaceId,
     },
     /// No answer in time. A restart may still be carried out by the engine: nothing cancels it there.
     #[error("engine {engine}: {} got no answer within {} ms", call.label(), after.as_millis())]
@@ -93,12 +109,13 @@ pub enum EngineError {
 impl EngineError {
     /// What this proves of the containers behind it: nothing, for one of a closed set of reasons.
     #[must_use]
-    pub fn fault(&self) -> Fault {
+    pub const fn fault(&self) -> Fault {
         match self {
             Self::ControlPlane { .. } | Self::CertificatesMissing { .. } | Self::Certificate { .. } => {
                 Fault::NotConfigured
             }
-            Self::Connect { source, .. } | Self::Call { source, .. } | Self::Restart { source, .. } => fault_of(source),
+            Self::Connect { fault, .. } | Self::Call { fault, .. } | Self::Restart { fault, .. } => *fault,
+            Self::WrongKind { .. } => Fault::WrongKind,
             Self::Gone { .. } => Fault::EngineError,
             Self::TimedOut { .. } => Fault::TimedOut,
         }
@@ -106,121 +123,39 @@ impl EngineError {
 
     /// Whether a restart that failed so may have been made all the same, or may still be: it was asked for, and the answer was lost.
     #[must_use]
-    pub fn may_have_happened(&self) -> bool {
+    pub const fn may_have_happened(&self) -> bool {
         match self {
             Self::TimedOut { call, .. } => matches!(call, Call::Start | Call::Restart),
             // The engine's own refusal is an answer.
-            Self::Restart { source, .. } => fault_of(source) != Fault::EngineError,
+            Self::Restart { fault, .. } => !matches!(fault, Fault::EngineError),
             _ => false,
         }
     }
-}
-
-/// The fault behind an error of the client library.
-///
-pub(crate) fn fault_of(error: &BollardError) -> Fault {
-    match error {
-        BollardError::RequestTimeoutError => Fault::TimedOut,
-        BollardError::SocketNotFoundError(_) => Fault::Unreachable,
-        BollardError::HyperLegacyError { err } if err.is_connect() => Fault::Unreachable,
-        // Before the head of an answer: closed and reset mean that nobody answered; what is not HTTP was an answer.
-        BollardError::HyperLegacyError { err } => match hyper_error(err) {
-            Some(cause) if cause.is_parse() => Fault::Garbled,
-            Some(cause) if cause.is_timeout() => Fault::TimedOut,
-            _ => Fault::Unreachable,
-        },
-        // After the head: the body broke off, or says something that cannot be read. On the event stream, an I/O error
-        // is how the engine's death shows.
-        BollardError::HyperResponseError { .. }
-        | BollardError::IOError { .. }
-        | BollardError::JsonDataError { .. }
-        | BollardError::JsonSerdeError { .. }
-        | BollardError::StrParseError { .. }
-        | BollardError::APIVersionParseError {} => Fault::Garbled,
-        // An error that the engine itself reports, and trouble in making a request, which it never saw.
-        _ => Fault::EngineError,
-    }
-}
-
-/// Whether this is the engine's own "there is no such container", and not one of the other things that are not found: a
-/// route of a proxy (`404 page not found`), a network, an image.
-pub(crate) fn is_no_such_container(error: &BollardError) -> bool {
-    // dockerd: `No such container: x`. podman: `no container with name or ID "x" found: no such container`.
-    matches!(error, BollardError::DockerResponseServerError { status_code: 404, message }
-        if message.to_ascii_lowercase().contains("no such container"))
-}
-
-fn hyper_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a hyper::Error> {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if let Some(found) = error.downcast_ref() {
-            return Some(found);
-        }
-        cause = error.source();
-    }
-    None
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn response(status_code: u16, message: &str) -> BollardError {
-        BollardError::DockerResponseServerError { status_code, message: message.to_owned() }
-    }
-
-    #[test]
-    fn only_the_engines_own_words_mean_no_such_container() {
-        assert!(is_no_such_container(&response(404, "No such container: a1b2")));
-        assert!(is_no_such_container(&response(404, r#"no container with name or ID "a" found: no such container"#)));
-        for other in [
-            response(404, "404 page not found"),
-            response(404, "page not found"),
-            response(404, ""),
-            response(404, "network mesh not found"),
-            response(404, "No such image: busybox"),
-            response(500, "No such container: a1b2"),
-            response(409, "No such container: a1b2"),
-            BollardError::RequestTimeoutError,
-        ] {
-            assert!(!is_no_such_container(&other), "{other}");
-        }
-    }
-
-    #[test]
-    fn every_error_is_a_fault_of_its_kind() {
-        let json = BollardError::JsonDataError { message: "unknown variant `stopped`".into(), column: 7 };
-        for (error, fault) in [
-            (BollardError::RequestTimeoutError, Fault::TimedOut),
-            (BollardError::SocketNotFoundError("/run/x.sock".into()), Fault::Unreachable),
-            (response(500, "oops"), Fault::EngineError),
-            (response(503, ""), Fault::EngineError),
-            (response(404, "404 page not found"), Fault::EngineError),
-            (response(400, "client version 1.53 is too new"), Fault::EngineError),
-            (json, Fault::Garbled),
-            (BollardError::IOError { err: std::io::Error::other("reset") }, Fault::Garbled),
-            (BollardError::APIVersionParseError {}, Fault::Garbled),
-        ] {
-            assert_eq!(fault_of(&error), fault, "{error}");
-        }
-    }
-
     #[test]
     fn a_lost_answer_is_told_from_a_refusal_and_from_a_call_that_was_never_made() {
+        let source = || Cause::from("reset");
         let restart =
-            |source| EngineError::Restart { engine: "e".into(), container: "c".into(), source: Box::new(source) };
+            |fault| EngineError::Restart { engine: "e".into(), container: "c".into(), fault, source: source() };
         let timed_out = |call| EngineError::TimedOut { engine: "e".into(), call, after: Duration::from_secs(1) };
         let version =
-            EngineError::Call { engine: "e".into(), call: Call::Version, source: Box::new(response(500, "")) };
+            EngineError::Call { engine: "e".into(), call: Call::Version, fault: Fault::EngineError, source: source() };
         for (error, may) in [
             (timed_out(Call::Start), true),
             (timed_out(Call::Restart), true),
             (timed_out(Call::Version), false),
-            (restart(BollardError::IOError { err: std::io::Error::other("reset") }), true),
-            (restart(BollardError::RequestTimeoutError), true),
-            (restart(response(500, "no space left")), false),
+            (restart(Fault::Garbled), true),
+            (restart(Fault::TimedOut), true),
+            (restart(Fault::Unreachable), true),
+            (restart(Fault::EngineError), false),
             (version, false),
             (EngineError::Gone { engine: "e".into(), container: "c".into() }, false),
+            (EngineError::WrongKind { engine: "e".into(), workspace: "w".into() }, false),
         ] {
             assert_eq!(error.may_have_happened(), may, "{error}");
         }
@@ -231,7 +166,8 @@ mod tests {
         let error = EngineError::Call {
             engine: "rack-7".into(),
             call: Call::List,
-            source: Box::new(response(500, "database is locked")),
+            fault: Fault::EngineError,
+            source: Cause::from("database is locked"),
         };
         assert_eq!(error.to_string(), "engine rack-7: list failed");
         assert!(StdError::source(&error).expect("source").to_string().contains("database is locked"));

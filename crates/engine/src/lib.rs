@@ -16,14 +16,12 @@
 //!
 //! | subject | module |
 //! | --- | --- |
+//! | what the daemon knows of an engine, whatever its kind | [`engine`] |
 //! | where an engine is | [`url`], [`settings`] |
-//! | one engine, its connection and identity | [`engine`] |
-//! | whose container is whose | [`target`] |
-//! | what a container's record says | `facts` |
-//! | looking | [`sample`], [`report`] |
-//! | listening | [`watch`] |
-//! | acting | [`restart`] |
+//! | whom to look at, and what a look brings back | [`target`], [`report`] |
+//! | what an engine tells on its own | [`event`] |
 //! | what went wrong | [`error`] |
+//! | Docker and podman | [`docker`] |
 //!
 //! [`Unknown`]: defib_policy::sample::Observation::Unknown
 //! [`Fault`]: defib_policy::sample::Fault
@@ -32,26 +30,22 @@ use std::sync::Arc;
 
 use defib_policy::moment::Moment;
 
-mod deadline;
+pub mod docker;
 pub mod engine;
 pub mod error;
-mod facts;
+pub mod event;
 pub mod report;
-pub mod restart;
-pub mod sample;
 pub mod settings;
 pub mod target;
 pub mod url;
-pub mod watch;
 
-pub use engine::{Engine, EngineCheck};
+pub use engine::{Engine, EngineCheck, RestartCall, RestartHow, connect};
 pub use error::EngineError;
+pub use event::{Action, ContainerEvent, EngineEvent};
 pub use report::{Call, CallTiming, EngineReport, Reached};
-pub use restart::RestartHow;
 pub use settings::{EngineSettings, TlsPaths};
 pub use target::Target;
 pub use url::{EngineUrl, EngineUrlError};
-pub use watch::{Action, ContainerEvent, EngineEvent};
 
 /// Reads our monotonic clock. Passed in, so that tests own the time that samples carry.
 pub type Clock = Arc<dyn Fn() -> Moment + Send + Sync>;

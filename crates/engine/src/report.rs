@@ -16,7 +16,7 @@ pub struct EngineReport {
     pub at: Moment,
     /// Whether the engine as such answered. `Err` means that no sample below says anything.
     pub reach: Result<Reached, Fault>,
-    /// Exactly one sample for each target, in the order of the targets.
+    /// Exactly one sample for each target. Pair them by the id: their order means nothing.
     pub samples: Vec<(WorkspaceId, Sample)>,
     /// The settings that containers carry for their workspaces: labels that begin with `defib.`, without that prefix, in
     /// order. `None` where no complete list was read, and so nothing is known of them.

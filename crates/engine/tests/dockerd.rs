@@ -7,7 +7,7 @@ use std::time::Duration;
 use defib_engine::{Action, EngineEvent, RestartHow};
 use defib_policy::sample::{Fault, Observation, Transition};
 use defib_testkit::{PrivateDockerd, WorkspaceContainer, eventually};
-use support::{LABEL, by_label, by_name, engine, engine_with_timeout, known, only};
+use support::{LABEL, by_label, by_name, call, engine, engine_with_timeout, known, only};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -53,13 +53,13 @@ async fn a_real_container_is_seen_dying_restarting_and_gone() {
         assert_eq!(*incarnation, first);
     }
 
-    engine.restart(&id.as_str().into(), RestartHow::Start, PATIENCE).await.expect("a start");
-    engine.restart(&id.as_str().into(), RestartHow::Start, PATIENCE).await.expect("runs already");
+    engine.restart(&call(&id, RestartHow::Start, PATIENCE)).await.expect("a start");
+    engine.restart(&call(&id, RestartHow::Start, PATIENCE)).await.expect("runs already");
     let second = engine.confirm(&label).await.observation;
     assert_eq!(second.label(), "running");
     assert_ne!(*second.incarnation().unwrap(), first);
     let how = RestartHow::KillAndStart { grace: Duration::from_secs(1) };
-    engine.restart(&id.as_str().into(), how, PATIENCE).await.expect("a restart");
+    engine.restart(&call(&id, how, PATIENCE)).await.expect("a restart");
     let third = engine.confirm(&label).await.observation;
     assert_eq!(third.label(), "running");
     assert_ne!(third.incarnation(), second.incarnation());
@@ -70,7 +70,7 @@ async fn a_real_container_is_seen_dying_restarting_and_gone() {
         assert_eq!(only(&engine.sample_all(target).await), "missing");
         assert_eq!(only(&engine.sample_some(target).await), "missing");
     }
-    let error = engine.restart(&id.as_str().into(), RestartHow::Start, PATIENCE).await.expect_err("gone");
+    let error = engine.restart(&call(&id, RestartHow::Start, PATIENCE)).await.expect_err("gone");
     assert!(matches!(error, defib_engine::EngineError::Gone { .. }), "{error:?}");
 }
 
@@ -91,7 +91,7 @@ async fn a_real_container_that_was_only_made_or_frozen_is_not_dead() {
             assert_eq!(cold.observation.label(), "frozen");
         }
     }
-    engine.restart(&made.as_str().into(), RestartHow::Start, PATIENCE).await.expect("a first start");
+    engine.restart(&call(&made, RestartHow::Start, PATIENCE)).await.expect("a first start");
     assert_eq!(engine.confirm(&by_label("made")).await.observation.label(), "running");
     server.remove(&made).await.unwrap();
     server.remove(&cold).await.unwrap();
@@ -159,7 +159,7 @@ async fn a_real_engine_that_freezes_or_dies_makes_everything_unknown_and_says_th
     assert!(reached.reconnected, "its containers may be starting by themselves");
     assert_eq!(reached.identity, identity);
 
-    engine.restart(&id.as_str().into(), RestartHow::Start, PATIENCE).await.expect("a start");
+    engine.restart(&call(&id, RestartHow::Start, PATIENCE)).await.expect("a start");
     loop {
         if let EngineEvent::Container(event) = next().await
             && event.action == Action::Start

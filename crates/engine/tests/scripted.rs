@@ -11,11 +11,11 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use defib_engine::{Action, EngineError, EngineEvent, RestartHow};
+use defib_engine::{Action, EngineError, EngineEvent, RestartCall, RestartHow, Target};
 use defib_policy::sample::{Fault as PolicyFault, Health as PolicyHealth, Observation};
 use defib_testkit::scripted_engine::{Call, ContainerState, EventFeed, Fault, FaultRule, Health, ScriptedContainer};
 use defib_testkit::{ScriptedEngine, eventually};
-use support::{LABEL, by_label, by_name, engine, engine_with_timeout, known, only, pairs, seen};
+use support::{LABEL, by_label, by_name, call, engine, engine_with_timeout, known, only, pairs, seen};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -92,6 +92,29 @@ async fn an_inspect_that_was_asked_for_brings_the_start_and_does_no_harm_when_it
     assert!(report.samples[0].1.observation.incarnation().unwrap().started_at.is_some());
     server.set_fault(Call::Inspect, Fault::server_error("busy"));
     assert_eq!(only(&engine.sample_all(&[target]).await), "running", "the list said so");
+}
+
+#[tokio::test]
+async fn an_instance_is_of_the_wrong_kind_whether_the_engine_answers_or_not_and_costs_no_call() {
+    let server = scripted().await;
+    server.add(workspace("a"));
+    let instance = Target::instance("i".into(), Some("i-0abc".into()));
+    let targets = [instance.clone(), by_label("a")];
+    let engine = engine_with_timeout(&server.url(), SHORT);
+    let answered = pairs(&[("i", "unknown:wrong_kind"), ("a", "running")]);
+    assert_eq!(seen(&engine.sample_all(&targets).await), answered);
+    assert_eq!(seen(&engine.sample_some(&targets).await), answered);
+    assert_eq!(server.count(Call::Inspect), 0, "the instance is never asked for");
+    let error = engine
+        .restart(&RestartCall { target: instance, ..call("a", RestartHow::Start, PATIENCE) })
+        .await
+        .expect_err("an instance is not restarted by a container engine");
+    assert_eq!((error.fault(), error.may_have_happened()), (PolicyFault::WrongKind, false));
+    assert_eq!(server.count(Call::Start), 0);
+
+    server.set_fault(Call::List, Fault::Eof);
+    let report = engine.sample_all(&targets).await;
+    assert_eq!(seen(&report), pairs(&[("i", "unknown:wrong_kind"), ("a", "unknown:unreachable")]));
 }
 
 #[tokio::test]
@@ -371,9 +394,9 @@ async fn a_restart_is_a_start_for_the_dead_and_a_restart_for_the_stuck() {
     server.add(ScriptedContainer::running("stuck"));
     let engine = engine(&server.url());
     let grace = Duration::from_secs(3);
-    engine.restart(&"dead".into(), RestartHow::Start, PATIENCE).await.expect("started");
-    engine.restart(&"dead".into(), RestartHow::Start, PATIENCE).await.expect("running already is fine");
-    engine.restart(&"stuck".into(), RestartHow::KillAndStart { grace }, PATIENCE).await.expect("restarted");
+    engine.restart(&call("dead", RestartHow::Start, PATIENCE)).await.expect("started");
+    engine.restart(&call("dead", RestartHow::Start, PATIENCE)).await.expect("running already is fine");
+    engine.restart(&call("stuck", RestartHow::KillAndStart { grace }, PATIENCE)).await.expect("restarted");
     assert_eq!((server.count_of(Call::Start, "dead"), server.count_of(Call::Restart, "stuck")), (2, 1));
     assert_eq!(server.count(Call::Stop) + server.count(Call::Kill), 0, "nothing that leaves it down if we die");
 }
@@ -384,8 +407,8 @@ async fn a_restart_says_how_it_failed() {
     server.add(ScriptedContainer::exited("a", 1));
     let engine = engine(&server.url());
     let restart = |id: &str, deadline| {
-        let (engine, id) = (engine.clone(), id.into());
-        async move { engine.restart(&id, RestartHow::Start, deadline).await }
+        let (engine, id) = (engine.clone(), id.to_owned());
+        async move { engine.restart(&call(&id, RestartHow::Start, deadline)).await }
     };
     assert!(matches!(restart("gone", PATIENCE).await, Err(EngineError::Gone { .. })));
     assert!(matches!(restart("../../info", PATIENCE).await, Err(EngineError::Gone { .. })));
@@ -418,7 +441,7 @@ async fn every_operation_can_be_spawned() {
         engine.sample_all(&targets).await;
         engine.sample_some(&targets).await;
         engine.confirm(&targets[0]).await;
-        engine.restart(&"a".into(), RestartHow::Start, PATIENCE).await.expect("started");
+        engine.restart(&call("a", RestartHow::Start, PATIENCE)).await.expect("started");
         engine.check().await.expect("reachable");
     })
     .await

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::fleet::Kind;
 use crate::id::{ContainerId, EngineName, WorkspaceId};
 use crate::moment::{Moment, Timestamp};
 use crate::sample::{Incarnation, Observation};
@@ -59,11 +60,13 @@ pub struct RestartOrder {
     pub workspace: WorkspaceId,
     /// Where.
     pub engine: EngineName,
+    /// What kind of thing it is.
+    pub kind: Kind,
     /// The life that was convicted; `None` when no container was ever seen.
     pub incarnation: Option<Incarnation>,
     /// `container_ref` of the fleet row, for finding it again.
     pub container_ref: Option<Box<str>>,
-    /// `instance_ref` of the fleet row. The claim is refused if it has changed since.
+    /// `instance_ref` of the fleet row, for the same where it is an instance. The claim is refused if it has changed since.
     pub instance_ref: Option<Box<str>>,
     /// `policy` of the fleet row: what was judged by. The claim is refused if it has changed since.
     pub policy: Option<Box<str>>,

@@ -20,10 +20,10 @@ pub struct Sample {
     pub observation: Observation,
 }
 
-/// The container that was looked at: a new one, or a new start of the same one, is a new incarnation.
+/// The container (or instance) that was looked at: a new one, or a new start of the same one, is a new incarnation.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct Incarnation {
-    /// The engine's full id.
+    /// The engine's full id of the container. For an instance: its `instance_ref`, the control plane's name for it.
     pub container_id: ContainerId,
     /// When this start of it began, on the engine's clock. `None` where the look did not tell (a list does not).
     pub started_at: Option<Timestamp>,

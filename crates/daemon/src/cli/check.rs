@@ -47,8 +47,10 @@ pub(super) async fn run(config: &Config) -> anyhow::Result<Ended> {
     if now.is_some() {
         check_listening(&findings, config).await;
     }
-    for engine in daemon::engines(config, &clock)?.values() {
-        let what = format!("engine {}", engine.name());
+    for (name, engine) in &daemon::engines(config, &clock)? {
+        let url =
+            config.engines.iter().find(|(known, _)| known == name).map(|(_, url)| url.to_string()).unwrap_or_default();
+        let what = format!("engine {name}");
         match engine.check().await {
             Ok(found) => {
                 findings.well(
@@ -72,10 +74,9 @@ pub(super) async fn run(config: &Config) -> anyhow::Result<Ended> {
                     Err(fault) => findings.fail(&what, &format!("its containers cannot be listed: {fault}")),
                 }
             }
-            Err(error) => findings.fail(
-                &what,
-                &format!("{}. Is it running at {}, and may this user use it?", chain(&error), engine.settings().url),
-            ),
+            Err(error) => {
+                findings.fail(&what, &format!("{}. Is it running at {url}, and may this user use it?", chain(&error)));
+            }
         }
     }
     check_tuning(&findings, config, now.as_ref());

@@ -27,9 +27,10 @@ pub(super) fn metrics() -> String {
 
 #[cfg(test)]
 mod tests {
-    use defib_policy::verdict::{Rule, Verdict};
+    use defib_policy::verdict::{Held, Rule, Verdict};
 
     const README: &str = include_str!("../../../../README.md");
+    const RUNBOOK: &str = include_str!("../../../../docs/runbook.md");
 
     fn section(name: &str) -> &'static str {
         let (begin, end) = (format!("<!-- begin {name} -->\n"), format!("<!-- end {name} -->"));
@@ -53,6 +54,14 @@ mod tests {
         }
         for verdict in Verdict::ALL {
             assert!(README.contains(&format!("`{}`", verdict.label())), "{}", verdict.label());
+        }
+    }
+    #[test]
+    fn the_runbook_has_a_section_for_every_verdict_and_every_reason_to_hold_back() {
+        let sections: Vec<&str> = RUNBOOK.lines().filter_map(|line| line.strip_prefix("### ")).collect();
+        let wanted = Verdict::ALL.iter().map(|verdict| format!("verdict: {}", verdict.label()));
+        for section in wanted.chain(Held::ALL.iter().map(|held| format!("held: {}", held.label()))) {
+            assert!(sections.contains(&section.as_str()), "docs/runbook.md has no section `{section}`");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What both test files need: an [`Engine`] on a test server, and short words for samples.
+//! What both test files need: an engine on a test server, and short words for samples.
 
 #![allow(dead_code, reason = "each test file uses its own part")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests, which clippy does not take for tests")]
@@ -6,14 +6,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use defib_engine::{Engine, EngineReport, EngineSettings, Target};
+use defib_engine::{Engine, EngineReport, EngineSettings, RestartCall, RestartHow, Target, connect};
 use defib_policy::moment::Moment;
 use defib_policy::sample::Observation;
 
 pub(crate) const LABEL: &str = "defib.workspace";
 
 /// An engine as the daemon makes it, with this time-out for a call.
-pub(crate) fn engine_with_timeout(url: &str, call_timeout: Duration) -> Engine {
+pub(crate) fn engine_with_timeout(url: &str, call_timeout: Duration) -> Arc<dyn Engine> {
     let origin = Instant::now();
     let settings = EngineSettings {
         name: "default".into(),
@@ -22,20 +22,20 @@ pub(crate) fn engine_with_timeout(url: &str, call_timeout: Duration) -> Engine {
         call_timeout,
         tls: None,
     };
-    Engine::new(settings, Arc::new(move || Moment::after(origin.elapsed()))).unwrap()
+    connect(settings, Arc::new(move || Moment::after(origin.elapsed()))).unwrap()
 }
 
 /// Patient: for tests that are not about time.
-pub(crate) fn engine(url: &str) -> Engine {
+pub(crate) fn engine(url: &str) -> Arc<dyn Engine> {
     engine_with_timeout(url, Duration::from_secs(20))
 }
 
 pub(crate) fn by_label(workspace: &str) -> Target {
-    Target::new(workspace.into(), None)
+    Target::container(workspace.into(), None)
 }
 
 pub(crate) fn by_name(workspace: &str, name: &str) -> Target {
-    Target::new(workspace.into(), Some(name.into()))
+    Target::container(workspace.into(), Some(name.into()))
 }
 
 pub(crate) fn known(mut target: Target, container_id: &str) -> Target {
@@ -66,4 +66,9 @@ pub(crate) fn only(report: &EngineReport) -> String {
 
 pub(crate) fn pairs(expected: &[(&str, &str)]) -> Vec<(String, String)> {
     expected.iter().map(|(workspace, what)| ((*workspace).to_owned(), (*what).to_owned())).collect()
+}
+
+/// The call that restarts this container.
+pub(crate) fn call(container_id: &str, how: RestartHow, deadline: Duration) -> RestartCall {
+    RestartCall { target: by_label("w"), container_id: container_id.into(), how, deadline, attempt: 1 }
 }

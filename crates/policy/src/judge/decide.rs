@@ -151,6 +151,7 @@ impl Judge {
             workspace: id.clone(),
             engine: workspace.engine.clone(),
             incarnation: self.incarnation_of(look, conviction).cloned(),
+            kind: workspace.kind,
             container_ref: workspace.container_ref.clone(),
             instance_ref: workspace.instance_ref.clone(),
             policy: workspace.policy.clone(),

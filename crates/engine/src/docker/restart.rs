@@ -13,12 +13,14 @@
 use std::time::Duration;
 
 use bollard::query_parameters::{RestartContainerOptionsBuilder, StartContainerOptions};
-use defib_policy::id::ContainerId;
+use defib_policy::fleet::Kind;
 
-use crate::deadline::{Budget, CallError};
+use super::DockerEngine;
+use super::deadline::{Budget, CallError};
+use super::fault::fault_of;
+use super::listing::valid_reference;
 use crate::report::Call;
-use crate::target::valid_reference;
-use crate::{Engine, EngineError};
+use crate::{EngineError, RestartCall, RestartHow};
 
 /// What of the deadline stays for the start after the grace is used up. Smaller: a container that ignores TERM always runs
 /// into the deadline. A start takes 0.2 s, more in a burst.
@@ -27,39 +29,24 @@ const START_SHARE: Duration = Duration::from_secs(2);
 /// By how much the client library's own time-out exceeds the deadline, so that the deadline decides.
 const CLIENT_TIMEOUT_SLACK: Duration = Duration::from_secs(10);
 
-/// What to do to a container.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RestartHow {
-    /// It does not run: start it. One that was created and never started is started as well.
-    Start,
-    /// It runs and is stuck: stop it, by force when it has not ended within the grace, and start it.
-    KillAndStart {
-        /// In whole seconds, rounded up; cut where the deadline would leave no time for the start.
-        grace: Duration,
-    },
-}
-
-impl Engine {
-    /// Restarts a container. `Ok` is the engine's word for it, not a recovery. A container that runs already when it is
-    /// to be started is `Ok` too.
-    ///
-    /// # Errors
-    ///
-    /// [`EngineError::Gone`] when the engine does not know the container, [`EngineError::TimedOut`] when it has not answered
-    /// within the deadline (and may still do it), [`EngineError::Restart`] with the engine's words for everything else.
-    pub async fn restart(
-        &self,
-        container: &ContainerId,
-        how: RestartHow,
-        deadline: Duration,
-    ) -> Result<(), EngineError> {
+impl DockerEngine {
+    /// Restarts the container that was confirmed.
+    pub(super) async fn restart(&self, asked: &RestartCall) -> Result<(), EngineError> {
+        let RestartCall { container_id: container, how, deadline, .. } = asked;
+        let deadline = *deadline;
         let gone = || EngineError::Gone { engine: self.name().clone(), container: container.clone() };
+        if asked.target.kind != Kind::Container {
+            return Err(EngineError::WrongKind {
+                engine: self.name().clone(),
+                workspace: asked.target.workspace.clone(),
+            });
+        }
         let id = valid_reference(container.as_str()).ok_or_else(gone)?;
         let budget = Budget::new(deadline, deadline);
         let client = self.hello(&budget).await.map_err(|error| self.error(Call::Version, error))?;
         let client = client.with_timeout(deadline.saturating_add(CLIENT_TIMEOUT_SLACK));
 
-        let (call, done) = match how {
+        let (call, done) = match *how {
             RestartHow::Start => {
                 let starting = client.start_container(id, None::<StartContainerOptions>);
                 (Call::Start, budget.call(Call::Start, starting).await)
@@ -74,6 +61,7 @@ impl Engine {
             CallError::Engine(source) => EngineError::Restart {
                 engine: self.name().clone(),
                 container: container.clone(),
+                fault: fault_of(&source),
                 source: Box::new(source),
             },
             error => self.error(call, error),

@@ -1,5 +1,7 @@
 //! `/metrics`, `/healthz` and `/readyz`. Read only, and nothing in the product depends on it: the commands work against the
-//! database alone.
+//! database alone. What strangers can take of the process is bounded by [`server`].
+
+mod server;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,6 +17,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use self::server::Bounds;
 use crate::clock::Clock;
 use crate::health::Health;
 use crate::metrics::Metrics;
@@ -35,16 +38,20 @@ pub(crate) async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 }
 
 /// Serves until stopped.
-pub(crate) async fn serve(listener: TcpListener, shown: Shown, stop: CancellationToken) -> std::io::Result<()> {
-    let router = Router::new()
+pub(crate) async fn serve(listener: TcpListener, shown: Shown, stop: CancellationToken) {
+    let files_max = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    server::serve(listener, router(shown), Bounds::of_process(files_max), stop).await;
+}
+
+fn router(shown: Shown) -> Router {
+    Router::new()
         .route("/metrics", get(metrics))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .fallback(|| async {
             (StatusCode::NOT_FOUND, Json(json!({ "reason": "there are /metrics, /healthz and /readyz" })))
         })
-        .with_state(shown);
-    axum::serve(listener, router).with_graceful_shutdown(async move { stop.cancelled().await }).await
+        .with_state(shown)
 }
 
 async fn metrics(State(shown): State<Shown>) -> Response {

@@ -1,8 +1,6 @@
 //! Listening to an engine, so that a death is looked at in milliseconds instead of at the next poll.
 //!
-//! Events are only ever a reason to look. They get lost in restarts, in full queues and in connections that died silently,
-//! and a quiet stream is no evidence of anything. So nothing waits for one, nothing is judged by one, and wherever some may have
-//! been lost the listener says so, once, and the daemon looks at the whole engine.
+//! What an event is worth is said in [`event`](crate::event). This is about not losing more of them than must be.
 //!
 //! Three gaps, and what closes them:
 //!
@@ -21,7 +19,7 @@ use bollard::Docker;
 use bollard::errors::Error as BollardError;
 use bollard::models::EventMessage;
 use bollard::query_parameters::{EventsOptions, EventsOptionsBuilder};
-use defib_policy::id::{ContainerId, EngineName, WorkspaceId};
+use defib_policy::id::EngineName;
 use defib_policy::moment::Timestamp;
 use defib_policy::sample::Fault;
 use futures_util::StreamExt;
@@ -30,7 +28,8 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Engine, error, facts};
+use super::{DockerEngine, facts, fault};
+use crate::event::{Action, ContainerEvent, EngineEvent};
 
 /// The first wait before another try; doubles up to [`BACKOFF_MAX`]. An engine that restarts is back in a second or two.
 const BACKOFF_INITIAL: Duration = Duration::from_millis(100);
@@ -52,66 +51,10 @@ const OPEN_AFTER: Duration = Duration::from_millis(50);
 /// Some engines send no head before the first event, and the client library counts that as no answer.
 const QUIET_MAX: Duration = Duration::from_secs(3_600);
 
-/// Something to know about an engine.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum EngineEvent {
-    /// A container's life changed: look at it.
-    Container(ContainerEvent),
-    /// Listening from now on. Whatever happened before may have been missed: look at the whole engine.
-    Connected {
-        /// Which engine.
-        engine: EngineName,
-    },
-    /// Not listening any more. Comes once for each outage, not for each try.
-    Disconnected {
-        /// Which engine.
-        engine: EngineName,
-        /// Why.
-        fault: Fault,
-    },
-    /// Events were dropped because nobody took them: look at the whole engine.
-    Lagged {
-        /// Which engine.
-        engine: EngineName,
-    },
-}
-
-/// A change in a container's life.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ContainerEvent {
-    /// Which engine.
-    pub engine: EngineName,
-    /// Which container, by its full id.
-    pub container_id: ContainerId,
-    /// Its name, without the `/`.
-    pub name: Option<Box<str>>,
-    /// Which workspace, where it carries the label.
-    pub workspace: Option<WorkspaceId>,
-    /// What happened.
-    pub action: Action,
-    /// When, on the engine's clock.
-    pub at: Option<Timestamp>,
-}
-
-/// What happened to a container.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Action {
-    /// Its main process ended.
-    Die,
-    /// The kernel killed one of its processes for memory. Not always the main one.
-    Oom,
-    /// It was started.
-    Start,
-    /// It was removed.
-    Destroy,
-    /// Its health check began to fail.
-    Unhealthy,
-}
-
-impl Engine {
+impl DockerEngine {
     /// Listens until it is stopped, and connects anew for as long as that takes. Never waits for the receiver; ends early
     /// only when that is gone.
-    pub async fn watch(&self, events: mpsc::Sender<EngineEvent>, stop: CancellationToken) {
+    pub(super) async fn watch(&self, events: mpsc::Sender<EngineEvent>, stop: CancellationToken) {
         let mut outbox = Outbox { engine: self.name().clone(), events, dropped: false, listening: None };
         let watching = async {
             let mut backoff = BACKOFF_INITIAL;
@@ -176,7 +119,7 @@ impl Engine {
                 Some(Err(BollardError::RequestTimeoutError)) => return None,
                 Some(Err(error)) => {
                     tracing::debug!(engine = %self.name(), %error, "event stream broke");
-                    return Some(error::fault_of(&error));
+                    return Some(fault::fault_of(&error));
                 }
                 None => return Some(Fault::Unreachable),
             }
@@ -215,7 +158,7 @@ impl Engine {
             engine: self.name().clone(),
             container_id: actor.id.as_deref().filter(|id| !id.is_empty())?.into(),
             name: attribute("name").map(|name| name.strip_prefix('/').unwrap_or(name).into()),
-            workspace: attribute(&self.settings().workspace_label).map(|id| id.as_str().into()),
+            workspace: attribute(&self.settings.workspace_label).map(|id| id.as_str().into()),
             action,
             at: facts::event_time(message),
         })

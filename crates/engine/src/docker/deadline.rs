@@ -12,7 +12,7 @@ use bollard::errors::Error as BollardError;
 use defib_policy::sample::Fault;
 use tokio::time::Instant;
 
-use crate::error;
+use super::fault;
 use crate::report::{Call, CallTiming};
 
 /// How a call can fail, before it is known what it was for.
@@ -29,14 +29,14 @@ pub(crate) enum CallError {
 impl CallError {
     pub(crate) fn fault(&self) -> Fault {
         match self {
-            Self::Engine(error) => error::fault_of(error),
+            Self::Engine(error) => fault::fault_of(error),
             Self::TimedOut(_) => Fault::TimedOut,
             Self::NotAsked => Fault::NotAsked,
         }
     }
 
     pub(crate) fn is_no_such_container(&self) -> bool {
-        matches!(self, Self::Engine(error) if error::is_no_such_container(error))
+        matches!(self, Self::Engine(error) if fault::is_no_such_container(error))
     }
 }
 

@@ -27,40 +27,41 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bollard::Docker;
 use bollard::models::{ContainerInspectResponse, ContainerSummary};
 use bollard::query_parameters::{InspectContainerOptions, ListContainersOptionsBuilder};
+use defib_policy::fleet::Kind;
 use defib_policy::id::{ContainerId, WorkspaceId};
 use defib_policy::moment::Moment;
 use defib_policy::sample::{Fault, Health, Incarnation, Observation, Sample, Transition};
 use futures_util::{StreamExt, stream};
 
-use crate::Engine;
-use crate::deadline::{Budget, CallError};
-use crate::facts::{self, Glance, Liveliness};
+use super::DockerEngine;
+use super::deadline::{Budget, CallError};
+use super::facts::{self, Glance, Liveliness};
+use super::listing::{self, Handle, Listing, Match, may_have_siblings};
+use crate::Target;
 use crate::report::{Call, EngineReport, Reached};
-use crate::target::{self, Handle, Listing, Match, Target};
 
 /// How many inspects run at once. More do not make an engine faster, they make each of its answers slower, and the slowest
 /// one late.
 const INSPECTS_MAX: usize = 8;
 
-impl Engine {
+impl DockerEngine {
     /// Looks at all workspaces of this engine: one list, and inspects where it leaves a doubt. Takes at most twice the
     /// call time-out; what was not reached by then is unknown.
-    pub async fn sample_all(&self, targets: &[Target]) -> EngineReport {
+    pub(super) async fn sample_all(&self, targets: &[Target]) -> EngineReport {
         let look = Look::begin(self);
         let samples = look.whole(targets).await;
         look.report(targets, samples)
     }
 
     /// Looks at a few workspaces: inspects, and one list where they leave a doubt. Takes at most twice the call time-out.
-    pub async fn sample_some(&self, targets: &[Target]) -> EngineReport {
+    pub(super) async fn sample_some(&self, targets: &[Target]) -> EngineReport {
         let look = Look::begin(self);
         let samples = look.few(targets).await;
         look.report(targets, samples)
     }
 
-    /// The last look before a restart. It asks for what the workspace's reference (or label) leads to *now*: for a container
-    /// that was replaced since it was judged, the sample shows the new incarnation, even where the old one still lies around.
-    pub async fn confirm(&self, target: &Target) -> Sample {
+    /// The last look before a restart.
+    pub(super) async fn confirm(&self, target: &Target) -> Sample {
         let report = self.sample_some(std::slice::from_ref(target)).await;
         let unknown = || Sample { at: report.at, observation: Observation::Unknown { fault: Fault::NotAsked } };
         report.samples.first().map_or_else(unknown, |(_, sample)| sample.clone())
@@ -69,7 +70,7 @@ impl Engine {
 
 /// One look at one engine.
 struct Look<'a> {
-    engine: &'a Engine,
+    engine: &'a DockerEngine,
     at: Moment,
     budget: Budget,
     /// What the containers of a complete list carry for their workspaces.
@@ -84,7 +85,7 @@ const STATES: [&str; 7] = ["created", "running", "paused", "restarting", "removi
 /// A list of containers.
 struct Entries {
     entries: Vec<ContainerSummary>,
-    /// Nobody can be absent from it who is there.
+    /// The list holds every container, so one that is not in it does not exist.
     complete: bool,
 }
 
@@ -112,7 +113,7 @@ fn own_labels(
         own.sort_unstable(); // as listed they are in another order each time
         (!own.is_empty()).then(|| (target.workspace.clone(), own))
     };
-    targets.iter().filter_map(of).collect()
+    targets.iter().filter(|target| target.kind == Kind::Container).filter_map(of).collect()
 }
 
 /// What is known of one target on the way.
@@ -159,7 +160,7 @@ enum WantedList {
 }
 
 impl<'a> Look<'a> {
-    fn begin(engine: &'a Engine) -> Self {
+    fn begin(engine: &'a DockerEngine) -> Self {
         Self {
             engine,
             at: engine.now(),
@@ -177,7 +178,7 @@ impl<'a> Look<'a> {
             tokio::join!(self.list(&client, WantedList::Complete), self.engine.refresh_info(&client, &self.budget));
         match listed {
             Ok(Entries { entries, complete }) => {
-                let label = &self.engine.settings().workspace_label;
+                let label = &self.engine.settings.workspace_label;
                 let listing = Listing::new(&entries, label);
                 if complete {
                     let _ = self.own_labels.set(own_labels(&entries, &listing, targets, label));
@@ -201,7 +202,7 @@ impl<'a> Look<'a> {
         if wanted != WantedList::None {
             match self.list(&client, wanted).await {
                 Ok(Entries { entries, complete }) => {
-                    let listing = Listing::new(&entries, &self.engine.settings().workspace_label);
+                    let listing = Listing::new(&entries, &self.engine.settings.workspace_label);
                     for (finding, target) in findings.iter_mut().zip(targets) {
                         if let Finding::NeedsList(inspected) = finding {
                             let inspected = inspected.take();
@@ -226,15 +227,15 @@ impl<'a> Look<'a> {
     async fn inspect_each(&self, client: &Docker, targets: &[Target]) -> Vec<Finding> {
         let inspecting = targets.iter().enumerate().map(|(index, target)| async move {
             let at = self.engine.now();
-            let finding = match target.handle() {
-                Handle::Invalid => Finding::Done(unknown(at, Fault::BadReference)),
+            let finding = match Handle::of(target) {
+                Handle::Unaskable(fault) => Finding::Done(unknown(at, fault)),
                 Handle::None => Finding::NeedsList(None),
                 Handle::Ask(about) => match self.inspect(client, about).await {
                     Ok(Some(record)) => {
                         let observation = facts::observe(&record);
                         let lives = matches!(observation, Observation::Running { .. });
                         let sample = Sample { at, observation };
-                        if lives || !target.may_have_siblings() {
+                        if lives || !may_have_siblings(target) {
                             Finding::Done(sample)
                         } else {
                             Finding::NeedsList(Some(sample))
@@ -262,7 +263,7 @@ impl<'a> Look<'a> {
                 _ => None,
             })
             .collect();
-        let label = &self.engine.settings().workspace_label;
+        let label = &self.engine.settings.workspace_label;
         match open.as_slice() {
             [] => WantedList::None,
             [(target, true)] => WantedList::Labelled(format!("{label}={}", target.workspace)),
@@ -336,10 +337,10 @@ impl<'a> Look<'a> {
 
     /// Makes sure that of all containers with the label of a workspace this one is it: none of them is unseen, or livelier.
     async fn is_alone(&self, client: &Docker, workspace: &str, container_id: &str) -> Result<(), Fault> {
-        let label = &self.engine.settings().workspace_label;
+        let label = &self.engine.settings.workspace_label;
         let listed = self.list(client, WantedList::Labelled(format!("{label}={workspace}"))).await;
         let Entries { entries, complete } = listed.map_err(|error| error.fault())?;
-        let target = Target::new(workspace.into(), None);
+        let target = Target::container(workspace.into(), None);
         match Listing::new(&entries, label).find(&target) {
             Match::Is(entry) if complete && entry.id.as_deref() == Some(container_id) => Ok(()),
             _ => Err(Fault::Garbled),
@@ -350,7 +351,7 @@ impl<'a> Look<'a> {
     async fn inspect(&self, client: &Docker, about: &str) -> Result<Option<ContainerInspectResponse>, CallError> {
         let inspecting = client.inspect_container(about, None::<InspectContainerOptions>);
         match self.budget.call(Call::Inspect, inspecting).await {
-            Ok(record) => Ok(Some(record).filter(|record| target::is_of(record, about))),
+            Ok(record) => Ok(Some(record).filter(|record| listing::is_of(record, about))),
             Err(error) if error.is_no_such_container() => Ok(None),
             Err(error) => Err(error),
         }
@@ -395,7 +396,12 @@ impl<'a> Look<'a> {
                 if fault != Fault::Garbled {
                     engine.note_outage();
                 }
-                (Err(fault), targets.iter().map(|_| unknown(self.at, fault)).collect())
+                // Of an instance nothing could have been heard from an engine that answers, either.
+                let of = |target: &Target| match Handle::of(target) {
+                    Handle::Unaskable(Fault::WrongKind) => unknown(self.at, Fault::WrongKind),
+                    _ => unknown(self.at, fault),
+                };
+                (Err(fault), targets.iter().map(of).collect())
             }
         };
         EngineReport {
@@ -411,25 +417,25 @@ impl<'a> Look<'a> {
 
 /// What a list says of a target.
 fn read_list(listing: &Listing<'_>, complete: bool, target: &Target, at: Moment) -> Finding {
-    let handle = target.handle();
-    if handle == Handle::Invalid {
-        return Finding::Done(unknown(at, Fault::BadReference));
+    let handle = Handle::of(target);
+    if let Handle::Unaskable(fault) = handle {
+        return Finding::Done(unknown(at, fault));
     }
     match (listing.find(target), handle) {
         (Match::Is(entry), _) => match read_entry(entry, target, at) {
             Finding::Done(sample) if matches!(sample.observation, Observation::Running { .. }) => Finding::Done(sample),
-            Finding::Ask(question) if !complete && target.may_have_siblings() => {
+            Finding::Ask(question) if !complete && may_have_siblings(target) => {
                 Finding::Ask(Question { siblings: Some(target.workspace.to_string()), ..question })
             }
-            Finding::Done(_) if !complete && target.may_have_siblings() => Finding::Done(unknown(at, Fault::Garbled)),
+            Finding::Done(_) if !complete && may_have_siblings(target) => Finding::Done(unknown(at, Fault::Garbled)),
             finding => finding,
         },
         (Match::Ambiguous, _) => Finding::Done(unknown(at, Fault::EngineError)),
-        (Match::Absent, _) if !complete && target.may_have_siblings() => Finding::Done(unknown(at, Fault::Garbled)),
+        (Match::Absent, _) if !complete && may_have_siblings(target) => Finding::Done(unknown(at, Fault::Garbled)),
         (Match::Absent, Handle::Ask(about)) => {
             Finding::Ask(Question { about: about.to_owned(), if_gone: IfGone::Missing, ..Question::default() })
         }
-        (Match::Absent, Handle::None | Handle::Invalid) => Finding::Missing,
+        (Match::Absent, Handle::None | Handle::Unaskable(_)) => Finding::Missing,
     }
 }
 

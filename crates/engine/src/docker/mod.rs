@@ -1,0 +1,366 @@
+//! Docker and its kin (podman): how to reach one, and which one it is.
+//!
+//! A [`DockerEngine`] is made without connecting, and every use of it connects when that is due. The client library opens a connection for each call, so there is no broken
+//! connection to mend; what has to be renewed after an outage is what we believe of whoever answers:
+//!
+//! - the version of the interface, agreed upon again (the other end may be an older one now);
+//! - its identity, asked for again (another engine knows none of our containers, and would make them all look missing);
+//! - its clock.
+//!
+//! The race: an engine that restarts between two looks is never seen away. The event stream breaks at once, so
+//! its event stream (`watch`) notes the outage here as well.
+//!
+//! | subject | module |
+//! | --- | --- |
+//! | looking | `look` |
+//! | whose container is whose | `listing` |
+//! | what a container's record says | `facts` |
+//! | listening | `watch` |
+//! | acting | `restart` |
+//! | what went wrong, and how long a look may take | `fault`, `deadline` |
+
+mod deadline;
+mod facts;
+mod fault;
+mod listing;
+mod look;
+mod restart;
+mod watch;
+
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bollard::errors::Error as BollardError;
+use bollard::{API_DEFAULT_VERSION, Docker};
+use defib_policy::abilities::Abilities;
+use defib_policy::id::EngineName;
+use defib_policy::moment::{Moment, Timestamp};
+use defib_policy::sample::{Fault, Sample};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use self::deadline::{Budget, CallError};
+use self::fault::fault_of;
+use crate::report::{Call, EngineReport, Reached};
+use crate::settings::{EngineSettings, TlsPaths};
+use crate::url::EngineUrl;
+use crate::{Clock, Engine, EngineCheck, EngineError, EngineEvent, RestartCall, Target};
+
+/// How old the engine's clock and identity may be. Larger: a step of its clock is noticed later. Smaller: more calls of
+/// `/info`, which counts images and containers at each.
+const INFO_AGE_MAX: Duration = Duration::from_secs(60);
+
+/// By how much the client library's time-out, in whole seconds, exceeds ours: so that ours decides.
+const CLIENT_TIMEOUT_SLACK: Duration = Duration::from_secs(5);
+
+/// An engine that containers run on, reached through Docker's interface.
+pub struct DockerEngine {
+    settings: EngineSettings,
+    clock: Clock,
+    link: Mutex<Link>,
+    /// Tells the event stream that a look failed, so that its stream may be a dead one that never ends.
+    suspected: Notify,
+}
+
+/// What is believed of the other end.
+#[derive(Default)]
+struct Link {
+    /// `None` until the first use, and after every failure.
+    client: Option<Docker>,
+    version_agreed: bool,
+    /// The engine was away since the last report that said so.
+    outage: bool,
+    /// As last heard, be it before an outage: whoever answers then is compared with it.
+    identity: Option<String>,
+    engine_now: Option<(Moment, Timestamp)>,
+    /// The identity above is that of whoever answers now.
+    identified: bool,
+    /// When `/info` was last asked for, in vain or not: an engine on which it hangs must not delay every look. `None`: it
+    /// is due.
+    info_asked_at: Option<Moment>,
+}
+
+impl std::fmt::Debug for DockerEngine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "DockerEngine({} at {})", self.name(), self.settings.url)
+    }
+}
+
+#[async_trait]
+impl Engine for DockerEngine {
+    fn name(&self) -> &EngineName {
+        Self::name(self)
+    }
+
+    fn abilities(&self) -> Abilities {
+        Abilities::CONTAINER_ENGINE
+    }
+
+    async fn sample_all(&self, targets: &[Target]) -> EngineReport {
+        Self::sample_all(self, targets).await
+    }
+
+    async fn sample_some(&self, targets: &[Target]) -> EngineReport {
+        Self::sample_some(self, targets).await
+    }
+
+    async fn confirm(&self, target: &Target) -> Sample {
+        Self::confirm(self, target).await
+    }
+
+    async fn restart(&self, call: &RestartCall) -> Result<(), EngineError> {
+        Self::restart(self, call).await
+    }
+
+    async fn watch(&self, events: mpsc::Sender<EngineEvent>, stop: CancellationToken) {
+        Self::watch(self, events, stop).await;
+    }
+
+    async fn check(&self) -> Result<EngineCheck, EngineError> {
+        Self::check(self).await
+    }
+}
+
+impl DockerEngine {
+    /// Describes an engine. Does not connect: it may not be there yet.
+    ///
+    /// # Errors
+    ///
+    /// Only for what can never work: the address of a control plane, `https://` without certificates, unreadable certificates.
+    pub fn new(settings: EngineSettings, clock: Clock) -> Result<Self, EngineError> {
+        let engine = settings.name.clone();
+        match (&settings.url, &settings.tls) {
+            (EngineUrl::ControlPlane(_), _) => return Err(EngineError::ControlPlane { engine }),
+            (EngineUrl::Https(_), None) => return Err(EngineError::CertificatesMissing { engine }),
+            (EngineUrl::Https(_) | EngineUrl::Tcp(_), Some(tls)) => {
+                // The client library asks for the process's default, which is not set yet in a test or a small tool.
+                let _ = rustls::crypto::ring::default_provider().install_default();
+                check_certificates(&engine, tls)?;
+                connect(&settings).map_err(|source| connect_error(engine, source))?;
+            }
+            (EngineUrl::Unix(_) | EngineUrl::Http(_) | EngineUrl::Tcp(_), _) => {}
+        }
+        let link = Mutex::new(Link::default());
+        Ok(Self { settings, clock, link, suspected: Notify::new() })
+    }
+
+    fn name(&self) -> &EngineName {
+        &self.settings.name
+    }
+
+    async fn check(&self) -> Result<EngineCheck, EngineError> {
+        let budget = self.budget();
+        let client = self.hello(&budget).await.map_err(|error| self.error(Call::Version, error))?;
+        let version = budget.call(Call::Version, client.version()).await;
+        let version = version.map_err(|error| self.error(Call::Version, error))?;
+        let info = budget.call(Call::Info, client.info()).await.map_err(|error| self.error(Call::Info, error))?;
+        Ok(EngineCheck {
+            id: info.id.unwrap_or_default(),
+            name: info.name.unwrap_or_default(),
+            version: version.version.unwrap_or_default(),
+            api_version: version.api_version.unwrap_or_default(),
+            containers: info.containers.unwrap_or_default(),
+        })
+    }
+
+    fn now(&self) -> Moment {
+        (self.clock)()
+    }
+
+    /// The time for one look: twice that of a call.
+    fn budget(&self) -> Budget {
+        let call_timeout = self.settings.call_timeout;
+        Budget::new(call_timeout, call_timeout * 2)
+    }
+
+    /// A client for which the version is agreed upon. Connects when that is due.
+    async fn hello(&self, budget: &Budget) -> Result<Docker, CallError> {
+        {
+            let link = self.link();
+            if let (Some(client), true) = (&link.client, link.version_agreed) {
+                return Ok(client.clone());
+            }
+        }
+        let agreeing = async { connect(&self.settings)?.negotiate_version().await };
+        let client = budget.call(Call::Version, agreeing).await?;
+        let mut link = self.link();
+        if let (Some(theirs), true) = (&link.client, link.version_agreed) {
+            // Another look got here first, and may have heard the identity already: that must not be forgotten.
+            return Ok(theirs.clone());
+        }
+        link.client = Some(client.clone());
+        link.version_agreed = true;
+        link.identified = false;
+        link.info_asked_at = None;
+        Ok(client)
+    }
+
+    /// Asks for identity and clock when what is known of them is old or of before an outage. A failure is not one of the
+    /// look: it only leaves the identity unknown.
+    async fn refresh_info(&self, client: &Docker, budget: &Budget) {
+        let due = self.link().info_asked_at.is_none_or(|at| self.now().since(at) >= INFO_AGE_MAX);
+        if due {
+            let _ = self.identify(client, budget).await;
+        }
+    }
+
+    /// Asks the engine which one it is.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault::OtherEngine`] when it is not the one that was heard last, [`Fault::EngineError`] when it does not say.
+    async fn identify(&self, client: &Docker, budget: &Budget) -> Result<(), Fault> {
+        let asked_at = self.now();
+        self.link().info_asked_at = Some(asked_at);
+        let info = budget.call(Call::Info, client.info()).await.map_err(|error| error.fault())?;
+        let identity = info.id.filter(|id| !id.is_empty());
+
+        let mut link = self.link();
+        link.identified = true;
+        if let Some(engine_now) = facts::timestamp(info.system_time.as_deref()) {
+            // An engine reads its clock first and counts its containers after: near the beginning of the call.
+            link.engine_now = Some((asked_at, engine_now));
+        }
+        let heard = std::mem::replace(&mut link.identity, identity.clone());
+        match (heard, identity) {
+            (_, None) => Err(Fault::EngineError),
+            (Some(heard), Some(now)) if heard != now => Err(Fault::OtherEngine),
+            (_, Some(_)) => Ok(()),
+        }
+    }
+
+    /// Ends a look at the engine that reached it, and takes what it has to report.
+    fn note_reached(&self) -> Reached {
+        let mut link = self.link();
+        Reached {
+            identity: link.identity.clone().filter(|_| link.identified),
+            engine_now: link.engine_now,
+            reconnected: std::mem::take(&mut link.outage),
+            spoiled: false,
+        }
+    }
+
+    /// Ends a look at the engine that did not reach it.
+    fn note_outage(&self) {
+        {
+            let mut link = self.link();
+            link.outage = true;
+            link.client = None;
+            link.version_agreed = false;
+            link.identified = false;
+        }
+        self.suspected.notify_waiters();
+    }
+
+    /// The engine's clock as last heard.
+    fn engine_now(&self) -> Option<Timestamp> {
+        self.link().engine_now.map(|(_, engine_now)| engine_now)
+    }
+
+    /// Resolves when a look fails.
+    fn suspected(&self) -> tokio::sync::futures::Notified<'_> {
+        self.suspected.notified()
+    }
+
+    /// The error of a call outside of sampling, where nobody turns it into a sample.
+    fn error(&self, call: Call, error: CallError) -> EngineError {
+        let engine = self.name().clone();
+        match error {
+            CallError::TimedOut(after) => EngineError::TimedOut { engine, call, after },
+            CallError::NotAsked => EngineError::TimedOut { engine, call, after: Duration::ZERO },
+            CallError::Engine(source) if call == Call::Version && fault_of(&source) == Fault::Unreachable => {
+                connect_error(engine, source)
+            }
+            CallError::Engine(source) => {
+                EngineError::Call { engine, call, fault: fault_of(&source), source: Box::new(source) }
+            }
+        }
+    }
+
+    fn link(&self) -> MutexGuard<'_, Link> {
+        // Held for a few assignments only, none of which panics.
+        self.link.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn connect_error(engine: EngineName, source: BollardError) -> EngineError {
+    EngineError::Connect { engine, fault: fault_of(&source), source: Box::new(source) }
+}
+
+/// Makes a client. Opens no connection, but wants to see a socket.
+fn connect(settings: &EngineSettings) -> Result<Docker, BollardError> {
+    let timeout = (settings.call_timeout + CLIENT_TIMEOUT_SLACK).as_secs() + 1;
+    match (&settings.url, &settings.tls) {
+        (EngineUrl::Unix(path), _) => Docker::connect_with_unix(&path.to_string_lossy(), timeout, API_DEFAULT_VERSION),
+        (EngineUrl::Tcp(authority) | EngineUrl::Https(authority), Some(tls)) => {
+            let TlsPaths { ca, cert, key } = tls;
+            Docker::connect_with_ssl(authority, key, cert, ca, timeout, API_DEFAULT_VERSION)
+        }
+        (EngineUrl::Tcp(authority) | EngineUrl::Http(authority), _) => {
+            Docker::connect_with_http(authority, timeout, API_DEFAULT_VERSION)
+        }
+        // Refused by `DockerEngine::new`.
+        (url @ (EngineUrl::Https(_) | EngineUrl::ControlPlane(_)), _) => {
+            Err(BollardError::UnsupportedURISchemeError { uri: url.to_string() })
+        }
+    }
+}
+
+/// The client library reads our certificate at each handshake, and goes on without one when it cannot. Better to hear
+/// of it at the start.
+fn check_certificates(engine: &EngineName, tls: &TlsPaths) -> Result<(), EngineError> {
+    let error =
+        |path: &Path, source| EngineError::Certificate { engine: engine.clone(), path: path.to_owned(), source };
+    for path in [&tls.ca, &tls.cert] {
+        CertificateDer::from_pem_file(path).map_err(|source| error(path, source))?;
+    }
+    PrivateKeyDer::from_pem_file(&tls.key).map_err(|source| error(&tls.key, source))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn settings(url: &str, tls: Option<TlsPaths>) -> EngineSettings {
+        EngineSettings {
+            name: "rack-7".into(),
+            url: url.parse().unwrap(),
+            workspace_label: "defib.workspace".into(),
+            call_timeout: Duration::from_secs(5),
+            tls,
+        }
+    }
+
+    fn refusal(settings: EngineSettings) -> String {
+        DockerEngine::new(settings, Arc::new(|| Moment::ZERO)).expect_err("refused").to_string()
+    }
+
+    #[test]
+    fn an_engine_that_is_not_there_yet_is_no_error() {
+        for url in ["unix:///nowhere/docker.sock", "tcp://nowhere.invalid:2375", "http://nowhere.invalid"] {
+            DockerEngine::new(settings(url, None), Arc::new(|| Moment::ZERO)).expect(url);
+        }
+    }
+
+    #[test]
+    fn what_can_never_work_is_refused_by_name() {
+        assert!(refusal(settings("cp+https://user:s3cret@cp.example", None)).contains("rack-7: control planes"));
+        assert!(refusal(settings("https://engine:2376", None)).contains("DOCKER_CERT_PATH"));
+        let tls = TlsPaths::in_directory(Path::new("/nowhere"));
+        assert!(refusal(settings("https://engine:2376", Some(tls.clone()))).contains("/nowhere/ca.pem"));
+        assert!(refusal(settings("tcp://engine:2376", Some(tls))).contains("/nowhere/ca.pem"));
+    }
+
+    #[test]
+    fn an_engine_shows_where_it_is() {
+        let engine = DockerEngine::new(settings("unix:///run/d.sock", None), Arc::new(|| Moment::ZERO)).unwrap();
+        assert_eq!(format!("{engine:?}"), "DockerEngine(rack-7 at unix:///run/d.sock)");
+    }
+}
