@@ -24,7 +24,7 @@ use crate::http::{self, Shown};
 use crate::jobs;
 use crate::metrics::Metrics;
 use crate::reconcile::{Reconciler, database_fault};
-use crate::restarter::Restarter;
+use crate::restarter::{Ended, Knobs, RestartNews, Restarter, StoreLedger};
 
 /// A connection, TLS and login included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -107,15 +107,31 @@ pub(crate) async fn run(config: Config, migrate: bool) -> anyhow::Result<()> {
         }
     };
     let (ended_sender, ended) = mpsc::unbounded_channel();
+    let ownership = Arc::default();
+    let ledger = StoreLedger {
+        store: store.clone(),
+        replica_id: config.replica_id.clone(),
+        watched_statuses: config.watched_statuses.clone(),
+    };
     let restarter = Arc::new(Restarter::new(
-        Arc::clone(&config),
-        store.clone(),
+        Knobs::of(&config),
+        Arc::new(ledger),
         &engines,
         Arc::clone(&clock),
-        Arc::clone(&metrics),
+        Arc::clone(&ownership),
+        RestartNews::new(Arc::clone(&metrics)),
         ended_sender,
     ));
-    let reconciler = Arc::new(Reconciler::new(Arc::clone(&restarter), engines, Arc::clone(&health)));
+    let reconciler = Arc::new(Reconciler::new(
+        Arc::clone(&config),
+        store,
+        clock,
+        metrics,
+        ownership,
+        Arc::clone(&restarter),
+        engines,
+        Arc::clone(&health),
+    ));
     let (looping_stop, looping_reconciler) = (stop.clone(), Arc::clone(&reconciler));
     let mut looping = tokio::spawn(watch_fleet(looping_reconciler, migrate, ended, looping_stop));
     let result = tokio::select! {
@@ -155,7 +171,7 @@ pub(crate) fn listen_settings(config: &Config) -> ListenSettings {
 async fn watch_fleet(
     reconciler: Arc<Reconciler>,
     migrate: bool,
-    ended: mpsc::UnboundedReceiver<(EngineName, defib_policy::id::WorkspaceId)>,
+    ended: mpsc::UnboundedReceiver<Ended>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     tokio::select! {

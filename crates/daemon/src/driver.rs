@@ -22,6 +22,7 @@ use tracing::{debug, error, info, warn};
 use crate::focus::FocusQueue;
 use crate::metrics::{PassResult, PassScope};
 use crate::reconcile::{Reconciler, Scope, TickReport, database_fault};
+use crate::restarter::Ended;
 
 /// Passes over the fleet that may wait for slow engines at once.
 const FLEET_PASSES_MAX: usize = 4;
@@ -44,7 +45,7 @@ const TURNS_PER_TTL: u32 = 3;
 pub(crate) struct Inputs {
     pub(crate) notifications: Listener,
     pub(crate) engines: mpsc::Receiver<EngineEvent>,
-    pub(crate) ended: mpsc::UnboundedReceiver<(EngineName, WorkspaceId)>,
+    pub(crate) ended: mpsc::UnboundedReceiver<Ended>,
 }
 
 /// What a task brings back.
@@ -120,10 +121,7 @@ pub(crate) async fn run(reconciler: Arc<Reconciler>, mut inputs: Inputs, stop: C
                     interval.reset_immediately();
                 }
             }
-            Some((engine, workspace)) = inputs.ended.recv() => {
-                let now = driver.reconciler.now();
-                driver.focus.look(Some(engine), workspace, now);
-            }
+            Some(ended) = inputs.ended.recv() => driver.restart_ended(ended),
             () = tokio::time::sleep_until(next_focus) => {}
         }
         driver.start_focus();
@@ -133,6 +131,15 @@ pub(crate) async fn run(reconciler: Arc<Reconciler>, mut inputs: Inputs, stop: C
 }
 
 impl Driver {
+    /// An order has ended: the judge hears how, and the workspace is looked at where that tells something new.
+    fn restart_ended(&mut self, ended: Ended) {
+        let now = self.reconciler.now();
+        self.reconciler.judge().order_ended(&ended.workspace, ended.end, now);
+        if ended.look_again {
+            self.focus.look(Some(ended.engine), ended.workspace, now);
+        }
+    }
+
     /// The instant of the next focused pass; far away when none is due.
     fn next_focus(&self) -> Instant {
         let now = self.reconciler.now();

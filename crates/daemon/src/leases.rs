@@ -1,119 +1,22 @@
-//! What this replica owns (section 6 of DESIGN.md), and what that makes it speak and act for.
+//! What this replica owns , and what that makes it speak and act for.
 //!
 //! The turns are taken by the loop that decides, and only while it turns: a replica whose passes hang does not renew, and loses
-//! what it owns. Between turns the answer to "is it still ours" comes from our own clock, counted from before the turn was begun,
-//! so it ends here no later than it ends in the database.
-//!
-//! What no engine has (external workspaces, rows of an engine that nobody is configured for) belongs to whoever holds the first
-//! lease by name: all replicas read the same rows, so they agree without another lease.
+//! what it owns. Whose word counts between turns is [`defib_policy::ownership`]'s.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use defib_policy::id::{EngineName, WorkspaceId};
-use defib_policy::moment::Moment;
 use defib_policy::settings::Mode;
 use defib_policy::verdict::Verdict;
 use defib_store::{LeaseTable, LeaseTurn, StoreError, StoredVerdict};
 use tracing::{error, info, warn};
 
-use crate::reconcile::{Reconciler, database_fault, lock};
+use crate::reconcile::{Reconciler, database_fault};
+use crate::sync::lock;
 
 /// How long the end of a clean stop may wait for the database. Others take over by themselves when the lease ends.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// What the last turn came to.
-#[derive(Debug, Default)]
-pub(crate) struct Ownership {
-    /// What is ours, with the epochs; `None` before the first turn.
-    owned: Option<BTreeMap<EngineName, i64>>,
-    /// Leased by another replica.
-    others: BTreeSet<EngineName>,
-    /// The engines that this replica is configured for. Between two owners nobody speaks for one of them.
-    configured: BTreeSet<EngineName>,
-    /// The first engine by name that anybody has leased.
-    first: Option<EngineName>,
-    valid_until: Moment,
-    /// What is recorded of our workspaces has been taken over from the tables.
-    caught_up: BTreeSet<Option<EngineName>>,
-}
-
-impl Ownership {
-    fn new(table: LeaseTable, ttl: Duration, configured: &[EngineName]) -> Self {
-        let others = table.leases.iter().map(|lease| &lease.engine).filter(|engine| !table.owned.contains_key(*engine));
-        Self {
-            others: others.cloned().collect(),
-            first: table.leases.first().map(|lease| lease.engine.clone()),
-            owned: Some(table.owned),
-            valid_until: table.at + ttl,
-            configured: configured.iter().cloned().collect(),
-            caught_up: BTreeSet::new(),
-        }
-    }
-
-    /// The epoch of our lease on `engine`, while it surely lasts.
-    pub(crate) fn epoch(&self, engine: &EngineName, now: Moment) -> Option<i64> {
-        self.owned.as_ref()?.get(engine).copied().filter(|_| now < self.valid_until)
-    }
-
-    /// The lease under which we speak for what no engine has.
-    pub(crate) fn fleet(&self, now: Moment) -> Option<(&EngineName, i64)> {
-        let first = self.first.as_ref()?;
-        Some((first, self.epoch(first, now)?))
-    }
-
-    /// Whether what is said of the workspaces of `engine` (`None`: external ones) is ours to say.
-    pub(crate) fn speaks_for(&self, engine: Option<&EngineName>, now: Moment) -> bool {
-        self.caught_up.contains(&self.lease_for(engine)) && self.would_speak_for(engine, now)
-    }
-
-    fn would_speak_for(&self, engine: Option<&EngineName>, now: Moment) -> bool {
-        match engine {
-            Some(engine) if self.has_a_lease(engine) => self.epoch(engine, now).is_some(),
-            _ => self.fleet(now).is_some(),
-        }
-    }
-
-    fn has_a_lease(&self, engine: &EngineName) -> bool {
-        self.others.contains(engine) || self.configured.contains(engine)
-    }
-
-    /// The lease that decides who speaks for `engine`: its own, or none.
-    fn lease_for(&self, engine: Option<&EngineName>) -> Option<EngineName> {
-        engine.filter(|engine| self.has_a_lease(engine)).cloned()
-    }
-
-    /// Whether every lease there is is ours.
-    pub(crate) fn is_alone(&self, now: Moment) -> bool {
-        self.others.is_empty() && self.fleet(now).is_some()
-    }
-
-    /// Whether anything is ours.
-    pub(crate) fn owns_any(&self, now: Moment) -> bool {
-        now < self.valid_until && self.owned.as_ref().is_some_and(|owned| !owned.is_empty())
-    }
-
-    /// Whether what was ours has ended because no turn came in time: the database was away, or we were.
-    pub(crate) fn has_lapsed(&self, now: Moment) -> bool {
-        self.owned.is_some() && now >= self.valid_until
-    }
-
-    /// What is ours, with the epochs.
-    pub(crate) fn owned(&self, now: Moment) -> BTreeMap<EngineName, i64> {
-        self.owned
-            .iter()
-            .filter(|_| now < self.valid_until)
-            .flatten()
-            .map(|(name, epoch)| (name.clone(), *epoch))
-            .collect()
-    }
-
-    /// The leases (`None`: what no engine has) under which we would speak.
-    fn spoken_for(&self, now: Moment) -> BTreeSet<Option<EngineName>> {
-        let engines = self.owned(now).into_keys().map(Some);
-        engines.chain(self.fleet(now).map(|_| None)).collect()
-    }
-}
 
 impl Reconciler {
     /// Takes our turn at the leases, and takes over from the tables what has become ours to say.
@@ -124,7 +27,7 @@ impl Reconciler {
         let _turn = self.turning_leases.lock().await;
         let (owned, lapsed) = {
             let ownership = lock(&self.ownership);
-            (ownership.owned.clone(), ownership.has_lapsed(self.now()))
+            (ownership.as_of_the_last_turn().cloned(), ownership.has_lapsed(self.now()))
         };
         let busy = self.restarter.busy_engines();
         let engines: Vec<EngineName> = self.engines.keys().cloned().collect();
@@ -141,26 +44,24 @@ impl Reconciler {
         self.announce_turn(owned.as_ref(), &table);
 
         let now = self.now();
-        let mut after = Ownership::new(table, self.config.lease_ttl, &engines);
-        let speaks = after.spoken_for(now);
-        let spoke = lock(&self.ownership).caught_up.clone();
-        let gained: BTreeSet<_> = speaks.difference(&spoke).cloned().collect();
-        let lost: BTreeSet<_> = spoke.difference(&speaks).cloned().collect();
-        after.caught_up = spoke.intersection(&speaks).cloned().collect();
-        for engine in self.engines.keys() {
-            self.metrics.lease_held(engine, after.epoch(engine, now).is_some());
-        }
         // What is lost is not spoken for from here on; what is gained, once it is known what others have said.
-        *lock(&self.ownership) = after;
-        if !lost.is_empty() {
-            self.hand_over(&lost);
+        let (change, speaks) = {
+            let mut ownership = lock(&self.ownership);
+            let change = ownership.turn(table, self.config.lease_ttl, &engines, now);
+            (change, !ownership.spoken_for(now).is_empty())
+        };
+        for engine in self.engines.keys() {
+            self.metrics.lease_held(engine, lock(&self.ownership).epoch(engine, now).is_some());
         }
-        if gained.is_empty() {
-            return Ok(lapsed && !speaks.is_empty());
+        if !change.lost.is_empty() {
+            self.hand_over(&change.lost);
+        }
+        if change.gained.is_empty() {
+            return Ok(lapsed && speaks);
         }
         let recorded = self.store.read_verdicts().await?;
-        self.take_over(&gained, recorded);
-        lock(&self.ownership).caught_up.extend(gained);
+        self.take_over(&change.gained, recorded);
+        lock(&self.ownership).catch_up(change.gained);
         Ok(true)
     }
 
@@ -263,14 +164,7 @@ impl Reconciler {
     /// Gives up what is ours: at the beginning of a clean stop the engines on which nothing is under way, at its end the rest.
     pub(crate) async fn release_leases(&self) {
         let busy = self.restarter.busy_engines();
-        let idle = {
-            let mut ownership = lock(&self.ownership);
-            let Some(owned) = &mut ownership.owned else { return };
-            let (idle, kept) =
-                std::mem::take(owned).into_iter().partition::<BTreeMap<_, _>, _>(|(engine, _)| !busy.contains(engine));
-            *owned = kept;
-            idle
-        };
+        let idle = lock(&self.ownership).take_idle(&busy);
         if idle.is_empty() {
             return;
         }
@@ -282,65 +176,5 @@ impl Reconciler {
             }
             Err(_) => warn!("leases not given up in time; others take over when they end"),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use defib_store::Lease;
-
-    use super::*;
-
-    const TTL: Duration = Duration::from_secs(15);
-
-    fn at(seconds: u64) -> Moment {
-        Moment::after(Duration::from_secs(1_000 + seconds))
-    }
-
-    fn ownership(ours: &[&str], theirs: &[&str]) -> Ownership {
-        let owned: BTreeMap<EngineName, i64> = ours.iter().map(|name| (EngineName::from(*name), 4)).collect();
-        let mut names: Vec<&str> = ours.iter().chain(theirs).copied().collect();
-        names.sort_unstable();
-        let lease =
-            |name: &&str| Lease { engine: EngineName::from(*name), holder: "r".into(), epoch: 4, expires_in: TTL };
-        let leases = names.iter().map(lease).collect();
-        let mut ownership = Ownership::new(
-            LeaseTable { at: at(0), owned, leases, usurped: Vec::new() },
-            TTL,
-            &["a".into(), "b".into()],
-        );
-        ownership.caught_up = ownership.spoken_for(at(0));
-        ownership
-    }
-
-    #[test]
-    fn a_lease_ends_by_our_own_clock_without_anybodys_word() {
-        let ours = ownership(&["a"], &[]);
-        assert_eq!(ours.epoch(&"a".into(), at(14)), Some(4));
-        assert_eq!(ours.epoch(&"a".into(), at(15)), None);
-        assert!(ours.speaks_for(Some(&"a".into()), at(14)) && !ours.speaks_for(Some(&"a".into()), at(15)));
-        assert!(ours.is_alone(at(14)) && !ours.is_alone(at(15)));
-        assert!(ours.owns_any(at(14)) && !ours.owns_any(at(15)));
-        assert!(ours.owned(at(15)).is_empty());
-    }
-
-    #[test]
-    fn what_no_engine_has_belongs_to_the_holder_of_the_first_lease() {
-        for (ours, theirs, speaks) in [(&["a"][..], &["b"][..], true), (&["b"], &["a"], false), (&[], &["a"], false)] {
-            let ownership = ownership(ours, theirs);
-            assert_eq!(ownership.speaks_for(None, at(1)), speaks, "{ours:?} {theirs:?}");
-            assert_eq!(ownership.speaks_for(Some(&"nobodys".into()), at(1)), speaks, "{ours:?} {theirs:?}");
-            assert!(!ownership.speaks_for(Some(&theirs[0].into()), at(1)), "another replica owns it");
-            assert!(!ownership.is_alone(at(1)));
-        }
-        assert!(!ownership(&[], &[]).speaks_for(None, at(1)));
-    }
-
-    #[test]
-    fn nothing_is_said_before_it_is_known_what_others_have_said() {
-        let mut ownership = ownership(&["a"], &[]);
-        ownership.caught_up.clear();
-        assert!(!ownership.speaks_for(Some(&"a".into()), at(1)) && !ownership.speaks_for(None, at(1)));
-        assert_eq!(ownership.epoch(&"a".into(), at(1)), Some(4));
     }
 }

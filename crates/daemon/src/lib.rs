@@ -25,6 +25,7 @@ mod recovery;
 mod restarter;
 mod snapshot;
 mod suspicions;
+mod sync;
 
 use std::process::ExitCode;
 

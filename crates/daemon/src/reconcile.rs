@@ -4,8 +4,8 @@
 //! not retry, the next pass is the retry. Each engine is judged as soon as it has answered, so that one which hangs delays
 //! only its own workspaces; and while a look at an engine is under way, the next pass over the fleet leaves that engine out.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use defib_engine::{Engine, EngineReport, Target};
@@ -15,6 +15,7 @@ use defib_policy::fleet::{FleetRead, Kind, Workspace};
 use defib_policy::id::{EngineName, WorkspaceId};
 use defib_policy::judge::{EngineEvidence, Judge, Look, ReadStamp};
 use defib_policy::moment::Moment;
+use defib_policy::ownership::Ownership;
 use defib_policy::plan::{Change, Plan};
 use defib_policy::sample::{Fault, Observation, Sample};
 use defib_policy::verdict::Verdict;
@@ -27,12 +28,13 @@ use crate::clock::{Clock, offset_micros};
 use crate::config::Config;
 use crate::health::Health;
 use crate::holds::Holds;
-use crate::leases::Ownership;
-use crate::logging::{chain, printable};
+pub(crate) use crate::logging::database_fault;
+use crate::logging::printable;
 use crate::metrics::{Metrics, PassScope};
 use crate::own::OwnBook;
 use crate::restarter::Restarter;
 use crate::snapshot::Snapshot;
+use crate::sync::lock;
 
 /// Changes that could not be recorded and wait for the database, at most. Verdicts are level-triggered, so what falls out
 /// is history and not state.
@@ -128,21 +130,26 @@ impl Drop for Asking<'_> {
 }
 
 impl Reconciler {
-    /// With a judge who knows nothing yet, on what a restarter works with too.
+    /// With a judge who knows nothing yet.
     pub(crate) fn new(
+        config: Arc<Config>,
+        store: Store,
+        clock: Clock,
+        metrics: Arc<Metrics>,
+        ownership: Arc<Mutex<Ownership>>,
         restarter: Arc<Restarter>,
         engines: BTreeMap<EngineName, Arc<dyn Engine>>,
         health: Arc<Health>,
     ) -> Self {
         Self {
-            judge: Mutex::new(Judge::new(restarter.config.policy.clone())),
-            config: Arc::clone(&restarter.config),
-            store: restarter.store.clone(),
+            judge: Mutex::new(Judge::new(config.policy.clone())),
+            config,
+            store,
             engines,
-            clock: Arc::clone(&restarter.clock),
-            metrics: Arc::clone(&restarter.metrics),
+            clock,
+            metrics,
             health,
-            ownership: Arc::clone(&restarter.ownership),
+            ownership,
             restarter,
             turning_leases: tokio::sync::Mutex::default(),
             snapshot: Mutex::default(),
@@ -585,16 +592,3 @@ fn by_workspace(attempts: Vec<Attempt>) -> BTreeMap<WorkspaceId, Vec<Attempt>> {
     }
     grouped
 }
-
-/// A poisoned lock means that a thread panicked while it held it; the state is still whole values, and the loop goes on.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The database's part in a failed pass, for the log.
-pub(crate) fn database_fault(error: &StoreError) -> String {
-    format!("{} ({})", chain(error), error.kind())
-}
-
-/// The set of workspaces with a restart under way.
-pub(crate) type InFlight = HashSet<WorkspaceId>;

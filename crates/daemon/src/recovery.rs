@@ -1,16 +1,18 @@
 //! Settling what a daemon left behind that died, or lost its lease, between claim and outcome. The rule is
-//! [`defib_policy::recovery`]'s; here it is asked and carried out.
+//! [`defib_policy::restart::left_behind`]'s; here it is asked and carried out.
 
 use defib_engine::{Engine, Target};
-use defib_policy::attempt::Outcome;
 use defib_policy::id::EngineName;
-use defib_policy::recovery::{self, Asked, Row, Settle};
+use defib_policy::restart::End;
+use defib_policy::restart::left_behind::{self, Asked, Row, Settle};
 use defib_store::{OpenAttempt, StoreError};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tracing::warn;
 
 use crate::logging::printable;
-use crate::reconcile::{Reconciler, lock};
+use crate::reconcile::Reconciler;
+use crate::restarter::Ended;
+use crate::sync::lock;
 
 /// Containers looked at side by side.
 const LOOKS_MAX: usize = 16;
@@ -21,7 +23,7 @@ impl Reconciler {
     pub(crate) async fn settle_left_behind(&self) -> Result<(), StoreError> {
         if lock(&self.ownership).fleet(self.now()).is_some() {
             for attempt in self.store.attempts_without_owner().await? {
-                let settle = recovery::without_an_owner(attempt.overdue_by, attempt.elsewhere);
+                let settle = left_behind::without_an_owner(attempt.overdue_by, attempt.elsewhere);
                 self.settle(&attempt, settle).await?;
             }
         }
@@ -41,7 +43,7 @@ impl Reconciler {
                 return Ok(());
             };
             let row = Row { epoch: attempt.epoch, acting: attempt.acting, overdue: attempt.overdue_by.is_some() };
-            let settle = match recovery::by_its_row(row, *epoch) {
+            let settle = match left_behind::by_its_row(row, *epoch) {
                 Some(settle) => settle,
                 None => self.look_back(engine.as_ref(), &attempt).await,
             };
@@ -53,28 +55,20 @@ impl Reconciler {
     }
 
     async fn settle(&self, attempt: &OpenAttempt, settle: Settle) -> Result<(), StoreError> {
-        let (outcome, settled) = match settle {
-            Settle::Wait => return Ok(()),
-            Settle::Unasked => {
-                let why = "its daemon went away before the engine was asked";
-                (Outcome::Abandoned, self.store.abandon_unasked(attempt.id, why).await?)
-            }
-            Settle::Succeeded => {
-                let why = "its daemon went away; the container has been started since the claim";
-                (Outcome::Succeeded, self.store.finish(attempt.id, Outcome::Succeeded, Some(why)).await?)
-            }
-            Settle::Abandoned => {
-                let why = "its daemon went away, and the container was not started by the deadline";
-                (Outcome::Abandoned, self.store.finish(attempt.id, Outcome::Abandoned, Some(why)).await?)
-            }
-            Settle::OutOfReach => {
-                let why = "its daemon went away, and its engine cannot be asked what came of it";
-                (Outcome::Abandoned, self.store.finish(attempt.id, Outcome::Abandoned, Some(why)).await?)
-            }
+        let Some((outcome, why)) = settle.conclusion() else { return Ok(()) };
+        let settled = if settle == Settle::Unasked {
+            self.store.abandon_unasked(attempt.id, why).await?
+        } else {
+            self.store.finish(attempt.id, outcome, Some(why)).await?
         };
         if settled {
             self.metrics.restart(&attempt.engine, outcome);
-            self.restarter.look_at(&attempt.engine, &attempt.workspace);
+            self.restarter.tell(Ended {
+                engine: attempt.engine.clone(),
+                workspace: attempt.workspace.clone(),
+                end: End::of(outcome),
+                look_again: true,
+            });
             warn!(
                 workspace = %printable(attempt.workspace.as_str()),
                 engine = %attempt.engine,
@@ -95,10 +89,10 @@ impl Reconciler {
         };
         let asked = Asked {
             convicted: attempt.started_at,
-            ran: recovery::restarts_what_runs(&attempt.verdict),
+            ran: left_behind::restarts_what_runs(&attempt.verdict),
             overdue: attempt.overdue_by.is_some(),
             elsewhere: attempt.elsewhere,
         };
-        recovery::by_its_container(&engine.confirm(&target).await.observation, asked)
+        left_behind::by_its_container(&engine.confirm(&target).await.observation, asked)
     }
 }

@@ -8,7 +8,8 @@ use defib_policy::suspicion;
 use defib_store::{StoreError, Suspicion};
 
 use crate::metrics::suspicion_reason;
-use crate::reconcile::{Reconciler, lock};
+use crate::reconcile::Reconciler;
+use crate::sync::lock;
 
 /// Suspicions taken with one statement. Larger: the statement holds its rows for longer. Smaller: more round trips in a flood.
 const SUSPICIONS_MAX: i64 = 2_000;

@@ -53,8 +53,8 @@ impl Ownership {
     /// After a turn of this process: `ttl` is how long a lease lasts, `configured` the engines that this replica is configured for. It
     /// has caught up with nothing.
     #[must_use]
-    pub fn new(turned: Turned, ttl: Duration, configured: &[EngineName]) -> Self {
-        let Turned { at, owned, leased } = turned;
+    pub fn new(turned: impl Into<Turned>, ttl: Duration, configured: &[EngineName]) -> Self {
+        let Turned { at, owned, leased } = turned.into();
         Self {
             others: leased.iter().filter(|engine| !owned.contains_key(*engine)).cloned().collect(),
             first: leased.first().cloned(),
@@ -66,7 +66,7 @@ impl Ownership {
     }
 
     /// Replaces what the turn before came to, and keeps what has been caught up with and is spoken for at `now` all the same.
-    pub fn turn(&mut self, turned: Turned, ttl: Duration, configured: &[EngineName], now: Moment) -> Change {
+    pub fn turn(&mut self, turned: impl Into<Turned>, ttl: Duration, configured: &[EngineName], now: Moment) -> Change {
         let mut after = Self::new(turned, ttl, configured);
         let speaks = after.spoken_for(now);
         let spoke = std::mem::take(&mut self.caught_up);
@@ -80,7 +80,7 @@ impl Ownership {
     }
 
     /// It is known now what others have said of the workspaces of these leases.
-    pub fn catch_up(&mut self, gained: BTreeSet<Option<EngineName>>) {
+    pub fn catch_up(&mut self, gained: impl IntoIterator<Item = Option<EngineName>>) {
         self.caught_up.extend(gained);
     }
 
@@ -92,12 +92,12 @@ impl Ownership {
 
     /// What was ours after the last turn, with the epochs, whether it still lasts or not; `None` before the first turn.
     #[must_use]
-    pub const fn after_last_turn(&self) -> Option<&BTreeMap<EngineName, i64>> {
+    pub const fn as_of_the_last_turn(&self) -> Option<&BTreeMap<EngineName, i64>> {
         self.owned.as_ref()
     }
 
     /// Gives up what nothing is under way on: those engines are no longer ours from here on. Returns them with their epochs.
-    pub fn give_up_idle(&mut self, busy: &BTreeSet<EngineName>) -> BTreeMap<EngineName, i64> {
+    pub fn take_idle(&mut self, busy: &BTreeSet<EngineName>) -> BTreeMap<EngineName, i64> {
         let Some(owned) = &mut self.owned else { return BTreeMap::new() };
         let (idle, kept) = std::mem::take(owned).into_iter().partition(|(engine, _)| !busy.contains(engine));
         *owned = kept;
@@ -214,14 +214,17 @@ mod tests {
         assert!(!ours.has_lapsed(at(14)) && ours.has_lapsed(at(15)));
         assert_eq!(ours.owned(at(14)).into_iter().collect::<Vec<_>>(), [("a".into(), 4)]);
         assert!(ours.owned(at(15)).is_empty());
-        assert!(ours.after_last_turn().is_some_and(|owned| owned.contains_key("a")), "the next turn says it was ours");
+        assert!(
+            ours.as_of_the_last_turn().is_some_and(|owned| owned.contains_key("a")),
+            "the next turn says it was ours"
+        );
     }
 
     #[test]
     fn nothing_is_owned_before_the_first_turn_and_nothing_has_lapsed() {
         let before = Ownership::default();
         assert!(!before.has_lapsed(at(0)) && !before.owns_any(at(0)) && !before.is_alone(at(0)));
-        assert_eq!(before.after_last_turn(), None);
+        assert_eq!(before.as_of_the_last_turn(), None);
         assert!(!ownership(&[], &["a"]).owns_any(at(1)));
     }
 
@@ -270,11 +273,11 @@ mod tests {
     #[test]
     fn a_clean_stop_gives_up_what_is_idle_and_keeps_what_is_busy() {
         let mut ownership = ownership(&["a", "b"], &[]);
-        let idle = ownership.give_up_idle(&BTreeSet::from(["b".into()]));
+        let idle = ownership.take_idle(&BTreeSet::from(["b".into()]));
         assert_eq!(idle.into_iter().collect::<Vec<_>>(), [("a".into(), 4)]);
         assert_eq!(ownership.epoch(&"a".into(), at(1)), None);
         assert_eq!(ownership.epoch(&"b".into(), at(1)), Some(4));
-        assert_eq!(ownership.give_up_idle(&BTreeSet::new()).len(), 1);
-        assert!(Ownership::default().give_up_idle(&BTreeSet::new()).is_empty());
+        assert_eq!(ownership.take_idle(&BTreeSet::new()).len(), 1);
+        assert!(Ownership::default().take_idle(&BTreeSet::new()).is_empty());
     }
 }

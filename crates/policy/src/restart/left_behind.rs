@@ -21,6 +21,7 @@
 
 use std::time::Duration;
 
+use crate::attempt::Outcome;
 use crate::moment::Timestamp;
 use crate::sample::Observation;
 use crate::verdict::Verdict;
@@ -38,6 +39,29 @@ pub enum Settle {
     OutOfReach,
     /// Leave it open: what came of it is not known yet.
     Wait,
+}
+
+impl Settle {
+    /// The outcome to write, and why, for the ledger; `None` while there is none.
+    ///
+    /// For [`Settle::Unasked`], only if its owner has still not turned to the engine by then.
+    #[must_use]
+    pub const fn conclusion(self) -> Option<(Outcome, &'static str)> {
+        match self {
+            Self::Wait => None,
+            Self::Unasked => Some((Outcome::Abandoned, "its daemon went away before the engine was asked")),
+            Self::Succeeded => {
+                Some((Outcome::Succeeded, "its daemon went away; the container has been started since the claim"))
+            }
+            Self::Abandoned => {
+                let why = "its daemon went away, and the container was not started by the deadline";
+                Some((Outcome::Abandoned, why))
+            }
+            Self::OutOfReach => {
+                Some((Outcome::Abandoned, "its daemon went away, and its engine cannot be asked what came of it"))
+            }
+        }
+    }
 }
 
 /// How long after its deadline an attempt is kept open in case a replica that is configured for its engine comes back.
@@ -155,6 +179,16 @@ mod tests {
                 assert_eq!(by_its_container(&seen, asked(true, false)), Settle::Wait, "{seen:?}, it ran");
                 assert_eq!(by_its_container(&seen, asked(true, true)), after, "{seen:?}, it ran, overdue");
             }
+        }
+    }
+
+    #[test]
+    fn only_a_start_that_was_seen_is_a_success() {
+        let outcome = |settle: Settle| settle.conclusion().map(|(outcome, _)| outcome);
+        assert_eq!(outcome(Settle::Wait), None);
+        assert_eq!(outcome(Settle::Succeeded), Some(Outcome::Succeeded));
+        for settle in [Settle::Unasked, Settle::Abandoned, Settle::OutOfReach] {
+            assert_eq!(outcome(settle), Some(Outcome::Abandoned), "{settle:?}");
         }
     }
 

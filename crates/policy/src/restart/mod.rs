@@ -150,6 +150,17 @@ impl Restart {
         }
     }
 
+    /// Why an earlier call has failed that left the container stopped, while a start is to mend that.
+    #[must_use]
+    pub fn mends(&self) -> Option<&str> {
+        match &self.stage {
+            Stage::MayAct { acting, .. } | Stage::Leave { acting, .. } | Stage::Called { acting } => {
+                acting.mends.as_deref()
+            }
+            _ => None,
+        }
+    }
+
     fn has_a_place(&mut self, standing: Standing) -> Step {
         if standing.stopping {
             return self.not_claimed(NotClaimed::Stopping);

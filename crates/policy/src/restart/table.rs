@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::{ActAnswer, Answer, CallFailed, CallFault, ClaimAnswer, End};
 use crate::attempt::Outcome;
+use crate::fleet::Kind;
 use crate::moment::{Moment, Timestamp};
 use crate::plan::{Remedy, RestartOrder};
 use crate::sample::{Exit, Fault, Health, Incarnation, Observation, Transition};
@@ -68,7 +69,9 @@ pub fn order(remedy: Remedy, rule: Rule, sample: Observation, at: Moment) -> Res
         workspace: "w1".into(),
         engine: "e1".into(),
         incarnation: sample.incarnation().cloned(),
+        kind: Kind::Container,
         container_ref: None,
+        instance_ref: None,
         policy: None,
         remedy,
         attempt: 1,

@@ -225,7 +225,7 @@ impl Defib {
         if !world.db.view.workspaces.iter().any(|row| external(&row)) {
             return;
         }
-        let ours = self.ownership.has_the_fleet(self.moment(world.now));
+        let ours = self.ownership.fleet(self.moment(world.now)).is_some();
         let looks: Vec<Look<'_>> = world
             .db
             .view
