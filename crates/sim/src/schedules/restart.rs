@@ -93,9 +93,11 @@ impl Restart {
         }
     }
 
-    /// A point at which being stopped is interesting.
+    /// A point at which being stopped is interesting: before the claim is heard of, so that others may settle it meanwhile, and wherever
+    /// the lease may end unnoticed.
     pub(super) const fn is_delicate(&self) -> bool {
-        matches!(self.stage, Stage::LastCheck | Stage::Leaves | Stage::Called) || self.waits_for_the_yes()
+        matches!(self.stage, Stage::ClaimCommits | Stage::LastCheck | Stage::Leaves | Stage::Called)
+            || self.waits_for_the_yes()
     }
 
     /// It has asked whether it may act, and has not heard.
