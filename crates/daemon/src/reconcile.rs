@@ -131,6 +131,7 @@ impl Drop for Asking<'_> {
 
 impl Reconciler {
     /// With a judge who knows nothing yet.
+    #[expect(clippy::too_many_arguments, reason = "everything that a pass works with")]
     pub(crate) fn new(
         config: Arc<Config>,
         store: Store,

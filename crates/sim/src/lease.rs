@@ -183,8 +183,8 @@ impl Leases {
             let lasts = row.expires_at > now && (*row.holder == *me || !early);
             (engine.clone(), lease::Row { holder: row.holder.clone(), epoch: row.epoch, lasts })
         });
-        let taker = Taker { replica: me, engines: turn.engines, owned: turn.owned, busy: turn.busy };
-        let decided = lease::turn(taker, &replicas, &rows.collect());
+        let myself = Taker { replica: me, engines: turn.engines, owned: turn.owned, busy: turn.busy };
+        let decided = lease::turn(myself, &replicas, &rows.collect());
         let (owned, left) = (decided.keep, decided.leave.into_keys().collect());
         // What is claimed at this moment is left to the next turn.
         let free = |engine: &EngineName| over_claims || self.rows.get(engine).is_none_or(|row| row.claims == 0);

@@ -33,7 +33,7 @@ fn no_schedule_of_two_or_three_replicas_restarts_an_incarnation_twice() {
 /// act only if its owner slept until the deadline and nobody took its place. So the walk begins at several seeds.
 #[test]
 fn every_rule_that_is_left_out_is_noticed() {
-    let places = [(1, 2), (1, 3), (6, 2), (4, 2)];
+    let places = [(1, 2), (1, 3), (6, 2), (4, 3)];
     let unnoticed: Vec<Weakening> = Weakening::ALL
         .into_iter()
         .filter(|weakening| {

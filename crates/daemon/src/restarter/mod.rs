@@ -29,13 +29,13 @@ use defib_store::crash_point;
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 pub(crate) use self::ledger::{Ledger, StoreLedger};
 pub(crate) use self::news::RestartNews;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::logging::chain;
+use crate::logging::{chain, printable};
 use crate::sync::lock;
 
 /// The set of workspaces with a restart under way.
@@ -282,7 +282,7 @@ impl Restarter {
                     let answer = self.ledger.finish(row, outcome, why.as_deref()).await;
                     crash_point!("after_outcome");
                     if let Answer::Nothing(why) = &answer {
-                        self.news.not_written(order, why);
+                        warn!(workspace = %printable(order.workspace.as_str()), error = %why, "outcome not written yet");
                     }
                     answer
                 }

@@ -25,6 +25,7 @@ impl RestartNews {
 
     /// The platform's function has failed for a workspace, so often in a row. Said once; it is tried again after `retry_in`.
     pub(crate) fn function_failed(&self, order: &RestartOrder, failures: u32, retry_in: Duration, why: &str) {
+        self.metrics.adapter_error("mark_dead");
         let (workspace, retry_in_ms) = (printable(order.workspace.as_str()), retry_in.as_millis());
         if failures == 1 {
             warn!(
@@ -82,11 +83,6 @@ impl RestartNews {
         }
     }
 
-    /// The outcome could not be written yet.
-    pub(crate) fn not_written(&self, order: &RestartOrder, why: &str) {
-        warn!(workspace = %printable(order.workspace.as_str()), error = why, "outcome not written yet");
-    }
-
     /// The restart has ended.
     pub(crate) fn done(&self, order: &RestartOrder, done: &Done) {
         let (workspace, engine) = (printable(order.workspace.as_str()), &order.engine);
@@ -116,7 +112,7 @@ impl RestartNews {
                 info!(%workspace, %engine, "restart left to the engine's owner: the lease is not ours, or no longer");
             }
             NotClaimed::NoAnswer { why } => {
-                warn!(%workspace, %engine, error = %why, "restart not claimed, so not made")
+                warn!(%workspace, %engine, error = %why, "restart not claimed, so not made");
             }
             // Told by `function_failed`; and what another attempt or the next process does is told there.
             NotClaimed::FunctionFailed { .. } | NotClaimed::Taken | NotClaimed::Stopping => {}

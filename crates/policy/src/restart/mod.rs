@@ -293,7 +293,7 @@ impl Restart {
     fn no_answer(&mut self, stage: Stage, standing: Standing, why: String) -> Step {
         match stage {
             Stage::Permit if standing.stopping => self.not_claimed(NotClaimed::Stopping),
-            Stage::Permit | Stage::Claim { .. } => self.not_claimed(NotClaimed::NoAnswer { why }),
+            Stage::Permit | Stage::Claim { .. } | Stage::Done => self.not_claimed(NotClaimed::NoAnswer { why }),
             Stage::Confirm { row, .. } => {
                 let why = format!("the look before the restart failed: {why}; nothing was touched");
                 self.finish(row, Outcome::Superseded, Some(why))
@@ -315,7 +315,6 @@ impl Restart {
                 Step::Finish { row, outcome, why, wait }
             }
             Stage::Finish { outcome, .. } => Self::ended(outcome, false),
-            Stage::Done => self.not_claimed(NotClaimed::NoAnswer { why }),
         }
     }
 
