@@ -14,7 +14,6 @@ pub mod id;
 pub mod judge;
 pub mod local_health;
 pub mod moment;
-mod opinion;
 pub mod overrides;
 pub mod pipeline;
 pub mod plan;
