@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use defib_policy::id::WorkspaceId;
 use defib_policy::moment::Moment;
-use defib_policy::suspicion;
+use defib_policy::suspicion::{self, Report};
 use defib_store::{StoreError, Suspicion};
 
 use crate::metrics::suspicion_reason;
@@ -28,7 +28,7 @@ impl Reconciler {
             let reported_at = now.minus(report.age);
             if suspicion::is_too_old(reported_at, started, self.config.policy.dead_window) {
                 self.metrics.suspicion("too_old");
-            } else if !judge.observe_suspicion(&report.workspace, &report.reporter, reported_at) {
+            } else if !judge.observe_suspicion(&report.workspace, told_by(&report, reported_at)) {
                 self.metrics.suspicion("unknown_workspace");
             } else {
                 self.metrics.suspicion(suspicion_reason(&report.reason, report.http_status));
@@ -71,4 +71,10 @@ impl Reconciler {
         let some = !taken.is_empty(); // if not, asking again at once would only turn the same pages
         Ok((taken, some))
     }
+}
+
+/// A row of the table as the judge reads it.
+fn told_by(report: &Suspicion, at: Moment) -> Report<'_> {
+    // The rows do not hold the login yet: each name is taken for a login of its own, as before.
+    Report { reporter: &report.reporter, login: &report.reporter, at }
 }

@@ -15,7 +15,6 @@ pub mod judge;
 pub mod lease;
 pub mod local_health;
 pub mod moment;
-mod opinion;
 pub mod overrides;
 pub mod ownership;
 pub mod pipeline;

@@ -64,7 +64,7 @@ impl Ledger {
         }
         row.finished_at = Some(now);
         row.outcome = Some(outcome);
-        row.run_ended_at = (!outcome.touched()).then_some(now);
+        row.run_ended_at = (!outcome.counts(row.acting_at.is_some())).then_some(now);
         self.under_way.retain(|open| *open != place);
         true
     }

@@ -336,7 +336,7 @@ impl Walk {
             Observation::Running { .. } if hangs => true,
             Observation::Stopped { .. } => false,
             _ => {
-                let newest = row.attempts.iter().find(|it| it.outcome.is_some_and(Outcome::touched));
+                let newest = row.attempts.iter().find(|it| it.counts());
                 let another = newest.filter(|it| {
                     it.recovered_ago.is_none()
                         && (it.started_at != convicted.started_at
