@@ -39,7 +39,7 @@ begin
         grant usage on schema defib to defib_daemon;
         grant select on all tables in schema defib to defib_daemon;
         grant insert, update, delete on defib.suspicions, defib.restarts, defib.leases, defib.replicas, defib.holds, defib.verdicts,
-            defib.events
+            defib.events, defib.marks
             to defib_daemon;
         grant execute on all functions in schema defib to defib_daemon;
     end if;

@@ -22,6 +22,7 @@ mod metrics;
 mod own;
 mod reconcile;
 mod recovery;
+mod refused;
 mod restarter;
 mod snapshot;
 mod suspicions;

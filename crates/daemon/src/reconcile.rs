@@ -19,7 +19,7 @@ use defib_policy::ownership::Ownership;
 use defib_policy::plan::{Change, Plan};
 use defib_policy::sample::{Fault, Observation, Sample};
 use defib_policy::verdict::Verdict;
-use defib_store::{EventRow, FleetScope, LeaseProof, Malformed, RecordBatch, Store, StoreError, VerdictRow};
+use defib_store::{EventRow, EventSubject, FleetScope, LeaseProof, Malformed, Store, StoreError, VerdictRow};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use tracing::{error, info, warn};
@@ -108,6 +108,17 @@ pub(crate) struct Reconciler {
     /// Who had moved to another engine by the read of the fleet before the last.
     pub(crate) moved: Mutex<Vec<WorkspaceId>>,
     pub(crate) turning_leases: tokio::sync::Mutex<()>,
+}
+
+/// Marks that are taken back in one pass, at most.
+const OWED_MAX: i64 = 100;
+
+/// What a pass changes in the tables.
+#[derive(Default)]
+struct RecordBatch {
+    events: Vec<EventRow>,
+    verdicts: Vec<VerdictRow>,
+    cleared: Vec<WorkspaceId>,
 }
 
 /// An engine's part of a pass.
@@ -405,10 +416,12 @@ impl Reconciler {
         self.record(plan.changes).await?;
         self.mark(&marks).await?;
         for recovery in plan.recoveries {
-            let evidence = serde_json::to_value(&recovery.evidence).unwrap_or_default();
-            if self.store.recovered(recovery.attempt_id, &recovery.workspace, &evidence).await? {
+            if self.store.recovered(recovery.attempt_id, &recovery.workspace).await? {
                 info!(workspace = %recovery.workspace, because = %recovery.evidence.because, "recovered");
             }
+        }
+        if ours && self.config.policy.mode != defib_policy::settings::Mode::Observe {
+            self.take_marks_back(engine).await?;
         }
         report.restarts += plan.restarts.len();
         self.restarter.carry_out(plan.restarts);
@@ -429,10 +442,31 @@ impl Reconciler {
         for change in changes {
             let evidence = serde_json::to_value(&change.evidence).unwrap_or_default();
             if change.to == Verdict::Lost {
-                let marked = self.store.mark_lost(&change.workspace, &evidence, lease).await?;
+                let marked = match self.store.mark_lost(&change.workspace, &evidence, lease).await {
+                    Err(error) if error.function().is_none() => return Err(error),
+                    marked => marked.unwrap_or(false),
+                };
                 warn!(workspace = %change.workspace, marked, because = %change.evidence.because, "external workspace lost");
             } else {
-                self.store.mark_recovered(&change.workspace, &evidence).await?;
+                self.store.owe(&change.workspace).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells the platform of workspaces that are not dead any more, or that nothing was done for. A function of the platform that fails
+    /// concerns its workspace alone.
+    async fn take_marks_back(&self, engine: Option<&EngineName>) -> Result<(), StoreError> {
+        let of = engine.map(std::slice::from_ref);
+        for mark in self.store.owed_marks(of, OWED_MAX).await? {
+            let evidence = serde_json::json!({ "because": "the workspace lives, or nothing was done for it" });
+            match self.store.take_back(&mark.workspace, &evidence).await {
+                Err(error) if error.function().is_none() => return Err(error),
+                Err(error) => {
+                    let workspace = printable(mark.workspace.as_str());
+                    error!(workspace, error = %database_fault(&error), "the platform's function failed; it is called again later");
+                }
+                Ok(_) => {}
             }
         }
         Ok(())
@@ -444,36 +478,32 @@ impl Reconciler {
         pending.extend(changes);
         let departed = std::mem::take(&mut *lock(&self.departed));
         let batch = self.batch(&pending, &departed);
-        let written = match self.store.record(&batch).await {
-            // The database answers, and refuses: one row of the batch is at fault, and must not keep the others out.
-            Err(error) if !error.is_unavailable() => {
-                self.record_singly(&pending, &departed).await;
-                return Ok(());
+        let written = async {
+            let unwritten = self.store.record_verdicts(&batch.verdicts, &batch.cleared).await?;
+            let refused = self.store.record_events(&batch.events).await?;
+            if !unwritten.is_empty() || !refused.is_empty() {
+                error!(
+                    verdicts = unwritten.len(),
+                    events = refused.len(),
+                    "the database refuses rows of verdicts or events"
+                );
             }
-            written => written,
+            Ok(())
         };
-        if written.is_err() {
+        let written: Result<(), StoreError> = written.await;
+        if let Err(error) = &written {
             let mut unrecorded = lock(&self.unrecorded);
             pending.append(&mut unrecorded);
             let excess = pending.len().saturating_sub(UNRECORDED_MAX);
             pending.drain(..excess);
             *unrecorded = pending;
             lock(&self.departed).extend(departed);
-        }
-        written
-    }
-
-    /// Writes changes one by one; those that the database refuses are lost to the tables, not to the judge.
-    async fn record_singly(&self, changes: &[Change], departed: &BTreeSet<WorkspaceId>) {
-        if let Err(error) = self.store.record(&self.batch(&[], departed)).await {
-            error!(error = %database_fault(&error), "verdicts of departed workspaces cannot be cleared");
-        }
-        for change in changes {
-            if let Err(error) = self.store.record(&self.batch(std::slice::from_ref(change), departed)).await {
-                let workspace: String = printable(change.workspace.as_str()).chars().take(64).collect();
-                error!(%workspace, error = %database_fault(&error), "a verdict cannot be recorded");
+            if !error.is_unavailable() {
+                error!(error = %database_fault(error), "verdicts or events are not written; tried again with the next pass");
+                return Ok(());
             }
         }
+        written
     }
 
     fn batch(&self, changes: &[Change], departed: &BTreeSet<WorkspaceId>) -> RecordBatch {
@@ -484,7 +514,7 @@ impl Reconciler {
             latest.insert(&change.workspace, change);
             if change.from != Some(change.to) {
                 batch.events.push(EventRow {
-                    workspace: change.workspace.clone(),
+                    about: EventSubject::Workspace(change.workspace.clone()),
                     from: change.from.map(|from| from.label().to_owned()),
                     to: change.to.label().to_owned(),
                     evidence: serde_json::to_value(&change.evidence).unwrap_or_default(),

@@ -68,7 +68,7 @@ pub struct RestartOrder {
     pub incarnation: Option<Incarnation>,
     /// `container_ref` of the fleet row, for finding it again.
     pub container_ref: Option<Box<str>>,
-    /// `instance_ref` of the fleet row, for the same where it is an instance.
+    /// `instance_ref` of the fleet row. The claim is refused if it has changed since.
     pub instance_ref: Option<Box<str>>,
     /// `policy` of the fleet row: what was judged by. The claim is refused if it has changed since.
     pub policy: Option<Box<str>>,

@@ -19,7 +19,6 @@ mod show;
 mod status;
 
 use std::ffi::OsString;
-use std::fmt;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -27,19 +26,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use defib_store::{Store, StoreError};
 
 use crate::config::{Config, Faults, FewKnobs, RawKnobs, envfile};
+use crate::refused::Refused;
 use crate::{clock, daemon, logging};
-
-/// Something that the operator has to mend: one line, exit code 2.
-#[derive(Debug)]
-pub(crate) struct Refused(pub(crate) String);
-
-impl fmt::Display for Refused {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Refused {}
 
 /// Restarts the workspaces that are really dead, and no others.
 #[derive(Debug, Parser)]

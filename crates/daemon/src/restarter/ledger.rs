@@ -44,6 +44,7 @@ impl Ledger for StoreLedger {
             workspace: &order.workspace,
             engine: &order.engine,
             container_ref: order.container_ref.as_deref(),
+            instance_ref: order.instance_ref.as_deref(),
             policy: order.policy.as_deref(),
             container_id: order.container_id(),
             started_at: order.started_at(),
