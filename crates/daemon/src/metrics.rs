@@ -16,16 +16,21 @@ use prometheus::{
 /// What a pass covers (label `scope`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PassScope {
+    /// A read of the fleet, and the passes over all engines that it led to.
     Fleet,
+    /// One pass over all workspaces of one engine.
+    Engine,
+    /// One pass over a few workspaces.
     Focus,
 }
 
 impl PassScope {
-    pub(crate) const ALL: [Self; 2] = [Self::Fleet, Self::Focus];
+    pub(crate) const ALL: [Self; 3] = [Self::Fleet, Self::Engine, Self::Focus];
 
     pub(crate) const fn label(self) -> &'static str {
         match self {
             Self::Fleet => "fleet",
+            Self::Engine => "engine",
             Self::Focus => "focus",
         }
     }
@@ -152,7 +157,7 @@ pub(crate) const HELP: [Declared; 24] = [
     declared("defib_holds", &[], "Operators' holds that stand; nothing in their scope is restarted"),
     declared("defib_lease_held", &["engine"], "1 while this replica owns the engine; only the owner restarts"),
     declared("defib_database_up", &[], "1 while the database answers"),
-    declared("defib_heartbeats_usable", &[], "0 while heartbeats are no witness (section 4.3 of the design)"),
+    declared("defib_heartbeats_usable", &[], "0 while heartbeats are no witness, because some may have been missed"),
     declared(
         "defib_local_health_multiplier",
         &[],
