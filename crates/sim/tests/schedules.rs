@@ -29,13 +29,23 @@ fn no_schedule_of_two_or_three_replicas_restarts_an_incarnation_twice() {
     }
 }
 
-/// A walk that notices nothing proves nothing.
+/// A walk that notices nothing proves nothing. Some rules matter in a few schedules of a million only: an attempt that others have settled can
+/// act only if its owner slept until the deadline and nobody took its place. So the walk begins at several seeds.
 #[test]
 fn every_rule_that_is_left_out_is_noticed() {
-    for weakening in Weakening::ALL {
-        let noticed = [2, 3].iter().any(|replicas| walk(*replicas, 300_000, Some(weakening)).violation.is_some());
-        assert!(noticed, "{weakening:?}");
-    }
+    let places = [(1, 2), (1, 3), (6, 2), (4, 3)];
+    let unnoticed: Vec<Weakening> = Weakening::ALL
+        .into_iter()
+        .filter(|weakening| {
+            !places.iter().any(|(seed, replicas)| {
+                let steps = 300_000;
+                let weakening = Some(*weakening);
+                let schedules = Schedules { replicas: *replicas, steps, seed: *seed, weakening };
+                explore(&schedules).violation.is_some()
+            })
+        })
+        .collect();
+    assert!(unnoticed.is_empty(), "{unnoticed:?}");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use defib_store::{CheckFacts, FleetFacts, SchemaState, Store, can_listen};
 use super::{Ended, contract, show};
 use crate::config::Config;
 use crate::logging::{chain, printable};
-use crate::{clock, daemon, driver};
+use crate::{clock, connect, driver};
 
 /// Clocks further apart than this are worth a word: verdicts do not depend on it, people reading timelines do.
 const SKEW_MAX: Duration = Duration::from_secs(2);
@@ -39,7 +39,7 @@ impl Findings {
 pub(super) async fn run(config: &Config) -> anyhow::Result<Ended> {
     let mut findings = Findings::default();
     let clock = clock::monotonic();
-    let store = daemon::store(&config.database_url, "defib check", clock.clone())?;
+    let store = connect::store(&config.database_url, "defib check", clock.clone())?;
     let now = check_database(&mut findings, config, &store).await;
     if let Some(facts) = now.as_ref().filter(|facts| facts.schema != SchemaState::Missing) {
         contract::check(&mut findings, config, &store, facts.fleet.is_err()).await;
@@ -47,7 +47,7 @@ pub(super) async fn run(config: &Config) -> anyhow::Result<Ended> {
     if now.is_some() {
         check_listening(&findings, config).await;
     }
-    for (name, engine) in &daemon::engines(config, &clock)? {
+    for (name, engine) in &connect::engines(config, &clock)? {
         let url =
             config.engines.iter().find(|(known, _)| known == name).map(|(_, url)| url.to_string()).unwrap_or_default();
         let what = format!("engine {name}");
@@ -152,7 +152,7 @@ async fn check_database(findings: &mut Findings, config: &Config, store: &Store)
 
 /// Without it everything works, only later: a note, and no failure.
 async fn check_listening(findings: &Findings, config: &Config) {
-    match can_listen(&daemon::listen_settings(config), driver::CHANNELS).await {
+    match can_listen(&connect::listen_settings(config), driver::CHANNELS).await {
         Ok(()) => findings.well("listening", "suspicions are heard at once"),
         Err(why) => findings.note(
             "listening",

@@ -27,7 +27,7 @@ use defib_store::{Store, StoreError};
 
 use crate::config::{Config, Faults, FewKnobs, RawKnobs, envfile};
 use crate::refused::Refused;
-use crate::{clock, daemon, logging};
+use crate::{clock, connect, logging, run};
 
 /// Restarts the workspaces that are really dead, and no others.
 #[derive(Debug, Parser)]
@@ -250,7 +250,7 @@ async fn dispatch(command: Command) -> anyhow::Result<Ended> {
         Command::Run(args) => {
             let config = args.knobs.check(&environment)?;
             logging::start(&config.log, config.log_format);
-            daemon::run(config, args.migrate).await?;
+            run::run(config, args.migrate).await?;
             Ok(Ended::Well)
         }
         Command::Check(args) => {
@@ -260,12 +260,12 @@ async fn dispatch(command: Command) -> anyhow::Result<Ended> {
         Command::Migrate(args) => operator::migrate(&connect(&args.knobs, &environment)?).await,
         Command::Status(args) => {
             let few = args.knobs.check(&environment)?;
-            let store = daemon::store(&few.database_url, "defib status", clock::monotonic())?;
+            let store = connect::store(&few.database_url, "defib status", clock::monotonic())?;
             status::run(&store, &few.watched_statuses, args.format, args.troubled).await
         }
         Command::Explain(args) => {
             let few = args.knobs.check(&environment)?;
-            let store = daemon::store(&few.database_url, "defib explain", clock::monotonic())?;
+            let store = connect::store(&few.database_url, "defib explain", clock::monotonic())?;
             explain::run(&store, &few.watched_statuses, &args.workspace, args.format, args.limit).await
         }
         Command::Suspect(args) => operator::suspect(&connect(&args.knobs, &environment)?, &args).await,
@@ -286,5 +286,5 @@ async fn dispatch(command: Command) -> anyhow::Result<Ended> {
 
 fn connect(knobs: &FewKnobs, environment: &[(OsString, OsString)]) -> anyhow::Result<Store> {
     let few = knobs.check(environment)?;
-    Ok(daemon::store(&few.database_url, "defib command", clock::monotonic())?)
+    Ok(connect::store(&few.database_url, "defib command", clock::monotonic())?)
 }

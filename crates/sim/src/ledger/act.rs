@@ -64,7 +64,7 @@ impl Ledger {
         }
         row.finished_at = Some(now);
         row.outcome = Some(outcome);
-        row.run_ended_at = (!outcome.touched() || row.acting_at.is_none()).then_some(now);
+        row.run_ended_at = (!outcome.counts(row.acting_at.is_some())).then_some(now);
         let ended = row.clone();
         self.under_way.retain(|open| *open != place);
         self.end_mark(&ended);

@@ -44,6 +44,7 @@ pub(super) struct Order {
     pub(super) attempt: u32,
     pub(super) status: &'static str,
     pub(super) heartbeat: Option<Timestamp>,
+    /// How long after its claim others may settle it, as the protocol says.
     pub(super) deadline: Duration,
 }
 

@@ -3,16 +3,16 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::opinion::{Conviction, Opinion};
 use super::{Call, Judge, Look};
 use crate::attempt::{Attempt, Outcome};
 use crate::backoff::Allowance;
 use crate::id::{EngineName, WorkspaceId};
 use crate::moment::Moment;
-use crate::opinion::{Conviction, Opinion};
-use crate::plan::{Change, Plan, Recovery, Remedy, RestartOrder};
+use crate::plan::{Change, External, Plan, Recovery, Remedy, RestartOrder};
 use crate::sample::Observation;
 use crate::settings::{Action, Mode, Settings};
-use crate::track::ReadStamp;
+use crate::track::{ReadStamp, Track};
 use crate::verdict::{Held, Rule, Verdict, Witness};
 
 impl Judge {
@@ -115,12 +115,15 @@ impl Judge {
             opinion.verdict = Verdict::Exhausted;
         }
         let admitted = !storm || (self.fleet_storm.admits(id) && engine.is_none_or(|engine| engine.storm.admits(id)));
-        let amnesty_until = engine.map_or(Moment::ZERO, |engine| engine.amnesty_until);
+        let window = self.health.stretch(self.settings.dead_window);
+        let down_for = self.down_for(now, stamp, look, &opinion);
+        let left_to_engine = engine.and_then(|engine| engine.waits_for_its_engine(now, down_for, window));
         let settings = look.settings(&self.settings);
         let held = if look.on_hold {
             Some(Held::Operator)
         } else {
-            hold(settings, now, conviction, allowance, admitted, amnesty_until, opinion.verdict)
+            let cannot_recreate = conviction.missing && !engine.is_some_and(|engine| engine.abilities.recreates);
+            hold(settings, conviction, allowance, admitted, left_to_engine, cannot_recreate, opinion.verdict)
         };
         // Only its start tells the life that is to be ended from the next one. Without it, whoever has restarted it since would be
         // taken for the one that hangs, and so would the life that our own restart begins.
@@ -132,7 +135,7 @@ impl Judge {
                 opinion.look_at = Some(now + self.health.stretch(self.settings.probe_spacing));
             }
             Some(Held::Backoff | Held::Exhausted) => opinion.look_at = Some(now + allowance.wait),
-            Some(Held::EngineReturned) => opinion.look_at = Some(amnesty_until),
+            Some(Held::EngineReturned) => opinion.look_at = left_to_engine,
             _ => {}
         }
         self.settle_opinion(now, look, &opinion, held, Some(allowance), plan);
@@ -187,6 +190,13 @@ impl Judge {
             let evidence = self.evidence(now, look, opinion, held, allowance);
             plan.recoveries.push(Recovery { workspace: id.clone(), attempt_id, evidence });
         }
+        if look.ours
+            && look.settings(&self.settings).mode == Mode::Enforce
+            && let Some(lost) = self.external_news(id, opinion)
+        {
+            let evidence = self.evidence(now, look, opinion, held, allowance);
+            plan.external.push(External { workspace: id.clone(), lost, evidence });
+        }
         let Some(track) = self.tracks.get_mut(id) else { return };
         let before = track.verdict.map(|(verdict, _)| verdict);
         if before != Some(opinion.verdict) {
@@ -214,6 +224,16 @@ impl Judge {
         }
         let evidence = self.evidence(now, look, opinion, held, allowance);
         plan.changes.push(Change { workspace: id.clone(), from, to: opinion.verdict, since, evidence, newly_held });
+    }
+
+    /// Whether the platform must hear that an external workspace is lost (`true`) or that it is back.
+    fn external_news(&self, id: &WorkspaceId, opinion: &Opinion) -> Option<bool> {
+        let was_lost = self.tracks.get(id).is_some_and(Track::is_lost);
+        match opinion.verdict {
+            Verdict::Lost => Some(true),
+            _ if was_lost => Some(false),
+            _ => None,
+        }
     }
 
     /// The attempt that this opinion proves to be a recovery (section 4.6): only a heartbeat of the new life does, or for
@@ -249,18 +269,20 @@ pub(super) fn stopped_ago(look: &Look<'_>, stamp: ReadStamp, now: Moment, offset
 /// Why a restart that the evidence calls for is not made now.
 fn hold(
     settings: &Settings,
-    now: Moment,
     conviction: Conviction,
     allowance: Allowance,
     admitted: bool,
-    amnesty_until: Moment,
+    left_to_engine: Option<Moment>,
+    cannot_recreate: bool,
     verdict: Verdict,
 ) -> Option<Held> {
     if action(settings, verdict) != Action::Restart {
         Some(Held::ReportOnly)
     } else if settings.mode == Mode::Observe {
         Some(Held::Observe)
-    } else if conviction.engine_restarts && now < amnesty_until {
+    } else if cannot_recreate {
+        Some(Held::CannotRecreate)
+    } else if conviction.engine_restarts && left_to_engine.is_some() {
         Some(Held::EngineReturned)
     } else if !allowance.wait.is_zero() {
         Some(if allowance.exhausted { Held::Exhausted } else { Held::Backoff })
