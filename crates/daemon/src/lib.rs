@@ -12,6 +12,7 @@ mod config;
 mod connect;
 mod database;
 mod driver;
+mod files;
 mod focus;
 mod health;
 mod holds;
@@ -22,6 +23,7 @@ mod jobs;
 mod leases;
 mod left_behind;
 mod logging;
+mod marked_status;
 mod marks;
 mod metrics;
 #[cfg(test)]

@@ -19,12 +19,14 @@ use crate::clock;
 use crate::config::Config;
 use crate::connect::{self, STATEMENT_TIMEOUT};
 use crate::driver::{self, Inputs, Parts};
+use crate::files;
 use crate::health::Health;
 use crate::http::{self, Shown};
 use crate::jobs;
 use crate::leases::Leases;
 use crate::left_behind::LeftBehind;
 use crate::logging::{chain, database_fault};
+use crate::marked_status::{self, MarkedStatus};
 use crate::marks::Marks;
 use crate::metrics::Metrics;
 use crate::news::News;
@@ -67,6 +69,7 @@ struct Daemon {
 
 /// Runs until a signal. The configuration has been checked; what can still be wrong is the world.
 pub(crate) async fn run(config: Config, migrate: bool) -> anyhow::Result<()> {
+    files::raise_limit();
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     let config = Arc::new(config);
@@ -279,7 +282,7 @@ impl Daemon {
                 info!(from = report.from, to = report.to, "schema migrated");
             }
         }
-        let refusal = match self.store.schema_state().await? {
+        let mut refusal = match self.store.schema_state().await? {
             SchemaState::Current => None,
             SchemaState::Missing => {
                 Some("the database has no schema defib: run `defib migrate`, or start with --migrate".to_owned())
@@ -292,10 +295,29 @@ impl Daemon {
             }
         };
         if refusal.is_none() {
+            refusal = self.unwatched_mark().await?;
+        }
+        if refusal.is_none() {
             // So that the first pass has a voice. If it fails the loop tries again.
             let _ = self.leases.turn().await;
         }
         Ok(refusal.map(Refused))
+    }
+}
+
+impl Daemon {
+    /// Refuses to start where a dead workspace would leave the fleet with its first mark.
+    async fn unwatched_mark(&self) -> Result<Option<String>, StoreError> {
+        match marked_status::find(&self.store, &self.state.config).await {
+            Ok(MarkedStatus::Unwatched(why)) => Ok(Some(why)),
+            Ok(MarkedStatus::Watched(_) | MarkedStatus::Unknown | MarkedStatus::NeverWritten) => Ok(None),
+            Err(error) if error.is_unavailable() => Err(error),
+            Err(error) => {
+                let error = database_fault(&error);
+                warn!(error, "it cannot be told which status defib.mark_dead writes, nor whether it is watched");
+                Ok(None)
+            }
+        }
     }
 }
 
