@@ -67,6 +67,9 @@ async fn a_storm_in_which_nobody_else_waits_is_over_although_the_hopeless_are_de
     let disaster = Disaster { stage, ..disaster };
     disaster.refuse_starts(0..3);
     let daemon = disaster.stage.run().await?;
+    for id in ids(0..3) {
+        disaster.engine.exit(&id, 137)?;
+    }
     disaster.the_others_die_and_run_again(3).await?;
     daemon.wait_for_metric("defib_exhausted_workspaces", |exhausted| exhausted == 3.0, Duration::from_secs(60)).await?;
     daemon.wait_for_metric("defib_storm{engine=\"default\"}", |storm| storm == 0.0, Duration::from_secs(60)).await?;
