@@ -212,6 +212,7 @@ impl News {
     }
 
     /// What a turn at the leases changed for `replica`, which owned `owned` before.
+    #[expect(clippy::unused_self, reason = "whoever has news is the one place that tells it")]
     pub(crate) fn leases(&self, replica: &str, owned: Option<&BTreeMap<EngineName, i64>>, table: &LeaseTable) {
         for (engine, epoch) in &table.owned {
             if owned.and_then(|owned| owned.get(engine)) != Some(epoch) {
@@ -263,16 +264,19 @@ impl News {
     }
 
     /// Events that had to be given up because more came than could be written.
+    #[expect(clippy::unused_self, reason = "whoever has news is the one place that tells it")]
     pub(crate) fn history_lost(&self, events: usize) {
         warn!(events, "events of the history are lost: it could not be written for too long");
     }
 
     /// An attempt brought its workspace back.
+    #[expect(clippy::unused_self, reason = "whoever has news is the one place that tells it")]
     pub(crate) fn recovered(&self, workspace: &WorkspaceId, because: &str) {
         info!(workspace = %printable(workspace.as_str()), because, "recovered");
     }
 
     /// The platform was told that a workspace without a container is dead; `marked`: and agreed.
+    #[expect(clippy::unused_self, reason = "whoever has news is the one place that tells it")]
     pub(crate) fn lost(&self, workspace: &WorkspaceId, marked: bool) {
         let workspace = printable(workspace.as_str());
         if marked {

@@ -366,7 +366,7 @@ mod tests {
             (1, true, 1, 0, Come::Failed),
             (1, true, 0, 1, Come::Through),
         ] {
-            let round = Round { failed, back, first, ..Round::first(size) };
+            let round = Round { first, back, failed, ..Round::first(size) };
             assert_eq!(round.come(), come, "{failed} failed and {back} back of {size}, first: {first}");
         }
     }

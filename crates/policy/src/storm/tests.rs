@@ -105,7 +105,9 @@ fn a_batch_that_fails_is_followed_by_a_cooldown_and_by_others() {
     let first = release_all(&mut guard, 0);
     see(&mut guard, &first[..2], What::Down, 5);
     turn(&mut guard, 5);
-    first.iter().for_each(|id| guard.waits(id, &engine(), at(6), None));
+    for id in &first {
+        guard.waits(id, &engine(), at(6), None);
+    }
     assert!(drawn(&guard, 124).is_empty());
     let second = drawn(&guard, 125);
     assert_eq!(second.len(), 3, "one cooldown after the round failed");
