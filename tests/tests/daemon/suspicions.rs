@@ -91,7 +91,8 @@ async fn what_a_proxy_writes_is_cut_and_spelled_out_wherever_it_shows() -> Resul
     engine.exit("w1", 137)?;
     stage.db.wait_for_restart("w1", "succeeded", SOON).await?;
 
-    let too_long = "select count(*) from defib.suspicions where octet_length(workspace_id) > 512 or length(reporter) > 100
+    let too_long =
+        "select count(*) from defib.suspicions where octet_length(workspace_id) > 512 or length(reporter) > 100
                         or length(reason) > 100 or length(detail) > 1000";
     ensure!(stage.db.count(too_long).await? == 0, "not everything was cut");
     let raw = "select count(*) from defib.suspicions
