@@ -11,7 +11,7 @@ use crate::probe::{Doubt, ProbeMap, ProbeRules};
 use crate::sample::{Exit, Health, Incarnation, Observation, Sample, Transition};
 use crate::settings::{Action, Settings};
 use crate::suspicion::Accused;
-use crate::track::{ReadStamp, Track};
+use crate::track::{Life, ReadStamp, Track};
 use crate::verdict::{Rule, Verdict, Witness};
 
 /// Beats that land this much later than a stop were on their way.
@@ -187,7 +187,7 @@ impl Context<'_> {
             track.failing_since = None;
         }
         if heartbeat.witness == Witness::None(NoWitness::Starting)
-            && track.life.as_ref().is_some_and(|life| life.is_surely_young())
+            && track.life.as_ref().is_some_and(Life::is_surely_young)
         {
             probes.clear(&workspace.id);
             // Its first heartbeat arrives in the database, of which nobody tells.
