@@ -25,6 +25,7 @@ mod left_behind;
 mod logging;
 mod marked_status;
 mod marks;
+mod memory;
 mod metrics;
 #[cfg(test)]
 mod modules;
@@ -42,6 +43,7 @@ mod snapshot;
 mod state;
 mod suspicions;
 mod sync;
+mod words;
 mod worker;
 
 use std::process::ExitCode;

@@ -304,6 +304,11 @@ impl News {
         lock(&self.told).raised.remove(&(function, workspace.clone()));
     }
 
+    /// For each verdict, how long the one that has had it for longest has had it.
+    pub(crate) fn longest(&self, longest: &[Duration; Verdict::ALL.len()]) {
+        self.metrics.longest(longest);
+    }
+
     /// How an attempt ended that another process left open.
     pub(crate) fn settled(&self, engine: &EngineName, outcome: Outcome) {
         self.metrics.restart(engine, outcome);
@@ -343,6 +348,13 @@ impl News {
                 *all += one;
             }
         }
+        let unowned = if ownership.speaks_for(None, now) {
+            let nobodys = fleet.engines().filter(|engine| ownership.lease_for(Some(engine)).is_none());
+            nobodys.map(|engine| fleet.rows_on(Some(engine)).count()).sum()
+        } else {
+            0
+        };
+        self.metrics.unowned.set(i64::try_from(unowned).unwrap_or(i64::MAX));
         self.metrics.verdicts(&sum.verdicts);
         self.metrics.exhausted.set(i64::try_from(sum.exhausted).unwrap_or(i64::MAX));
         let usable = witness && told.database_up;

@@ -28,6 +28,7 @@ use crate::left_behind::LeftBehind;
 use crate::logging::{chain, database_fault};
 use crate::marked_status::{self, MarkedStatus};
 use crate::marks::Marks;
+use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::news::News;
 use crate::pass::Passes;
@@ -38,6 +39,7 @@ use crate::restarter::{Ended, Knobs, RestartNews, Restarter, StoreLedger};
 use crate::sampling::Sampling;
 use crate::state::State;
 use crate::suspicions::Suspicions;
+use crate::words::Words;
 
 /// Connections for what decisions rest on: the read of the fleet (three at once), focused passes, suspicions and leases.
 const READS_POOL: usize = 6;
@@ -62,6 +64,7 @@ struct Daemon {
     engines: BTreeMap<EngineName, Arc<dyn Engine>>,
     news: Arc<News>,
     recorder: Arc<Recorder>,
+    memory: Arc<Memory>,
     marks: Arc<Marks>,
     leases: Arc<Leases>,
     restarter: Arc<Restarter>,
@@ -159,9 +162,13 @@ impl Daemon {
             RestartNews::new(Arc::clone(&metrics)),
             ended,
         ));
+        metrics.mode(config.policy.mode);
         let state = Arc::new(State::new(config, clock, ownership));
         let news = Arc::new(News::new(metrics, health));
-        let recorder = Arc::new(Recorder::new(Arc::clone(&state), Arc::new(books.clone()), Arc::clone(&news)));
+        let words = Arc::new(Words::new(Arc::clone(&state), Arc::new(books.clone())));
+        let recorder = Recorder::new(Arc::clone(&state), Arc::new(books.clone()), Arc::clone(&news)).with_words(words);
+        let recorder = Arc::new(recorder);
+        let memory = Arc::new(Memory::new(Arc::clone(&state), Arc::new(books.clone())));
         let marks = Arc::new(Marks::new(Arc::clone(&state), Arc::new(books), Arc::clone(&news)));
         let busy = Arc::clone(&restarter);
         let leases = Arc::new(Leases::new(
@@ -173,12 +180,13 @@ impl Daemon {
             Box::new(move || busy.busy_engines()),
             engines.keys().cloned().collect(),
         ));
-        Ok(Self { state, store: reads, engines, news, recorder, marks, leases, restarter })
+        Ok(Self { state, store: reads, engines, news, recorder, memory, marks, leases, restarter })
     }
 
     /// Starts what nobody waits for.
-    fn keep_books(&self, stop: &CancellationToken) -> [JoinHandle<()>; 2] {
+    fn keep_books(&self, stop: &CancellationToken) -> [JoinHandle<()>; 3] {
         [
+            tokio::spawn(Arc::clone(&self.memory).run(stop.clone())),
             tokio::spawn(Arc::clone(&self.recorder).run(stop.clone())),
             tokio::spawn(Arc::clone(&self.marks).run(stop.clone())),
         ]

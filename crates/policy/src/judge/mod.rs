@@ -15,10 +15,12 @@ mod fleet;
 mod looks;
 mod opinion;
 mod orders;
+mod portrait;
 
 use std::collections::HashMap;
 use std::time::Duration;
 
+pub use self::portrait::Portrait;
 use crate::backoff::{self, Allowance};
 use crate::id::{ContainerId, EngineName, WorkspaceId};
 use crate::local_health::LocalHealth;
