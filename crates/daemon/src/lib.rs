@@ -30,6 +30,7 @@ mod metrics;
 #[cfg(test)]
 mod modules;
 mod news;
+mod orders;
 mod own_settings;
 mod pass;
 mod reading;

@@ -31,6 +31,7 @@ use crate::marks::Marks;
 use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::news::News;
+use crate::orders::Orders;
 use crate::pass::Passes;
 use crate::reading::Reading;
 use crate::record::Recorder;
@@ -206,6 +207,7 @@ impl Daemon {
         let listener = listen(&connect::listen_settings(&self.state.config), driver::CHANNELS)
             .map_err(|error| Refused(format!("DEFIB_LISTEN_DATABASE_URL: {}", chain(&error))))?;
         let inputs = Inputs { notifications: notifications(listener), engines: self.listen_to_engines(&stop), ended };
+        tokio::spawn(Arc::new(self.orders()).run(stop.clone()));
         let mut jobs = jobs::start(&self.state, &self.store).await?;
         let ran = driver::run(self.parts(), inputs, stop).await;
         if let Err(error) = jobs.shutdown().await {
@@ -226,6 +228,15 @@ impl Daemon {
             (name.clone(), events)
         };
         self.engines.iter().map(listen).collect()
+    }
+
+    fn orders(&self) -> Orders {
+        Orders {
+            state: Arc::clone(&self.state),
+            store: self.store.clone(),
+            engines: self.engines.clone(),
+            restarts: Arc::new(Arc::clone(&self.restarter)),
+        }
     }
 
     fn parts(&self) -> Parts {

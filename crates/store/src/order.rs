@@ -56,6 +56,8 @@ pub struct StandingOrder {
     pub age: Duration,
     /// The replica that took it, if one has.
     pub taken_by: Option<String>,
+    /// The present status of the workspace.
+    pub status: Option<String>,
 }
 
 /// What came of an order so far.
@@ -78,10 +80,27 @@ pub struct OrderState {
 const STANDING: &str = "
     select id, kind, workspace_id, engine, force, reason,
            case when ordered_by = login then login else ordered_by || ' (login ' || login || ')' end,
-           ordered_at, taken_by, clock_timestamp()
-      from defib.orders where ended_at is null order by id limit $1";
+           ordered_at, taken_by, clock_timestamp(),
+           (select f.status::text from defib.fleet f where f.workspace_id::text = o.workspace_id limit 1)
+      from defib.orders o where ended_at is null order by id limit $1";
+
+/// By the ledger's row of it, once that has ended.
+const SETTLE: &str = "
+    update defib.orders o
+       set ended_at = clock_timestamp(), done = r.outcome = 'succeeded', restart_id = r.id,
+           answer = case r.outcome when 'succeeded' then 'restarted (attempt ' || r.attempt || ')' else r.outcome || coalesce(': ' || r.error, '') end
+      from defib.restarts r
+     where o.id = $1 and o.ended_at is null and r.workspace_id = o.workspace_id and r.verdict = 'operator'
+       and r.evidence ->> 'order' = o.id::text and r.finished_at is not null";
 
 impl Store {
+    /// Answers an order by what the ledger says came of it. False when nothing has yet, or it was answered before.
+    pub async fn settle_order(&self, id: i64) -> Result<bool, StoreError> {
+        self.within_deadline(async { Ok(self.pool.get().await?.execute(SETTLE, &[(&id, Type::INT8)]).await? > 0) })
+            .await
+            .map_err(StoreError::Orders)
+    }
+
     /// Orders something, and returns the order's id: that of the standing one where the restart of this workspace is ordered already.
     pub async fn order(&self, what: &Ordered, by: OrderedBy<'_>) -> Result<i64, StoreError> {
         self.within_deadline(async {
@@ -163,6 +182,7 @@ impl Store {
                         by: row.try_get(6)?,
                         age: timestamp(row, 9)?.since(timestamp(row, 7)?),
                         taken_by: row.try_get(8)?,
+                        status: row.try_get(10)?,
                     })
                 })
                 .collect()

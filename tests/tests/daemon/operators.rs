@@ -311,6 +311,44 @@ async fn explain_of_one_that_lives_gives_its_numbers_and_says_whose_they_are() -
     Ok(())
 }
 
+/// Through the same protocol as any restart: a ledger row, holds and statuses that are not watched refuse it, and who ordered it is told.
+#[tokio::test]
+async fn a_restart_by_hand_is_made_once_recorded_and_refused_where_it_must_be() -> Result<()> {
+    let engine = ScriptedEngine::start().await?;
+    let stage = Stage::new(&engine.url()).await?;
+    for id in ["w1", "w2"] {
+        engine.add(container(id));
+        stage.db.add(Workspace::new(id)).await?;
+    }
+    let _daemon = stage.run_as("r1").await?;
+    judged(&stage, "w1", "alive").await?;
+    let done = stage.defib(&["restart", "w1", "--reason", "its user waits"]).await?.with_code(0)?.stdout;
+    ensure!(done.contains("restart of w1: done: restarted (attempt 1)"), "{done}");
+    let rows = stage.db.restarts("w1").await?;
+    ensure!(
+        rows.len() == 1 && rows[0].verdict == "operator" && rows[0].outcome.as_deref() == Some("succeeded"),
+        "{rows:#?}"
+    );
+    ensure!(engine.restarts() == 1, "{} restarts", engine.restarts());
+    let told = stage.defib(&["explain", "w1"]).await?.with_code(0)?.stdout;
+    ensure!(told.contains("ordered a restart: its user waits") && told.contains("the order was carried out"), "{told}");
+
+    stage.defib(&["hold", "w2", "--reason", "under the knife"]).await?.with_code(0)?;
+    let held = stage.defib(&["restart", "w2", "--reason", "r"]).await?.with_code(1)?.stderr;
+    ensure!(held.contains("holds it: under the knife (--force"), "{held}");
+    stage.defib(&["restart", "w2", "--reason", "r", "--force"]).await?.with_code(0)?;
+    stage.defib(&["release", "w2"]).await?.with_code(0)?;
+    stage.db.set_status("w2", "failed").await?;
+    let unwatched = stage.defib(&["restart", "w2", "--reason", "r"]).await?.with_code(1)?.stderr;
+    ensure!(unwatched.contains("its status is not watched"), "{unwatched}");
+    stage.defib(&["restart", "w2", "--reason", "r", "--force"]).await?.with_code(0)?;
+    stage.db.set_status("w2", "paused").await?;
+    stage.defib(&["restart", "w2", "--reason", "r"]).await?.with_code(1)?;
+    let all = stage.db.count("select count(*) from defib.restarts where outcome = 'succeeded'").await?;
+    ensure!(all == 3 && engine.restarts() == 3, "{all} in the ledger, {} on the engine", engine.restarts());
+    Ok(())
+}
+
 /// After a deploy a window is what it was before, and `explain` of one that is alive knows its container.
 #[tokio::test]
 async fn what_was_learned_outlives_the_daemon() -> Result<()> {

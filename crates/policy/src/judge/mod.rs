@@ -8,6 +8,7 @@
 //! A pass covers the workspaces of one engine, so that an engine that hangs delays no other. Evidence may arrive out of
 //! order (a focus overtakes a slow tick): a sample older than the newest one judged is void.
 
+mod by_operator;
 mod engines;
 mod evidence;
 mod facts;
