@@ -65,7 +65,7 @@ async fn apply_retention(state: &State, store: &Store) {
     match store.forget_cadences(FORGOTTEN_AFTER, BATCH).await {
         Ok(rows) => debug!(rows, "what was learned of workspaces that are gone is forgotten"),
         Err(error) => {
-            warn!(error = %database_fault(&error), "what was learned of workspaces that are gone is kept for now")
+            warn!(error = %database_fault(&error), "what was learned of workspaces that are gone is kept for now");
         }
     }
 }

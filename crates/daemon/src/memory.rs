@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use defib_policy::cadence::Learned;
-use defib_policy::id::WorkspaceId;
+use defib_policy::id::{ContainerId, WorkspaceId};
 use defib_policy::moment::Moment;
 use defib_store::{CadenceRow, Store, StoreError};
 use tokio_util::sync::CancellationToken;
@@ -104,7 +104,7 @@ impl Memory {
                 Ok(()) => recalled = true,
                 // A database that is away is told elsewhere.
                 Err(error) => {
-                    debug!(error = %database_fault(&error), "what was learned was not kept; tried again with the next poll")
+                    debug!(error = %database_fault(&error), "what was learned was not kept; tried again with the next poll");
                 }
             }
         }
@@ -196,7 +196,7 @@ impl Mark {
 /// What changes seldom, in a number.
 fn facts(row: &CadenceRow) -> u64 {
     let mut hasher = DefaultHasher::new();
-    row.container_id.as_ref().map(|id| id.as_str()).hash(&mut hasher);
+    row.container_id.as_ref().map(ContainerId::as_str).hash(&mut hasher);
     row.started_at.map(|at| at.0).hash(&mut hasher);
     row.own_settings.hash(&mut hasher);
     (row.intervals == 0).hash(&mut hasher);

@@ -9,12 +9,12 @@
 //! What came of an order is read from the ledger, so an answer that was lost is given with the next turn, by whoever owns the engine then.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use defib_engine::{Engine, Target};
 use defib_policy::id::{EngineName, WorkspaceId};
-use defib_policy::judge::Look;
+use defib_policy::judge::{Look, StormEnded};
 use defib_policy::plan::ByOperator;
 use defib_store::{FleetScope, Ordered, StandingOrder, Store, StoreError};
 use tokio_util::sync::CancellationToken;
@@ -24,12 +24,16 @@ use crate::holds::Holds;
 use crate::logging::{database_fault, printable};
 use crate::pass::Restarts;
 use crate::state::State;
+use crate::sync::lock;
 
 /// How often orders are looked for, at least: a person waits.
 const TURN: Duration = Duration::from_secs(1);
 
 /// Orders that are looked at in one turn.
 const ORDERS_MAX: i64 = 100;
+
+/// All replicas have looked for orders within this.
+const EVERYBODYS_TURN: Duration = Duration::from_millis(2_500);
 
 /// After this an order that nobody carried out is void: whoever gave it has long done something else.
 const VOID_AFTER: Duration = Duration::from_secs(600);
@@ -40,6 +44,8 @@ pub(crate) struct Orders {
     pub(crate) store: Store,
     pub(crate) engines: BTreeMap<EngineName, Arc<dyn Engine>>,
     pub(crate) restarts: Arc<dyn Restarts>,
+    /// The orders to end a storm that this replica has followed. Each replica judges for itself, so each ends its own.
+    pub(crate) followed: Mutex<BTreeMap<i64, StormEnded>>,
 }
 
 impl Orders {
@@ -70,10 +76,35 @@ impl Orders {
         for order in self.store.standing_orders(ORDERS_MAX).await? {
             if let Ordered::Restart { workspace, force } = &order.what {
                 self.restart(&order, workspace, *force).await?;
-            } else if order.age > VOID_AFTER {
-                self.store.end_order(order.id, false, "void: nobody carried it out within ten minutes", None).await?;
+            } else if let Ordered::StormEnd { engine } = &order.what {
+                self.end_storm(&order, engine.as_ref()).await?;
             }
         }
+        Ok(())
+    }
+
+    async fn end_storm(&self, order: &StandingOrder, engine: Option<&EngineName>) -> Result<(), StoreError> {
+        let ended = {
+            let mut followed = lock(&self.followed);
+            *followed.entry(order.id).or_insert_with(|| {
+                info!(scope = engine.map_or("fleet", EngineName::as_str), by = %printable(&order.by), reason = %printable(&order.reason), "an operator ends the storm");
+                self.state.judge().end_storm(engine)
+            })
+        };
+        // The owner answers, once all others have had their turn.
+        if order.age < EVERYBODYS_TURN || !self.state.speaks_for(engine, self.state.now()) {
+            return Ok(());
+        }
+        let (done, answer) = match ended {
+            StormEnded::None => (false, "there is no storm"),
+            StormEnded::Ended => (true, "its dead are restarted without waiting for each other"),
+            StormEnded::FleetHolds => (
+                false,
+                "the storm of the whole fleet goes on, and other engines are a part of it: `defib storm end --fleet` ends all",
+            ),
+        };
+        self.store.end_order(order.id, done, answer, None).await?;
+        lock(&self.followed).remove(&order.id);
         Ok(())
     }
 

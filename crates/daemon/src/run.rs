@@ -1,7 +1,7 @@
 //! `defib run`: from a checked configuration to a running loop, and back to an orderly end.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -236,6 +236,7 @@ impl Daemon {
             store: self.store.clone(),
             engines: self.engines.clone(),
             restarts: Arc::new(Arc::clone(&self.restarter)),
+            followed: Mutex::default(),
         }
     }
 

@@ -96,7 +96,7 @@ impl Words {
             let row = EngineReportRow {
                 engine: engine.as_ref(),
                 holder: &config.replica_id,
-                fault: word.fault.map(|fault| fault.label()),
+                fault: word.fault.map(Fault::label),
                 asked_ago: now - word.at,
                 judged: word.judged,
                 storm: self.storm(engine.as_ref()),

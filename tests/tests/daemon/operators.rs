@@ -349,6 +349,46 @@ async fn a_restart_by_hand_is_made_once_recorded_and_refused_where_it_must_be() 
     Ok(())
 }
 
+/// None of those that were started beats, so no batch is verified, and the others wait for it until somebody ends the storm.
+#[tokio::test]
+async fn a_storm_that_is_ended_by_hand_holds_nobody_any_more() -> Result<()> {
+    let engine = ScriptedEngine::start().await?;
+    let stage = Stage::new(&engine.url()).await?.quick_heartbeats().knob("SETTLE", "5m").knob("STORM_COOLDOWN", "10m");
+    let ids: Vec<String> = (1..=12).map(|n| format!("w{n}")).collect();
+    for id in &ids {
+        engine.add(container(id));
+        stage.db.add(Workspace::new(id).silent()).await?;
+    }
+    let daemon = stage.run_as("r1").await?;
+    let none = stage.defib(&["storm", "end", "default", "--reason", "r"]).await?.with_code(1)?;
+    ensure!(none.stderr.contains("there is no storm"), "{none:?}");
+    for id in &ids {
+        engine.exit(id, 137)?;
+    }
+    daemon.wait_for_metric("defib_storm{engine=\"default\"}", |value| value == 1.0, SOON).await?;
+    let begun = "select count(distinct workspace_id) from defib.restarts";
+    eventually(SOON, "the first batch is restarted", async || match stage.db.count(begun).await {
+        Ok(begun) if begun > 0 => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await?;
+    let before = stage.db.count(begun).await?;
+    ensure!(before < 12, "nobody waits");
+    let told = stage.defib(&["storm", "end", "default", "--reason", "the host is well"]).await?.with_code(0)?.stdout;
+    ensure!(told.contains("end of the storm on default: done"), "{told}");
+    eventually(SOON, "all are restarted", async || {
+        match stage
+            .db
+            .count("select count(distinct workspace_id) from defib.restarts where outcome = 'succeeded'")
+            .await
+        {
+            Ok(12) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await
+}
+
 /// After a deploy a window is what it was before, and `explain` of one that is alive knows its container.
 #[tokio::test]
 async fn what_was_learned_outlives_the_daemon() -> Result<()> {

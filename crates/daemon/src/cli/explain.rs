@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use defib_policy::id::WorkspaceId;
+use defib_policy::id::{ContainerId, WorkspaceId};
 use defib_policy::verdict::{Held, Rule, Verdict};
 use defib_store::{CurrentVerdict, Explanation, FleetScope, StatusRow, Store, TimelineEntry, TimelineWhat};
 use serde_json::{Value, json};
@@ -244,7 +244,7 @@ fn ends(held: &str, current: &CurrentVerdict, explanation: &Explanation) -> Stri
     );
     match held {
         "operator" => {
-            let expires = explanation.holds.iter().map(|hold| hold.expires_at).max_by_key(|at| at.is_none());
+            let expires = explanation.holds.iter().map(|hold| hold.expires_at).max_by_key(Option::is_none);
             match expires {
                 Some(Some(at)) => format!("by itself at {}, or with `defib release`", show::clock(at)),
                 Some(None) => "with `defib release`".to_owned(),
@@ -381,7 +381,7 @@ fn as_json(explanation: &Explanation, voices: &Voices) -> Value {
         "judged_at": judged.map(|judged| judged.at),
         "mode": judged.and_then(|judged| judged.by.mode.as_deref()),
         "not_judged_because": why_not,
-        "container_id": learned.and_then(|learned| learned.container_id.as_ref()).map(|id| id.as_str()),
+        "container_id": learned.and_then(|learned| learned.container_id.as_ref()).map(ContainerId::as_str),
         "container_started_at": learned.and_then(|learned| learned.started_at),
         "window_seconds": learned.and_then(|learned| learned.window).map(|window| window.as_secs_f64()),
         "holds": explanation.holds.iter().map(|hold| {

@@ -106,7 +106,7 @@ async fn ask<'a>(
     let missing = workspaces
         .iter()
         .copied()
-        .filter(|workspace| matches!(samples.get(&workspace.id), Some(Observation::Missing { .. })))
+        .filter(|workspace| matches!(samples.get(&workspace.id), Some(Observation::Missing)))
         .collect();
     let by_label = workspaces.iter().filter(|workspace| workspace.container_ref.is_none()).count();
     Some(Seen { name, found, judged: workspaces.len(), by_label, missing })

@@ -164,7 +164,7 @@ async fn carry_out(
             None => anyhow::bail!("order {id} is gone"),
         }
         if began.elapsed() >= patience {
-            return Ok(give_up(store, id, subject, patience).await?);
+            return give_up(store, id, subject, patience).await;
         }
         tokio::time::sleep(ORDER_POLL).await;
     }

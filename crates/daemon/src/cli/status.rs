@@ -248,6 +248,9 @@ impl Picture {
 
 fn storm(word: &EngineSaid) -> String {
     let Some(storm) = &word.storm else { return String::new() };
+    if storm.get("batch").is_none() {
+        return "; storm: many died at once, so restarts go in small batches, each verified before the next".to_owned();
+    }
     let number = |key: &str| storm.get(key).and_then(Value::as_u64).unwrap_or(0);
     let canaries: Vec<String> = storm
         .get("canaries")

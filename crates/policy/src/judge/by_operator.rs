@@ -2,13 +2,49 @@
 
 use super::{Judge, Look};
 use crate::backoff;
+use crate::id::EngineName;
 use crate::moment::Moment;
 use crate::pipeline::NoWitness;
 use crate::plan::{ByOperator, Remedy, RestartOrder};
 use crate::sample::Observation;
+use crate::storm::StormGuard;
 use crate::verdict::{Evidence, HeartbeatEvidence, Rule, Witness};
 
+/// What the end of a storm by hand came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StormEnded {
+    /// There was none.
+    None,
+    /// Its dead are restarted without waiting for each other.
+    Ended,
+    /// That of the engine has ended, and that of the whole fleet, which other engines are a part of, still holds its dead.
+    FleetHolds,
+}
+
 impl Judge {
+    /// Ends the storm of an engine (`None`: every storm there is). The fleet's ends with it where no other engine is in one.
+    pub fn end_storm(&mut self, engine: Option<&EngineName>) -> StormEnded {
+        let Some(name) = engine else {
+            let any = self.fleet_storm.is_storm() || self.engines.values().any(|engine| engine.storm.is_storm());
+            self.fleet_storm = StormGuard::default();
+            self.engines.values_mut().for_each(|engine| engine.storm = StormGuard::default());
+            return if any { StormEnded::Ended } else { StormEnded::None };
+        };
+        let was = self.is_storm(Some(name)) || self.fleet_storm.is_storm();
+        if let Some(engine) = self.engines.get_mut(name.as_str()) {
+            engine.storm = StormGuard::default();
+        }
+        let others = self.engines.values().any(|engine| engine.storm.is_storm());
+        match (was, self.fleet_storm.is_storm() && others) {
+            (false, _) => StormEnded::None,
+            (true, true) => StormEnded::FleetHolds,
+            (true, false) => {
+                self.fleet_storm = StormGuard::default();
+                StormEnded::Ended
+            }
+        }
+    }
+
     /// The order to restart a workspace because an operator wants it, on a look at its container that told its start.
     ///
     /// # Errors

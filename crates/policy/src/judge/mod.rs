@@ -21,6 +21,7 @@ mod portrait;
 use std::collections::HashMap;
 use std::time::Duration;
 
+pub use self::by_operator::StormEnded;
 pub use self::portrait::Portrait;
 use crate::backoff::{self, Allowance};
 use crate::id::{ContainerId, EngineName, WorkspaceId};
