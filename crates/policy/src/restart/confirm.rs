@@ -195,6 +195,20 @@ mod tests {
         Health::Unhealthy { last_check_at: Some(Timestamp(checked)), due_within: Some(Duration::from_secs(60)) }
     }
 
+    #[test]
+    fn what_an_operator_ordered_needs_no_accusation_but_the_life_that_was_seen() {
+        let (runs, stopped) = (case(Ground::Ordered { running: true }), case(Ground::Ordered { running: false }));
+        let ended = Observation::Stopped { incarnation: life("c", Some(5)), exit: Exit::default() };
+        assert_eq!(runs.ground.remedy(), Remedy::KillAndStart);
+        assert_eq!(stopped.ground.remedy(), Remedy::Start);
+        assert!(runs.confirm(&running(Health::Healthy), at(101)).is_ok());
+        assert!(stopped.confirm(&ended, at(101)).is_ok());
+        assert!(runs.confirm(&ended, at(101)).is_err(), "it stopped by itself");
+        assert!(stopped.confirm(&running(Health::None), at(101)).is_err(), "somebody started it");
+        let next = Observation::Running { incarnation: life("c", Some(6)), health: Health::None };
+        assert!(runs.confirm(&next, at(101)).is_err(), "another life");
+    }
+
     const UNTOLD: Health = Health::Unhealthy { last_check_at: None, due_within: None };
 
     #[test]
