@@ -8,6 +8,7 @@ begin
     for wanted in
         select * from (values
             ('defib_daemon', 'defib: what the daemon needs. Grant it to the login that runs `defib run`.'),
+            ('defib_operator', 'defib: may hold, release, acknowledge, suspect and order restarts, and read nothing. Grant it to people, with defib_viewer for those who look as well.'),
             ('defib_reporter', 'defib: may call defib.report_suspicion and nothing else. Grant it to proxies.'),
             ('defib_viewer', 'defib: may read everything of defib. Grant it to dashboards.')) as roles(name, about)
          order by 1
@@ -30,6 +31,7 @@ $$;
 do $$
 declare
     has_daemon   boolean := exists (select from pg_catalog.pg_roles where rolname = 'defib_daemon');
+    has_operator boolean := exists (select from pg_catalog.pg_roles where rolname = 'defib_operator');
     has_reporter boolean := exists (select from pg_catalog.pg_roles where rolname = 'defib_reporter');
     has_viewer   boolean := exists (select from pg_catalog.pg_roles where rolname = 'defib_viewer');
 begin
@@ -39,13 +41,22 @@ begin
         grant usage on schema defib to defib_daemon;
         grant select on all tables in schema defib to defib_daemon;
         grant insert, update, delete on defib.suspicions, defib.restarts, defib.leases, defib.replicas, defib.holds, defib.verdicts,
-            defib.events, defib.marks
+            defib.events, defib.marks, defib.engines, defib.cadences, defib.orders
             to defib_daemon;
         grant execute on all functions in schema defib to defib_daemon;
     end if;
     if has_reporter then
         grant usage on schema defib to defib_reporter;
         grant execute on function defib.report_suspicion(text, text, text, integer, text) to defib_reporter;
+    end if;
+    if has_operator then
+        grant usage on schema defib to defib_operator;
+        grant execute on function
+            defib.place_hold(text, text, text, text, interval), defib.release_holds(text, text, text), defib.acknowledge(text, text),
+            defib.report_suspicion(text, text, text, integer, text), defib.order_restart(text, text, text, boolean),
+            defib.order_storm_end(text, text, text), defib.order_state(bigint), defib.withdraw_order(bigint),
+            defib.is_known(text, text), defib.names_like(text, text)
+            to defib_operator;
     end if;
     if has_viewer then
         grant usage on schema defib to defib_viewer;

@@ -52,6 +52,13 @@ impl Stage {
         self
     }
 
+    /// Takes a knob away again: for commands that know less than the daemon.
+    #[must_use]
+    pub fn without_knob(mut self, name: &str) -> Self {
+        self.knobs.remove(name);
+        self
+    }
+
     /// Heartbeats are expected each 400 ms, so one that is older than a second is stale.
     ///
     /// With the defaults that takes 75 s, and as long again until a Postgres that has just started counts as a witness

@@ -10,6 +10,7 @@ use tokio_cron_scheduler::{Job, JobScheduler};
 use tracing::{debug, warn};
 
 use crate::logging::database_fault;
+use crate::memory::FORGOTTEN_AFTER;
 use crate::state::State;
 
 /// Every ten seconds: entries live for minutes.
@@ -60,5 +61,11 @@ async fn apply_retention(state: &State, store: &Store) {
     match store.retain(settings).await {
         Ok(report) => debug!(?report, "old rows deleted"),
         Err(error) => warn!(error = %database_fault(&error), "old rows not deleted; tried again in five minutes"),
+    }
+    match store.forget_cadences(FORGOTTEN_AFTER, BATCH).await {
+        Ok(rows) => debug!(rows, "what was learned of workspaces that are gone is forgotten"),
+        Err(error) => {
+            warn!(error = %database_fault(&error), "what was learned of workspaces that are gone is kept for now");
+        }
     }
 }

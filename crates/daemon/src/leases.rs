@@ -82,7 +82,7 @@ impl Leases {
             ttl: config.lease_ttl,
         };
         let table = self.tables.take_lease_turn(&turn).await?;
-        self.news.leases(&config.replica_id, owned.as_ref(), &table);
+        self.news.leases(&config.replica_id, owned.as_ref(), &table, self.state.only_observes());
 
         // What is lost is not spoken for from here on; what is gained, once it is known what others have said.
         let now = self.state.now();

@@ -25,10 +25,12 @@ mod left_behind;
 mod logging;
 mod marked_status;
 mod marks;
+mod memory;
 mod metrics;
 #[cfg(test)]
 mod modules;
 mod news;
+mod orders;
 mod own_settings;
 mod pass;
 mod reading;
@@ -42,6 +44,7 @@ mod snapshot;
 mod state;
 mod suspicions;
 mod sync;
+mod words;
 mod worker;
 
 use std::process::ExitCode;

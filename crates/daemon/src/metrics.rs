@@ -7,6 +7,7 @@ use defib_engine::{Call, EngineReport};
 use defib_policy::attempt::Outcome;
 use defib_policy::id::EngineName;
 use defib_policy::sample::Observation;
+use defib_policy::settings::Mode;
 use defib_policy::verdict::{Held, Verdict};
 use prometheus::{
     Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
@@ -102,6 +103,9 @@ pub(crate) struct Metrics {
     engine_up: IntGaugeVec,
     engine_requests: HistogramVec,
     storm: IntGaugeVec,
+    longest: IntGaugeVec,
+    mode: IntGaugeVec,
+    pub(crate) unowned: IntGauge,
     pub(crate) exhausted: IntGauge,
     pub(crate) holds: IntGauge,
     lease_held: IntGaugeVec,
@@ -129,7 +133,7 @@ const fn declared(name: &'static str, labels: &'static [&'static str], help: &'s
 }
 
 /// Every metric. The README's table and the help texts of `/metrics` come from here.
-pub(crate) const HELP: [Declared; 24] = [
+pub(crate) const HELP: [Declared; 27] = [
     declared("defib_ticks_total", &["scope", "result"], "Passes of the loop, by scope and result"),
     declared("defib_tick_duration_seconds", &["scope"], "How long a pass took"),
     declared("defib_workspaces", &["verdict"], "Workspaces by present verdict"),
@@ -153,6 +157,21 @@ pub(crate) const HELP: [Declared; 24] = [
     declared("defib_engine_up", &["engine"], "1 while the engine answers"),
     declared("defib_engine_request_seconds", &["engine", "call"], "How long calls to an engine took"),
     declared("defib_storm", &["engine"], "1 while restarts on the engine go in small verified batches"),
+    declared(
+        "defib_workspace_longest_seconds",
+        &["verdict"],
+        "How long the workspace that has had this verdict for longest has had it; 0: nobody has it",
+    ),
+    declared(
+        "defib_unowned_workspaces",
+        &[],
+        "Workspaces on an engine that no replica is configured for: nobody judges them; is `engine` in their row wrong?",
+    ),
+    declared(
+        "defib_mode",
+        &["mode"],
+        "1 for the mode that this replica runs in (DEFIB_MODE); one that observes restarts nobody",
+    ),
     declared("defib_exhausted_workspaces", &[], "Workspaces that restarting does not help; page somebody"),
     declared("defib_holds", &[], "Operators' holds that stand; nothing in their scope is restarted"),
     declared("defib_lease_held", &["engine"], "1 while this replica owns the engine; only the owner restarts"),
@@ -238,6 +257,9 @@ impl Metrics {
             engine_up: gauges("defib_engine_up", &["engine"])?,
             engine_requests: histograms("defib_engine_request_seconds", &["engine", "call"])?,
             storm: gauges("defib_storm", &["engine"])?,
+            longest: gauges("defib_workspace_longest_seconds", &["verdict"])?,
+            mode: gauges("defib_mode", &["mode"])?,
+            unowned: gauge("defib_unowned_workspaces")?,
             exhausted: gauge("defib_exhausted_workspaces")?,
             holds: gauge("defib_holds")?,
             lease_held: gauges("defib_lease_held", &["engine"])?,
@@ -260,8 +282,12 @@ impl Metrics {
                 self.ticks.with_label_values(&[scope.label(), result.label()]);
             }
         }
+        for mode in ["enforce", "observe"] {
+            self.mode.with_label_values(&[mode]);
+        }
         for verdict in Verdict::ALL {
             self.workspaces.with_label_values(&[verdict.label()]);
+            self.longest.with_label_values(&[verdict.label()]);
             self.verdicts.with_label_values(&[verdict.label()]);
         }
         for reason in SUSPICION_REASONS {
@@ -313,6 +339,20 @@ impl Metrics {
     /// How many entries of the probe map have been evicted since the start.
     pub(crate) fn evicted(&self, evicted: u64) {
         self.probe_map_evictions.inc_by(evicted.saturating_sub(self.probe_map_evictions.get()));
+    }
+
+    /// For each verdict, how long the one that has had it for longest has had it.
+    pub(crate) fn longest(&self, longest: &[Duration; Verdict::ALL.len()]) {
+        for (verdict, longest) in Verdict::ALL.into_iter().zip(longest) {
+            let seconds = i64::try_from(longest.as_secs()).unwrap_or(i64::MAX);
+            self.longest.with_label_values(&[verdict.label()]).set(seconds);
+        }
+    }
+
+    /// The mode that this replica runs in.
+    pub(crate) fn mode(&self, mode: Mode) {
+        self.mode.with_label_values(&["enforce"]).set(i64::from(mode == Mode::Enforce));
+        self.mode.with_label_values(&["observe"]).set(i64::from(mode == Mode::Observe));
     }
 
     pub(crate) fn verdicts(&self, counts: &[usize; Verdict::ALL.len()]) {

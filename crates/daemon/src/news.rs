@@ -213,10 +213,20 @@ impl News {
 
     /// What a turn at the leases changed for `replica`, which owned `owned` before.
     #[expect(clippy::unused_self, reason = "whoever has news is the one place that tells it")]
-    pub(crate) fn leases(&self, replica: &str, owned: Option<&BTreeMap<EngineName, i64>>, table: &LeaseTable) {
+    pub(crate) fn leases(
+        &self,
+        replica: &str,
+        owned: Option<&BTreeMap<EngineName, i64>>,
+        table: &LeaseTable,
+        observes: bool,
+    ) {
         for (engine, epoch) in &table.owned {
             if owned.and_then(|owned| owned.get(engine)) != Some(epoch) {
-                info!(%engine, epoch, "this replica owns the engine now: it restarts what dies there");
+                if observes {
+                    warn!(%engine, epoch, "this replica owns the engine now, and only observes it (DEFIB_MODE): it judges and records, and restarts nobody");
+                } else {
+                    info!(%engine, epoch, "this replica owns the engine now: it restarts what dies there");
+                }
             }
         }
         for engine in &table.usurped {
@@ -313,6 +323,11 @@ impl News {
         lock(&self.told).raised.remove(&(function, workspace.clone()));
     }
 
+    /// For each verdict, how long the one that has had it for longest has had it.
+    pub(crate) fn longest(&self, longest: &[Duration; Verdict::ALL.len()]) {
+        self.metrics.longest(longest);
+    }
+
     /// How an attempt ended that another process left open.
     pub(crate) fn settled(&self, engine: &EngineName, outcome: Outcome) {
         self.metrics.restart(engine, outcome);
@@ -352,16 +367,23 @@ impl News {
                 *all += one;
             }
         }
+        let unowned = if ownership.speaks_for(None, now) {
+            let nobodys = fleet.engines().filter(|engine| ownership.lease_for(Some(engine)).is_none());
+            nobodys.map(|engine| fleet.rows_on(Some(engine)).count()).sum()
+        } else {
+            0
+        };
+        self.metrics.unowned.set(i64::try_from(unowned).unwrap_or(i64::MAX));
         self.metrics.verdicts(&sum.verdicts);
         self.metrics.exhausted.set(i64::try_from(sum.exhausted).unwrap_or(i64::MAX));
         let usable = witness && told.database_up;
         self.metrics.heartbeats_usable.set(i64::from(usable));
         let before = std::mem::replace(&mut told.heartbeats_usable, usable);
         if usable && !before {
-            info!("heartbeats are a witness");
+            info!("stale heartbeats count as evidence again");
         } else if before && !usable {
             warn!(
-                "heartbeats are no witness: the database, the way to it or our own reads were away; nobody's silence is held against it"
+                "stale heartbeats are held against nobody for now: the database, the way to it or our own reads were away, or half of the fleet fell silent at once"
             );
         }
     }
@@ -374,10 +396,11 @@ fn announce(change: &Change) {
     let from = change.from.map_or("none", Verdict::label);
     let held = change.evidence.held.map_or("", |held| held.label());
     match change.to {
-        Verdict::Exhausted | Verdict::Contradiction => {
+        // A contradiction may be one late heartbeat of a container that has just stopped; one that lasts has an alert.
+        Verdict::Exhausted => {
             error!(%workspace, from, verdict = change.to.label(), rule, %because, held, "verdict");
         }
-        Verdict::Dead | Verdict::Wedged | Verdict::Lost | Verdict::Unhealthy => {
+        Verdict::Dead | Verdict::Wedged | Verdict::Lost | Verdict::Unhealthy | Verdict::Contradiction => {
             warn!(%workspace, from, verdict = change.to.label(), rule, %because, held, "verdict");
         }
         // One line an engine says it for all of its workspaces.

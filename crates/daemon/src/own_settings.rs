@@ -23,6 +23,9 @@ const POLICY_MAX: usize = 4_096;
 /// The labels of a container that are settings: without their `defib.`, in order.
 pub(crate) type Labels = Vec<(String, String)>;
 
+/// What a described setting begins with that is not used.
+const NOT_USED: &str = "not used: ";
+
 /// What was made of the settings of each workspace that has any.
 #[derive(Debug, Default)]
 pub(crate) struct OwnBook {
@@ -71,12 +74,23 @@ impl OwnBook {
         found
     }
 
+    /// The own settings of one workspace as text, and what of them is not used.
+    pub(crate) fn described(&self, id: &WorkspaceId) -> Vec<String> {
+        self.entries.get(id).map(|entry| entry.made.described.clone()).unwrap_or_default()
+    }
+
     /// Forgets workspaces that are no longer watched.
     pub(crate) fn forget<'a>(&mut self, departed: impl Iterator<Item = &'a WorkspaceId>) {
         for id in departed {
             self.entries.remove(id);
         }
     }
+}
+
+/// What of the settings in a row is not used, and why.
+pub(crate) fn faults(workspace: &Workspace, fleet: &Settings) -> Vec<String> {
+    let described = make(workspace, &Vec::new(), fleet).described;
+    described.iter().filter_map(|line| line.strip_prefix(NOT_USED)).map(str::to_owned).collect()
 }
 
 fn make(workspace: &Workspace, labels: &Labels, fleet: &Settings) -> OwnSettings {
@@ -99,7 +113,7 @@ fn make(workspace: &Workspace, labels: &Labels, fleet: &Settings) -> OwnSettings
         *fault = printable(fault);
         warn!(workspace = %printable(workspace.id.as_str()), fault, "a setting of this workspace is not used");
     }
-    described.extend(faults.into_iter().map(|fault| format!("not used: {fault}")));
+    described.extend(faults.into_iter().map(|fault| format!("{NOT_USED}{fault}")));
     OwnSettings { settings, described }
 }
 

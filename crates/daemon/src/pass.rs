@@ -139,6 +139,9 @@ impl Passes {
         report.restarts = plan.restarts.len();
         self.news.planned(&plan, self.state.speaks_for(scope.engine.as_ref(), self.state.now()));
         self.recorder.note(scope.engine.as_ref(), seen.reach(), &plan.changes);
+        if scope.whom == Whom::All {
+            self.recorder.passed(scope.engine.as_ref(), seen.reach(), report.judged);
+        }
         self.marks.note(&plan);
         self.restarts.carry_out(plan.restarts);
         Ok(report)

@@ -29,6 +29,7 @@ use crate::database::VerdictTables;
 use crate::news::News;
 use crate::state::State;
 use crate::sync::lock;
+use crate::words::Words;
 
 /// Rows in one write. Larger: a write holds its rows for longer. Smaller: more round trips in a mass death.
 const BATCH_MAX: usize = 2_000;
@@ -48,6 +49,7 @@ const LAST_WRITE_TIMEOUT: Duration = Duration::from_secs(3);
 pub(crate) struct Recorder {
     state: Arc<State>,
     tables: Arc<dyn VerdictTables>,
+    words: Option<Arc<Words>>,
     news: Arc<News>,
     said: Mutex<Said>,
     history: Mutex<History>,
@@ -103,11 +105,25 @@ impl Recorder {
         Self {
             state,
             tables,
+            words: None,
             news,
             said: Mutex::default(),
             history: Mutex::default(),
             unwritten: Notify::new(),
             untold: Notify::new(),
+        }
+    }
+
+    /// Also writes what this replica says of itself and of its engines, after the verdicts that it goes with.
+    #[must_use]
+    pub(crate) fn with_words(self, words: Arc<Words>) -> Self {
+        Self { words: Some(words), ..self }
+    }
+
+    /// Takes note that a pass over all workspaces of `engine` has ended, after what it said was [noted](Self::note). Returns at once.
+    pub(crate) fn passed(&self, engine: Option<&EngineName>, reach: Option<Result<(), Fault>>, judged: usize) {
+        if self.words.as_ref().is_some_and(|words| words.note(engine, reach, judged)) {
+            self.unwritten.notify_one();
         }
     }
 
@@ -205,10 +221,17 @@ impl Recorder {
                 () = self.unwritten.notified() => false,
             };
             let keeping = async {
+                // Words of passes whose verdicts have all been noted by now. They are lost if those cannot be written.
+                let words = self.words.as_ref().map(|words| (words, words.take()));
                 if compare {
                     self.compare().await?;
+                    self.news.longest(&self.longest());
                 }
-                self.write().await
+                self.write().await?;
+                match words {
+                    Some((words, taken)) => words.write(&taken).await,
+                    None => Ok(()),
+                }
             };
             let kept = tokio::select! {
                 () = stop.cancelled() => return,
@@ -256,6 +279,19 @@ impl Recorder {
         differing.retain(|(id, engine)| voice.speaks_for(id, engine));
         said.unwritten.extend(differing);
         Ok(())
+    }
+
+    /// For each verdict, how long the one that has had it for longest has had it: of those whom this replica speaks for.
+    fn longest(&self) -> [Duration; Verdict::ALL.len()] {
+        let (voice, now) = (self.state.voice(), self.state.now());
+        let mut longest = [Duration::ZERO; Verdict::ALL.len()];
+        for (id, entry) in &lock(&self.said).entries {
+            if voice.speaks_for(id, &entry.engine) {
+                let place = &mut longest[entry.verdict.index()];
+                *place = (*place).max(now - entry.since);
+            }
+        }
+        longest
     }
 
     /// Writes all that is unwritten. What cannot be written now is kept for the next time.

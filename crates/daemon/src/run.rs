@@ -1,7 +1,7 @@
 //! `defib run`: from a checked configuration to a running loop, and back to an orderly end.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -28,8 +28,10 @@ use crate::left_behind::LeftBehind;
 use crate::logging::{chain, database_fault};
 use crate::marked_status::{self, MarkedStatus};
 use crate::marks::Marks;
+use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::news::News;
+use crate::orders::Orders;
 use crate::pass::Passes;
 use crate::reading::Reading;
 use crate::record::Recorder;
@@ -38,6 +40,7 @@ use crate::restarter::{Ended, Knobs, RestartNews, Restarter, StoreLedger};
 use crate::sampling::Sampling;
 use crate::state::State;
 use crate::suspicions::Suspicions;
+use crate::words::Words;
 
 /// Connections for what decisions rest on: the read of the fleet (three at once), focused passes, suspicions and leases.
 const READS_POOL: usize = 6;
@@ -62,6 +65,7 @@ struct Daemon {
     engines: BTreeMap<EngineName, Arc<dyn Engine>>,
     news: Arc<News>,
     recorder: Arc<Recorder>,
+    memory: Arc<Memory>,
     marks: Arc<Marks>,
     leases: Arc<Leases>,
     restarter: Arc<Restarter>,
@@ -159,9 +163,13 @@ impl Daemon {
             RestartNews::new(Arc::clone(&metrics)),
             ended,
         ));
+        metrics.mode(config.policy.mode);
         let state = Arc::new(State::new(config, clock, ownership));
         let news = Arc::new(News::new(metrics, health));
-        let recorder = Arc::new(Recorder::new(Arc::clone(&state), Arc::new(books.clone()), Arc::clone(&news)));
+        let words = Arc::new(Words::new(Arc::clone(&state), Arc::new(books.clone())));
+        let recorder = Recorder::new(Arc::clone(&state), Arc::new(books.clone()), Arc::clone(&news)).with_words(words);
+        let recorder = Arc::new(recorder);
+        let memory = Arc::new(Memory::new(Arc::clone(&state), Arc::new(books.clone())));
         let marks = Arc::new(Marks::new(Arc::clone(&state), Arc::new(books), Arc::clone(&news)));
         let busy = Arc::clone(&restarter);
         let leases = Arc::new(Leases::new(
@@ -173,12 +181,13 @@ impl Daemon {
             Box::new(move || busy.busy_engines()),
             engines.keys().cloned().collect(),
         ));
-        Ok(Self { state, store: reads, engines, news, recorder, marks, leases, restarter })
+        Ok(Self { state, store: reads, engines, news, recorder, memory, marks, leases, restarter })
     }
 
     /// Starts what nobody waits for.
-    fn keep_books(&self, stop: &CancellationToken) -> [JoinHandle<()>; 2] {
+    fn keep_books(&self, stop: &CancellationToken) -> [JoinHandle<()>; 3] {
         [
+            tokio::spawn(Arc::clone(&self.memory).run(stop.clone())),
             tokio::spawn(Arc::clone(&self.recorder).run(stop.clone())),
             tokio::spawn(Arc::clone(&self.marks).run(stop.clone())),
         ]
@@ -198,6 +207,7 @@ impl Daemon {
         let listener = listen(&connect::listen_settings(&self.state.config), driver::CHANNELS)
             .map_err(|error| Refused(format!("DEFIB_LISTEN_DATABASE_URL: {}", chain(&error))))?;
         let inputs = Inputs { notifications: notifications(listener), engines: self.listen_to_engines(&stop), ended };
+        tokio::spawn(Arc::new(self.orders()).run(stop.clone()));
         let mut jobs = jobs::start(&self.state, &self.store).await?;
         let ran = driver::run(self.parts(), inputs, stop).await;
         if let Err(error) = jobs.shutdown().await {
@@ -218,6 +228,16 @@ impl Daemon {
             (name.clone(), events)
         };
         self.engines.iter().map(listen).collect()
+    }
+
+    fn orders(&self) -> Orders {
+        Orders {
+            state: Arc::clone(&self.state),
+            store: self.store.clone(),
+            engines: self.engines.clone(),
+            restarts: Arc::new(Arc::clone(&self.restarter)),
+            followed: Mutex::default(),
+        }
     }
 
     fn parts(&self) -> Parts {

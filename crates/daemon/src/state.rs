@@ -95,6 +95,11 @@ impl State {
         lock(&self.own_settings).settings(workspaces, labels, &self.config.policy)
     }
 
+    /// The settings of its own that a workspace has, as text, and what of them is not used.
+    pub(crate) fn described_settings(&self, id: &WorkspaceId) -> Vec<String> {
+        lock(&self.own_settings).described(id)
+    }
+
     /// Forgets the settings of workspaces that are no longer watched.
     pub(crate) fn forget_settings<'a>(&self, departed: impl Iterator<Item = &'a WorkspaceId>) {
         lock(&self.own_settings).forget(departed);
@@ -124,6 +129,11 @@ impl Voice {
     pub(crate) fn speaks_for(&self, workspace: &WorkspaceId, recorded_on: &EngineName) -> bool {
         let engine = if self.fleet.has(workspace) { self.fleet.engine_of(workspace) } else { Some(recorded_on) };
         self.ownership.speaks_for(engine, self.now)
+    }
+
+    /// Whether a workspace is in the last read of the fleet, and what is said of it is ours to say.
+    pub(crate) fn speaks_for_its_row(&self, workspace: &WorkspaceId) -> bool {
+        self.fleet.has(workspace) && self.ownership.speaks_for(self.fleet.engine_of(workspace), self.now)
     }
 
     /// The lease that decides who speaks for a workspace: its engine's, or `None` for the fleet's.

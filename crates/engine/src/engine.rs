@@ -106,6 +106,9 @@ pub struct EngineCheck {
     pub api_version: String,
     /// How many containers it has, stopped ones included.
     pub containers: i64,
+    /// Whose containers carry the workspace label: its value and the container's name, by value. `None` when they could not be listed,
+    /// or its kind knows no labels.
+    pub labelled: Option<Vec<(String, String)>>,
 }
 
 /// Makes the engine that the address asks for. Does not connect: it may not be there yet.

@@ -38,6 +38,17 @@ pub struct Cadence {
     skip_next_gap: bool,
 }
 
+/// What was learned of a heartbeat's interval: what a daemon that starts anew need not learn again.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Learned {
+    /// Mean interval in milliseconds.
+    pub mean_ms: f32,
+    /// Mean deviation from it in milliseconds.
+    pub deviation_ms: f32,
+    /// From how many intervals; counted no further than 255.
+    pub intervals: u8,
+}
+
 /// No heartbeat at all.
 const NEVER: i64 = i64::MIN;
 
@@ -174,6 +185,23 @@ impl Cadence {
         self.intervals >= LEARNED_AFTER
     }
 
+    /// What was learned; `None` until enough intervals were seen.
+    #[must_use]
+    pub fn learned(&self) -> Option<Learned> {
+        let Self { mean_ms, deviation_ms, intervals, .. } = *self;
+        self.is_learned().then_some(Learned { mean_ms, deviation_ms, intervals })
+    }
+
+    /// Takes up what another process has learned, unless enough was seen since to know better. Returns whether it was of use.
+    pub fn recall(&mut self, learned: Learned) -> bool {
+        let usable = [learned.mean_ms, learned.deviation_ms].iter().all(|ms| ms.is_finite() && *ms >= 0.0);
+        if self.is_learned() || !usable || learned.intervals < LEARNED_AFTER {
+            return false;
+        }
+        (self.mean_ms, self.deviation_ms, self.intervals) = (learned.mean_ms, learned.deviation_ms, learned.intervals);
+        true
+    }
+
     /// The mean interval: learned, or assumed until then.
     #[must_use]
     pub fn interval(&self, settings: &Settings) -> Duration {
@@ -266,6 +294,31 @@ mod tests {
         assert!(three.is_learned());
         assert_eq!(three.interval(&settings), Duration::from_secs(10));
         assert!(three.window(&settings) < Duration::from_secs(30), "{:?}", three.window(&settings));
+    }
+
+    #[test]
+    fn what_was_learned_is_taken_up_once_and_what_is_known_better_stays() {
+        let settings = Settings::default();
+        let (quick, _) = beaten(&[10; 20]);
+        let learned = quick.learned().expect("it was learned");
+        let mut anew = Cadence::default();
+        assert!(anew.learned().is_none() && anew.recall(learned));
+        assert_eq!(
+            (anew.window(&settings), anew.interval(&settings)),
+            (quick.window(&settings), quick.interval(&settings))
+        );
+        let (mut slow, _) = beaten(&[60; 20]);
+        let window = slow.window(&settings);
+        assert!(!slow.recall(learned), "it has seen for itself");
+        assert_eq!(slow.window(&settings), window);
+        for bad in [
+            Learned { mean_ms: f32::NAN, ..learned },
+            Learned { mean_ms: -1.0, ..learned },
+            Learned { deviation_ms: f32::INFINITY, ..learned },
+            Learned { intervals: 2, ..learned },
+        ] {
+            assert!(!Cadence::default().recall(bad), "{bad:?}");
+        }
     }
 
     #[test]

@@ -84,9 +84,30 @@ pub struct RestartOrder {
     pub at: Moment,
     /// How long before that the container stopped, where its engine told.
     pub stopped_ago: Option<Duration>,
+    /// The operator who ordered it; `None`: the verdict did.
+    pub by_operator: Option<ByOperator>,
+}
+
+/// An operator's order to restart a workspace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ByOperator {
+    /// The order.
+    pub order: i64,
+    /// The person and the login.
+    pub by: String,
+    /// Why.
+    pub reason: String,
+    /// Also against a hold and a status that is not watched.
+    pub force: bool,
 }
 
 impl RestartOrder {
+    /// What asked for it, as the ledger says it: the verdict, or `operator`.
+    #[must_use]
+    pub const fn asked_by(&self) -> &'static str {
+        if self.by_operator.is_some() { "operator" } else { self.verdict.label() }
+    }
+
     /// The container that was convicted.
     #[must_use]
     pub fn container_id(&self) -> Option<&ContainerId> {

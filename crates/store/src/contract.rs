@@ -13,6 +13,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 
 use crate::Store;
+use crate::belong;
 use crate::connect::Connection;
 use crate::error::{Fault, StoreError};
 
@@ -158,6 +159,12 @@ pub enum Breach {
         /// Its own `search_path`; `None`: the caller's.
         found: Option<String>,
     },
+    /// The view is about other tables, and this function still is about `defib.workspaces`, as it ships: it knows none of the view's
+    /// workspaces.
+    ShippedFunction {
+        /// Its name and arguments.
+        function: String,
+    },
     /// A function that runs with its owner's rights may be called by everybody.
     Public {
         /// Its name and arguments.
@@ -165,7 +172,7 @@ pub enum Breach {
     },
 }
 
-/// A question to which only "no" is right.
+/// A question to which only one answer is right: "yes" to [`Question::Fitting`], "no" to all others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Question {
     /// `mark_dead` of a workspace that nobody knows.
@@ -180,6 +187,8 @@ pub enum Question {
     LaterActivity,
     /// `mark_dead` of a workspace that `defib.fleet` calls suspended.
     Suspended,
+    /// `mark_dead` of a watched workspace on evidence that fits its row.
+    Fitting,
 }
 
 impl Question {
@@ -192,6 +201,12 @@ impl Question {
         }
     }
 
+    /// Whether true is the right answer.
+    #[must_use]
+    pub const fn wants_true(self) -> bool {
+        matches!(self, Self::Fitting)
+    }
+
     /// Whether it is about a workspace that nobody knows.
     #[must_use]
     pub const fn is_of_nobody(self) -> bool {
@@ -202,7 +217,7 @@ impl Question {
 /// What it came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// False, as it should be.
+    /// False.
     Veto,
     /// True.
     Agreed,
@@ -240,6 +255,7 @@ impl Store {
             }
             let functions = functions(&mut connection).await?;
             facts.breaches.extend(functions.iter().flat_map(|function| function.breaches.clone()));
+            facts.breaches.extend(belong::strangers(&mut connection).await?);
             facts.breaches.extend(FUNCTIONS.iter().filter_map(|wanted| missing(wanted, &functions)));
 
             let nobody = |question| (question, NOBODY.to_owned(), json!({}));
@@ -250,6 +266,14 @@ impl Store {
             for (question, workspace, evidence) in questions {
                 if functions.iter().any(|found| found.name == question.function() && found.callable) {
                     facts.trials.extend(ask(&mut connection, question, workspace, &evidence).await?);
+                }
+            }
+            let can_mark = functions.iter().any(|found| found.name == Question::Fitting.function() && found.callable);
+            if whole && can_mark {
+                match belong::agrees(&mut connection, watched).await {
+                    Ok(trial) => facts.trials.extend(trial),
+                    // A view that cannot be read is told where the fleet is read.
+                    Err(fault) => drop(state(fault)?),
                 }
             }
             Ok(facts)
@@ -390,7 +414,7 @@ async fn candidates(connection: &mut Connection, watched: &[String]) -> Result<V
 }
 
 /// One question, in a transaction that comes to nothing whatever the answer is. `None`: nothing can be written here.
-async fn ask(
+pub(crate) async fn ask(
     connection: &mut Connection,
     question: Question,
     workspace: String,

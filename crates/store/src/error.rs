@@ -279,6 +279,17 @@ store_errors! {
     Status = "cannot read the status of the fleet",
     /// [`explain`](crate::Store::explain).
     Explain = "cannot read the history of a workspace",
+    /// [`report_replica`](crate::Store::report_replica) and [`report_engine`](crate::Store::report_engine).
+    Report = "cannot record what this replica says of itself and of its engines",
+    /// [`said`](crate::Store::said).
+    Said = "cannot read what the replicas say of themselves and of their engines",
+    /// [`save_cadences`](crate::Store::save_cadences), [`read_cadences`](crate::Store::read_cadences) and
+    /// [`forget_cadences`](crate::Store::forget_cadences).
+    Cadences = "cannot read or write the learned heartbeat intervals",
+    /// [`order`](crate::Store::order) and what is done about orders.
+    Orders = "cannot read or write orders",
+    /// [`is_known`](crate::Store::is_known) and [`names_like`](crate::Store::names_like).
+    Names = "cannot look a name up",
     /// [`check_facts`](crate::Store::check_facts), [`check_contract`](crate::Store::check_contract) and
     /// [`status_that_mark_dead_writes`](crate::Store::status_that_mark_dead_writes).
     Check = "cannot examine the database",

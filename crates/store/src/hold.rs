@@ -101,8 +101,7 @@ impl Store {
             let mut connection = self.pool.get().await?;
             let row = connection
                 .query_one(
-                    "insert into defib.holds (scope, target, owner, reason, expires_at)
-                     values ($1, $2, $3, $4, now() + $5 * interval '1 microsecond') returning id",
+                    "select defib.place_hold($1, $2, $4, $3, $5 * interval '1 microsecond')",
                     &[
                         (&scope, Type::TEXT),
                         (&target, Type::TEXT),
@@ -120,17 +119,18 @@ impl Store {
 
     /// Releases every standing hold on exactly this scope, and returns how many there were.
     pub async fn release(&self, scope: &HoldScope) -> Result<u64, StoreError> {
+        self.release_as(scope, "").await
+    }
+
+    /// The same on behalf of a person. The database records its login beside the name.
+    pub async fn release_as(&self, scope: &HoldScope, person: &str) -> Result<u64, StoreError> {
         self.within_deadline(async {
             let (scope, target) = scope.parts();
             let mut connection = self.pool.get().await?;
-            connection
-                .execute(
-                    "update defib.holds set released_at = now()
-                      where released_at is null and (expires_at is null or expires_at > now())
-                        and scope = $1 and target is not distinct from $2",
-                    &[(&scope, Type::TEXT), (&target, Type::TEXT)],
-                )
-                .await
+            let parameters =
+                [(&scope as _, Type::TEXT), (&target.map(text) as _, Type::TEXT), (&text(person) as _, Type::TEXT)];
+            let row = connection.query_one("select defib.release_holds($1, $2, $3)", &parameters).await?;
+            Ok(row.try_get::<_, i64>(0)?.unsigned_abs())
         })
         .await
         .map_err(StoreError::Holds)

@@ -50,7 +50,7 @@ const REPLICAS: &str =
 
 const LEASES: &str = "
     select engine, holder, epoch, expires_at > clock_timestamp(),
-           greatest((extract(epoch from expires_at - clock_timestamp()) * 1000000)::bigint, 0)
+           greatest((extract(epoch from least(expires_at, clock_timestamp() + interval '1 year') - clock_timestamp()) * 1000000)::bigint, 0)
       from defib.leases order by engine";
 
 const RENEW: &str = "
@@ -273,7 +273,7 @@ async fn read_rows(connection: &mut Connection) -> Result<BTreeMap<EngineName, l
         .collect()
 }
 
-async fn read_leases(connection: &mut Connection) -> Result<Vec<Lease>, Fault> {
+pub(crate) async fn read_leases(connection: &mut Connection) -> Result<Vec<Lease>, Fault> {
     let rows = connection.query(LEASES, &[]).await?;
     let lasting = rows.iter().filter(|row| row.try_get(3).unwrap_or(false));
     lasting

@@ -15,6 +15,8 @@
 //! deadline passed is cancelled at the server and thrown away, never handed to the next caller. And it tells apart "the
 //! database says no" from "the database says nothing": the second is an error, never a fact about a workspace.
 
+mod belong;
+mod cadence;
 mod connect;
 mod contract;
 mod crash_point;
@@ -29,8 +31,11 @@ mod ledger;
 mod listen;
 mod marks;
 mod migrate;
+mod operator;
+mod order;
 mod platform;
 mod retention;
+mod said;
 mod suspicion;
 mod tls;
 mod url;
@@ -46,6 +51,7 @@ use defib_policy::moment::Moment;
 use tokio::sync::Semaphore;
 use tokio_postgres::types::Type;
 
+pub use crate::cadence::CadenceRow;
 pub use crate::contract::{Answer, Breach, ContractFacts, Question, Trial};
 pub use crate::error::{Fault, KINDS, SettingsError, StoreError};
 pub use crate::event::{EventRow, EventSubject};
@@ -56,7 +62,9 @@ pub use crate::ledger::{Claim, Claimed, LeaseProof, MayAct, OpenAttempt};
 pub use crate::listen::{ListenEvent, ListenSettings, Listener, can_listen, listen};
 pub use crate::marks::OwedMark;
 pub use crate::migrate::{MigrateReport, SCHEMA_VERSION, SchemaState};
+pub use crate::order::{OrderState, Ordered, OrderedBy, StandingOrder};
 pub use crate::retention::{RetentionReport, RetentionSettings};
+pub use crate::said::{EngineReportRow, EngineSaid, ReplicaReport, ReplicaSaid, Said};
 pub use crate::suspicion::{NewSuspicion, Pending, Suspicion};
 pub use crate::verdict::{StoredVerdict, VerdictRow};
 pub use crate::view::{

@@ -31,12 +31,12 @@ macro_rules! migrations {
 
 /// Applied once, in order, and never changed afterwards.
 const MIGRATIONS: &[Migration] = migrations![
-    1 "0001_fleet", 2 "0002_suspicions", 3 "0003_ledger", 4 "0004_verdicts", 5 "0005_replicas", 6 "0006_neighbours"
+    1 "0001_fleet", 2 "0002_suspicions", 3 "0003_ledger", 4 "0004_verdicts", 5 "0005_replicas", 6 "0006_neighbours", 7 "0007_operators"
 ];
 
 /// Applied by every migration run.
 const ROLES: &str = include_str!("../../../migrations/roles.sql");
-const ROLE_NAMES: [&str; 3] = ["defib_daemon", "defib_reporter", "defib_viewer"];
+const ROLE_NAMES: [&str; 4] = ["defib_daemon", "defib_operator", "defib_reporter", "defib_viewer"];
 
 /// The version of the schema that this binary works with.
 pub const SCHEMA_VERSION: i32 = MIGRATIONS[MIGRATIONS.len() - 1].version;

@@ -11,6 +11,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
 use crate::Store;
+use crate::cadence::{self, CadenceRow};
 use crate::connect::Connection;
 use crate::decode::{Instant, optional_timestamp, timestamp};
 use crate::error::{Fault, StoreError};
@@ -34,6 +35,8 @@ pub struct StatusRow {
     pub suspended: Option<bool>,
     /// How old the last sign of life is (heartbeat or activity, the later), by the database's clock.
     pub heartbeat_ago: Option<Duration>,
+    /// How long ago it was made, by the platform's word.
+    pub created_ago: Option<Duration>,
     /// The current verdict; `None`: alive, or not judged.
     pub verdict: Option<CurrentVerdict>,
     /// The newest attempt.
@@ -95,6 +98,8 @@ pub struct Explanation {
     pub last_activity_ago: Option<Duration>,
     /// `active_tasks` of that row.
     pub active_tasks: Option<i64>,
+    /// What was learned of it, if anything was written down.
+    pub learned: Option<CadenceRow>,
     /// The standing holds on it, on its engine and on the fleet.
     pub holds: Vec<Hold>,
     /// What happened, oldest first.
@@ -177,6 +182,26 @@ pub enum TimelineWhat {
         http_status: Option<i32>,
         /// For people.
         detail: Option<String>,
+        /// Which replica took it, and how long after the report; `None`: nobody has yet.
+        taken: Option<(String, Duration)>,
+        /// What the look that it asked for found.
+        finding: Option<String>,
+    },
+    /// An operator ordered a restart by hand.
+    Ordered {
+        /// The person and the login.
+        by: String,
+        /// Why.
+        reason: String,
+        /// Also against a hold and a status that is not watched.
+        force: bool,
+    },
+    /// What came of that.
+    Answered {
+        /// Whether it was carried out.
+        done: bool,
+        /// In a sentence.
+        answer: String,
     },
     /// Restarts were held.
     Held {
@@ -269,7 +294,8 @@ const STATUS: &str = "
            v.verdict, v.since, v.rule, v.because, v.evidence, v.held, v.updated_at,
            r.id, r.attempt, r.outcome, r.claimed_at, r.recovered_at, now(),
            f.policy::text, f.container_ref::text, f.instance_ref::text,
-           f.last_heartbeat_at::timestamptz, f.last_activity_at::timestamptz, f.active_tasks::bigint
+           f.last_heartbeat_at::timestamptz, f.last_activity_at::timestamptz, f.active_tasks::bigint,
+           f.created_at::timestamptz
       from defib.fleet f
       left join defib.verdicts v on v.workspace_id = f.workspace_id::text
       left join (select distinct on (workspace_id) * from defib.restarts %restarts% order by workspace_id, id desc) r
@@ -287,8 +313,12 @@ const ATTEMPTS: &str = "
            acknowledged_at
       from defib.restarts where workspace_id = $1 order by id desc limit $2";
 const SUSPICIONS: &str = "
-    select reported_at, reporter, reason, http_status, detail
+    select reported_at, reporter, reason, http_status, detail, taken_at, taken_by, finding
       from defib.suspicions where workspace_id = $1 order by id desc limit $2";
+const ORDERS: &str = "
+    select ordered_at, case when ordered_by = login then login else ordered_by || ' (login ' || login || ')' end, reason, force,
+           ended_at, done, answer
+      from defib.orders where workspace_id = $1 order by id desc limit $2";
 const HOLDS: &str = "
     select created_at, scope, owner, reason, expires_at, released_at from defib.holds
      where scope = 'fleet' or (scope, target) in (('workspace', $1), ('engine', $3)) order by id desc limit $2";
@@ -305,6 +335,9 @@ const PRIVILEGES: &str = "
                    ('leases', 'c', 'INSERT'), ('leases', 'c', 'UPDATE'), ('holds', 'c', 'SELECT'), ('holds', 'c', 'INSERT'),
                    ('holds', 'c', 'UPDATE'), ('holds', 'c', 'DELETE'), ('replicas', 'c', 'SELECT'),
                    ('replicas', 'c', 'INSERT'), ('replicas', 'c', 'UPDATE'), ('replicas', 'c', 'DELETE'),
+                   ('engines', 'c', 'SELECT'), ('engines', 'c', 'INSERT'), ('engines', 'c', 'UPDATE'),
+                   ('cadences', 'c', 'SELECT'), ('cadences', 'c', 'INSERT'), ('cadences', 'c', 'UPDATE'),
+                   ('cadences', 'c', 'DELETE'), ('orders', 'c', 'SELECT'), ('orders', 'c', 'UPDATE'), ('orders', 'c', 'DELETE'),
                    ('mark_dead', 'p', 'EXECUTE'), ('mark_recovered', 'p', 'EXECUTE'), ('report_suspicion', 'p', 'EXECUTE'),
                    ('hold_reason', 'p', 'EXECUTE')) as wanted(name, class, needed)
      cross join lateral (
@@ -370,6 +403,7 @@ impl Store {
                 last_heartbeat_ago: age(23)?,
                 last_activity_ago: age(24)?,
                 active_tasks: row.as_ref().map(|row| row.try_get(25)).transpose()?.flatten(),
+                learned: learned(&mut connection, id).await?,
                 holds: holds.iter().map(hold::from_row).collect::<Result<_, _>>()?,
                 timeline: timeline(&mut connection, id, engine.as_deref(), limit).await?,
             })
@@ -398,7 +432,7 @@ impl Store {
             let roles = connection
                 .query(
                     "select name, r.oid is not null, coalesce(pg_has_role(r.oid, 'USAGE'), false)
-                       from unnest(array['defib_daemon', 'defib_reporter', 'defib_viewer']) as wanted(name)
+                       from unnest(array['defib_daemon', 'defib_operator', 'defib_reporter', 'defib_viewer']) as wanted(name)
                        left join pg_catalog.pg_roles r on r.rolname = wanted.name order by name",
                     &[],
                 )
@@ -443,6 +477,11 @@ impl Store {
         .await
         .map_err(StoreError::Check)
     }
+}
+
+async fn learned(connection: &mut Connection, id: &str) -> Result<Option<CadenceRow>, Fault> {
+    let sql = format!("select {} from defib.cadences where workspace_id = $1", cadence::COLUMNS);
+    connection.query_opt(&sql, &[(&id, Type::TEXT)]).await?.as_ref().map(cadence::from_row).transpose()
 }
 
 /// The only look at our own wall clock: to tell an operator how far it is from the database's. No decision uses it.
@@ -509,6 +548,7 @@ fn status_from_row(row: &Row) -> Result<StatusRow, Fault> {
         engine: row.try_get(4)?,
         suspended: row.try_get(5)?,
         heartbeat_ago,
+        created_ago: age(row, 26, now)?,
         verdict,
         last_restart,
     })
@@ -537,11 +577,27 @@ async fn timeline(
             reason: row.try_get(2)?,
             http_status: row.try_get(3)?,
             detail: row.try_get(4)?,
+            taken: optional_timestamp(&row, 5)?
+                .zip(row.try_get::<_, Option<String>>(6)?)
+                .map(|(at, by)| Ok::<_, Fault>((by, at.since(timestamp(&row, 0)?))))
+                .transpose()?,
+            finding: row.try_get(7)?,
         };
         entries.push(TimelineEntry { at: timestamp(&row, 0)?, what });
     }
     for row in connection.query(ATTEMPTS, &of).await? {
         entries.extend(attempt_entries(&row)?);
+    }
+    for row in connection.query(ORDERS, &of).await? {
+        let what = TimelineWhat::Ordered { by: row.try_get(1)?, reason: row.try_get(2)?, force: row.try_get(3)? };
+        entries.push(TimelineEntry { at: timestamp(&row, 0)?, what });
+        if let Some(at) = optional_timestamp(&row, 4)? {
+            let what = TimelineWhat::Answered {
+                done: row.try_get::<_, Option<bool>>(5)?.unwrap_or(false),
+                answer: row.try_get::<_, Option<String>>(6)?.unwrap_or_default(),
+            };
+            entries.push(TimelineEntry { at, what });
+        }
     }
     for row in connection.query(HOLDS, &of_both).await? {
         entries.extend(hold_entries(&row)?);

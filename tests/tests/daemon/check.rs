@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use defib_testkit::ScriptedEngine;
-use defib_tests::{Stage, Workspace};
+use defib_tests::{Stage, Workspace, container};
 
 #[tokio::test]
 async fn workspaces_that_nobody_would_look_at_are_found() -> Result<()> {
@@ -80,15 +80,15 @@ async fn words_that_are_not_the_platforms_are_pointed_out() -> Result<()> {
     let said = stage.defib(&["check"]).await?.with_code(0)?.stdout;
     ensure!(said.contains("1 of 1 workspaces have a watched status (none is degraded or offline)"), "{said}");
     stage.db.set_status("w1", "Online").await?;
-    let said = stage.defib(&["check"]).await?.with_code(0)?.stdout;
-    for part in [
-        "note  fleet: 0 of 1 workspaces",
-        "DEFIB_WATCHED_STATUSES is online,degraded,offline, the fleet has Online",
-        "1 workspaces are `Online`, and watched is `online`",
-    ] {
-        ensure!(said.contains(part), "no {part:?} in:\n{said}");
-    }
-    Ok(())
+    says(
+        &stage,
+        &[
+            "FAIL  fleet: 0 of 1 workspaces",
+            "so nobody is judged. DEFIB_WATCHED_STATUSES is online,degraded,offline, the fleet has 1 Online",
+            "1 workspaces are `Online`, and watched is `online`",
+        ],
+    )
+    .await
 }
 
 /// The view with another expression for each column that is named.
@@ -261,9 +261,80 @@ async fn a_row_that_somebody_has_locked_is_a_note_and_no_fault() -> Result<()> {
     platform.batch_execute("begin; select from defib.workspaces for update").await?;
     let said = stage.defib(&["check"]).await?.with_code(0)?.stdout;
     ensure!(
-        said.contains("note  functions: 2 question(s) to defib.mark_dead got no answer: the row of w1 stayed locked"),
+        said.contains("note  functions: 3 questions to defib.mark_dead got no answer: the row of w1 stayed locked"),
         "{said}"
     );
+    Ok(())
+}
+
+#[tokio::test]
+async fn rows_without_a_container_and_containers_without_a_row_are_found() -> Result<()> {
+    let (stage, engine) = stage().await?;
+    let well = stage.defib(&["check"]).await?.with_code(0)?.stdout;
+    ensure!(well.contains("each of its 1 watched workspace has a container") && well.contains("all is well"), "{well}");
+    engine.add(container("stray"));
+    let strays = stage.defib(&["check"]).await?.with_code(0)?.stdout;
+    ensure!(
+        strays.contains("warn  engine default: 1 container carries the label defib.workspace with an id that defib.fleet does not have (stray of")
+            && strays.contains("nothing fails, 1 warning"),
+        "{strays}"
+    );
+    stage.defib(&["check", "--strict"]).await?.with_code(1)?;
+    for id in ["w2", "w3", "w4", "w5"] {
+        stage.db.add(Workspace::new(id)).await?;
+    }
+    says(
+        &stage,
+        &["FAIL  engine default: 4 of its 5 watched workspaces have no container (w2, w3, w4, …): they are dead"],
+    )
+    .await?;
+    let elsewhere = ScriptedEngine::start().await?;
+    elsewhere.add(container("w2"));
+    let stage = stage.engine("other", &elsewhere.url());
+    says(&stage, &["FAIL  engine default: 1 watched workspace (w2) have their container on engine other"]).await?;
+    let stage = stage.knob("WORKSPACE_LABEL", "no.such.label");
+    says(&stage, &["FAIL  engine default: no container carries the label no.such.label, by which 5 watched workspaces would be found"]).await
+}
+
+#[tokio::test]
+async fn a_view_that_was_replaced_without_its_functions_is_found() -> Result<()> {
+    let (stage, _engine) = stage().await?;
+    stage
+        .db
+        .execute(
+            "create table public.agents as select * from defib.workspaces;
+             create or replace view defib.fleet as
+             select id as workspace_id, name, status, kind, engine, container_ref, instance_ref, false as suspended,
+                    last_heartbeat_at, last_activity_at, active_tasks, created_at, policy from public.agents;
+             delete from defib.workspaces",
+        )
+        .await?;
+    says(
+        &stage,
+        &[
+            "FAIL  functions: defib.fleet is about tables of the platform, and defib.mark_dead(text, jsonb) still is the one that ships with defib",
+            "It vetoes every restart, so the dead stay dead.",
+            "defib.mark_dead answers false for w1 on evidence that fits its row, so every restart would be vetoed",
+        ],
+    )
+    .await
+}
+
+#[tokio::test]
+async fn what_is_hardly_meant_so_is_a_warning() -> Result<()> {
+    let (stage, _engine) = stage().await?;
+    stage.db.execute("update defib.workspaces set policy = '{\"treshold\": 3}'").await?;
+    let stage = stage.knob("MODE", "observe");
+    let said = stage.defib(&["check"]).await?.with_code(0)?.stdout;
+    for part in [
+        "warn  policy: not used for 1 workspace (w1): policy treshold is not a setting of a workspace",
+        "warn  mode: DEFIB_MODE=observe",
+        "agreed to the one that it should agree to",
+        "nothing fails, 2 warnings",
+    ] {
+        ensure!(said.contains(part), "no {part:?} in:\n{said}");
+    }
+    stage.defib(&["check", "--strict"]).await?.with_code(1)?;
     Ok(())
 }
 
@@ -279,6 +350,7 @@ async fn says(stage: &Stage, parts: &[&str]) -> Result<()> {
 async fn stage() -> Result<(Stage, ScriptedEngine)> {
     let engine = ScriptedEngine::start().await?;
     let stage = Stage::new(&engine.url()).await?;
+    engine.add(container("w1"));
     stage.db.add(Workspace::new("w1")).await?;
     Ok((stage, engine))
 }

@@ -10,6 +10,7 @@ mod attempts;
 mod check;
 mod configuration;
 mod databases;
+mod day;
 mod deaths;
 mod engines;
 mod externals;

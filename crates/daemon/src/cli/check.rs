@@ -1,10 +1,16 @@
 //! `defib check`: is everything reachable, permitted and sanely tuned? Every line that is not well says what to do.
+//!
+//! What would keep a dead one dead or restart a healthy one fails. What is probably not meant so is a warning, and fails only with
+//! `--strict`.
 
 use std::time::Duration;
 
 use defib_policy::moment::Timestamp;
+use defib_policy::settings::Mode;
 use defib_store::{CheckFacts, FleetFacts, SchemaState, Store, can_listen};
 
+use super::findings::{Findings, brief};
+use super::mapping::{self, Rows};
 use super::{Ended, contract, show};
 use crate::config::Config;
 use crate::logging::{chain, printable};
@@ -14,83 +20,28 @@ use crate::{clock, connect, driver, files};
 /// Clocks further apart than this are worth a word: verdicts do not depend on it, people reading timelines do.
 const SKEW_MAX: Duration = Duration::from_secs(2);
 
-/// The findings, printed as they come.
-#[derive(Default)]
-pub(super) struct Findings {
-    failed: usize,
-}
-
-impl Findings {
-    pub(super) fn well(&self, what: &str, detail: &str) {
-        let _ = self;
-        say!("ok    {what}: {detail}");
-    }
-
-    pub(super) fn note(&self, what: &str, detail: &str) {
-        let _ = self;
-        say!("note  {what}: {detail}");
-    }
-
-    pub(super) fn fail(&mut self, what: &str, detail: &str) {
-        self.failed += 1;
-        say!("FAIL  {what}: {detail}");
-    }
-}
-
-pub(super) async fn run(config: &Config) -> anyhow::Result<Ended> {
+pub(super) async fn run(config: &Config, strict: bool) -> anyhow::Result<Ended> {
     let mut findings = Findings::default();
     let clock = clock::monotonic();
     let store = connect::store(&config.database_url, "defib check", clock.clone())?;
     let now = check_database(&mut findings, config, &store).await;
+    let (mut judged, mut all) = (Vec::new(), Vec::new());
     if let Some(facts) = now.as_ref().filter(|facts| facts.schema != SchemaState::Missing) {
-        contract::check(&mut findings, config, &store, facts.fleet.is_err()).await;
+        judged = contract::check(&mut findings, config, &store, facts.fleet.is_err()).await;
+        // Only to know which ids there are: what keeps it from being read is told above.
+        all = store.status().await.unwrap_or_default();
     }
     if now.is_some() {
         check_listening(&findings, config).await;
     }
-    for (name, engine) in &connect::engines(config, &clock)? {
-        let url =
-            config.engines.iter().find(|(known, _)| known == name).map(|(_, url)| url.to_string()).unwrap_or_default();
-        let what = format!("engine {name}");
-        match engine.check().await {
-            Ok(found) => {
-                findings.well(
-                    &what,
-                    &format!(
-                        "{} {} (API {}), {} containers, id {}",
-                        printable(&found.name),
-                        printable(&found.version),
-                        printable(&found.api_version),
-                        found.containers,
-                        printable(&found.id)
-                    ),
-                );
-                match engine.sample_all(&[]).await.reach {
-                    Ok(reached) if !reached.spoiled => {}
-                    Ok(_) => findings.fail(
-                        &what,
-                        "a container of it is in a state that defib does not know, so its list cannot be read whole: find it \
-                         (`docker ps --all`), and remove it or have it started",
-                    ),
-                    Err(fault) => findings.fail(&what, &format!("its containers cannot be listed: {fault}")),
-                }
-            }
-            Err(error) => {
-                findings.fail(&what, &format!("{}. Is it running at {url}, and may this user use it?", chain(&error)));
-            }
-        }
-    }
+    let engines = connect::engines(config, &clock)?;
+    mapping::check(&mut findings, config, &engines, &Rows { judged: &judged, all: &all }).await;
     if now.as_ref().is_some_and(|facts| facts.schema == SchemaState::Current) {
         check_marked_status(&mut findings, config, &store).await;
     }
     check_files(&findings);
-    check_tuning(&findings, config, now.as_ref());
-    if findings.failed == 0 {
-        say!("\nall is well");
-        return Ok(Ended::Well);
-    }
-    say!("\n{} to mend", findings.failed);
-    Ok(Ended::Failed)
+    check_tuning(&mut findings, config, now.as_ref());
+    Ok(if findings.conclude(strict) { Ended::Well } else { Ended::Failed })
 }
 
 async fn check_database(findings: &mut Findings, config: &Config, store: &Store) -> Option<CheckFacts> {
@@ -132,9 +83,9 @@ async fn check_database(findings: &mut Findings, config: &Config, store: &Store)
         }
     }
     for role in facts.roles.iter().filter(|role| !role.exists) {
-        findings.note(
+        findings.warn(
             "role",
-            &format!("{} does not exist. Have a superuser create it, then `defib migrate` again", role.name),
+            &format!("{0} does not exist. Have somebody with CREATEROLE run `create role {0} nologin`, then run `defib migrate`", role.name),
         );
     }
     let missing: Vec<String> = facts
@@ -177,40 +128,47 @@ fn check_fleet(findings: &mut Findings, config: &Config, facts: &CheckFacts) {
     };
     let is_watched =
         |status: &Option<String>| status.as_ref().is_some_and(|status| config.watched_statuses.contains(status));
-    let watched: i64 = fleet.by_status.iter().filter(|(status, _)| is_watched(status)).map(|(_, count)| count).sum();
-    let all: i64 = fleet.by_status.iter().map(|(_, count)| count).sum();
+    let (watched, others): (Vec<_>, Vec<_>) = fleet.by_status.iter().partition(|(status, _)| is_watched(status));
+    let sum = |statuses: &[&(Option<String>, i64)]| statuses.iter().map(|(_, count)| count).sum::<i64>();
+    let (watched, unwatched) = (sum(&watched), sum(&others));
+    let others: Vec<String> = others
+        .iter()
+        .take(8)
+        .map(|(status, count)| format!("{count} {}", brief(status.as_deref().unwrap_or("(null)"))))
+        .collect();
     let detail = format!(
-        "{watched} of {all} workspaces have a watched status{}, {} are suspended, {} never sent a heartbeat",
+        "{watched} of {} workspaces have a watched status{}, {} are suspended, {} never sent a heartbeat",
+        watched + unwatched,
         unseen(config, fleet),
         fleet.suspended,
         fleet.never_beat
     );
-    if watched == 0 && all > 0 {
-        let found: Vec<String> = fleet
-            .by_status
-            .iter()
-            .take(8)
-            .map(|(status, _)| printable(status.as_deref().unwrap_or("(null)")))
-            .collect();
-        findings.note(
+    let words = config.watched_statuses.join(",");
+    if watched + unwatched == 0 {
+        findings.warn("fleet", "defib.fleet is empty: there is nobody to watch over");
+    } else if watched == 0 {
+        findings.fail(
             "fleet",
             &format!(
-                "{detail}. DEFIB_WATCHED_STATUSES is {}, the fleet has {}: are those the platform's words?",
-                config.watched_statuses.join(","),
-                found.join(",")
+                "{detail}, so nobody is judged. DEFIB_WATCHED_STATUSES is {words}, the fleet has {}: are those the platform's words?",
+                others.join(", ")
             ),
         );
     } else {
         findings.well("fleet", &detail);
+        if unwatched > 0 {
+            findings.note("fleet", &format!("not watched: {}", others.join(", ")));
+        }
     }
     for (status, count) in fleet.by_status.iter().filter_map(|(status, count)| Some((status.as_ref()?, count))) {
         let meant = config.watched_statuses.iter().find(|watched| *watched != status && is_nearly(watched, status));
         if let Some(meant) = meant.filter(|_| !config.watched_statuses.contains(status)) {
-            findings.note(
+            findings.fail(
                 "fleet",
                 &format!(
-                    "{count} workspaces are `{}`, and watched is `{meant}`: statuses are compared exactly. Correct DEFIB_WATCHED_STATUSES or the view",
-                    printable(status)
+                    "{count} workspaces are `{}`, and watched is `{meant}`: statuses are compared exactly, so nobody watches over them. Correct \
+                     DEFIB_WATCHED_STATUSES or the view",
+                    brief(status)
                 ),
             );
         }
@@ -244,8 +202,11 @@ fn is_nearly(watched: &str, status: &str) -> bool {
     watched.trim().eq_ignore_ascii_case(status.trim())
 }
 
-fn check_tuning(findings: &Findings, config: &Config, facts: Option<&CheckFacts>) {
+fn check_tuning(findings: &mut Findings, config: &Config, facts: Option<&CheckFacts>) {
     let policy = &config.policy;
+    if policy.mode == Mode::Observe {
+        findings.warn("mode", "DEFIB_MODE=observe: it judges and records, and restarts nobody. DEFIB_MODE=enforce is for when you trust what it says");
+    }
     if policy.dead_window < 2 * policy.poll_interval {
         findings.note(
             "tuning",

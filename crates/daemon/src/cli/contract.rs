@@ -7,15 +7,16 @@ use defib_policy::fleet::{Kind, Workspace};
 use defib_policy::id::EngineName;
 use defib_store::{Answer, Breach, FleetScope, Malformed, Question, Store, Trial};
 
-use super::check::Findings;
+use super::findings::{Findings, brief, count, some};
 use crate::config::Config;
 use crate::logging::{chain, printable};
+use crate::own_settings;
 
-/// Workspaces, engines and containers that are named in one line. Who has thousands of the same fault is told of it once.
+/// Containers that are named one by one.
 const NAMED_MAX: usize = 3;
 
-/// `is_told`: that the fleet cannot be read has been said already.
-pub(super) async fn check(findings: &mut Findings, config: &Config, store: &Store, is_told: bool) {
+/// Returns the workspaces that a daemon would judge. `is_told`: that the fleet cannot be read has been said already.
+pub(super) async fn check(findings: &mut Findings, config: &Config, store: &Store, is_told: bool) -> Vec<Workspace> {
     match store.check_contract(&config.watched_statuses).await {
         Ok(facts) => {
             for breach in &facts.breaches {
@@ -30,12 +31,43 @@ pub(super) async fn check(findings: &mut Findings, config: &Config, store: &Stor
             check_malformed(findings, &malformed);
             check_engines(findings, config, &read.workspaces);
             check_references(findings, &read.workspaces);
+            check_policies(findings, config, &read.workspaces);
+            return read.workspaces;
         }
         Err(_) if is_told => {}
         Err(error) => {
             findings.fail("fleet", &format!("the daemon cannot read it, so nobody is judged: {}", chain(&error)));
         }
     }
+    Vec::new()
+}
+
+/// Settings of single workspaces that are not used, because they are not understood or do not go together with the fleet's.
+fn check_policies(findings: &mut Findings, config: &Config, workspaces: &[Workspace]) {
+    let mut reasons: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for workspace in workspaces {
+        for fault in own_settings::faults(workspace, &config.policy) {
+            reasons.entry(fault).or_default().push(workspace.id.as_str());
+        }
+    }
+    let rest = reasons.len().saturating_sub(NAMED_MAX);
+    for (fault, ids) in reasons.into_iter().take(NAMED_MAX) {
+        findings.warn(
+            "policy",
+            &format!("not used for {} ({}): {}", count(ids.len(), "workspace"), some(ids), brief_sentence(&fault)),
+        );
+    }
+    if rest > 0 {
+        findings.warn(
+            "policy",
+            &format!("{rest} more settings of single workspaces are not used; `defib explain` of one names them"),
+        );
+    }
+}
+
+/// Somebody else's text in a sentence of ours: more of it than of a name.
+fn brief_sentence(text: &str) -> String {
+    printable(text).chars().take(300).collect()
 }
 
 const fn subject(breach: &Breach) -> &'static str {
@@ -50,6 +82,7 @@ const fn subject(breach: &Breach) -> &'static str {
         | Breach::NotVolatile { .. }
         | Breach::RunsAsCaller { .. }
         | Breach::SearchPath { .. }
+        | Breach::ShippedFunction { .. }
         | Breach::Public { .. } => "functions",
     }
 }
@@ -94,6 +127,12 @@ fn sentence(breach: &Breach) -> String {
             printable(function),
             printable(found.as_deref().unwrap_or("the caller's"))
         ),
+        Breach::ShippedFunction { function } => format!(
+            "defib.fleet is about tables of the platform, and {} still is the one that ships with defib: it looks into defib.workspaces, where it finds none of \
+             the view's workspaces. {} Make one for your tables (deploy/adapters/README.md)",
+            printable(function),
+            if function.contains("mark_dead") { "It vetoes every restart, so the dead stay dead." } else { "Nobody is ever marked recovered." }
+        ),
         Breach::Public { function } => format!(
             "{} runs with its owner's rights, and everybody may call it. Run `defib migrate`, or revoke all on it from public",
             printable(function)
@@ -102,14 +141,22 @@ fn sentence(breach: &Breach) -> String {
 }
 
 fn check_trials(findings: &mut Findings, trials: &[Trial], kept: bool) {
-    let mut vetoed = 0;
+    let mut right = 0;
     let mut locked: Vec<&Trial> = Vec::new();
     for trial in trials {
         let function = trial.question.function();
         let about = about(trial);
         match &trial.answer {
-            Answer::Veto => vetoed += 1,
+            Answer::Veto if !trial.question.wants_true() => right += 1,
+            Answer::Agreed if trial.question.wants_true() => right += 1,
             Answer::Locked => locked.push(trial),
+            Answer::Veto => findings.fail(
+                "functions",
+                &format!(
+                    "defib.{function} answers false for {about}, so every restart would be vetoed: {}",
+                    remedy(trial.question)
+                ),
+            ),
             Answer::Agreed => findings
                 .fail("functions", &format!("defib.{function} answers true for {about}: {}", remedy(trial.question))),
             Answer::Null => findings
@@ -117,7 +164,8 @@ fn check_trials(findings: &mut Findings, trials: &[Trial], kept: bool) {
             Answer::Raised(words) => findings.fail(
                 "functions",
                 &format!(
-                    "defib.{function} raises for {about}, where it must return false: {}. {}",
+                    "defib.{function} raises for {about}, where it must return {}: {}. {}",
+                    trial.question.wants_true(),
                     printable(words),
                     if trial.question.is_of_nobody() {
                         "Compare ids as text (id::text = workspace_id)"
@@ -132,16 +180,24 @@ fn check_trials(findings: &mut Findings, trials: &[Trial], kept: bool) {
         findings.note(
             "functions",
             &format!(
-                "{} question(s) to defib.mark_dead got no answer: the row of {} stayed locked. Check again",
-                locked.len(),
+                "{} to defib.mark_dead got no answer: the row of {} stayed locked. Check again",
+                count(locked.len(), "question"),
                 brief(&first.workspace)
             ),
         );
     }
-    if kept && vetoed > 0 && vetoed == trials.len() {
+    if kept && right > 0 && right == trials.len() {
+        let agrees = if trials.iter().any(|trial| trial.question.wants_true()) {
+            ", and agreed to the one that it should agree to"
+        } else {
+            "; there is no watched workspace to ask whether it would agree to a restart"
+        };
+        let vetoes = trials.iter().filter(|trial| !trial.question.wants_true()).count();
         findings.well(
             "contract",
-            &format!("view and functions keep it; false where it must be, {vetoed} times of {vetoed}"),
+            &format!(
+                "view and functions keep it: the functions refused all {vetoes} requests that they must refuse{agrees}"
+            ),
         );
     }
 }
@@ -154,6 +210,7 @@ fn about(trial: &Trial) -> String {
         Question::LaterHeartbeat => format!("{workspace} on evidence older than its heartbeat"),
         Question::LaterActivity => format!("{workspace} on evidence older than its activity"),
         Question::Suspended => format!("{workspace}, which defib.fleet calls suspended"),
+        Question::Fitting => format!("{workspace} on evidence that fits its row"),
     }
 }
 
@@ -166,6 +223,9 @@ const fn remedy(question: Question) -> &'static str {
         }
         Question::LaterActivity => {
             "compare `last_activity_at` with the evidence (defib.has_advanced), or what came back meanwhile is restarted"
+        }
+        Question::Fitting => {
+            "does it know the workspaces of the view, and does it compare with the evidence as the view shows it?"
         }
         Question::Suspended => "veto what the view suspends, by the workspace's own status and by its ancestors'",
     }
@@ -181,7 +241,11 @@ fn check_malformed(findings: &mut Findings, malformed: &[Malformed]) {
         let more = if malformed.len() >= defib_store::MALFORMED_MAX { " or more" } else { "" };
         findings.fail(
             "fleet",
-            &format!("{}{more} watched row(s) are not judged: {why} ({}). Mend the view", ids.len(), some(&ids)),
+            &format!(
+                "{}{more} watched row(s) are not judged: {why} ({}). Mend the view",
+                ids.len(),
+                some(ids.iter().copied())
+            ),
         );
     }
 }
@@ -195,7 +259,7 @@ fn check_engines(findings: &mut Findings, config: &Config, workspaces: &[Workspa
     for ((engine, is_instance), ids) in engines {
         let name = brief(engine.as_str());
         let url = config.engines.iter().find(|(known, _)| known == engine).map(|(_, url)| url);
-        let (count, some) = (ids.len(), some(&ids));
+        let (count, some) = (ids.len(), some(ids.iter().copied()));
         match (url, is_instance) {
             (None, false) => findings.fail("fleet", &format!(
                 "{count} watched workspaces ({some}) are on engine {name}, which is not in DEFIB_ENGINES: nobody looks at them. Add it there, or correct `engine` in defib.fleet"
@@ -235,7 +299,7 @@ fn check_references(findings: &mut Findings, workspaces: &[Workspace]) {
     for ((engine, reference), ids) in shared.by_ref().take(NAMED_MAX) {
         findings.fail("fleet", &format!(
             "{} watched workspaces ({}) say that {} on engine {} is theirs: one death would be held against all. Correct container_ref or instance_ref in defib.fleet",
-            ids.len(), some(&ids), brief(reference), brief(engine.as_str())
+            ids.len(), some(ids.iter().copied()), brief(reference), brief(engine.as_str())
         ));
     }
     let rest = shared.count();
@@ -245,21 +309,7 @@ fn check_references(findings: &mut Findings, workspaces: &[Workspace]) {
     if !nameless.is_empty() {
         findings.fail("fleet", &format!(
             "{} watched instances ({}) have no instance_ref: no control plane can find them. Fill it in in defib.fleet",
-            nameless.len(), some(&nameless)
+            nameless.len(), some(nameless.iter().copied())
         ));
     }
-}
-
-/// The first few, and that there are more.
-fn some(ids: &[&str]) -> String {
-    let mut named: Vec<String> = ids.iter().take(NAMED_MAX).map(|id| brief(id)).collect();
-    if ids.len() > NAMED_MAX {
-        named.push("…".to_owned());
-    }
-    named.join(", ")
-}
-
-/// Somebody else's text, in a line of ours.
-fn brief(text: &str) -> String {
-    printable(text).chars().take(64).collect()
 }

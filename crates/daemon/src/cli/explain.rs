@@ -1,176 +1,276 @@
 //! `defib explain`: what is held to be true of a workspace, on what evidence, what would change it, and how it came to that.
+//!
+//! A verdict's reasons hold ages, and they are those of the moment at which it was given; so that moment is told with them. What the
+//! database says now stands apart.
 
 use std::time::Duration;
 
-use defib_policy::id::WorkspaceId;
-use defib_policy::verdict::{Rule, Verdict};
-use defib_store::{Explanation, FleetScope, StatusRow, Store, TimelineEntry, TimelineWhat};
+use defib_policy::id::{ContainerId, WorkspaceId};
+use defib_policy::verdict::{Held, Rule, Verdict};
+use defib_store::{CurrentVerdict, Explanation, FleetScope, StatusRow, Store, TimelineEntry, TimelineWhat};
 use serde_json::{Value, json};
 
-use super::{Ended, Format, show, status};
+use super::names::{NoSuch, unknown};
+use super::standing::{Judged, Standing, Voices};
+use super::{Ended, ExplainArgs, Format, show};
 use crate::logging::printable;
 
-pub(super) async fn run(
-    store: &Store,
-    watched: &[String],
-    workspace: &str,
-    format: Format,
-    limit: i64,
-) -> anyhow::Result<Ended> {
-    let id = WorkspaceId::from(workspace);
-    let explanation = store.explain(&id, limit).await?;
-    let known = explanation.workspace.is_some();
-    let engine = explanation.workspace.as_ref().and_then(|row| row.engine.as_deref());
-    let unread = why_unread(store, watched, &id, explanation.workspace.as_ref()).await;
-    let leases = store.leases().await?;
-    let owner = leases.into_iter().find(|lease| Some(lease.engine.as_str()) == engine).map(|lease| lease.holder);
-    if !known && explanation.timeline.is_empty() {
-        complain!(
-            "defib: there is no workspace {} in defib.fleet, and nothing is recorded about it",
-            printable(workspace)
-        );
-        return Ok(Ended::Failed);
+/// Where each verdict and each reason to hold a restart back has a section.
+const RUNBOOK: &str = "docs/runbook.md";
+
+pub(super) async fn run(store: &Store, args: &ExplainArgs) -> anyhow::Result<Ended> {
+    let id = WorkspaceId::from(args.workspace.as_str());
+    let explanation = store.explain(&id, args.limit).await?;
+    let voices = Voices::read(store, FleetScope::Some(std::slice::from_ref(&id))).await?;
+    if explanation.workspace.is_none() && explanation.timeline.is_empty() {
+        let rows = store.status().await?;
+        let no_such = unknown("workspace", &args.workspace, rows.iter().map(|row| row.id.as_str()));
+        return Err(NoSuch(format!("{no_such} (it is not in defib.fleet, and nothing is recorded about it)")).into());
     }
-    if format == Format::Json {
-        say!("{}", serde_json::to_string_pretty(&as_json(&explanation, owner.as_deref()))?);
-    } else {
-        print(workspace, watched, &explanation, owner.as_deref(), unread);
-    }
+    let text = match args.format {
+        Format::Json => serde_json::to_string_pretty(&as_json(&explanation, &voices))?,
+        Format::Table => text(&args.workspace, &explanation, &voices),
+    };
+    say!("{}", text.trim_end());
     Ok(Ended::Well)
 }
 
-/// Why the daemon does not read a row that it would judge by its status: it breaks the contract.
-async fn why_unread(
-    store: &Store,
-    watched: &[String],
-    id: &WorkspaceId,
-    row: Option<&StatusRow>,
-) -> Option<&'static str> {
-    let judged = row.is_some_and(|row| row.verdict.is_none() && status::standing(row, watched, None) == "alive");
-    if !judged {
-        return None;
-    }
-    let (read, malformed) = store.read_fleet(FleetScope::Some(std::slice::from_ref(id)), watched).await.ok()?;
-    read.workspaces.is_empty().then(|| malformed.first().map_or("it is in the view no more", |row| row.why))
-}
-
-fn print(
-    workspace: &str,
-    watched: &[String],
-    explanation: &Explanation,
-    owner: Option<&str>,
-    unread: Option<&'static str>,
-) {
-    say!("{}", printable(workspace));
+/// Everything for people.
+fn text(workspace: &str, explanation: &Explanation, voices: &Voices) -> String {
+    let mut lines = vec![printable(workspace)];
     match &explanation.workspace {
-        None => say!("  not in defib.fleet any more"),
+        None => lines.push("  not in defib.fleet any more".to_owned()),
         Some(row) => {
-            let container = explanation.container_ref.as_deref().or(explanation.instance_ref.as_deref());
-            say!(
-                "  status {}{}, kind {}, engine {}, container {}",
-                show::or_dash(row.status.as_deref()),
-                if row.suspended == Some(true) { " (suspended: never touched)" } else { "" },
-                show::or_dash(row.kind.as_deref()),
-                show::or_dash(row.engine.as_deref()),
-                container.map_or_else(|| "found by its label".to_owned(), printable),
-            );
-            let ago =
-                |age: Option<Duration>| age.map_or_else(|| "never".to_owned(), |ago| format!("{} ago", show::age(ago)));
-            say!("  last sign of life {}", ago(row.heartbeat_ago));
-            say!(
-                "    heartbeat {}, activity {}, {} active tasks",
-                ago(explanation.last_heartbeat_ago),
-                ago(explanation.last_activity_ago),
-                explanation.active_tasks.unwrap_or(0),
-            );
-            match owner {
-                Some(owner) => say!("  judged and restarted by {}", printable(owner)),
-                None if row.kind.as_deref() == Some("external") => {}
-                None => say!("  no daemon owns its engine now: nobody judges or restarts it"),
-            }
-            if let Some(policy) = &explanation.policy {
-                say!("  policy of its row: {}", printable(policy));
-            }
-            match (&row.verdict, unread) {
-                (_, Some(why)) => say!("  not judged, never restarted: {why} (`defib check`)"),
-                (None, None) => match status::standing(row, watched, None) {
-                    "alive" => print_alive(explanation),
-                    not_judged => say!("  {not_judged}: not judged, never restarted"),
-                },
-                (Some(current), None) => {
-                    say!("  verdict: {} for {}", current.verdict, show::age(current.since_ago));
-                    say!("    because  {} (rule {})", printable(&current.because), printable(&current.rule));
-                    if let Some(change) = text(&current.evidence, "would_change") {
-                        say!("    changes  with {}", printable(change));
-                    }
-                    for own in current.evidence.get("own_settings").and_then(Value::as_array).into_iter().flatten() {
-                        say!("    own      {}", printable(own.as_str().unwrap_or_default()));
-                    }
-                    if let Some(held) = &current.held {
-                        let sentence = defib_policy::verdict::Held::ALL.iter().find(|known| known.label() == held);
-                        say!(
-                            "    held     {}",
-                            sentence.map_or_else(|| printable(held), |held| held.sentence().to_owned())
-                        );
+            lines.extend(facts(row, explanation));
+            match voices.of(row) {
+                Standing::Suspended => {
+                    lines
+                        .push("  suspended: it, or one above it, was put away; not judged, never restarted".to_owned());
+                }
+                Standing::NotWatched => {
+                    let status = show::or_dash(row.status.as_deref());
+                    lines.push(format!(
+                        "  not watched: status {status} is in no DEFIB_WATCHED_STATUSES; not judged, never restarted"
+                    ));
+                }
+                Standing::NotJudged(why) => {
+                    lines.push(format!("  not judged, never restarted: {why}"));
+                    if let Some(last) = &row.verdict {
+                        lines.push(format!(
+                            "    last word  {}, recorded {} ago",
+                            printable(&last.verdict),
+                            show::age(last.updated_ago)
+                        ));
                     }
                 }
+                Standing::Judged(judged) => lines.extend(verdict(&judged, row, explanation)),
             }
         }
     }
     for hold in &explanation.holds {
         let until =
             hold.expires_at.map_or_else(|| "until released".to_owned(), |at| format!("until {}", show::clock(at)));
-        say!("  restarts held {until} by {}: {}", printable(&hold.owner), printable(&hold.reason));
+        lines.push(format!("  restarts held {until} by {}: {}", printable(&hold.owner), printable(&hold.reason)));
     }
-    say!("\n  timeline (database clock, now {})", show::clock(explanation.now));
+    lines.push(String::new());
+    lines.push(format!("  timeline (database clock, now {})", show::clock(explanation.now)));
     if explanation.timeline.is_empty() {
-        say!("    nothing recorded: it was never in doubt");
+        lines.push("    nothing recorded: it was never in doubt".to_owned());
     }
-    for entry in &explanation.timeline {
-        say!("    {}  {}", show::clock(entry.at), line(&entry.what));
-    }
+    lines.extend(
+        explanation.timeline.iter().map(|entry| format!("    {}  {}", show::clock(entry.at), line(&entry.what))),
+    );
+    lines.join("\n")
 }
 
-/// One without a row in `defib.verdicts`. The daemon keeps no evidence of those that nothing accuses, so this says what the
-/// database says now, and that it is no more than that.
-fn print_alive(explanation: &Explanation) {
-    say!("  verdict: alive, as far as the database says: defib.verdicts holds no row for it");
+/// What the database says now.
+fn facts(row: &StatusRow, explanation: &Explanation) -> Vec<String> {
+    let container = explanation.container_ref.as_deref().or(explanation.instance_ref.as_deref());
+    let ago = |age: Option<Duration>| age.map_or_else(|| "never".to_owned(), |ago| format!("{} ago", show::age(ago)));
+    let mut lines = vec![
+        format!(
+            "  status {}, kind {}, engine {}, container {}",
+            show::or_dash(row.status.as_deref()),
+            show::or_dash(row.kind.as_deref()),
+            show::or_dash(row.engine.as_deref()),
+            container.map_or_else(|| "found by its label".to_owned(), printable),
+        ),
+        format!(
+            "  last sign of life {}: heartbeat {}, activity {}, {} active tasks",
+            ago(row.heartbeat_ago),
+            ago(explanation.last_heartbeat_ago),
+            ago(explanation.last_activity_ago),
+            explanation.active_tasks.unwrap_or(0),
+        ),
+    ];
+    let learned = explanation.learned.as_ref();
+    if let Some(container) = learned.and_then(|learned| learned.container_id.as_ref()) {
+        let id: String = printable(container.as_str()).chars().take(12).collect();
+        let started = learned
+            .and_then(|learned| learned.started_at)
+            .map_or_else(String::new, |at| format!(", started {}", show::clock(at)));
+        lines.push(format!("  last seen in container {id}{started}"));
+    }
+    if let Some((learned, window)) = learned.and_then(|learned| Some((learned, learned.window?))) {
+        let interval = if learned.intervals == 0 {
+            "its interval is not learned yet, so DEFIB_HEARTBEAT_INTERVAL stands in".to_owned()
+        } else {
+            format!("it beats each {:.1} s, learned from {} intervals", learned.mean_ms / 1_000.0, learned.intervals)
+        };
+        let window =
+            humantime::format_duration(Duration::from_millis(u64::try_from(window.as_millis()).unwrap_or(u64::MAX)));
+        lines.push(format!("  window {window}: a heartbeat younger than that is fresh ({interval})"));
+    }
+    if let Some(policy) = &explanation.policy {
+        lines.push(format!("  policy of its row: {}", printable(policy)));
+    }
+    lines
+}
+
+/// What a running daemon says of it.
+fn verdict(judged: &Judged<'_>, row: &StatusRow, explanation: &Explanation) -> Vec<String> {
+    let said =
+        format!("said by {}, last pass over its engine {} ago", printable(&judged.by.name), show::age(judged.ago));
+    let mut lines = Vec::new();
+    let own = match judged.current {
+        None => {
+            lines.push(format!("  verdict: alive, {said}"));
+            lines.extend(alive(judged, row, explanation));
+            explanation.learned.as_ref().map(|learned| learned.own_settings.clone()).unwrap_or_default()
+        }
+        Some(current) => {
+            lines.push(format!(
+                "  verdict: {} for {}, {said}",
+                printable(&current.verdict),
+                show::age(current.since_ago)
+            ));
+            lines.extend(reasons(current, explanation));
+            let own = current.evidence.get("own_settings").and_then(Value::as_array).into_iter().flatten();
+            own.filter_map(|own| own.as_str().map(str::to_owned)).collect()
+        }
+    };
+    lines.extend(own.iter().map(|own| format!("    settings {}", printable(own))));
+    if judged.by.mode.as_deref() == Some("observe") {
+        lines.push(format!(
+            "    observed {} runs with DEFIB_MODE=observe: it would restart nobody",
+            printable(&judged.by.name)
+        ));
+    }
+    let verdict = format!("{RUNBOOK}#verdict-{}", judged.verdict);
+    let held = judged.current.and_then(|current| current.held.as_deref());
+    let held = held.map_or_else(String::new, |held| format!(", {RUNBOOK}#held-{}", held.replace(' ', "-")));
+    lines.push(format!("    help     {}{}", printable(&verdict), printable(&held)));
+    lines
+}
+
+/// One without a row in `defib.verdicts`. The daemon keeps no evidence of those that nothing accuses: this is what follows from its
+/// last words and the database's.
+fn alive(judged: &Judged<'_>, row: &StatusRow, explanation: &Explanation) -> Vec<String> {
+    let external = row.kind.as_deref() == Some("external");
+    let fresh = if external { Rule::ExternalBeating } else { Rule::RunningFresh };
     let last = explanation.timeline.iter().rev().find_map(|entry| match &entry.what {
         TimelineWhat::Verdict { to, evidence, .. } => Some((entry.at, to, evidence)),
         _ => None,
     });
-    let window = last.and_then(|(_, _, evidence)| evidence.pointer("/heartbeat/window_seconds")?.as_f64());
-    let silent = explanation.workspace.as_ref().and_then(|row| row.heartbeat_ago);
-    let silent = silent.filter(|ago| window.is_some_and(|window| ago.as_secs_f64() > window));
-    if let Some(silent) = silent {
-        // A change of the rule alone is not recorded, and the fleet's reasons are the daemon's.
-        say!(
-            "    because  nothing is recorded against it, although its last sign of life is {} old, more than its window of {:.0} s when last said: heartbeats are no witness now (defib_heartbeats_usable is 0), or the next pass will say more",
+    let recorded = last.and_then(|(_, _, evidence)| evidence.pointer("/heartbeat/window_seconds")?.as_f64());
+    let window = explanation
+        .learned
+        .as_ref()
+        .and_then(|learned| learned.window)
+        .or_else(|| recorded.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()));
+    let silent = row.heartbeat_ago.zip(window).filter(|(silent, window)| silent > window);
+    let because = match (silent, judged.by.heartbeats_usable) {
+        (Some((silent, window)), Some(false)) => format!(
+            "nothing accuses it: its last sign of life is {} old, more than its window of {}, but after an outage, or while half of the fleet is \
+             silent at once, that is held against nobody (defib_heartbeats_usable is 0)",
             show::age(silent),
-            window.unwrap_or_default()
-        );
-        return say!("    changes  with {}", Rule::RunningNoWitness.would_change());
-    }
-    match last {
-        Some((at, to, evidence)) if to == Verdict::Alive.label() => say!(
-            "    because  {} (rule {}); said at {}, and nothing against it since",
-            printable(text(evidence, "because").unwrap_or_default()),
-            printable(text(evidence, "rule").unwrap_or_default()),
-            show::clock(at)
+            show::age(window)
         ),
-        _ => say!("    because  nothing is recorded against it, or no daemon has judged it yet"),
+        (Some((silent, window)), _) => format!(
+            "nothing was recorded against it at that pass; its last sign of life is {} old by now, more than its window of {}",
+            show::age(silent),
+            show::age(window)
+        ),
+        (None, _) => match last.filter(|(_, to, _)| *to == Verdict::Alive.label()) {
+            Some((at, _, evidence)) => format!(
+                "{} (said at {}, and nothing against it since)",
+                printable(field(evidence, "because").unwrap_or_default()),
+                show::clock(at)
+            ),
+            None => "nothing accuses it".to_owned(),
+        },
+    };
+    let rule = if silent.is_some() && !external { Rule::RunningNoWitness } else { fresh };
+    vec![format!("    because  {because}"), format!("    changes  with {}", rule.would_change())]
+}
+
+/// Why, as of when it was judged, and what would change it.
+fn reasons(current: &CurrentVerdict, explanation: &Explanation) -> Vec<String> {
+    let evidence = &current.evidence;
+    let mut lines = vec![format!(
+        "    because  {} (as of {} ago, rule {})",
+        printable(&current.because),
+        show::age(current.updated_ago),
+        printable(&current.rule)
+    )];
+    if let Some(id) = evidence.pointer("/sample/incarnation/container_id").and_then(Value::as_str) {
+        let id: String = printable(id).chars().take(12).collect();
+        let started = evidence.pointer("/sample/incarnation/started_at").and_then(Value::as_str);
+        let started = started.map_or_else(String::new, |at| format!(", started {}", printable(at)));
+        lines.push(format!("    seen     container {id}{started}"));
     }
-    let external = explanation.workspace.as_ref().is_some_and(|row| row.kind.as_deref() == Some("external"));
-    let rule = if external { Rule::ExternalBeating } else { Rule::RunningFresh };
-    say!("    changes  with {}", rule.would_change());
+    if let Some(change) = field(evidence, "would_change") {
+        lines.push(format!("    changes  with {}", printable(change)));
+    }
+    if let Some(label) = &current.held {
+        let known = Held::ALL.iter().find(|known| known.label() == label);
+        let sentence = known.map_or_else(|| printable(label), |held| held.sentence().to_owned());
+        lines.push(format!("    held     {}: {sentence}", printable(label)));
+        lines.push(format!("    ends     {}", ends(label, current, explanation)));
+    }
+    lines
+}
+
+/// What ends a hold.
+fn ends(held: &str, current: &CurrentVerdict, explanation: &Explanation) -> String {
+    let retry = current.evidence.get("retry_in_seconds").and_then(Value::as_f64);
+    let retry = retry.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    let left = retry.map(|retry| retry.saturating_sub(current.updated_ago));
+    let in_time = left.map_or_else(
+        || "by itself".to_owned(),
+        |left| {
+            if left.is_zero() { "with the next pass".to_owned() } else { format!("by itself, in {}", show::age(left)) }
+        },
+    );
+    match held {
+        "operator" => {
+            let expires = explanation.holds.iter().map(|hold| hold.expires_at).max_by_key(Option::is_none);
+            match expires {
+                Some(Some(at)) => format!("by itself at {}, or with `defib release`", show::clock(at)),
+                Some(None) => "with `defib release`".to_owned(),
+                None => "with the next pass: no hold stands any more".to_owned(),
+            }
+        }
+        "backoff" => format!("{in_time}; `defib ack` ends it now"),
+        "exhausted" => format!("with a recovery or `defib ack`; one more try is made {in_time}"),
+        "storm" => "when its turn comes, or with `defib storm end`".to_owned(),
+        "engine_returned" => "by itself, one DEFIB_DEAD_WINDOW after the engine came back".to_owned(),
+        "observe" => "when it is no longer only observed (DEFIB_MODE, or `mode` of its own settings)".to_owned(),
+        "report_only" => "when the action is `restart` (DEFIB_WEDGED_ACTION, DEFIB_UNHEALTHY_ACTION); `defib restart` restarts it now".to_owned(),
+        "second_witness" => "when a second witness agrees; `defib restart` restarts it now".to_owned(),
+        "queued" => "when one of those that are being restarted there has ended".to_owned(),
+        "start_unknown" => "with the next look at its container".to_owned(),
+        "cannot_recreate" => "when a container with its name or label exists again".to_owned(),
+        _ => in_time,
+    }
 }
 
 fn line(what: &TimelineWhat) -> String {
     match what {
         TimelineWhat::Verdict { from, to, evidence } => {
-            let because = text(evidence, "because").unwrap_or_default();
-            let rule = text(evidence, "rule").unwrap_or_default();
-            let held = text(evidence, "held").map_or_else(String::new, |held| format!(" [held: {held}]"));
+            let because = field(evidence, "because").unwrap_or_default();
+            let rule = field(evidence, "rule").unwrap_or_default();
+            let held = field(evidence, "held").map_or_else(String::new, |held| format!(" [held: {held}]"));
             printable(&format!(
                 "verdict    {} -> {to}: {because} (rule {rule}){held}",
                 from.as_deref().unwrap_or("(none)")
@@ -182,10 +282,10 @@ fn line(what: &TimelineWhat) -> String {
         }
         TimelineWhat::Claimed { attempt, container_id, verdict, claimed_by, evidence, .. } => {
             let container = container_id.as_deref().map_or("missing", |id| id.get(..12).unwrap_or(id));
-            let because = text(evidence, "because").unwrap_or_default();
+            let because = field(evidence, "because").unwrap_or_default();
             printable(&format!(
                 "restart    attempt {attempt} of container {container} claimed by {} as {verdict}: {because}",
-                claimed_by.as_deref().unwrap_or("unknown")
+                claimed_by.as_deref().unwrap_or("a replica without a name")
             ))
         }
         TimelineWhat::Finished { outcome, error, .. } => {
@@ -194,10 +294,22 @@ fn line(what: &TimelineWhat) -> String {
         }
         TimelineWhat::Recovered { .. } => "restart    recovered: a heartbeat newer than the restart".to_owned(),
         TimelineWhat::Acknowledged { .. } => "operator   acknowledged; its attempts no longer count".to_owned(),
-        TimelineWhat::Suspected { reporter, reason, http_status, detail } => {
+        TimelineWhat::Suspected { reporter, reason, http_status, detail, taken, finding } => {
             let status = http_status.map_or_else(String::new, |status| format!(" (HTTP {status})"));
             let detail = detail.as_deref().map_or_else(String::new, |detail| format!(": {detail}"));
-            printable(&format!("suspicion  by {reporter}: {reason}{status}{detail}"))
+            let found = match (taken, finding) {
+                (_, Some(finding)) => format!("; the look found: {finding}"),
+                (Some((_, after)), None) => format!("; taken {} ms later", after.as_millis()),
+                (None, None) => "; no daemon has taken it yet".to_owned(),
+            };
+            printable(&format!("suspicion  by {reporter}: {reason}{status}{detail}{found}"))
+        }
+        TimelineWhat::Ordered { by, reason, force } => {
+            let force = if *force { " by force" } else { "" };
+            printable(&format!("operator   {by} ordered a restart{force}: {reason}"))
+        }
+        TimelineWhat::Answered { done, answer } => {
+            printable(&format!("operator   the order was {}carried out: {answer}", if *done { "" } else { "not " }))
         }
         TimelineWhat::Held { scope, owner, reason, .. } => {
             printable(&format!("operator   {owner} held restarts ({scope}): {reason}"))
@@ -206,11 +318,11 @@ fn line(what: &TimelineWhat) -> String {
     }
 }
 
-fn text<'a>(evidence: &'a Value, key: &str) -> Option<&'a str> {
+fn field<'a>(evidence: &'a Value, key: &str) -> Option<&'a str> {
     evidence.get(key)?.as_str()
 }
 
-fn as_json(explanation: &Explanation, owner: Option<&str>) -> Value {
+fn as_json(explanation: &Explanation, voices: &Voices) -> Value {
     let entry = |entry: &TimelineEntry| {
         let mut what = match &entry.what {
             TimelineWhat::Verdict { from, to, evidence } => {
@@ -228,9 +340,14 @@ fn as_json(explanation: &Explanation, owner: Option<&str>) -> Value {
             }
             TimelineWhat::Recovered { id } => json!({ "what": "recovered", "attempt_id": id }),
             TimelineWhat::Acknowledged { id } => json!({ "what": "acknowledged", "attempt_id": id }),
-            TimelineWhat::Suspected { reporter, reason, http_status, detail } => json!({
-                "what": "suspected", "reporter": reporter, "reason": reason, "http_status": http_status, "detail": detail
+            TimelineWhat::Suspected { reporter, reason, http_status, detail, taken, finding } => json!({
+                "what": "suspected", "reporter": reporter, "reason": reason, "http_status": http_status, "detail": detail,
+                "taken_after_seconds": taken.as_ref().map(|(_, after)| after.as_secs_f64()), "finding": finding
             }),
+            TimelineWhat::Ordered { by, reason, force } => {
+                json!({ "what": "ordered", "by": by, "reason": reason, "force": force })
+            }
+            TimelineWhat::Answered { done, answer } => json!({ "what": "answered", "done": done, "answer": answer }),
             TimelineWhat::Held { scope, owner, reason, expires_at } => json!({
                 "what": "held", "scope": scope, "owner": owner, "reason": reason, "expires_at": expires_at
             }),
@@ -242,13 +359,31 @@ fn as_json(explanation: &Explanation, owner: Option<&str>) -> Value {
         what
     };
     let row = explanation.workspace.as_ref();
-    let current = row.and_then(|row| row.verdict.as_ref());
+    let standing = row.map(|row| voices.of(row));
+    let judged = match &standing {
+        Some(Standing::Judged(judged)) => Some(judged),
+        _ => None,
+    };
+    let why_not = match &standing {
+        Some(Standing::NotJudged(why)) => Some(why.as_str()),
+        _ => None,
+    };
+    let current = judged.and_then(|judged| judged.current);
+    let learned = explanation.learned.as_ref();
     json!({
         "now": explanation.now,
         "workspace_id": row.map(|row| &row.id),
         "status": row.and_then(|row| row.status.as_ref()),
         "suspended": row.and_then(|row| row.suspended),
-        "owner": owner,
+        "standing": standing.as_ref().map(Standing::word),
+        "judged": judged.is_some(),
+        "judged_by": judged.map(|judged| judged.by.name.as_str()),
+        "judged_at": judged.map(|judged| judged.at),
+        "mode": judged.and_then(|judged| judged.by.mode.as_deref()),
+        "not_judged_because": why_not,
+        "container_id": learned.and_then(|learned| learned.container_id.as_ref()).map(ContainerId::as_str),
+        "container_started_at": learned.and_then(|learned| learned.started_at),
+        "window_seconds": learned.and_then(|learned| learned.window).map(|window| window.as_secs_f64()),
         "holds": explanation.holds.iter().map(|hold| {
             let (scope, target) = hold.scope.parts();
             json!({
@@ -272,4 +407,63 @@ fn as_json(explanation: &Explanation, owner: Option<&str>) -> Value {
         })),
         "timeline": explanation.timeline.iter().map(entry).collect::<Vec<Value>>(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::golden;
+
+    fn told(row: StatusRow) -> String {
+        text(&row.id.clone(), &golden::explanation(row), &golden::voices(golden::said()))
+    }
+
+    #[test]
+    fn one_that_is_held_and_one_that_is_alive() {
+        let [alive, dead, ..] = &golden::fleet()[..] else { panic!("no fleet") };
+        golden::matches("explain-dead", &told(dead.clone()));
+        golden::matches("explain-alive", &told(alive.clone()));
+    }
+
+    #[test]
+    fn of_whom_nobody_says_anything_no_verdict_is_told() {
+        let fleet = golden::fleet();
+        for (id, part) in [
+            ("w5", "not judged, never restarted: engine gpv is in no replica's DEFIB_ENGINES"),
+            ("w6", "suspended: it, or one above it, was put away"),
+            ("w10", "not watched: status failed is in no DEFIB_WATCHED_STATUSES"),
+            ("w11", "not judged, never restarted: it is newer than the last pass of r1"),
+            ("w12", "not judged, never restarted: its row breaks the contract of defib.fleet: created_at is infinite"),
+            ("laptop", "not judged, never restarted: r1 has not made a pass over those without an engine yet"),
+        ] {
+            let row = fleet.iter().find(|row| row.id == id).unwrap();
+            let text = told(row.clone());
+            assert!(text.contains(part) && !text.contains("verdict:"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_stale_heartbeat_of_one_alive_is_explained_only_by_what_is_known() {
+        let silent = StatusRow { heartbeat_ago: Some(golden::seconds(3_600)), ..golden::row("w1") };
+        let unusable = |usable| {
+            let mut said = golden::said();
+            said.replicas[0].heartbeats_usable = Some(usable);
+            text("w1", &golden::explanation(silent.clone()), &golden::voices(said))
+        };
+        assert!(unusable(false).contains("held against nobody (defib_heartbeats_usable is 0)"));
+        assert!(
+            unusable(true).contains("nothing was recorded against it at that pass")
+                && !unusable(true).contains("usable")
+        );
+    }
+
+    #[test]
+    fn every_reason_to_hold_back_says_what_ends_it() {
+        for held in Held::ALL {
+            let current = golden::verdict("dead", "stopped_stale", "b", Some(held.label()));
+            let explanation = golden::explanation(golden::row("w1"));
+            let told = ends(held.label(), &current, &explanation);
+            assert!(told != "by itself" && !told.is_empty(), "{}: {told}", held.label());
+        }
+    }
 }

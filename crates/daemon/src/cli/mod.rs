@@ -14,8 +14,14 @@ mod check;
 mod contract;
 mod docs;
 mod explain;
+mod findings;
+#[cfg(test)]
+mod golden;
+mod mapping;
+mod names;
 mod operator;
 mod show;
+mod standing;
 mod status;
 
 use std::ffi::OsString;
@@ -57,6 +63,14 @@ enum Command {
     Release(ReleaseArgs),
     /// Acknowledge an exhausted workspace: its attempts no longer count
     Ack(AckArgs),
+    /// Restart a workspace now, whatever its verdict is; the owner of its engine does it, and the ledger says who asked
+    Restart(RestartArgs),
+    /// What can be done about a storm (many deaths at once)
+    Storm {
+        /// What
+        #[command(subcommand)]
+        command: StormCommand,
+    },
     /// Print an environment file that documents every knob
     #[command(hide = true)]
     HelpEnv,
@@ -93,6 +107,9 @@ struct DatabaseArgs {
 
 #[derive(Debug, Args)]
 struct CheckArgs {
+    /// Fail on warnings too
+    #[arg(long)]
+    strict: bool,
     #[command(flatten)]
     knobs: RawKnobs,
 }
@@ -111,9 +128,24 @@ struct StatusArgs {
     /// How to print
     #[arg(long, value_enum, default_value = "table")]
     format: Format,
-    /// Only those that are not alive
+    /// Only these workspaces
+    workspaces: Vec<String>,
+    /// Only those with this verdict (may be given several times)
+    #[arg(long, value_parser = verdict_words())]
+    verdict: Vec<String>,
+    /// Only those on this engine (may be given several times)
+    #[arg(long)]
+    engine: Vec<String>,
+    /// Only those in trouble: neither alive nor busy nor settling, or not judged although they should be
     #[arg(long)]
     troubled: bool,
+    /// Again and again, until it is ended [default: each 2s]
+    #[arg(long, value_name = "DURATION", num_args = 0..=1, require_equals = true, default_missing_value = status::WATCH_EVERY,
+          value_parser = watch_duration)]
+    watch: Option<Duration>,
+    /// End with 1 if any of those shown is in trouble
+    #[arg(long, conflicts_with = "watch")]
+    exit_code: bool,
     #[command(flatten)]
     knobs: FewKnobs,
 }
@@ -167,7 +199,7 @@ struct ScopeArgs {
 struct HoldArgs {
     #[command(flatten)]
     scope: ScopeArgs,
-    /// For how long, such as 2h; without it until it is released
+    /// For how long, such as 2h; leave it out to hold until `defib release`
     #[arg(long = "for", value_name = "DURATION", value_parser = hold_duration)]
     duration: Option<Duration>,
     /// Why
@@ -176,6 +208,9 @@ struct HoldArgs {
     /// Who; default: the user
     #[arg(long)]
     owner: Option<String>,
+    /// Also if nothing of that name exists yet
+    #[arg(long)]
+    force: bool,
     #[command(flatten)]
     knobs: FewKnobs,
 }
@@ -196,7 +231,61 @@ struct AckArgs {
     knobs: FewKnobs,
 }
 
-/// What `defib release` ends nobody needs for longer.
+#[derive(Debug, Args)]
+struct RestartArgs {
+    /// The workspace's id
+    workspace: String,
+    /// Why
+    #[arg(long)]
+    reason: String,
+    /// Also against a hold, and whatever its status is
+    #[arg(long)]
+    force: bool,
+    /// How long to wait for what comes of it
+    #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = wait_duration)]
+    wait: Duration,
+    #[command(flatten)]
+    knobs: FewKnobs,
+}
+
+#[derive(Debug, Subcommand)]
+enum StormCommand {
+    /// End the storm on an engine: its dead are restarted without waiting for small verified batches
+    End(StormEndArgs),
+}
+
+/// Whose storm: exactly one of the two.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct StormScopeArgs {
+    /// The engine
+    engine: Option<String>,
+    /// The storm of the whole fleet
+    #[arg(long)]
+    fleet: bool,
+}
+
+#[derive(Debug, Args)]
+struct StormEndArgs {
+    #[command(flatten)]
+    scope: StormScopeArgs,
+    /// Why
+    #[arg(long)]
+    reason: String,
+    /// How long to wait for the daemon's answer
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = wait_duration)]
+    wait: Duration,
+    #[command(flatten)]
+    knobs: FewKnobs,
+}
+
+/// The verdicts, and the words for those who have none.
+fn verdict_words() -> Vec<&'static str> {
+    let verdicts = defib_policy::verdict::Verdict::ALL.iter().map(|verdict| verdict.label());
+    verdicts.chain(["suspended", "not-watched", "not-judged"]).collect()
+}
+
+/// The longest time for `--for`. Leave it out to hold until `defib release`.
 const HOLD_MAX: Duration = Duration::from_secs(10 * 365 * 86_400);
 
 fn hold_duration(text: &str) -> Result<Duration, String> {
@@ -205,6 +294,22 @@ fn hold_duration(text: &str) -> Result<Duration, String> {
         return Err("give 1s to 10years, or leave --for out: then it stands until it is released".to_owned());
     }
     Ok(duration)
+}
+
+fn watch_duration(text: &str) -> Result<Duration, String> {
+    bounded(text, Duration::from_millis(200), Duration::from_secs(3_600))
+}
+
+fn wait_duration(text: &str) -> Result<Duration, String> {
+    bounded(text, Duration::from_millis(200), Duration::from_secs(86_400))
+}
+
+fn bounded(text: &str, least: Duration, most: Duration) -> Result<Duration, String> {
+    let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if (least..=most).contains(&duration) {
+        return Ok(duration);
+    }
+    Err(format!("give {} to {}", humantime::format_duration(least), humantime::format_duration(most)))
 }
 
 /// How a command ended, when it was not refused and nothing broke.
@@ -236,11 +341,22 @@ pub(crate) fn main() -> ExitCode {
                 complain!("{faults}");
                 return ExitCode::from(2);
             }
-            let no_schema = error.downcast_ref::<StoreError>().is_some_and(|error| error.kind() == "schema");
-            let hint = if no_schema { ": run `defib migrate` first, and then `defib check`" } else { "" };
-            complain!("defib: {}{hint}", logging::chain(error.as_ref()));
+            complain!("defib: {}{}", logging::chain(error.as_ref()), error.downcast_ref().map_or("", remedy));
             if error.downcast_ref::<Refused>().is_some() { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
+    }
+}
+
+/// What to do about an error of the database, where that is known.
+fn remedy(error: &StoreError) -> &'static str {
+    match error {
+        StoreError::NewerSchema { .. } => ": a newer defib was here, so start a newer defib",
+        error if error.kind() == "schema" => ": run `defib migrate` first, and then `defib check`",
+        error if error.kind() == "permission" => {
+            ": this login lacks the role for it. defib_operator may hold, release, ack, suspect and restart; defib_viewer may read (status, explain); grant it, \
+             as in `grant defib_viewer to <login>`"
+        }
+        _ => "",
     }
 }
 
@@ -255,23 +371,19 @@ async fn dispatch(command: Command) -> anyhow::Result<Ended> {
         }
         Command::Check(args) => {
             let config: Config = args.knobs.check(&environment)?;
-            check::run(&config).await
+            check::run(&config, args.strict).await
         }
         Command::Migrate(args) => operator::migrate(&connect(&args.knobs, &environment)?).await,
-        Command::Status(args) => {
-            let few = args.knobs.check(&environment)?;
-            let store = connect::store(&few.database_url, "defib status", clock::monotonic())?;
-            status::run(&store, &few.watched_statuses, args.format, args.troubled).await
-        }
-        Command::Explain(args) => {
-            let few = args.knobs.check(&environment)?;
-            let store = connect::store(&few.database_url, "defib explain", clock::monotonic())?;
-            explain::run(&store, &few.watched_statuses, &args.workspace, args.format, args.limit).await
-        }
+        Command::Status(args) => status::run(&connect(&args.knobs, &environment)?, &args).await,
+        Command::Explain(args) => explain::run(&connect(&args.knobs, &environment)?, &args).await,
         Command::Suspect(args) => operator::suspect(&connect(&args.knobs, &environment)?, &args).await,
         Command::Hold(args) => operator::hold(&connect(&args.knobs, &environment)?, &args).await,
         Command::Release(args) => operator::release(&connect(&args.knobs, &environment)?, &args).await,
-        Command::Ack(args) => operator::acknowledge(&connect(&args.knobs, &environment)?, &args.workspace).await,
+        Command::Ack(args) => operator::acknowledge(&connect(&args.knobs, &environment)?, &args).await,
+        Command::Restart(args) => operator::restart(&connect(&args.knobs, &environment)?, &args).await,
+        Command::Storm { command: StormCommand::End(args) } => {
+            operator::end_storm(&connect(&args.knobs, &environment)?, &args).await
+        }
         Command::HelpEnv => {
             say!("{}", envfile().trim_end_matches('\n'));
             Ok(Ended::Well)

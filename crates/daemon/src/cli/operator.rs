@@ -1,10 +1,19 @@
-//! What an operator tells defib: migrate, suspect, hold, release, ack.
+//! What an operator tells defib: migrate, suspect, hold, release, ack, restart, storm end.
+//!
+//! All but the first need no more than the role `defib_operator`: they call functions, which record the database login beside the
+//! name of the system user.
 
-use defib_policy::id::WorkspaceId;
-use defib_store::{HoldScope, NewHold, NewSuspicion, Store};
+use std::time::Duration;
 
-use super::{Ended, HoldArgs, ReleaseArgs, ScopeArgs, SuspectArgs, show};
+use defib_policy::id::{EngineName, WorkspaceId};
+use defib_store::{HoldScope, MigrateReport, NewHold, NewSuspicion, OrderState, Ordered, OrderedBy, Store};
+
+use super::names::{NoSuch, must_exist, reason};
+use super::{AckArgs, Ended, HoldArgs, ReleaseArgs, RestartArgs, ScopeArgs, StormEndArgs, SuspectArgs, show};
 use crate::logging::printable;
+
+/// Between two looks at what became of an order.
+const ORDER_POLL: Duration = Duration::from_millis(200);
 
 pub(super) async fn migrate(store: &Store) -> anyhow::Result<Ended> {
     let report = store.migrate().await?;
@@ -13,67 +22,178 @@ pub(super) async fn migrate(store: &Store) -> anyhow::Result<Ended> {
     } else {
         say!("schema defib migrated from version {} to {}: {}", report.from, report.to, report.applied.join(", "));
     }
-    if !report.roles_missing.is_empty() {
-        say!(
-            "roles that could not be created: {}; have a superuser create them, then migrate again to grant them their rights",
-            report.roles_missing.join(", ")
-        );
+    Ok(tell_missing_roles(&report))
+}
+
+/// Without its role the daemon, a proxy or an operator has no rights: a deployment that goes on would find out later.
+fn tell_missing_roles(report: &MigrateReport) -> Ended {
+    if report.roles_missing.is_empty() {
+        return Ended::Well;
     }
-    Ok(Ended::Well)
+    complain!(
+        "defib: these roles do not exist, and this login may not create roles: {}",
+        report.roles_missing.join(", ")
+    );
+    complain!(
+        "Have somebody with CREATEROLE run the following, then run `defib migrate` again, which grants them their rights:"
+    );
+    for role in &report.roles_missing {
+        complain!("  create role {role} nologin;");
+    }
+    Ended::Failed
 }
 
 pub(super) async fn suspect(store: &Store, args: &SuspectArgs) -> anyhow::Result<Ended> {
+    let why = reason(&args.reason)?;
+    must_exist(store, &HoldScope::Workspace(args.workspace.as_str().into())).await?;
     let reporter = args.reporter.clone().unwrap_or_else(|| format!("operator:{}", show::user()));
     store
         .suspect(NewSuspicion {
             workspace: &args.workspace,
             reporter: &reporter,
-            reason: &args.reason,
+            reason: why,
             http_status: args.http_status,
             detail: None,
         })
         .await?;
-    say!("reported; the daemon looks at {} and restarts it only if it is dead", printable(&args.workspace));
+    say!(
+        "reported: the daemon looks at {} at once, and restarts it only if it finds it dead; `defib explain {}` says what it found",
+        printable(&args.workspace),
+        printable(&args.workspace)
+    );
     Ok(Ended::Well)
 }
 
 pub(super) async fn hold(store: &Store, args: &HoldArgs) -> anyhow::Result<Ended> {
+    let why = reason(&args.reason)?;
+    let scope = scope(&args.scope);
+    let is_known = if args.force { store.is_known(&scope).await? } else { true };
+    if !args.force {
+        must_exist(store, &scope).await.map_err(|error| match error.downcast::<NoSuch>() {
+            Ok(no_such) => NoSuch(format!("{no_such} (--force holds one that is still to come)")).into(),
+            Err(error) => error,
+        })?;
+    }
     let owner = args.owner.clone().unwrap_or_else(show::user);
-    let hold = NewHold { scope: scope(&args.scope), owner: &owner, reason: &args.reason, expires_in: args.duration };
-    store.hold(&hold).await?;
+    store.hold(&NewHold { scope, owner: &owner, reason: why, expires_in: args.duration }).await?;
     let until = args
         .duration
         .map_or_else(|| "until `defib release`".to_owned(), |duration| format!("for {}", show::age(duration)));
     say!("restarts held: {} {until}", named(&args.scope));
-    if !is_known(store, &hold.scope).await? {
-        say!("note: nothing of that name is in defib.fleet now; the hold stands all the same");
+    if !is_known {
+        say!("note: nothing of that name exists yet; the hold covers it when it comes");
     }
     Ok(Ended::Well)
 }
 
-/// Whether there is anything that a hold covers: a misspelt name would protect nobody.
-async fn is_known(store: &Store, scope: &HoldScope) -> anyhow::Result<bool> {
-    Ok(match scope {
-        HoldScope::Fleet => true,
-        HoldScope::Workspace(id) => store.explain(id, 1).await?.workspace.is_some(),
-        HoldScope::Engine(name) => {
-            let has = |engine: &str| engine == name.as_str();
-            store.leases().await?.iter().any(|lease| has(lease.engine.as_str()))
-                || store.status().await?.iter().any(|row| row.engine.as_deref().is_some_and(has))
-        }
-    })
-}
-
 pub(super) async fn release(store: &Store, args: &ReleaseArgs) -> anyhow::Result<Ended> {
-    let released = store.release(&scope(&args.scope)).await?;
-    say!("{released} holds released: {}", named(&args.scope));
-    Ok(if released == 0 { Ended::Failed } else { Ended::Well })
+    let scope = scope(&args.scope);
+    let released = store.release_as(&scope, &show::user()).await?;
+    if released > 0 {
+        let holds = if released == 1 { "hold" } else { "holds" };
+        say!("{released} {holds} released: {}", named(&args.scope));
+        return Ok(Ended::Well);
+    }
+    // Perhaps a slip: one that exists and is not held is told apart from one that does not exist.
+    must_exist(store, &scope).await?;
+    complain!("defib: no hold stands on exactly {}: `defib status` lists the holds", named(&args.scope));
+    Ok(Ended::Failed)
 }
 
-pub(super) async fn acknowledge(store: &Store, workspace: &str) -> anyhow::Result<Ended> {
-    let count = store.acknowledge(&WorkspaceId::from(workspace)).await?;
-    say!("{count} attempts of {} no longer count", printable(workspace));
-    Ok(if count == 0 { Ended::Failed } else { Ended::Well })
+pub(super) async fn acknowledge(store: &Store, args: &AckArgs) -> anyhow::Result<Ended> {
+    let id = WorkspaceId::from(args.workspace.as_str());
+    let count = store.acknowledge_as(&id, &show::user()).await?;
+    let shown = printable(&args.workspace);
+    if count > 0 {
+        let attempts = if count == 1 { "attempt" } else { "attempts" };
+        say!(
+            "{count} {attempts} of {shown} no longer count: if it is dead it is tried at once, and its back-off starts anew"
+        );
+        return Ok(Ended::Well);
+    }
+    must_exist(store, &HoldScope::Workspace(id)).await?;
+    complain!("defib: {shown} has no ended attempt that counts, so there is nothing to acknowledge");
+    Ok(Ended::Failed)
+}
+
+pub(super) async fn restart(store: &Store, args: &RestartArgs) -> anyhow::Result<Ended> {
+    let why = reason(&args.reason)?;
+    let id = WorkspaceId::from(args.workspace.as_str());
+    must_exist(store, &HoldScope::Workspace(id.clone())).await?;
+    let what = Ordered::Restart { workspace: id, force: args.force };
+    let subject = format!("restart of {}", printable(&args.workspace));
+    carry_out(store, &what, why, &subject, args.wait).await
+}
+
+pub(super) async fn end_storm(store: &Store, args: &StormEndArgs) -> anyhow::Result<Ended> {
+    let why = reason(&args.reason)?;
+    let engine = args.scope.engine.as_deref().map(EngineName::from);
+    if let Some(engine) = &engine {
+        must_exist(store, &HoldScope::Engine(engine.clone())).await?;
+    }
+    let subject = args.scope.engine.as_deref().map_or_else(
+        || "end of the fleet's storm".to_owned(),
+        |engine| format!("end of the storm on {}", printable(engine)),
+    );
+    carry_out(store, &Ordered::StormEnd { engine }, why, &subject, args.wait).await
+}
+
+/// Gives an order, and waits until the daemon has said what came of it.
+async fn carry_out(
+    store: &Store,
+    what: &Ordered,
+    why: &str,
+    subject: &str,
+    patience: Duration,
+) -> anyhow::Result<Ended> {
+    let id = store.order(what, OrderedBy { person: &show::user(), reason: why }).await?;
+    let began = tokio::time::Instant::now();
+    loop {
+        let state = store.order_state(id).await?;
+        match state {
+            Some(OrderState { done: Some(done), answer, outcome, error, .. }) => {
+                return Ok(tell(subject, done, answer.as_deref(), outcome.as_deref(), error.as_deref()));
+            }
+            Some(state) if state.owner.is_none() && state.taken_by.is_none() && store.withdraw_order(id).await? => {
+                complain!(
+                    "defib: no replica owns the engine now, so nobody can carry out the {subject}. Withdrawn; `defib status` says who runs"
+                );
+                return Ok(Ended::Failed);
+            }
+            Some(_) => {}
+            None => anyhow::bail!("order {id} is gone"),
+        }
+        if began.elapsed() >= patience {
+            return give_up(store, id, subject, patience).await;
+        }
+        tokio::time::sleep(ORDER_POLL).await;
+    }
+}
+
+fn tell(subject: &str, done: bool, answer: Option<&str>, outcome: Option<&str>, error: Option<&str>) -> Ended {
+    let answer = answer.map_or_else(String::new, |answer| format!(": {}", printable(answer)));
+    if done && outcome.is_none_or(|outcome| outcome == "succeeded") {
+        say!("{subject}: done{answer}");
+        return Ended::Well;
+    }
+    let error = error.map_or_else(String::new, |error| format!(" ({})", printable(error)));
+    complain!("defib: {subject}: not done{answer}{error}");
+    Ended::Failed
+}
+
+async fn give_up(store: &Store, id: i64, subject: &str, patience: Duration) -> anyhow::Result<Ended> {
+    if store.withdraw_order(id).await? {
+        complain!(
+            "defib: nobody took the {subject} within {}; withdrawn. `defib status` says who runs",
+            show::age(patience)
+        );
+    } else {
+        complain!(
+            "defib: the {subject} is still under way after {}; `defib explain` says what came of it",
+            show::age(patience)
+        );
+    }
+    Ok(Ended::Failed)
 }
 
 fn scope(args: &ScopeArgs) -> HoldScope {

@@ -49,16 +49,22 @@ pub(super) fn table(header: &[&str]) -> Table {
     table
 }
 
-/// Prints a table without the padding at its edges.
-pub(super) fn print(table: &Table) {
-    for line in table.lines() {
-        say!("{}", line.trim_end().strip_prefix(' ').unwrap_or(&line).trim_end());
-    }
+/// The lines of a table without the padding at its edges.
+pub(super) fn lines(table: &Table) -> impl Iterator<Item = String> {
+    table.lines().map(|line| line.trim_end().strip_prefix(' ').unwrap_or(&line).trim_end().to_owned())
 }
 
-/// The login of who runs the command, for the record.
+/// The system user who runs the command, for the record: by name, or by number where the environment does not tell (a service, a
+/// container).
 pub(super) fn user() -> String {
-    std::env::var("SUDO_USER").or_else(|_| std::env::var("USER")).unwrap_or_else(|_| "unknown".to_owned())
+    let named = ["SUDO_USER", "USER", "LOGNAME"]
+        .into_iter()
+        .find_map(|name| std::env::var(name).ok().filter(|user| !user.is_empty()));
+    named.unwrap_or_else(|| {
+        use std::os::unix::fs::MetadataExt as _;
+        std::fs::metadata("/proc/self")
+            .map_or_else(|_| "somebody".to_owned(), |process| format!("uid {}", process.uid()))
+    })
 }
 
 #[cfg(test)]

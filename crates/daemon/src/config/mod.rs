@@ -237,14 +237,13 @@ impl Config {
 #[derive(Clone, Debug)]
 pub(crate) struct Few {
     pub(crate) database_url: Secret,
-    pub(crate) watched_statuses: Vec<String>,
 }
 
 /// The knobs of those commands.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct FewKnobs(RawKnobs);
 
-const FEW: [&str; 2] = ["DATABASE_URL", "WATCHED_STATUSES"];
+const FEW: [&str; 1] = ["DATABASE_URL"];
 
 impl FromArgMatches for FewKnobs {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
@@ -275,10 +274,9 @@ impl FewKnobs {
         let mut read = Reader::new(&self.0, environment);
         read.refuse_unknown_variables();
         let database_url = read.database_url();
-        let watched_statuses = read.list("WATCHED_STATUSES");
         let faults = read.into_faults();
         match database_url {
-            Some(database_url) if faults.is_empty() => Ok(Few { database_url, watched_statuses }),
+            Some(database_url) if faults.is_empty() => Ok(Few { database_url }),
             _ => Err(Faults(faults)),
         }
     }

@@ -37,6 +37,21 @@ pub(crate) struct StoreLedger {
     pub(crate) watched_statuses: Vec<String>,
 }
 
+/// What `mark_dead` and the ledger are given. An operator's order is no accusation: a sign of life that is later than the look is no
+/// reason to veto it, so its evidence has the latest there can be.
+fn evidence(order: &RestartOrder) -> serde_json::Value {
+    let mut evidence = serde_json::to_value(&order.evidence).unwrap_or_default();
+    if let Some(by) = &order.by_operator {
+        evidence["rule"] = "operator".into();
+        evidence["would_change"] = "nothing: an operator ordered it".into();
+        evidence["order"] = by.order.into();
+        evidence["force"] = by.force.into();
+        evidence["last_heartbeat_at"] = "infinity".into();
+        evidence["last_activity_at"] = "infinity".into();
+    }
+    evidence
+}
+
 #[async_trait]
 impl Ledger for StoreLedger {
     async fn claim(&self, order: &RestartOrder, epoch: i64, deadline: Duration) -> Answer {
@@ -50,8 +65,8 @@ impl Ledger for StoreLedger {
             started_at: order.started_at(),
             attempt: order.attempt,
             epoch,
-            verdict: order.verdict.label(),
-            evidence: serde_json::to_value(&order.evidence).unwrap_or_default(),
+            verdict: order.asked_by(),
+            evidence: evidence(order),
             claimed_by: &self.replica_id,
             deadline,
         };

@@ -27,12 +27,14 @@ mod look;
 mod restart;
 mod watch;
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bollard::errors::Error as BollardError;
+use bollard::query_parameters::ListContainersOptionsBuilder;
 use bollard::{API_DEFAULT_VERSION, Docker};
 use defib_policy::abilities::Abilities;
 use defib_policy::id::EngineName;
@@ -164,7 +166,26 @@ impl DockerEngine {
             version: version.version.unwrap_or_default(),
             api_version: version.api_version.unwrap_or_default(),
             containers: info.containers.unwrap_or_default(),
+            labelled: self.labelled(&client, &budget).await,
         })
+    }
+
+    /// Whose containers carry the workspace label. One in a state that the client does not know spoils the answer, and then there is none.
+    async fn labelled(&self, client: &Docker, budget: &Budget) -> Option<Vec<(String, String)>> {
+        let label = &self.settings.workspace_label;
+        let filters = HashMap::from([("label", vec![label.clone()])]);
+        let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
+        let entries = budget.call(Call::List, client.list_containers(Some(options))).await.ok()?;
+        let mut labelled: Vec<(String, String)> = entries
+            .into_iter()
+            .filter_map(|entry| {
+                let workspace = entry.labels?.remove(label)?;
+                let name = entry.names.into_iter().flatten().next().or(entry.id).unwrap_or_default();
+                Some((workspace, name.trim_start_matches('/').to_owned()))
+            })
+            .collect();
+        labelled.sort_unstable();
+        Some(labelled)
     }
 
     fn now(&self) -> Moment {

@@ -8,6 +8,7 @@
 //! A pass covers the workspaces of one engine, so that an engine that hangs delays no other. Evidence may arrive out of
 //! order (a focus overtakes a slow tick): a sample older than the newest one judged is void.
 
+mod by_operator;
 mod engines;
 mod evidence;
 mod facts;
@@ -15,11 +16,14 @@ mod fleet;
 mod looks;
 mod opinion;
 mod orders;
+mod portrait;
 mod storms;
 
 use std::collections::HashMap;
 use std::time::Duration;
 
+pub use self::by_operator::StormEnded;
+pub use self::portrait::Portrait;
 use crate::backoff;
 use crate::id::{ContainerId, EngineName, WorkspaceId};
 use crate::local_health::LocalHealth;

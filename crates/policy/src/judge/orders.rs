@@ -157,6 +157,7 @@ impl Judge {
             evidence: self.evidence(now, look, &opinion, None, Some(allowance)),
             at: now,
             stopped_ago: stopped_ago(look, stamp, now, offset),
+            by_operator: None,
         });
     }
 

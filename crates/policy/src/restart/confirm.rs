@@ -40,6 +40,11 @@ pub enum Ground {
         /// What its health check said then. A failing one may be the second witness.
         health: Health,
     },
+    /// Nothing is held against it: an operator ordered the restart.
+    Ordered {
+        /// It runs.
+        running: bool,
+    },
     /// It runs and its health check fails.
     Unhealthy {
         /// What its health check said then.
@@ -52,9 +57,9 @@ impl Ground {
     #[must_use]
     pub const fn remedy(self) -> Remedy {
         match self {
-            Self::Stopped | Self::Transitional => Remedy::Start,
+            Self::Stopped | Self::Transitional | Self::Ordered { running: false } => Remedy::Start,
             Self::Missing => Remedy::Recreate,
-            Self::Wedged { .. } | Self::Unhealthy { .. } => Remedy::KillAndStart,
+            Self::Wedged { .. } | Self::Unhealthy { .. } | Self::Ordered { running: true } => Remedy::KillAndStart,
         }
     }
 }
@@ -68,6 +73,8 @@ impl Case {
             _ => Health::None,
         };
         let ground = match order.remedy {
+            Remedy::Start if order.by_operator.is_some() => Ground::Ordered { running: false },
+            Remedy::KillAndStart if order.by_operator.is_some() => Ground::Ordered { running: true },
             Remedy::Start if order.convicted_in_transition() => Ground::Transitional,
             Remedy::Start => Ground::Stopped,
             Remedy::Recreate => Ground::Missing,
@@ -104,13 +111,15 @@ impl Case {
             (Observation::Running { incarnation, health }, Ground::Unhealthy { health: then }) => {
                 self.still_fails(then, *health, now).map(|()| incarnation.clone())
             }
+            (Observation::Running { incarnation, .. }, Ground::Ordered { running: true }) => Ok(incarnation.clone()),
             (Observation::Running { .. }, _) => not("the look before the restart found it running"),
             (Observation::Stopped { incarnation, .. }, _) if !self.is_convicted(incarnation) => {
                 not("another incarnation of it stopped since")
             }
-            (Observation::Stopped { incarnation, .. }, Ground::Stopped | Ground::Transitional) => {
-                Ok(incarnation.clone())
-            }
+            (
+                Observation::Stopped { incarnation, .. },
+                Ground::Stopped | Ground::Transitional | Ground::Ordered { running: false },
+            ) => Ok(incarnation.clone()),
             (Observation::Stopped { .. }, Ground::Missing) => not("its container is back"),
             (Observation::Stopped { .. }, _) => not("it stopped by itself since"),
             // Nobody is at work on one that was convicted for being in that state for longer than its settle window.
@@ -184,6 +193,20 @@ mod tests {
 
     fn failed(checked: i64) -> Health {
         Health::Unhealthy { last_check_at: Some(Timestamp(checked)), due_within: Some(Duration::from_secs(60)) }
+    }
+
+    #[test]
+    fn what_an_operator_ordered_needs_no_accusation_but_the_life_that_was_seen() {
+        let (runs, stopped) = (case(Ground::Ordered { running: true }), case(Ground::Ordered { running: false }));
+        let ended = Observation::Stopped { incarnation: life("c", Some(5)), exit: Exit::default() };
+        assert_eq!(runs.ground.remedy(), Remedy::KillAndStart);
+        assert_eq!(stopped.ground.remedy(), Remedy::Start);
+        assert!(runs.confirm(&running(Health::Healthy), at(101)).is_ok());
+        assert!(stopped.confirm(&ended, at(101)).is_ok());
+        assert!(runs.confirm(&ended, at(101)).is_err(), "it stopped by itself");
+        assert!(stopped.confirm(&running(Health::None), at(101)).is_err(), "somebody started it");
+        let next = Observation::Running { incarnation: life("c", Some(6)), health: Health::None };
+        assert!(runs.confirm(&next, at(101)).is_err(), "another life");
     }
 
     const UNTOLD: Health = Health::Unhealthy { last_check_at: None, due_within: None };

@@ -103,6 +103,7 @@ pub fn order(remedy: Remedy, rule: Rule, sample: Observation, at: Moment) -> Res
         },
         at,
         stopped_ago: None,
+        by_operator: None,
     }
 }
 

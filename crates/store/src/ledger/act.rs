@@ -17,12 +17,12 @@ const MAY_ACT: &str = "
                exists (select from defib.fleet f
                         where f.workspace_id::text =
                               (select r.workspace_id from defib.restarts r where r.id = $1)
-                          and (f.status::text = any ($2)
+                          and (f.status::text = any ($2) or %forced%
                                or f.status::text = (select m.status from defib.marks m
                                                   where m.workspace_id = f.workspace_id::text and m.attempt_id = $1))
                           and f.suspended is false
                           and f.engine::text = $3 and f.kind::text <> 'external'
-                          and defib.hold_reason(f.workspace_id::text, f.engine::text) is null) as wanted),
+                          and (defib.hold_reason(f.workspace_id::text, f.engine::text) is null or %forced%)) as wanted),
          acting as (
         update defib.restarts r
            set acting_at = clock_timestamp(),
@@ -31,6 +31,9 @@ const MAY_ACT: &str = "
          where r.id = $1 and r.finished_at is null and facts.owner and facts.wanted
         returning r.id)
     select facts.owner, facts.wanted, exists (select from acting) from facts";
+
+/// An operator ordered it by force: against a hold, and whatever its status is.
+const FORCED: &str = "exists (select from defib.restarts o where o.id = $1 and o.verdict = 'operator' and o.evidence ->> 'force' = 'true')";
 
 impl Store {
     /// Asks whether attempt `id` may turn to the engine, right before it does, and writes down that it did: after a yes the
@@ -51,7 +54,7 @@ impl Store {
             connection.begin_for_a_few_rows().await?;
             let row = connection
                 .query_one(
-                    MAY_ACT,
+                    &MAY_ACT.replace("%forced%", FORCED),
                     &[
                         (&id, Type::INT8),
                         (&watched, Type::TEXT_ARRAY),

@@ -1,6 +1,6 @@
 //! What `check` finds in a view and in functions that somebody else wrote.
 
-use defib_store::{Answer, Breach, ContractFacts, Question};
+use defib_store::{Answer, Breach, ContractFacts, Question, Trial};
 
 use crate::adapter::{FAMILY, STATUS_TYPES, WORKER};
 use crate::fixture::{Fixture, watched};
@@ -25,6 +25,33 @@ async fn fleet() -> Fixture {
     fixture
 }
 
+fn is_right(trial: &Trial) -> bool {
+    trial.answer == if trial.question.wants_true() { Answer::Agreed } else { Answer::Veto }
+}
+
+#[tokio::test]
+async fn a_function_that_ships_beside_a_view_of_other_tables_is_found() {
+    let fixture = fleet().await;
+    let kept = |breaches: &[Breach]| breaches.iter().all(|breach| !matches!(breach, Breach::ShippedFunction { .. }));
+    // Through another view it still is defib's own table.
+    fixture.run("create view public.between as select * from defib.workspaces").await;
+    let through = |table: &str| {
+        format!(
+            "create or replace view defib.fleet as
+             select id as workspace_id, name, status, kind, engine, container_ref, instance_ref, false as suspended,
+                    last_heartbeat_at, last_activity_at, active_tasks, created_at, policy from {table}"
+        )
+    };
+    fixture.run(&through("public.between")).await;
+    assert!(kept(&facts(&fixture).await.breaches));
+    fixture.run("create table public.agents as select * from defib.workspaces").await;
+    fixture.run(&through("public.agents")).await;
+    let found = facts(&fixture).await;
+    let strangers = ["mark_dead", "mark_recovered"]
+        .map(|name| Breach::ShippedFunction { function: format!("defib.{name}(text, jsonb)") });
+    assert_eq!(found.breaches, strangers);
+}
+
 #[tokio::test]
 async fn what_comes_with_defib_keeps_the_contract_and_leaves_no_trace() {
     let fixture = fleet().await;
@@ -43,9 +70,10 @@ async fn what_comes_with_defib_keeps_the_contract_and_leaves_no_trace() {
             (Question::LaterHeartbeat, "lives"),
             (Question::LaterActivity, "lives"),
             (Question::Suspended, "sleeps"),
+            (Question::Fitting, "is new"),
         ]
     );
-    assert!(found.trials.iter().all(|trial| trial.answer == Answer::Veto), "{found:?}");
+    assert!(found.trials.iter().all(is_right), "{found:?}");
     let after =
         fixture.text("select string_agg(w::text || xmin::text, ', ' order by id) from defib.workspaces w").await;
     assert_eq!(before, after);
@@ -60,7 +88,7 @@ async fn the_adapter_that_ships_keeps_the_contract() {
         fixture.run("update public.workspaces set last_outbound_at = now()").await;
         let found = facts(&fixture).await;
         assert_eq!(found.breaches, [], "{status_type:?}");
-        assert!(found.trials.len() == 6 && found.trials.iter().all(|trial| trial.answer == Answer::Veto), "{found:?}");
+        assert!(found.trials.len() == 7 && found.trials.iter().all(is_right), "{found:?}");
     }
 }
 

@@ -1,7 +1,7 @@
 //! The example of deploy/adapters/README.md: whoever copies it must have an adapter that works.
 
 use defib_policy::attempt::Outcome;
-use defib_store::{Answer, Claimed, MayAct};
+use defib_store::{Answer, Claimed, MayAct, Trial};
 use serde_json::json;
 
 use crate::fixture::{Fixture, watched};
@@ -16,8 +16,8 @@ fn examples() -> Vec<&'static str> {
 #[tokio::test]
 async fn the_example_is_an_adapter() {
     let fixture = Fixture::new().await;
-    let [platform, adapter] = examples()[..] else {
-        panic!("two blocks of SQL: the platform's tables, and the adapter")
+    let [platform, adapter, _] = examples()[..] else {
+        panic!("three blocks of SQL: the platform's tables, the adapter, and one for beats that are inserted")
     };
     fixture.run(platform).await;
     fixture.run(adapter).await;
@@ -32,7 +32,11 @@ async fn the_example_is_an_adapter() {
     assert_eq!(fixture.fleet().await, ["1", "3"]);
     let facts = fixture.store.check_contract(&watched()).await.unwrap();
     assert_eq!(facts.breaches, []);
-    assert!(facts.trials.len() == 5 && facts.trials.iter().all(|trial| trial.answer == Answer::Veto), "{facts:?}");
+    let is_right = |trial: &Trial| match trial.question.wants_true() {
+        true => trial.answer == Answer::Agreed,
+        false => trial.answer == Answer::Veto,
+    };
+    assert!(facts.trials.len() == 6 && facts.trials.iter().all(is_right), "{facts:?}");
 
     let id = fixture.grant("1", 1, 1).await;
     let state = "select string_agg(state, ' ' order by agent) from farm.agents";
@@ -49,6 +53,44 @@ async fn the_example_is_an_adapter() {
         fixture.run(&format!("update farm.agents set {change} where agent = 1")).await;
         let claimed = fixture.claim("1", evidence, 2, 1).await;
         assert!(matches!(claimed, Claimed::Vetoed { .. }), "{change}: {claimed:?}");
+    }
+}
+
+/// A beat that is an insert of another session, and under way while the restart is claimed.
+#[tokio::test]
+async fn a_beat_that_is_being_inserted_is_waited_for_and_seen() {
+    let fixture = Fixture::new().await;
+    let [platform, adapter, beats] = examples()[..] else { panic!("three blocks of SQL") };
+    for sql in [platform, adapter, beats, beats] {
+        fixture.run(sql).await;
+    }
+    fixture
+        .run(
+            "insert into farm.agents (agent, state, host) values (1, 'up', 'default');
+             insert into farm.beats (agent, at) values (1, clock_timestamp() - interval '1 hour')",
+        )
+        .await;
+    for (last, outcome) in [("commit", "vetoed"), ("rollback", "granted")] {
+        let evidence = fixture.evidence("1").await;
+        let beating = fixture.another().await;
+        beating.batch_execute("begin; insert into farm.beats (agent) values (1)").await.unwrap();
+        let claiming = fixture.claim("1", evidence, 1, 1);
+        let ending = async {
+            // The claim waits for the beat; it must not be decided before that has ended.
+            let waits =
+                "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
+            while fixture.text(waits).await == "0" {
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+            beating.batch_execute(last).await.unwrap();
+        };
+        let (claimed, ()) = tokio::join!(claiming, ending);
+        let found = match claimed {
+            Claimed::Vetoed { .. } => "vetoed",
+            Claimed::Granted { .. } => "granted",
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(found, outcome, "the beat ended with {last}");
     }
 }
 

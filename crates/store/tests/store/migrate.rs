@@ -89,11 +89,11 @@ async fn without_the_right_to_create_roles_the_rest_is_done_and_rights_follow_la
     admin.batch_execute("create database theirs owner plain").await.unwrap();
     let url = server.url("theirs").replace("postgres@", "plain@");
     let report = store(&url).migrate().await.unwrap_or_else(|error| panic!("{}", shown(&error)));
-    assert_eq!(report.roles_missing, ["defib_daemon", "defib_reporter", "defib_viewer"]);
+    assert_eq!(report.roles_missing, ["defib_daemon", "defib_operator", "defib_reporter", "defib_viewer"]);
     assert_eq!(store(&url).schema_state().await.unwrap(), SchemaState::Current);
 
     admin
-        .batch_execute("create role defib_daemon; create role defib_reporter; create role defib_viewer")
+        .batch_execute("create role defib_daemon; create role defib_operator; create role defib_reporter; create role defib_viewer")
         .await
         .unwrap();
     let report = store(&url).migrate().await.unwrap();

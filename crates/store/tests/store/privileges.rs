@@ -81,6 +81,26 @@ async fn a_reporter_has_one_function_and_not_one_right_more() {
 }
 
 #[tokio::test]
+async fn an_operator_has_a_few_functions_and_reads_nothing() {
+    let (_fixture, operator) = adapted_with("defib_operator").await;
+    let functions = [
+        "place_hold",
+        "release_holds",
+        "acknowledge",
+        "report_suspicion",
+        "order_restart",
+        "order_storm_end",
+        "order_state",
+        "withdraw_order",
+        "is_known",
+        "names_like",
+    ];
+    let mut expected = expected(&[("schema defib", "USAGE")]);
+    expected.extend(functions.map(|name| (format!("function {name}"), "EXECUTE".to_owned())));
+    assert_eq!(rights(&operator).await, expected);
+}
+
+#[tokio::test]
 async fn a_viewer_reads_all_of_defib_and_has_not_one_right_more() {
     let (fixture, viewer) = adapted_with("defib_viewer").await;
     // Functions in a view are called as the reader. Neither writes, and neither tells more than the view.
@@ -127,7 +147,7 @@ async fn the_daemon_writes_its_own_tables_and_has_no_right_on_the_platforms() {
 
 #[tokio::test]
 async fn nobody_touches_the_platforms_tables_but_through_the_functions() {
-    for role in ["defib_daemon", "defib_reporter", "defib_viewer"] {
+    for role in ["defib_daemon", "defib_operator", "defib_reporter", "defib_viewer"] {
         let (_fixture, login) = adapted_with(role).await;
         for table in ["public.workspaces", "public.structure_events"] {
             for sql in [

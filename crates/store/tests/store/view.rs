@@ -142,7 +142,7 @@ async fn check_tells_the_facts_with_and_without_a_schema() {
     assert_eq!(facts.user, "postgres");
     assert!(facts.server_version.chars().next().unwrap().is_ascii_digit());
     assert!(facts.privileges.iter().all(|privilege| privilege.granted));
-    assert!(facts.roles.len() == 3 && facts.roles.iter().all(|role| role.exists && role.ours));
+    assert!(facts.roles.len() == 4 && facts.roles.iter().all(|role| role.exists && role.ours));
     assert!(
         facts.now.since(facts.our_now) + facts.our_now.since(facts.now) < Duration::from_secs(1),
         "one machine, one clock"

@@ -1,0 +1,194 @@
+//! `defib check` on the mapping of workspaces to containers, both ways and engine by engine: watched rows that have no container, and
+//! containers that carry the label and have no row. One that is missing is dead, and stays so; one without a row is watched by nobody.
+
+use std::collections::{BTreeMap, HashMap};
+
+use defib_engine::{Engine, EngineCheck, Target};
+use defib_policy::fleet::{Kind, Workspace};
+use defib_policy::id::EngineName;
+use defib_policy::sample::Observation;
+use defib_store::StatusRow;
+
+use super::findings::{Findings, brief, count, some};
+use crate::config::Config;
+use crate::logging::{chain, printable};
+
+/// What is known of the fleet; nothing where it cannot be read.
+#[derive(Debug, Default)]
+pub(super) struct Rows<'a> {
+    /// Those that a daemon would judge.
+    pub(super) judged: &'a [Workspace],
+    /// All of them.
+    pub(super) all: &'a [StatusRow],
+}
+
+/// An engine that answers, and those of its workspaces that have no container there.
+struct Seen<'a> {
+    name: &'a EngineName,
+    found: EngineCheck,
+    judged: usize,
+    by_label: usize,
+    missing: Vec<&'a Workspace>,
+}
+
+/// Asks one engine after the other, and compares what they have with the rows.
+pub(super) async fn check<'a, E: AsRef<dyn Engine> + 'a>(
+    findings: &mut Findings,
+    config: &Config,
+    engines: impl IntoIterator<Item = (&'a EngineName, &'a E)>,
+    rows: &Rows<'_>,
+) {
+    let mut seen: Vec<Seen<'_>> = Vec::new();
+    for (name, engine) in engines {
+        let of_engine: Vec<&Workspace> =
+            rows.judged.iter().filter(|row| row.kind == Kind::Container && row.engine == *name).collect();
+        if let Some(one) = ask(findings, config, name, engine.as_ref(), &of_engine).await {
+            seen.push(one);
+        }
+    }
+    // Where a label was seen, for rows that look for it on another engine.
+    let elsewhere: HashMap<&str, &EngineName> = seen
+        .iter()
+        .flat_map(|one| one.found.labelled.iter().flatten().map(|(workspace, _)| (workspace.as_str(), one.name)))
+        .collect();
+    for one in &seen {
+        tell_missing(findings, config, one, &elsewhere);
+    }
+    tell_unclaimed(findings, config, &seen, rows);
+}
+
+async fn ask<'a>(
+    findings: &mut Findings,
+    config: &Config,
+    name: &'a EngineName,
+    engine: &dyn Engine,
+    workspaces: &[&'a Workspace],
+) -> Option<Seen<'a>> {
+    let what = format!("engine {name}");
+    let url =
+        config.engines.iter().find(|(known, _)| known == name).map(|(_, url)| url.to_string()).unwrap_or_default();
+    let found = match engine.check().await {
+        Ok(found) => found,
+        Err(error) => {
+            findings.fail(&what, &format!("{}. Is it running at {url}, and may this user use it?", chain(&error)));
+            return None;
+        }
+    };
+    findings.well(
+        &what,
+        &format!(
+            "{} {} (API {}), {}, id {}",
+            printable(&found.name),
+            printable(&found.version),
+            printable(&found.api_version),
+            count(usize::try_from(found.containers).unwrap_or(0), "container"),
+            printable(&found.id)
+        ),
+    );
+    let targets: Vec<Target> = workspaces
+        .iter()
+        .map(|workspace| Target::container(workspace.id.clone(), workspace.container_ref.clone()))
+        .collect();
+    let report = engine.sample_all(&targets).await;
+    match report.reach {
+        Ok(reached) if !reached.spoiled => {}
+        Ok(_) => findings.fail(
+            &what,
+            "a container of it is in a state that defib does not know, so its list cannot be read whole: find it (`docker ps --all`), and \
+             remove it or have it started",
+        ),
+        Err(fault) => {
+            findings.fail(&what, &format!("its containers cannot be listed: {fault}"));
+            return None;
+        }
+    }
+    let samples: HashMap<_, _> = report.samples.iter().map(|(id, sample)| (id, &sample.observation)).collect();
+    let missing = workspaces
+        .iter()
+        .copied()
+        .filter(|workspace| matches!(samples.get(&workspace.id), Some(Observation::Missing)))
+        .collect();
+    let by_label = workspaces.iter().filter(|workspace| workspace.container_ref.is_none()).count();
+    Some(Seen { name, found, judged: workspaces.len(), by_label, missing })
+}
+
+fn tell_missing(findings: &mut Findings, config: &Config, seen: &Seen<'_>, elsewhere: &HashMap<&str, &EngineName>) {
+    let what = format!("engine {}", seen.name);
+    if seen.judged > 0 && seen.missing.is_empty() {
+        return findings
+            .well(&what, &format!("each of its {} has a container", count(seen.judged, "watched workspace")));
+    }
+    if seen.missing.is_empty() {
+        return;
+    }
+    let label = &config.workspace_label;
+    let by_label = seen.missing.iter().filter(|workspace| workspace.container_ref.is_none()).count();
+    let nobody_has_it = seen.found.labelled.as_ref().is_some_and(Vec::is_empty);
+    if by_label > 0 && by_label == seen.by_label && nobody_has_it {
+        findings.fail(
+            &what,
+            &format!(
+                "no container carries the label {label}, by which {} would be found ({}): all of them count as missing. Is \
+                 DEFIB_WORKSPACE_LABEL the label that your platform sets? Or fill in container_ref in defib.fleet",
+                count(by_label, "watched workspace"),
+                some(seen.missing.iter().filter(|workspace| workspace.container_ref.is_none()).map(|row| row.id.as_str()))
+            ),
+        );
+        if by_label == seen.missing.len() {
+            return;
+        }
+    }
+    let mut moved: BTreeMap<&EngineName, Vec<&str>> = BTreeMap::new();
+    for workspace in &seen.missing {
+        if let Some(engine) = elsewhere.get(workspace.id.as_str()).filter(|engine| **engine != seen.name) {
+            moved.entry(engine).or_default().push(workspace.id.as_str());
+        }
+    }
+    for (engine, ids) in moved {
+        findings.fail(
+            &what,
+            &format!(
+                "{} ({}) have their container on engine {engine}. Correct `engine` in defib.fleet",
+                count(ids.len(), "watched workspace"),
+                some(ids.iter().copied())
+            ),
+        );
+    }
+    findings.fail(
+        &what,
+        &format!(
+            "{} of its {} have no container ({}): they are dead, and stay so, because only the platform can make a container again. Recreate them, \
+             correct container_ref or the label {label}, or give them a status that is not watched",
+            seen.missing.len(),
+            count(seen.judged, "watched workspace"),
+            some(seen.missing.iter().map(|workspace| workspace.id.as_str()))
+        ),
+    );
+}
+
+/// Containers whose workspace has no row at all, or one on another engine that does not find it.
+fn tell_unclaimed(findings: &mut Findings, config: &Config, seen: &[Seen<'_>], rows: &Rows<'_>) {
+    if rows.all.is_empty() {
+        return; // said elsewhere: nobody is watched at all
+    }
+    let known: HashMap<&str, Option<&str>> =
+        rows.all.iter().map(|row| (row.id.as_str(), row.engine.as_deref())).collect();
+    for one in seen {
+        let labelled = one.found.labelled.iter().flatten();
+        let unclaimed: Vec<String> = labelled
+            .filter(|(workspace, _)| !known.contains_key(workspace.as_str()))
+            .map(|(workspace, container)| format!("{} of container {}", brief(workspace), brief(container)))
+            .collect();
+        if !unclaimed.is_empty() {
+            findings.warn(
+                &format!("engine {}", one.name),
+                &format!(
+                    "{} the label {} with an id that defib.fleet does not have ({}): nobody watches over them. Correct the label, or the view",
+                    if unclaimed.len() == 1 { "1 container carries".to_owned() } else { format!("{} containers carry", unclaimed.len()) },
+                    config.workspace_label,
+                    some(unclaimed.iter().map(String::as_str))
+                ),
+            );
+        }
+    }
+}

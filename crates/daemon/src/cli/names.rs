@@ -1,0 +1,119 @@
+//! Names that people type: in which order they are shown, and what was meant by one that does not exist.
+
+use std::cmp::Ordering;
+
+use defib_store::{HoldScope, Store};
+
+use super::Refused;
+use crate::logging::printable;
+
+/// As people sort: `w2` before `w10`. Names that differ only in leading zeros are told apart by the usual order.
+pub(super) fn natural(left: &str, right: &str) -> Ordering {
+    let (mut a, mut b) = (left, right);
+    loop {
+        let (first, second) = (run(a), run(b));
+        if first.is_empty() || second.is_empty() {
+            return first.len().cmp(&second.len()).then_with(|| left.cmp(right));
+        }
+        let order = if is_number(first) && is_number(second) {
+            let (x, y) = (first.trim_start_matches('0'), second.trim_start_matches('0'));
+            x.len().cmp(&y.len()).then_with(|| x.cmp(y))
+        } else {
+            first.cmp(second)
+        };
+        if order.is_ne() {
+            return order;
+        }
+        (a, b) = (&a[first.len()..], &b[second.len()..]);
+    }
+}
+
+fn is_number(text: &str) -> bool {
+    text.starts_with(|first: char| first.is_ascii_digit())
+}
+
+/// The digits, or the text up to the next digit, that it begins with.
+fn run(text: &str) -> &str {
+    let number = is_number(text);
+    let end = text.find(|next: char| next.is_ascii_digit() != number).unwrap_or(text.len());
+    &text[..end]
+}
+
+/// The name that was probably meant, if one is near enough to be worth a question.
+pub(super) fn nearest<'a>(meant: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let allowed = (meant.chars().count() / 3).clamp(1, 3);
+    names
+        .into_iter()
+        .map(|name| (strsim::damerau_levenshtein(meant, name), name))
+        .filter(|(distance, _)| *distance <= allowed)
+        .min_by(|(a, x), (b, y)| a.cmp(b).then_with(|| natural(x, y)))
+        .map(|(_, name)| name)
+}
+
+/// What to say of a name that does not exist.
+pub(super) fn unknown<'a>(kind: &str, meant: &str, names: impl IntoIterator<Item = &'a str>) -> String {
+    let hint = nearest(meant, names).map_or_else(
+        || "`defib status` lists those there are".to_owned(),
+        |name| format!("did you mean {}?", printable(name)),
+    );
+    format!("there is no {kind} {}: {hint}", printable(meant))
+}
+
+/// Refuses a workspace or an engine that does not exist, and suggests the nearest that does.
+pub(super) async fn must_exist(store: &Store, scope: &HoldScope) -> anyhow::Result<()> {
+    if store.is_known(scope).await? {
+        return Ok(());
+    }
+    let names = store.names_like(scope).await?;
+    let (kind, target) = scope.parts();
+    Err(NoSuch(unknown(kind, target.unwrap_or_default(), names.iter().map(String::as_str))).into())
+}
+
+/// A name that does not exist: one line, exit code 1.
+#[derive(Debug)]
+pub(super) struct NoSuch(pub(super) String);
+
+impl std::fmt::Display for NoSuch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for NoSuch {}
+
+/// Refuses a reason that says nothing: it is what the next person reads.
+pub(super) fn reason(text: &str) -> Result<&str, Refused> {
+    let text = text.trim();
+    if text.is_empty() {
+        Err(Refused("--reason is empty: say why, somebody will read it".to_owned()))
+    } else {
+        Ok(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_in_names_are_sorted_as_numbers() {
+        let mut names = ["w10", "w2", "w1", "a", "w", "w1b", "w01", "10", "9", "w1a2", "w1a10", ""];
+        names.sort_by(|a, b| natural(a, b));
+        assert_eq!(names, ["", "9", "10", "a", "w", "w01", "w1", "w1a2", "w1a10", "w1b", "w2", "w10"]);
+        assert_eq!(natural("99999999999999999999999998", "99999999999999999999999999"), Ordering::Less);
+        assert_eq!(natural("ä2", "ä10"), Ordering::Less);
+    }
+
+    #[test]
+    fn a_slip_is_recognised_and_another_name_is_not() {
+        let names = ["agent-17", "agent-71", "gpu"];
+        assert_eq!(nearest("agnet-17", names), Some("agent-17"));
+        assert_eq!(nearest("gpv", names), Some("gpu"));
+        assert_eq!(nearest("cpus", names), None);
+        assert_eq!(unknown("engine", "gp\u{1b}", ["gpu"]), "there is no engine gp\\u{1b}: did you mean gpu?");
+        assert_eq!(
+            unknown("workspace", "nobody", names),
+            "there is no workspace nobody: `defib status` lists those there are"
+        );
+    }
+}

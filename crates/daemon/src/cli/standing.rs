@@ -1,0 +1,213 @@
+//! What is said of a workspace now, and by whom.
+//!
+//! `defib.verdicts` holds the verdicts that are not `alive`, so a workspace without a row there is alive only if a running daemon
+//! judges it. Whether one does follows from what the daemons say of themselves: who has the lease on its engine, whether the
+//! holder's last pass over that engine is recent, and which statuses the holder watches. Of everybody else nobody says anything, and
+//! `not judged` is the truth. None of this needs the daemon's environment.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use defib_policy::moment::Timestamp;
+use defib_store::{CurrentVerdict, EngineSaid, FleetScope, ReplicaSaid, Said, StatusRow, Store, StoreError};
+
+use super::show;
+use crate::logging::printable;
+
+/// The kind of those that have no engine.
+const EXTERNAL: &str = "external";
+
+/// The word for those of whom nobody says anything.
+pub(super) const NOT_JUDGED: &str = "not judged";
+/// The word for those whose status is not watched.
+pub(super) const NOT_WATCHED: &str = "not watched";
+/// The word for those that somebody put away.
+pub(super) const SUSPENDED: &str = "suspended";
+
+/// Who says what.
+#[derive(Debug)]
+pub(super) struct Voices {
+    pub(super) said: Said,
+    /// The statuses that the daemons watch; `None`: none has said so yet.
+    watched: Option<Vec<String>>,
+    /// The rows that a daemon reads; `None`: the fleet cannot be read.
+    read: Option<HashSet<String>>,
+    /// Why a daemon does not read a row that has a watched status.
+    malformed: HashMap<String, &'static str>,
+}
+
+/// What is said of one workspace.
+#[derive(Debug)]
+pub(super) enum Standing<'a> {
+    /// It or an ancestor was put away.
+    Suspended,
+    /// Its status is none that is watched.
+    NotWatched,
+    /// Nobody says anything of it, for this reason.
+    NotJudged(String),
+    Judged(Judged<'a>),
+}
+
+/// What a running daemon says of one workspace.
+#[derive(Debug)]
+pub(super) struct Judged<'a> {
+    pub(super) verdict: &'a str,
+    /// The row of `defib.verdicts`; `None`: alive.
+    pub(super) current: Option<&'a CurrentVerdict>,
+    /// The replica.
+    pub(super) by: &'a ReplicaSaid,
+    /// Its last pass over the engine.
+    pub(super) at: Timestamp,
+    pub(super) ago: Duration,
+}
+
+impl Standing<'_> {
+    /// One word for it: a verdict, or one of the three above.
+    pub(super) fn word(&self) -> &str {
+        match self {
+            Self::Suspended => SUSPENDED,
+            Self::NotWatched => NOT_WATCHED,
+            Self::NotJudged(_) => NOT_JUDGED,
+            Self::Judged(judged) => judged.verdict,
+        }
+    }
+
+    /// Whether somebody should look: it is in doubt, dead or worse, or nobody watches over it although it should be watched.
+    /// Who is busy or just starts is well.
+    pub(super) fn is_trouble(&self) -> bool {
+        match self {
+            Self::Suspended | Self::NotWatched => false,
+            Self::NotJudged(_) => true,
+            Self::Judged(judged) => !matches!(judged.verdict, "alive" | "busy" | "settling"),
+        }
+    }
+}
+
+impl Voices {
+    /// What is said, and which of these rows (`FleetScope::All`: of all) a daemon reads.
+    pub(super) async fn read(store: &Store, scope: FleetScope<'_>) -> Result<Self, StoreError> {
+        let said = store.said().await?;
+        let watched = watched(&said);
+        let (mut read, mut malformed) = (None, HashMap::new());
+        if let Some(watched) = &watched {
+            // A view that cannot be read as the daemon reads it is for `defib check` to explain.
+            if let Ok((fleet, broken)) = store.read_fleet(scope, watched).await {
+                read = Some(fleet.workspaces.iter().map(|row| row.id.to_string()).collect());
+                // Of the one that was asked about it is known even where its id is what is wrong with it.
+                let asked = match scope {
+                    FleetScope::Some([id]) => Some(id.to_string()),
+                    _ => None,
+                };
+                malformed = broken.into_iter().filter_map(|row| Some((asked.clone().or(row.id)?, row.why))).collect();
+            }
+        }
+        Ok(Self { said, watched, read, malformed })
+    }
+
+    #[cfg(test)]
+    pub(super) fn of_a_test(said: Said, malformed: HashMap<String, &'static str>) -> Self {
+        let watched = watched(&said);
+        Self { said, watched, read: None, malformed }
+    }
+
+    /// What is said of a workspace.
+    pub(super) fn of<'a>(&'a self, row: &'a StatusRow) -> Standing<'a> {
+        if row.suspended == Some(true) {
+            return Standing::Suspended;
+        }
+        let judge = self.judge_of(row);
+        let watched = judge.as_ref().ok().and_then(|(by, _)| by.watched_statuses.as_ref()).or(self.watched.as_ref());
+        if watched.is_some_and(|watched| !watched.iter().any(|status| Some(status) == row.status.as_ref())) {
+            return Standing::NotWatched;
+        }
+        let (by, word) = match judge {
+            Ok(judge) => judge,
+            Err(why) => return Standing::NotJudged(why),
+        };
+        if let Some(why) = self.malformed.get(&row.id) {
+            return Standing::NotJudged(format!("its row breaks the contract of defib.fleet: {why}"));
+        }
+        if self.read.as_ref().is_some_and(|read| !read.contains(&row.id)) {
+            return Standing::NotJudged(
+                "its row breaks the contract of defib.fleet (`defib check` says how)".to_owned(),
+            );
+        }
+        let is_new = row.created_ago.is_some_and(|ago| ago < word.last_pass_ago);
+        if row.verdict.is_none() && is_new {
+            return Standing::NotJudged(format!("it is newer than the last pass of {}", printable(&by.name)));
+        }
+        Standing::Judged(Judged {
+            verdict: row.verdict.as_ref().map_or("alive", |current| &current.verdict),
+            current: row.verdict.as_ref(),
+            by,
+            at: word.last_pass_at,
+            ago: word.last_pass_ago,
+        })
+    }
+
+    /// The replica that judges a workspace, with its last word on the engine; or why there is none.
+    fn judge_of(&self, row: &StatusRow) -> Result<(&ReplicaSaid, &EngineSaid), String> {
+        let external = row.kind.as_deref() == Some(EXTERNAL);
+        self.judge(if external { "" } else { row.engine.as_deref().unwrap_or_default() }, external)
+    }
+
+    /// The replica that speaks for an engine (`external`: for those that have none), with its last word on it; or why none does.
+    pub(super) fn judge(&self, engine: &str, external: bool) -> Result<(&ReplicaSaid, &EngineSaid), String> {
+        if self.living().next().is_none() {
+            return Err(self.nobody_runs());
+        }
+        let shown =
+            if external { "those without an engine".to_owned() } else { format!("engine {}", printable(engine)) };
+        let lease = self.said.leases.iter().find(|lease| external || lease.engine.as_str() == engine);
+        let Some(lease) = lease else {
+            let configured = self.living().any(|replica| replica.engines.iter().any(|name| name == engine));
+            return Err(if external || configured {
+                format!("no replica owns {} now", if external { "any engine" } else { &shown })
+            } else {
+                format!("{shown} is in no replica's DEFIB_ENGINES")
+            });
+        };
+        let holder = printable(&lease.holder);
+        let word = self.said.engines.iter().find(|word| word.name == if external { "" } else { engine });
+        let by = self.said.replicas.iter().find(|replica| replica.name == lease.holder);
+        let (Some(word), Some(by)) = (word, by) else {
+            return Err(format!("{holder} has not made a pass over {shown} yet"));
+        };
+        if word.overdue_for.is_some() {
+            return Err(format!("the last pass of {holder} over {shown} ended {} ago", show::age(word.last_pass_ago)));
+        }
+        Ok((by, word))
+    }
+
+    /// The replicas that live.
+    pub(super) fn living(&self) -> impl Iterator<Item = &ReplicaSaid> {
+        self.said.replicas.iter().filter(|replica| replica.gone_for.is_none())
+    }
+
+    fn nobody_runs(&self) -> String {
+        let last = self.said.replicas.iter().filter_map(|replica| Some((replica.gone_for?, &replica.name))).min();
+        last.map_or_else(
+            || "no defib is running".to_owned(),
+            |(gone, name)| {
+                format!("no defib is running: {} was last heard of {} ago", printable(name), show::age(gone))
+            },
+        )
+    }
+}
+
+/// What any living daemon watches; without one, what the last one did.
+fn watched(said: &Said) -> Option<Vec<String>> {
+    let of = |living: bool| {
+        let mut statuses: Vec<String> = said
+            .replicas
+            .iter()
+            .filter(|replica| replica.gone_for.is_none() == living)
+            .filter_map(|replica| replica.watched_statuses.clone())
+            .flatten()
+            .collect();
+        statuses.sort_unstable();
+        statuses.dedup();
+        (!statuses.is_empty()).then_some(statuses)
+    };
+    of(true).or_else(|| of(false))
+}

@@ -1,0 +1,233 @@
+//! What outlives this process of what it has learned: each workspace's heartbeat interval, so that after a deploy a window is what it was
+//! before, and what `defib explain` can say of one that is alive.
+//!
+//! It is written lazily, a slice of the fleet with each poll and only what has changed, and read once, at the start. Losing any of
+//! it costs three heartbeats.
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use defib_policy::cadence::Learned;
+use defib_policy::id::{ContainerId, WorkspaceId};
+use defib_policy::moment::Moment;
+use defib_store::{CadenceRow, Store, StoreError};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info};
+
+use crate::logging::database_fault;
+use crate::state::State;
+use crate::sync::lock;
+
+/// Workspaces that are looked at with each poll. Larger: the judge is locked for longer. Smaller: a large fleet is written later.
+const SLICE: usize = 2_000;
+
+/// Rows that are read at the start, at most.
+const RECALLED_MAX: i64 = 250_000;
+
+/// What has not changed is written again after this, so that it is not forgotten as old.
+const REWRITTEN_AFTER: Duration = Duration::from_secs(86_400);
+
+/// What has not been written for so long is of no workspace of the fleet.
+pub(crate) const FORGOTTEN_AFTER: Duration = Duration::from_secs(7 * 86_400);
+
+/// Where it is kept.
+#[async_trait]
+pub(crate) trait MemoryTables: Send + Sync {
+    /// Keeps what was learned of these workspaces.
+    async fn save_cadences(&self, rows: &[CadenceRow]) -> Result<(), StoreError>;
+
+    /// Up to `limit` of what was learned, the most recently written first.
+    async fn read_cadences(&self, limit: i64) -> Result<Vec<CadenceRow>, StoreError>;
+}
+
+#[async_trait]
+impl MemoryTables for Store {
+    async fn save_cadences(&self, rows: &[CadenceRow]) -> Result<(), StoreError> {
+        Self::save_cadences(self, rows).await
+    }
+
+    async fn read_cadences(&self, limit: i64) -> Result<Vec<CadenceRow>, StoreError> {
+        Self::read_cadences(self, limit).await
+    }
+}
+
+/// Keeps what was learned.
+pub(crate) struct Memory {
+    state: Arc<State>,
+    tables: Arc<dyn MemoryTables>,
+    written: Mutex<Written>,
+}
+
+#[derive(Default)]
+struct Written {
+    /// Where the next slice begins.
+    next: usize,
+    rows: HashMap<WorkspaceId, Mark>,
+}
+
+/// What was last written of one workspace, as far as it takes to tell whether that still holds.
+#[derive(Clone, Copy)]
+struct Mark {
+    facts: u64,
+    window: Duration,
+    at: Moment,
+}
+
+impl Memory {
+    /// Reads from and writes to these tables.
+    pub(crate) fn new(state: Arc<State>, tables: Arc<dyn MemoryTables>) -> Self {
+        Self { state, tables, written: Mutex::default() }
+    }
+
+    /// Takes up what was learned before, and then writes until `stop`.
+    pub(crate) async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let mut poll = tokio::time::interval(self.state.config.policy.poll_interval);
+        poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut recalled = false;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = poll.tick() => {}
+            }
+            if !self.state.fleet_known() {
+                continue;
+            }
+            let turn = async { if recalled { self.save().await } else { self.recall().await } };
+            let done = tokio::select! {
+                () = stop.cancelled() => return,
+                done = turn => done,
+            };
+            match done {
+                Ok(()) => recalled = true,
+                // A database that is away is told elsewhere.
+                Err(error) => {
+                    debug!(error = %database_fault(&error), "what was learned was not kept; tried again with the next poll");
+                }
+            }
+        }
+    }
+
+    /// Takes up what another process has learned of the workspaces of the fleet.
+    async fn recall(&self) -> Result<(), StoreError> {
+        let rows = self.tables.read_cadences(RECALLED_MAX).await?;
+        let mut judge = self.state.judge();
+        let useful = rows.iter().filter(|row| {
+            let intervals = u8::try_from(row.intervals).unwrap_or(u8::MAX);
+            let learned = Learned { mean_ms: row.mean_ms, deviation_ms: row.deviation_ms, intervals };
+            judge.recall(&row.workspace, learned)
+        });
+        let useful = useful.count();
+        if useful > 0 {
+            info!(workspaces = useful, "learned heartbeat intervals were taken up from before");
+        }
+        Ok(())
+    }
+
+    /// Writes what has changed in the next slice of the fleet.
+    async fn save(&self) -> Result<(), StoreError> {
+        let rows = self.changed();
+        if rows.is_empty() {
+            return Ok(());
+        }
+        self.tables.save_cadences(&rows).await?;
+        let now = self.state.now();
+        let mut written = lock(&self.written);
+        for row in rows {
+            let mark = Mark { facts: facts(&row), window: row.window.unwrap_or_default(), at: now };
+            written.rows.insert(row.workspace, mark);
+        }
+        Ok(())
+    }
+
+    fn changed(&self) -> Vec<CadenceRow> {
+        let (voice, now) = (self.state.voice(), self.state.now());
+        let fleet = voice.fleet();
+        let ids: Vec<&WorkspaceId> = {
+            let mut written = lock(&self.written);
+            let all = fleet.ids().count();
+            let begin = if written.next >= all { 0 } else { written.next };
+            written.next = begin + SLICE;
+            if begin == 0 {
+                written.rows.retain(|id, _| fleet.has(id));
+            }
+            fleet.ids().skip(begin).take(SLICE).collect()
+        };
+        let mut rows: Vec<CadenceRow> = {
+            let judge = self.state.judge();
+            let portraits = ids.into_iter().filter_map(|id| Some((id, judge.portrait(id)?)));
+            portraits
+                .map(|(id, portrait)| {
+                    let unlearned = Learned { mean_ms: 0.0, deviation_ms: 0.0, intervals: 0 };
+                    let learned = portrait.learned.unwrap_or(unlearned);
+                    CadenceRow {
+                        workspace: id.clone(),
+                        mean_ms: learned.mean_ms,
+                        deviation_ms: learned.deviation_ms,
+                        intervals: learned.intervals.into(),
+                        window: Some(portrait.window),
+                        container_id: portrait.life.map(|life| life.container_id.clone()),
+                        started_at: portrait.life.and_then(|life| life.started_at),
+                        own_settings: Vec::new(),
+                    }
+                })
+                .collect()
+        };
+        rows.retain(|row| voice.speaks_for_its_row(&row.workspace));
+        for row in &mut rows {
+            row.own_settings = self.state.described_settings(&row.workspace);
+        }
+        let written = lock(&self.written);
+        rows.retain(|row| written.rows.get(&row.workspace).is_none_or(|mark| mark.differs(row, now)));
+        rows
+    }
+}
+
+impl Mark {
+    /// Whether what was written is worth writing anew.
+    fn differs(&self, row: &CadenceRow, now: Moment) -> bool {
+        let window = row.window.unwrap_or_default();
+        self.facts != facts(row) || self.window.abs_diff(window) > self.window / 5 || now - self.at >= REWRITTEN_AFTER
+    }
+}
+
+/// What changes seldom, in a number.
+fn facts(row: &CadenceRow) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    row.container_id.as_ref().map(ContainerId::as_str).hash(&mut hasher);
+    row.started_at.map(|at| at.0).hash(&mut hasher);
+    row.own_settings.hash(&mut hasher);
+    (row.intervals == 0).hash(&mut hasher);
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_hardly_changes_is_not_written_again() {
+        let row = CadenceRow {
+            workspace: "w".into(),
+            mean_ms: 10.0,
+            deviation_ms: 1.0,
+            intervals: 9,
+            window: Some(Duration::from_secs(30)),
+            container_id: Some("c".into()),
+            started_at: None,
+            own_settings: Vec::new(),
+        };
+        let (then, day) = (Moment::after(Duration::from_secs(5)), Duration::from_secs(86_400));
+        let mark = Mark { facts: facts(&row), window: Duration::from_secs(30), at: then };
+        assert!(!mark.differs(&row, then));
+        assert!(
+            !mark.differs(&CadenceRow { window: Some(Duration::from_secs(35)), mean_ms: 12.0, ..row.clone() }, then)
+        );
+        assert!(mark.differs(&CadenceRow { window: Some(Duration::from_secs(37)), ..row.clone() }, then));
+        assert!(mark.differs(&CadenceRow { container_id: Some("d".into()), ..row.clone() }, then));
+        assert!(mark.differs(&CadenceRow { own_settings: vec!["x".to_owned()], ..row.clone() }, then));
+        assert!(mark.differs(&row, Moment::after(Duration::from_secs(5) + day)));
+    }
+}

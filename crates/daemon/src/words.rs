@@ -1,0 +1,141 @@
+//! What this replica says of itself and of the engines that it owns, for `defib status` and `defib explain`.
+//!
+//! A pass over a whole engine leaves a word here. The recorder writes it once the verdicts of that pass are in the table: a word says that
+//! the table tells the truth about the engine's workspaces, so where verdicts cannot be written there is none, and after a while
+//! everybody there is `not judged`. A word that is lost is made good by the next pass.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use defib_policy::id::EngineName;
+use defib_policy::moment::Moment;
+use defib_policy::sample::Fault;
+use defib_policy::settings::Mode;
+use defib_store::{EngineReportRow, ReplicaReport, Store, StoreError};
+use serde_json::{Value, json};
+
+use crate::config::Config;
+use crate::state::State;
+use crate::sync::lock;
+
+/// Beyond three polls and the engine's own deadlines, how much later a word may be followed by the next one. Smaller: whoever is judged by
+/// a slow database is called `not judged`. Larger: a daemon that hangs is believed for so long.
+const LATENESS: Duration = Duration::from_secs(10);
+
+/// Where words are written down.
+#[async_trait]
+pub(crate) trait WordTables: Send + Sync {
+    /// Writes what this replica says of itself.
+    async fn report_replica(&self, report: &ReplicaReport<'_>) -> Result<(), StoreError>;
+
+    /// Writes what it says of an engine that it owns. False when it does not own it.
+    async fn report_engine(&self, report: &EngineReportRow<'_>) -> Result<bool, StoreError>;
+}
+
+#[async_trait]
+impl WordTables for Store {
+    async fn report_replica(&self, report: &ReplicaReport<'_>) -> Result<(), StoreError> {
+        Self::report_replica(self, report).await
+    }
+
+    async fn report_engine(&self, report: &EngineReportRow<'_>) -> Result<bool, StoreError> {
+        Self::report_engine(self, report).await
+    }
+}
+
+/// What a pass over all workspaces of an engine came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Word {
+    fault: Option<Fault>,
+    judged: usize,
+    at: Moment,
+}
+
+/// The words that are not written yet; each engine's newest.
+pub(crate) type Unwritten = BTreeMap<Option<EngineName>, Word>;
+
+/// Keeps the words until the recorder writes them.
+pub(crate) struct Words {
+    state: Arc<State>,
+    tables: Arc<dyn WordTables>,
+    waiting: Mutex<Unwritten>,
+    /// Of whom a word was written, and whether the engine answered: only what is new is worth a write of its own.
+    written: Mutex<BTreeMap<Option<EngineName>, bool>>,
+}
+
+impl Words {
+    /// Writes to these tables.
+    pub(crate) fn new(state: Arc<State>, tables: Arc<dyn WordTables>) -> Self {
+        Self { state, tables, waiting: Mutex::default(), written: Mutex::default() }
+    }
+
+    /// Takes note of a pass over all workspaces of `engine`. Returns whether that is news: the first word on it, or another answer.
+    pub(crate) fn note(&self, engine: Option<&EngineName>, reach: Option<Result<(), Fault>>, judged: usize) -> bool {
+        let now = self.state.now();
+        let fault = reach.and_then(Result::err);
+        if fault == Some(Fault::NotConfigured) || !self.state.speaks_for(engine, now) {
+            return false;
+        }
+        let is_news = lock(&self.written).get(&engine.cloned()) != Some(&fault.is_none());
+        lock(&self.waiting).insert(engine.cloned(), Word { fault, judged, at: now });
+        is_news
+    }
+
+    /// The words that may be written once all verdicts noted before are.
+    pub(crate) fn take(&self) -> Unwritten {
+        std::mem::take(&mut *lock(&self.waiting))
+    }
+
+    /// Writes them. Those of engines that are no longer ours come to nothing.
+    pub(crate) async fn write(&self, words: &Unwritten) -> Result<(), StoreError> {
+        let Some(last) = words.values().map(|word| word.at).max() else { return Ok(()) };
+        let (config, now) = (&self.state.config, self.state.now());
+        for (engine, word) in words {
+            let row = EngineReportRow {
+                engine: engine.as_ref(),
+                holder: &config.replica_id,
+                fault: word.fault.map(Fault::label),
+                asked_ago: now - word.at,
+                judged: word.judged,
+                storm: self.storm(engine.as_ref()),
+                good_for: good_for(config).saturating_sub(now - word.at),
+            };
+            if self.tables.report_engine(&row).await? {
+                lock(&self.written).insert(engine.clone(), word.fault.is_none());
+            } else {
+                lock(&self.written).remove(engine);
+            }
+        }
+        let usable = self.state.judge().heartbeats_usable(now);
+        let report = ReplicaReport {
+            replica: &config.replica_id,
+            mode: mode(config.policy.mode),
+            version: env!("CARGO_PKG_VERSION"),
+            watched_statuses: &config.watched_statuses,
+            heartbeats_usable: usable,
+            last_pass_ago: now - last,
+        };
+        self.tables.report_replica(&report).await
+    }
+
+    /// The storm on an engine, or that of the whole fleet, which holds its restarts too.
+    fn storm(&self, engine: Option<&EngineName>) -> Option<Value> {
+        let judge = self.state.judge();
+        (judge.is_storm(engine) || judge.is_storm(None)).then(|| json!({ "fleet": judge.is_storm(None) }))
+    }
+}
+
+/// How long after a pass the next one is overdue.
+fn good_for(config: &Config) -> Duration {
+    3 * config.policy.poll_interval + 4 * config.engine_timeout + LATENESS
+}
+
+/// `DEFIB_MODE` as it is written.
+pub(crate) const fn mode(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Enforce => "enforce",
+        Mode::Observe => "observe",
+    }
+}

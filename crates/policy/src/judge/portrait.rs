@@ -1,0 +1,37 @@
+//! What is known of a workspace beside its verdict, and outlives the process: for a daemon that starts anew, and for people.
+
+use std::time::Duration;
+
+use super::Judge;
+use crate::cadence::Learned;
+use crate::id::WorkspaceId;
+use crate::sample::Incarnation;
+
+/// What is known of one workspace.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Portrait<'a> {
+    /// Its heartbeat interval; `None` until it was learned.
+    pub learned: Option<Learned>,
+    /// A heartbeat younger than this is fresh.
+    pub window: Duration,
+    /// The life that was last seen.
+    pub life: Option<&'a Incarnation>,
+}
+
+impl Judge {
+    /// What is known of a workspace; `None`: it is not in the fleet.
+    #[must_use]
+    pub fn portrait(&self, id: &WorkspaceId) -> Option<Portrait<'_>> {
+        let track = self.tracks.get(id)?;
+        Some(Portrait {
+            learned: track.cadence.learned(),
+            window: track.cadence.window(&self.settings),
+            life: track.life.as_ref().map(|life| &life.incarnation),
+        })
+    }
+
+    /// Takes up what another process has learned of a workspace of the fleet. Returns whether it was of use.
+    pub fn recall(&mut self, id: &WorkspaceId, learned: Learned) -> bool {
+        self.tracks.get_mut(id).is_some_and(|track| track.cadence.recall(learned))
+    }
+}

@@ -1,0 +1,76 @@
+//! Whether the view and the functions of the platform belong together: for `defib check`.
+//!
+//! Vetoes alone cannot tell a careful `mark_dead` from one that knows none of the view's workspaces: both always answer false. So the
+//! catalogue is asked which of them still are about defib's own table, and `mark_dead` is asked one question to which only true is
+//! right: about a workspace of the view, on evidence that fits its row. Like every trial that comes to nothing, it is rolled back.
+
+use serde_json::Value;
+use tokio_postgres::types::Type;
+
+use crate::connect::Connection;
+use crate::contract::{Answer, Breach, Question, Trial, ask};
+use crate::error::Fault;
+
+/// Rows that are asked about until one is agreed to. A heartbeat between the read and the question makes a veto right, so one is not enough.
+const TRIES: i64 = 3;
+
+/// Whether the view reads `defib.workspaces`, through other views too (or is not there at all), and the functions that name it. No adapter's function has a
+/// reason to.
+const ABOUT_OWN_TABLE: &str = "
+    with recursive below(relation) as (
+        select c.oid from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+         where n.nspname = 'defib' and c.relname = 'fleet'
+        union
+        select d.refobjid
+          from below b
+          join pg_catalog.pg_rewrite r on r.ev_class = b.relation
+          join pg_catalog.pg_depend d on d.classid = 'pg_catalog.pg_rewrite'::regclass and d.objid = r.oid
+                                     and d.refclassid = 'pg_catalog.pg_class'::regclass)
+    select exists (select from below b join pg_catalog.pg_class c on c.oid = b.relation
+                     join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+                    where n.nspname = 'defib' and c.relname = 'workspaces') or not exists (select from below),
+           array(select 'defib.' || p.proname || '(' || oidvectortypes(p.proargtypes) || ')'
+                   from pg_catalog.pg_proc p join pg_catalog.pg_namespace n on n.oid = p.pronamespace
+                  where n.nspname = 'defib' and p.proname in ('mark_dead', 'mark_recovered')
+                    and p.prosrc like '%defib.workspaces%' order by 1)";
+
+/// Those whose heartbeat is the least likely to advance in the next millisecond come first: who is locked meanwhile is hardly alive.
+const FITTING: &str = "
+    select f.workspace_id::text,
+           jsonb_build_object('status', f.status::text, 'last_heartbeat_at', f.last_heartbeat_at::timestamptz,
+                              'last_activity_at', f.last_activity_at::timestamptz)
+      from defib.fleet f
+     where f.suspended is false and f.status::text = any ($1)
+       and coalesce(isfinite(f.last_heartbeat_at::timestamptz), true)
+       and coalesce(isfinite(f.last_activity_at::timestamptz), true)
+     order by greatest(f.last_heartbeat_at::timestamptz, f.last_activity_at::timestamptz) nulls first, 1 limit $2";
+
+/// Functions that are still about defib's own table while the view is not.
+pub(crate) async fn strangers(connection: &mut Connection) -> Result<Vec<Breach>, Fault> {
+    let row = connection.query_one(ABOUT_OWN_TABLE, &[]).await?;
+    let (view, functions): (bool, Vec<String>) = (row.try_get(0)?, row.try_get(1)?);
+    if view {
+        return Ok(Vec::new());
+    }
+    Ok(functions.into_iter().map(|function| Breach::ShippedFunction { function }).collect())
+}
+
+/// Asks `mark_dead` a question to which only true is right. `None` when there is nobody to ask about, or nothing can be written.
+pub(crate) async fn agrees(connection: &mut Connection, watched: &[String]) -> Result<Option<Trial>, Fault> {
+    let mut last = None;
+    let mut next = 0;
+    while next < TRIES {
+        // Read anew each time: evidence is as old as its read.
+        let parameters = [(&watched as _, Type::TEXT_ARRAY), (&TRIES as _, Type::INT8)];
+        let rows = connection.query(FITTING, &parameters).await?;
+        let Some(row) = usize::try_from(next).ok().and_then(|n| rows.get(n)) else { break };
+        let (workspace, evidence): (String, Value) = (row.try_get(0)?, row.try_get(1)?);
+        let Some(trial) = ask(connection, Question::Fitting, workspace, &evidence).await? else { return Ok(None) };
+        if trial.answer == Answer::Agreed {
+            return Ok(Some(trial));
+        }
+        last = Some(trial);
+        next += 1;
+    }
+    Ok(last)
+}

@@ -1,0 +1,231 @@
+//! What operators order, `defib.orders`: a restart by hand, the end of a storm by hand.
+//!
+//! The command writes a row, through a function that records who called it; the owner of the engine takes it, carries it out
+//! through the same protocol as any restart, and writes down what came of it. Nothing here restarts anything.
+
+use std::time::Duration;
+
+use defib_policy::id::{EngineName, WorkspaceId};
+use tokio_postgres::types::Type;
+
+use crate::Store;
+use crate::decode::{beginning, text, timestamp};
+use crate::error::StoreError;
+
+/// Characters of an answer that are kept.
+const ANSWER_LENGTH_MAX: usize = 1_000;
+
+/// Who orders, and why.
+#[derive(Clone, Copy, Debug)]
+pub struct OrderedBy<'a> {
+    /// The person (the system user of the command). The database adds its login.
+    pub person: &'a str,
+    /// Why.
+    pub reason: &'a str,
+}
+
+/// What is ordered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ordered {
+    /// The restart of a workspace.
+    Restart {
+        /// Whose.
+        workspace: WorkspaceId,
+        /// Also against a hold and a status that is not watched.
+        force: bool,
+    },
+    /// The end of a storm.
+    StormEnd {
+        /// On which engine; `None`: of the fleet's.
+        engine: Option<EngineName>,
+    },
+}
+
+/// An order that stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StandingOrder {
+    /// The row.
+    pub id: i64,
+    /// What.
+    pub what: Ordered,
+    /// Why.
+    pub reason: String,
+    /// The person and the login.
+    pub by: String,
+    /// How long ago.
+    pub age: Duration,
+    /// The replica that took it, if one has.
+    pub taken_by: Option<String>,
+    /// The present status of the workspace.
+    pub status: Option<String>,
+}
+
+/// What came of an order so far.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OrderState {
+    /// The replica that took it.
+    pub taken_by: Option<String>,
+    /// Whether it was carried out; `None`: not yet known.
+    pub done: Option<bool>,
+    /// What came of it, in a sentence.
+    pub answer: Option<String>,
+    /// How the restart ended; `None` while it is under way, or where there is none.
+    pub outcome: Option<String>,
+    /// What went wrong with it.
+    pub error: Option<String>,
+    /// The replica that owns the engine now.
+    pub owner: Option<String>,
+}
+
+const STANDING: &str = "
+    select id, kind, workspace_id, engine, force, reason,
+           case when ordered_by = login then login else ordered_by || ' (login ' || login || ')' end,
+           ordered_at, taken_by, clock_timestamp(),
+           (select f.status::text from defib.fleet f where f.workspace_id::text = o.workspace_id limit 1)
+      from defib.orders o where ended_at is null order by id limit $1";
+
+/// By the ledger's row of it, once that has ended.
+const SETTLE: &str = "
+    update defib.orders o
+       set ended_at = clock_timestamp(), done = r.outcome = 'succeeded', restart_id = r.id,
+           answer = case r.outcome when 'succeeded' then 'restarted (attempt ' || r.attempt || ')' else r.outcome || coalesce(': ' || r.error, '') end
+      from defib.restarts r
+     where o.id = $1 and o.ended_at is null and r.workspace_id = o.workspace_id and r.verdict = 'operator'
+       and r.evidence ->> 'order' = o.id::text and r.finished_at is not null";
+
+impl Store {
+    /// Answers an order by what the ledger says came of it. False when nothing has yet, or it was answered before.
+    pub async fn settle_order(&self, id: i64) -> Result<bool, StoreError> {
+        self.within_deadline(async { Ok(self.pool.get().await?.execute(SETTLE, &[(&id, Type::INT8)]).await? > 0) })
+            .await
+            .map_err(StoreError::Orders)
+    }
+
+    /// Orders something, and returns the order's id: that of the standing one where the restart of this workspace is ordered already.
+    pub async fn order(&self, what: &Ordered, by: OrderedBy<'_>) -> Result<i64, StoreError> {
+        self.within_deadline(async {
+            let (person, reason) = (text(by.person), text(by.reason));
+            let mut connection = self.pool.get().await?;
+            let row = match what {
+                Ordered::Restart { workspace, force } => {
+                    let parameters = [
+                        (&workspace.as_str() as _, Type::TEXT),
+                        (&reason as _, Type::TEXT),
+                        (&person as _, Type::TEXT),
+                        (force as _, Type::BOOL),
+                    ];
+                    connection.query_one("select defib.order_restart($1, $2, $3, $4)", &parameters).await?
+                }
+                Ordered::StormEnd { engine } => {
+                    let engine = engine.as_ref().map(EngineName::as_str);
+                    let parameters =
+                        [(&engine as _, Type::TEXT), (&reason as _, Type::TEXT), (&person as _, Type::TEXT)];
+                    connection.query_one("select defib.order_storm_end($1, $2, $3)", &parameters).await?
+                }
+            };
+            Ok(row.try_get(0)?)
+        })
+        .await
+        .map_err(StoreError::Orders)
+    }
+
+    /// What came of an order so far; `None`: there is no such order.
+    pub async fn order_state(&self, id: i64) -> Result<Option<OrderState>, StoreError> {
+        self.within_deadline(async {
+            let mut connection = self.pool.get().await?;
+            let sql = "select taken_by, done, answer, outcome, error, owner from defib.order_state($1)";
+            let row = connection.query_opt(sql, &[(&id, Type::INT8)]).await?;
+            row.map(|row| {
+                Ok(OrderState {
+                    taken_by: row.try_get(0)?,
+                    done: row.try_get(1)?,
+                    answer: row.try_get(2)?,
+                    outcome: row.try_get(3)?,
+                    error: row.try_get(4)?,
+                    owner: row.try_get(5)?,
+                })
+            })
+            .transpose()
+        })
+        .await
+        .map_err(StoreError::Orders)
+    }
+
+    /// Takes back an order that nobody has taken. False: it was taken, or has ended.
+    pub async fn withdraw_order(&self, id: i64) -> Result<bool, StoreError> {
+        self.within_deadline(async {
+            let mut connection = self.pool.get().await?;
+            let row = connection.query_one("select defib.withdraw_order($1)", &[(&id, Type::INT8)]).await?;
+            Ok(row.try_get(0)?)
+        })
+        .await
+        .map_err(StoreError::Orders)
+    }
+
+    /// Up to `limit` orders that nobody has ended, oldest first.
+    pub async fn standing_orders(&self, limit: i64) -> Result<Vec<StandingOrder>, StoreError> {
+        self.within_deadline(async {
+            let mut connection = self.pool.get().await?;
+            let rows = connection.query(STANDING, &[(&limit, Type::INT8)]).await?;
+            rows.iter()
+                .map(|row| {
+                    let workspace: Option<&str> = row.try_get(2)?;
+                    let engine: Option<&str> = row.try_get(3)?;
+                    let what = match workspace {
+                        Some(workspace) => Ordered::Restart { workspace: workspace.into(), force: row.try_get(4)? },
+                        None => Ordered::StormEnd { engine: engine.map(EngineName::from) },
+                    };
+                    Ok(StandingOrder {
+                        id: row.try_get(0)?,
+                        what,
+                        reason: row.try_get(5)?,
+                        by: row.try_get(6)?,
+                        age: timestamp(row, 9)?.since(timestamp(row, 7)?),
+                        taken_by: row.try_get(8)?,
+                        status: row.try_get(10)?,
+                    })
+                })
+                .collect()
+        })
+        .await
+        .map_err(StoreError::Orders)
+    }
+
+    /// Takes an order for this replica. False: another has it, or it has ended.
+    pub async fn take_order(&self, id: i64, replica: &str) -> Result<bool, StoreError> {
+        self.within_deadline(async {
+            let mut connection = self.pool.get().await?;
+            let sql = "update defib.orders set taken_by = $2, taken_at = clock_timestamp()
+                        where id = $1 and ended_at is null and taken_at is null";
+            Ok(connection.execute(sql, &[(&id, Type::INT8), (&replica, Type::TEXT)]).await? > 0)
+        })
+        .await
+        .map_err(StoreError::Orders)
+    }
+
+    /// Writes down what came of an order. False when that was done before.
+    pub async fn end_order(
+        &self,
+        id: i64,
+        done: bool,
+        answer: &str,
+        restart_id: Option<i64>,
+    ) -> Result<bool, StoreError> {
+        self.within_deadline(async {
+            let answer = text(beginning(answer, ANSWER_LENGTH_MAX));
+            let mut connection = self.pool.get().await?;
+            let sql = "update defib.orders
+                          set ended_at = clock_timestamp(), done = $2, answer = $3, restart_id = coalesce($4, restart_id)
+                        where id = $1 and ended_at is null";
+            let parameters = [
+                (&id as _, Type::INT8),
+                (&done as _, Type::BOOL),
+                (&answer as _, Type::TEXT),
+                (&restart_id as _, Type::INT8),
+            ];
+            Ok(connection.execute(sql, &parameters).await? > 0)
+        })
+        .await
+        .map_err(StoreError::Orders)
+    }
+}

@@ -1,0 +1,244 @@
+//! What running daemons say of themselves and of their engines (`defib.replicas`, `defib.engines`), so that `defib status` tells
+//! what is true now and not what somebody once wrote.
+//!
+//! A replica writes after each pass. A row counts for as long as its holder has the lease on the engine and the next pass is not
+//! overdue; after that it is history, and nobody speaks for the engine's workspaces. The engine without a name stands for the
+//! workspaces that have none (kind external): whoever holds the first lease by name speaks for them.
+
+use std::time::Duration;
+
+use defib_policy::id::EngineName;
+use defib_policy::moment::Timestamp;
+use serde_json::Value;
+use tokio_postgres::Row;
+use tokio_postgres::types::Type;
+
+use crate::Store;
+use crate::connect::Connection;
+use crate::decode::{json, micros, optional_timestamp, text, timestamp};
+use crate::error::{Fault, StoreError};
+use crate::lease::{Lease, read_leases};
+
+/// What a replica says of itself.
+#[derive(Clone, Copy, Debug)]
+pub struct ReplicaReport<'a> {
+    /// `DEFIB_REPLICA_ID`.
+    pub replica: &'a str,
+    /// `DEFIB_MODE`: `enforce` or `observe`.
+    pub mode: &'a str,
+    /// The version of the program.
+    pub version: &'a str,
+    /// `DEFIB_WATCHED_STATUSES`.
+    pub watched_statuses: &'a [String],
+    /// Whether it takes a stale heartbeat as evidence now.
+    pub heartbeats_usable: bool,
+    /// How long ago its last pass over the fleet ended.
+    pub last_pass_ago: Duration,
+}
+
+/// What the owner of an engine says of it after a pass.
+#[derive(Clone, Debug)]
+pub struct EngineReportRow<'a> {
+    /// Which; `None`: the workspaces that have none.
+    pub engine: Option<&'a EngineName>,
+    /// The owner.
+    pub holder: &'a str,
+    /// Why it gave no usable answer; `None`: it answered.
+    pub fault: Option<&'a str>,
+    /// How long ago it was asked.
+    pub asked_ago: Duration,
+    /// How many of its workspaces were judged.
+    pub judged: usize,
+    /// The storm there, if there is one: `since_seconds`, `batch`, `canaries` (ids), `waiting`.
+    pub storm: Option<Value>,
+    /// How long from now until the next pass is overdue. Smaller than a pass takes: workspaces that are judged are called "not judged".
+    /// Larger: a daemon that hangs is believed for that long.
+    pub good_for: Duration,
+}
+
+/// A row of `defib.replicas`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplicaSaid {
+    /// `DEFIB_REPLICA_ID`.
+    pub name: String,
+    /// The engines that it is configured for.
+    pub engines: Vec<String>,
+    /// `enforce` or `observe`; `None` before its first pass.
+    pub mode: Option<String>,
+    /// The version of its program.
+    pub version: Option<String>,
+    /// The statuses that it watches; `None` before its first pass.
+    pub watched_statuses: Option<Vec<String>>,
+    /// Whether it takes a stale heartbeat as evidence now; `None` before its first pass.
+    pub heartbeats_usable: Option<bool>,
+    /// How long it has been there.
+    pub started_ago: Duration,
+    /// How long ago its last pass ended; `None` before its first.
+    pub last_pass_ago: Option<Duration>,
+    /// How long ago it should have said again that it lives; `None`: it lives.
+    pub gone_for: Option<Duration>,
+}
+
+/// A row of `defib.engines` that still counts: by the holder of the lease, with the next pass not overdue.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EngineSaid {
+    /// Which; empty: the workspaces that have none.
+    pub name: String,
+    /// Who says so.
+    pub holder: String,
+    /// Why it gave no usable answer; `None`: it answered.
+    pub fault: Option<String>,
+    /// How long ago it was asked.
+    pub asked_ago: Duration,
+    /// How many of its workspaces were judged.
+    pub judged: i32,
+    /// The storm there, if there is one.
+    pub storm: Option<Value>,
+    /// When the pass ended.
+    pub last_pass_at: Timestamp,
+    /// How long ago that was.
+    pub last_pass_ago: Duration,
+    /// For how long the next pass has been overdue; `None`: it is not.
+    pub overdue_for: Option<Duration>,
+}
+
+/// What is said now.
+#[derive(Clone, Debug)]
+pub struct Said {
+    /// The database's clock.
+    pub now: Timestamp,
+    /// The replicas that live, and those that were there within the last hour; by name.
+    pub replicas: Vec<ReplicaSaid>,
+    /// What the present owners said of their engines.
+    pub engines: Vec<EngineSaid>,
+    /// The leases that have not expired, by engine.
+    pub leases: Vec<Lease>,
+}
+
+const REPORT_REPLICA: &str = "
+    update defib.replicas
+       set mode = $2, version = $3, watched_statuses = $4, last_pass_at = clock_timestamp() - $5 * interval '1 microsecond',
+           heartbeats_usable = $6
+     where replica = $1";
+
+/// Only while the lease is the holder's: a late word of a former owner must not be taken for the new one's.
+const REPORT_ENGINE: &str = "
+    insert into defib.engines (engine, holder, answers, fault, asked_at, judged, storm, last_pass_at, good_until)
+    select $1, $2, $3::text is null, $3, clock_timestamp() - $4 * interval '1 microsecond', $5, $6, clock_timestamp(),
+           clock_timestamp() + $7 * interval '1 microsecond'
+     where $2 = (select l.holder from defib.leases l
+                  where l.expires_at > clock_timestamp() and (l.engine = $1 or $1 = '') order by l.engine limit 1)
+        on conflict (engine) do update
+       set holder = excluded.holder, answers = excluded.answers, fault = excluded.fault, asked_at = excluded.asked_at,
+           judged = excluded.judged, storm = excluded.storm, last_pass_at = excluded.last_pass_at,
+           good_until = excluded.good_until";
+
+const REPLICAS: &str = "
+    select replica, engines, mode, version, watched_statuses, started_at, last_pass_at, expires_at, clock_timestamp(), heartbeats_usable
+      from defib.replicas where expires_at > clock_timestamp() - interval '1 hour' order by replica";
+
+const ENGINES: &str = "
+    select e.engine, e.holder, e.fault, e.asked_at, e.judged, e.storm, e.last_pass_at, e.good_until, clock_timestamp()
+      from defib.engines e
+     where e.holder = (select l.holder from defib.leases l
+                        where l.expires_at > clock_timestamp() and (l.engine = e.engine or e.engine = '')
+                        order by l.engine limit 1)
+     order by e.engine";
+
+impl Store {
+    /// Writes what this replica says of itself. Does nothing before its first lease turn, which makes the row.
+    pub async fn report_replica(&self, report: &ReplicaReport<'_>) -> Result<(), StoreError> {
+        self.within_deadline(async {
+            let ago = micros(report.last_pass_ago);
+            let mut connection = self.pool.get().await?;
+            let parameters = [
+                (&report.replica as _, Type::TEXT),
+                (&report.mode as _, Type::TEXT),
+                (&report.version as _, Type::TEXT),
+                (&report.watched_statuses as _, Type::TEXT_ARRAY),
+                (&ago as _, Type::INT8),
+                (&report.heartbeats_usable as _, Type::BOOL),
+            ];
+            connection.execute(REPORT_REPLICA, &parameters).await.map(drop)
+        })
+        .await
+        .map_err(StoreError::Report)
+    }
+
+    /// Writes what the owner of an engine says of it. False when the lease is not the holder's: nothing was written.
+    pub async fn report_engine(&self, report: &EngineReportRow<'_>) -> Result<bool, StoreError> {
+        self.within_deadline(async {
+            let engine = report.engine.map_or("", EngineName::as_str);
+            let (asked, good) = (micros(report.asked_ago), micros(report.good_for));
+            let judged = i32::try_from(report.judged).unwrap_or(i32::MAX);
+            let fault = report.fault.map(text);
+            let storm = report.storm.as_ref().map(json);
+            let mut connection = self.pool.get().await?;
+            let parameters = [
+                (&engine as _, Type::TEXT),
+                (&report.holder as _, Type::TEXT),
+                (&fault as _, Type::TEXT),
+                (&asked as _, Type::INT8),
+                (&judged as _, Type::INT4),
+                (&storm as _, Type::JSONB),
+                (&good as _, Type::INT8),
+            ];
+            Ok(connection.execute(REPORT_ENGINE, &parameters).await? > 0)
+        })
+        .await
+        .map_err(StoreError::Report)
+    }
+
+    /// What the replicas say now.
+    pub async fn said(&self) -> Result<Said, StoreError> {
+        self.within_deadline(async {
+            let mut connection = self.pool.get().await?;
+            let now = timestamp(&connection.query_one("select clock_timestamp()", &[]).await?, 0)?;
+            let leases = read_leases(&mut connection).await?;
+            Ok(Said {
+                now,
+                replicas: read_replicas(&mut connection).await?,
+                engines: connection.query(ENGINES, &[]).await?.iter().map(engine).collect::<Result<_, Fault>>()?,
+                leases,
+            })
+        })
+        .await
+        .map_err(StoreError::Said)
+    }
+}
+
+async fn read_replicas(connection: &mut Connection) -> Result<Vec<ReplicaSaid>, Fault> {
+    let rows = connection.query(REPLICAS, &[]).await?;
+    rows.iter()
+        .map(|row| {
+            let now = timestamp(row, 8)?;
+            let expires_at = timestamp(row, 7)?;
+            Ok(ReplicaSaid {
+                name: row.try_get(0)?,
+                engines: row.try_get(1)?,
+                mode: row.try_get(2)?,
+                version: row.try_get(3)?,
+                watched_statuses: row.try_get(4)?,
+                heartbeats_usable: row.try_get(9)?,
+                started_ago: now.since(timestamp(row, 5)?),
+                last_pass_ago: optional_timestamp(row, 6)?.map(|at| now.since(at)),
+                gone_for: (expires_at < now).then(|| now.since(expires_at)),
+            })
+        })
+        .collect()
+}
+
+fn engine(row: &Row) -> Result<EngineSaid, Fault> {
+    let (now, last_pass_at, good_until) = (timestamp(row, 8)?, timestamp(row, 6)?, timestamp(row, 7)?);
+    Ok(EngineSaid {
+        name: row.try_get(0)?,
+        holder: row.try_get(1)?,
+        fault: row.try_get(2)?,
+        asked_ago: now.since(timestamp(row, 3)?),
+        judged: row.try_get(4)?,
+        storm: row.try_get(5)?,
+        last_pass_at,
+        last_pass_ago: now.since(last_pass_at),
+        overdue_for: (good_until < now).then(|| now.since(good_until)),
+    })
+}

@@ -1,0 +1,103 @@
+//! What a login of role `defib_operator` can do through the functions, and what is recorded of it.
+
+use defib_policy::attempt::Outcome;
+use defib_store::{HoldScope, NewHold, NewSuspicion, Ordered, OrderedBy};
+use defib_testkit::postgres;
+
+use crate::fixture::{Fixture, store};
+use crate::privileges::login;
+
+async fn world() -> (Fixture, Fixture) {
+    let fixture = Fixture::new().await;
+    fixture.workspace("w1").await;
+    fixture.workspace("w2").await;
+    let url = login(&fixture, "defib_operator").await;
+    let operator = Fixture { store: store(&url), client: postgres::connect(&url).await.unwrap(), url };
+    (fixture, operator)
+}
+
+const BY: OrderedBy<'static> = OrderedBy { person: "ada", reason: "its user waits" };
+
+fn restart(workspace: &str, force: bool) -> Ordered {
+    Ordered::Restart { workspace: workspace.into(), force }
+}
+
+#[tokio::test]
+async fn an_operator_holds_releases_acknowledges_and_suspects_under_its_login() {
+    let (fixture, operator) = world().await;
+    let login = operator.text("select session_user").await;
+    let hold = NewHold { scope: HoldScope::Workspace("w1".into()), owner: "ada", reason: "r", expires_in: None };
+    operator.store.hold(&hold).await.unwrap();
+    assert_eq!(fixture.text("select owner || ' ' || login from defib.holds").await, format!("ada {login}"));
+    assert_eq!(operator.store.release_as(&hold.scope, "ada").await.unwrap(), 1);
+    assert_eq!(fixture.text("select released_by from defib.holds").await, format!("ada (login {login})"));
+
+    let id = fixture.grant("w1", 1, 1).await;
+    fixture.store.finish(id, Outcome::Failed, None).await.unwrap();
+    assert_eq!(operator.store.acknowledge_as(&"w1".into(), "").await.unwrap(), 1);
+    assert_eq!(fixture.text("select acknowledged_by from defib.restarts").await, login);
+
+    operator
+        .store
+        .suspect(NewSuspicion { workspace: "w1", reporter: "ada", reason: "r", ..NewSuspicion::default() })
+        .await
+        .unwrap();
+    assert_eq!(fixture.text("select count(*) from defib.suspicions").await, "1");
+    operator.store.status().await.expect_err("it reads nothing");
+}
+
+#[tokio::test]
+async fn an_order_is_made_once_taken_once_and_ended_once() {
+    let (fixture, operator) = world().await;
+    let login = operator.text("select session_user").await;
+    let id = operator.store.order(&restart("w1", true), BY).await.unwrap();
+    assert_eq!(operator.store.order(&restart("w1", false), BY).await.unwrap(), id, "ordered twice is ordered once");
+    let [order] = &fixture.store.standing_orders(10).await.unwrap()[..] else { panic!("not one order") };
+    assert_eq!((order.id, &order.what, order.reason.as_str()), (id, &restart("w1", true), "its user waits"));
+    assert_eq!(order.by, format!("ada (login {login})"));
+    assert_eq!(operator.store.order_state(id).await.unwrap().unwrap().owner.as_deref(), Some("replica-1"));
+
+    assert!(fixture.store.take_order(id, "replica-1").await.unwrap());
+    assert!(!fixture.store.take_order(id, "replica-2").await.unwrap());
+    assert!(!operator.store.withdraw_order(id).await.unwrap(), "it was taken");
+    let attempt = fixture.grant("w1", 1, 1).await;
+    fixture.store.finish(attempt, Outcome::Succeeded, None).await.unwrap();
+    assert!(fixture.store.end_order(id, true, "restarted", Some(attempt)).await.unwrap());
+    assert!(!fixture.store.end_order(id, false, "again", None).await.unwrap());
+    let state = operator.store.order_state(id).await.unwrap().unwrap();
+    assert_eq!(
+        (state.done, state.answer.as_deref(), state.outcome.as_deref()),
+        (Some(true), Some("restarted"), Some("succeeded"))
+    );
+    assert!(fixture.store.standing_orders(10).await.unwrap().is_empty());
+
+    let second = operator.store.order(&restart("w1", false), BY).await.unwrap();
+    assert!(second > id && operator.store.withdraw_order(second).await.unwrap());
+    let storm = operator.store.order(&Ordered::StormEnd { engine: Some("default".into()) }, BY).await.unwrap();
+    let of_fleet = operator.store.order(&Ordered::StormEnd { engine: None }, BY).await.unwrap();
+    let standing = fixture.store.standing_orders(10).await.unwrap();
+    assert_eq!(standing.iter().map(|order| order.id).collect::<Vec<_>>(), [storm, of_fleet]);
+    assert_eq!(operator.store.order_state(storm + 99).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_name_that_does_not_exist_has_others_like_it() {
+    let (fixture, operator) = world().await;
+    fixture.workspace("agent-17").await;
+    for (scope, known) in [
+        (HoldScope::Fleet, true),
+        (HoldScope::Workspace("agent-17".into()), true),
+        (HoldScope::Workspace("agnet-17".into()), false),
+        (HoldScope::Engine("default".into()), true),
+        (HoldScope::Engine("defualt".into()), false),
+    ] {
+        assert_eq!(operator.store.is_known(&scope).await.unwrap(), known, "{scope:?}");
+    }
+    let like = |scope: HoldScope| {
+        let store = operator.store.clone();
+        async move { store.names_like(&scope).await.unwrap() }
+    };
+    assert_eq!(like(HoldScope::Workspace("agnet-17".into())).await.first().map(String::as_str), Some("agent-17"));
+    assert_eq!(like(HoldScope::Workspace("w3".into())).await, ["w1", "w2"]);
+    assert_eq!(like(HoldScope::Engine("defualt".into())).await, ["default"]);
+}

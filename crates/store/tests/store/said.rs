@@ -1,0 +1,119 @@
+//! What daemons say of themselves and of their engines, and whose word counts.
+
+use std::time::Duration;
+
+use defib_policy::id::EngineName;
+use defib_policy::moment::Timestamp;
+use defib_store::{CadenceRow, EngineReportRow, ReplicaReport};
+use serde_json::json;
+
+use crate::fixture::{Fixture, watched};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn word<'a>(engine: Option<&'a EngineName>, holder: &'a str) -> EngineReportRow<'a> {
+    EngineReportRow {
+        engine,
+        holder,
+        fault: None,
+        asked_ago: Duration::from_secs(1),
+        judged: 3,
+        storm: None,
+        good_for: MINUTE,
+    }
+}
+
+#[tokio::test]
+async fn the_word_of_an_owner_counts_while_it_has_the_lease_and_its_next_pass_is_not_overdue() {
+    let fixture = Fixture::new().await;
+    let engine = EngineName::from("default");
+    assert!(!fixture.store.report_engine(&word(Some(&engine), "replica-2")).await.unwrap(), "it has no lease");
+    assert!(fixture.store.said().await.unwrap().engines.is_empty());
+
+    let storm = json!({ "since_seconds": 4, "batch": 3, "canaries": ["a"], "waiting": 7 });
+    let stormy =
+        EngineReportRow { fault: Some("refused\0"), storm: Some(storm.clone()), ..word(Some(&engine), "replica-1") };
+    assert!(fixture.store.report_engine(&stormy).await.unwrap());
+    let said = fixture.store.said().await.unwrap();
+    let [of_default] = said.engines.as_slice() else { panic!("{said:?}") };
+    assert_eq!((of_default.name.as_str(), of_default.holder.as_str()), ("default", "replica-1"));
+    assert_eq!(of_default.fault.as_deref(), Some("refused\u{fffd}"));
+    assert_eq!((of_default.judged, &of_default.storm), (3, &Some(storm)));
+    assert!(of_default.last_pass_ago < MINUTE && of_default.overdue_for.is_none(), "{of_default:?}");
+
+    let hasty = EngineReportRow { good_for: Duration::ZERO, ..word(Some(&engine), "replica-1") };
+    assert!(fixture.store.report_engine(&hasty).await.unwrap());
+    let said = fixture.store.said().await.unwrap();
+    assert!(said.engines[0].overdue_for.is_some() && said.engines[0].fault.is_none(), "{said:?}");
+
+    fixture.run("update defib.leases set holder = 'replica-2', epoch = epoch + 1").await;
+    assert!(fixture.store.said().await.unwrap().engines.is_empty(), "the former owner's word");
+    assert!(!fixture.store.report_engine(&word(Some(&engine), "replica-1")).await.unwrap());
+}
+
+#[tokio::test]
+async fn for_those_without_an_engine_the_holder_of_the_first_lease_speaks() {
+    let fixture = Fixture::new().await;
+    fixture.run("insert into defib.leases (engine, holder, expires_at) values ('a', 'replica-2', 'infinity')").await;
+    assert!(!fixture.store.report_engine(&word(None, "replica-1")).await.unwrap());
+    assert!(fixture.store.report_engine(&word(None, "replica-2")).await.unwrap());
+    let said = fixture.store.said().await.unwrap();
+    assert_eq!(said.engines.iter().map(|engine| engine.name.as_str()).collect::<Vec<_>>(), [""]);
+    fixture.run("update defib.leases set expires_at = now() where engine = 'a'").await;
+    assert!(fixture.store.said().await.unwrap().engines.is_empty());
+}
+
+#[tokio::test]
+async fn a_replica_says_how_it_runs_and_is_remembered_for_an_hour() {
+    let fixture = Fixture::new().await;
+    let watched = watched();
+    let report = ReplicaReport {
+        replica: "r",
+        mode: "observe",
+        version: "1.2.3",
+        watched_statuses: &watched,
+        heartbeats_usable: true,
+        last_pass_ago: MINUTE,
+    };
+    fixture.store.report_replica(&report).await.unwrap();
+    assert!(fixture.store.said().await.unwrap().replicas.is_empty(), "its first turn makes the row");
+    fixture
+        .run(
+            "insert into defib.replicas (replica, engines, fit, expires_at)
+             values ('gone', '{default}', '{}', clock_timestamp() - interval '10 minutes'),
+                    ('long gone', '{default}', '{}', clock_timestamp() - interval '2 hours'),
+                    ('r', '{default,x}', '{}', clock_timestamp() + interval '10 seconds')",
+        )
+        .await;
+    fixture.store.report_replica(&report).await.unwrap();
+    let said = fixture.store.said().await.unwrap();
+    let [gone, alive] = said.replicas.as_slice() else { panic!("{said:?}") };
+    assert!(gone.gone_for.is_some_and(|ago| ago > 9 * MINUTE) && gone.mode.is_none() && gone.last_pass_ago.is_none());
+    assert_eq!((alive.name.as_str(), alive.gone_for, alive.engines.len()), ("r", None, 2));
+    assert_eq!((alive.mode.as_deref(), alive.version.as_deref()), (Some("observe"), Some("1.2.3")));
+    assert_eq!(alive.watched_statuses.as_ref(), Some(&watched));
+    assert!(alive.last_pass_ago.is_some_and(|ago| ago >= MINUTE), "{alive:?}");
+}
+
+#[tokio::test]
+async fn learned_intervals_are_kept_and_the_old_ones_go() {
+    let fixture = Fixture::new().await;
+    let row = |id: &str, mean_ms| CadenceRow {
+        workspace: id.into(),
+        mean_ms,
+        deviation_ms: 2.5,
+        intervals: 9,
+        window: Some(Duration::from_millis(75_000)),
+        container_id: Some("c0ffee".into()),
+        started_at: Some(Timestamp(1_700_000_000_000_000)),
+        own_settings: vec!["threshold 3 (fleet: 2)".to_owned()],
+    };
+    fixture.store.save_cadences(&[row("b", 10_000.0), row("a", 30_000.0)]).await.unwrap();
+    fixture.store.save_cadences(&[row("b", 11_000.0)]).await.unwrap();
+    fixture.store.save_cadences(&[]).await.unwrap();
+    assert_eq!(fixture.store.read_cadences(10).await.unwrap(), [row("b", 11_000.0), row("a", 30_000.0)]);
+    assert_eq!(fixture.store.read_cadences(1).await.unwrap(), [row("b", 11_000.0)]);
+    fixture.run("update defib.cadences set updated_at = now() - interval '8 days' where workspace_id = 'a'").await;
+    assert_eq!(fixture.store.forget_cadences(Duration::from_secs(7 * 86_400), 10).await.unwrap(), 1);
+    assert_eq!(fixture.store.read_cadences(10).await.unwrap(), [row("b", 11_000.0)]);
+}
