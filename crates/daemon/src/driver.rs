@@ -376,7 +376,13 @@ impl Driver {
 
     fn order_ended(&self, ended: &Ended) {
         let now = self.parts.state.now();
-        self.parts.state.judge().order_ended(&ended.workspace, ended.end, now);
+        let next = self.parts.state.judge().order_ended(&ended.workspace, ended.end, now);
+        // A canary has given up its place in a storm: whoever takes it need not wait for the next poll.
+        for (engine, workspace) in next {
+            if let Some(agenda) = self.agenda(Some(&engine)) {
+                agenda.look(workspace, now);
+            }
+        }
         if let Some(agenda) = self.agenda(Some(&ended.engine)).filter(|_| ended.look_again) {
             agenda.look(ended.workspace.clone(), now);
         }
