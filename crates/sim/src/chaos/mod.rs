@@ -97,9 +97,9 @@ pub fn live(climate: Climate, seed: u64, policy: Policy, trace: bool) -> Years {
 fn strike(world: &mut World, every: Ms, last: Ms, count: &std::rc::Rc<std::cell::Cell<u64>>) {
     count.set(count.get() + 1);
     if world.dice.chance(0.3) {
-        neighbours::draw(world)
+        neighbours::draw(world);
     } else {
-        faults::draw(world)
+        faults::draw(world);
     }
     let wait = world.dice.wait(every);
     let count = std::rc::Rc::clone(count);

@@ -50,7 +50,7 @@ impl Defib {
         self.jobs.insert(number, Job { order, of, stage: Stage::Claim });
         if self.acting[engine] < RESTART_CONCURRENCY {
             self.acting[engine] += 1;
-            world.push(world.now + world.db.latency, Event::Wake(me, Wake::Job(number)));
+            world.push(world.now + world.db.claim_takes(of), Event::Wake(me, Wake::Job(number)));
         } else {
             self.waiting[engine].push_back(number);
         }
@@ -73,7 +73,8 @@ impl Defib {
         self.acting[engine] = self.acting[engine].saturating_sub(1);
         if let Some(next) = self.waiting[engine].pop_front() {
             self.acting[engine] += 1;
-            world.push(world.now + world.db.latency, Event::Wake(me, Wake::Job(next)));
+            let wait = self.jobs.get(&next).map_or(0, |job| world.db.claim_takes(job.of));
+            world.push(world.now + wait, Event::Wake(me, Wake::Job(next)));
         }
     }
 

@@ -19,6 +19,7 @@ use defib_policy::id::WorkspaceId;
 use defib_policy::judge::Judge;
 use defib_policy::moment::Moment;
 use defib_policy::settings::Settings;
+use defib_policy::verdict::Verdict;
 
 use crate::database::Database;
 use crate::queue::{Event, Wake};
@@ -65,6 +66,8 @@ pub struct Defib {
     pruned_at: Ms,
     attempts: Vec<Vec<Attempt>>,
     in_flight: Vec<bool>,
+    /// What it has said of workspaces and not written down yet.
+    unwritten: BTreeMap<usize, (Verdict, Ms)>,
     focused_at: Vec<Ms>,
     look_due: Vec<Ms>,
     returns: Vec<u32>,
@@ -97,6 +100,7 @@ impl Defib {
             pruned_at: 0,
             attempts: Vec::new(),
             in_flight: Vec::new(),
+            unwritten: BTreeMap::new(),
             focused_at: Vec::new(),
             look_due: Vec::new(),
             returns: Vec::new(),
@@ -135,7 +139,7 @@ impl Defib {
     }
 
     fn can_write(&self, db: &Database) -> bool {
-        self.can_read(db) && db.writable
+        self.can_read(db) && db.writable && !db.defib_locked
     }
 
     fn thaw(&mut self, me: u8, wake: Wake, world: &mut World) -> bool {
@@ -205,6 +209,7 @@ impl Detector for Defib {
         self.jobs.clear();
         self.waiting.iter_mut().for_each(VecDeque::clear);
         self.in_flight.fill(false);
+        self.unwritten.clear();
         self.acting.fill(0);
         self.asked_until.fill(0);
         self.focused_at.fill(0);
