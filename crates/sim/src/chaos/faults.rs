@@ -2,15 +2,14 @@
 
 use defib_policy::sample::{Fault, Health};
 
-use super::number;
 use crate::time::{hours, mins, ms, secs, stamp};
 use crate::workspace::{Fate, Lie, Mind};
 use crate::world::World;
 
 /// One fault.
 pub(super) fn draw(world: &mut World) {
-    let of = number(world, world.workspaces.len());
-    let engine = number(world, world.engines.len());
+    let of = world.dice.index(world.workspaces.len());
+    let engine = world.dice.index(world.engines.len());
     match world.dice.below(100) {
         0..=33 => hurt(world, of),
         34..=61 => disturb(world, of),
@@ -43,7 +42,7 @@ fn hurt(world: &mut World, of: usize) {
         }
         _ => {
             // Many at once.
-            let n = world.workspaces.len() / 5 + number(world, world.workspaces.len() / 4);
+            let n = world.workspaces.len() / 5 + world.dice.index(world.workspaces.len() / 4);
             for victim in world.dice.some_of(n, world.workspaces.len()) {
                 let wait = world.dice.below(secs(40));
                 world.later(wait, move |world| {

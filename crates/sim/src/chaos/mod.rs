@@ -141,8 +141,3 @@ fn bound(world: &World, loss: &Loss) -> Ms {
         + ms(settings.backoff_initial)
         + 2 * ms(settings.poll_interval)
 }
-
-/// A number below `below`.
-fn number(world: &mut World, below: usize) -> usize {
-    usize::try_from(world.dice.below(below as u64)).unwrap_or(0)
-}

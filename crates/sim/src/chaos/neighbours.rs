@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use super::faults::vanish;
-use super::number;
 use crate::functions::Conduct;
 use crate::ledger::{Hold, HoldScope};
 use crate::time::{Ms, hours, mins, ms, secs};
@@ -18,7 +17,7 @@ const NAMES_REQUESTS: u8 = 3;
 
 /// One of them.
 pub(super) fn draw(world: &mut World) {
-    let of = number(world, world.workspaces.len());
+    let of = world.dice.index(world.workspaces.len());
     match world.dice.below(100) {
         0..=29 => hopeless_one(world, of),
         30..=39 => mass_death(world),
@@ -94,10 +93,10 @@ fn conduct(world: &mut World, of: usize, conduct: Conduct, lasting: Ms) {
 
 /// Many die within a minute, on one engine or anywhere, and any share of them is hopeless for a while.
 fn mass_death(world: &mut World) {
-    let engine = world.dice.chance(0.5).then(|| number(world, world.engines.len()));
+    let engine = world.dice.chance(0.5).then(|| world.dice.index(world.engines.len()));
     let members: Vec<usize> =
         (0..world.workspaces.len()).filter(|of| engine.is_none_or(|on| world.workspaces[*of].engine == on)).collect();
-    let n = 4 + number(world, members.len() / 2);
+    let n = 4 + world.dice.index(members.len() / 2);
     let (share, lasting) = (world.dice.unit(), world.dice.between(mins(5), hours(2)));
     for place in world.dice.some_of(n.min(members.len()), members.len()) {
         let (of, wait, hopeless) = (members[place], world.dice.below(secs(60)), world.dice.chance(share));
@@ -181,7 +180,7 @@ fn liars(world: &mut World, of: usize) {
 
 /// The proxies say of a workspace, again and again, that they cannot reach it. The second waits until the first has said so for long.
 fn accuse(world: &mut World, of: usize, proxies: &'static [u8], until: Ms) {
-    let turn = number(world, proxies.len());
+    let turn = world.dice.index(proxies.len());
     world.request_failed(of, proxies[turn]);
     let wait = world.dice.between(secs(1), secs(40));
     if world.now + wait < until {
