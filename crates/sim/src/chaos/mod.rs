@@ -1,7 +1,7 @@
 //! Chaos years: faults of every kind, drawn and combined for years of fleet time.
 //!
 //! Two invariants: nobody is restarted who is well or not ours, and every death that can be healed is answered within its bound
-//! ([`liveness`](crate::liveness)), whatever its neighbours do: some of them cannot be started, are missing, die again and again, or
+//! ([`liveness`]), whatever its neighbours do: some of them cannot be started, are missing, die again and again, or
 //! make the platform's functions raise, at any share of those who die together.
 //!
 //! | file | draws |
