@@ -69,12 +69,12 @@ pub(super) fn s69(world: &mut World) -> Oracle {
 }
 
 /// Three run and have lost their heartbeats for 25 min. One login accuses them, in the name of each of its requests, or by seed under its
-/// own name and a second one that it has just begun to use.
+/// own name and, for less than two windows, under a second one.
 pub(super) fn s70(world: &mut World) -> Oracle {
     world.settings.wedged_action = Action::Restart;
     fleet(world, 30, 2);
     let by_requests = world.dice.chance(0.5);
-    let begins = if by_requests { 0 } else { mins(9) };
+    let second_name = mins(9)..mins(9) + secs(100);
     if by_requests {
         world.names_requests = Some(2);
     } else {
@@ -83,7 +83,7 @@ pub(super) fn s70(world: &mut World) -> Oracle {
     world.at(0, |world| (0..3).for_each(|of| world.mute(of, mins(25))));
     for n in 0..150 {
         let (of, at) = (someone(world, 3), secs(10) * n + sometime(world, secs(9)));
-        let proxy = if by_requests || (at > begins && world.dice.chance(0.5)) { 2 } else { 0 };
+        let proxy = if by_requests || (second_name.contains(&at) && world.dice.chance(0.5)) { 2 } else { 0 };
         world.at(at, move |world| world.request_failed(of, proxy));
     }
     Oracle::nobody(mins(40))
