@@ -91,14 +91,38 @@ pub struct Loss {
     pub excused_at: Option<Ms>,
 }
 
+/// In whose way something stood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Before {
+    /// In everybody's.
+    Everybody,
+    /// In that of the workspaces of an engine.
+    Engine(usize),
+    /// In that of one workspace. It must not be in the way of its neighbours.
+    Workspace(usize),
+}
+
 /// Something stood in the way of detection or restarts.
 #[derive(Clone, Copy, Debug)]
 pub struct Obstacle {
-    /// On this engine; on all of them without.
-    pub engine: Option<usize>,
+    /// In whose way.
+    pub before: Before,
     /// From
     pub from: Ms,
     /// until, with the time after it that the rules grant.
+    pub until: Ms,
+}
+
+/// A storm, as the guard of one replica saw it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Storm {
+    /// Whose guard.
+    pub replica: u8,
+    /// On this engine; of the fleet without.
+    pub engine: Option<usize>,
+    /// When it began,
+    pub from: Ms,
+    /// and ended; the end of time while it goes on.
     pub until: Ms,
 }
 
@@ -115,10 +139,10 @@ pub struct Chronicle {
     pub obstacles: Vec<Obstacle>,
     /// Changes of verdict that the detector reported, if it does: who, when, and the verdict's label.
     pub verdicts: Vec<(usize, Ms, &'static str)>,
-    /// Storms that began.
-    pub storms: u32,
-    /// Storms that go on: of which replica, for which engine (all without), and their obstacle.
-    pub storming: Vec<(u8, Option<usize>, usize)>,
+    /// The storms, in the order of their beginnings.
+    pub storms: Vec<Storm>,
+    /// Which of them go on, by place.
+    pub storming: Vec<usize>,
     /// The timeline, if it is wanted.
     pub trace: Option<Vec<(Ms, String)>>,
     /// Restart calls by anybody else.
@@ -146,28 +170,30 @@ impl Chronicle {
         self.restarts.iter().filter(|it| it.workspace == workspace && it.merit != Merit::Idle).count()
     }
 
-    /// A replica's storm guard began or ended a storm. The rounds it prescribes are an obstacle like an outage; how long a storm
-    /// lasts is judged for itself.
+    /// A replica's storm guard began or ended a storm.
     pub fn storm(&mut self, replica: u8, engine: Option<usize>, begins: bool, now: Ms) {
         if begins {
-            self.storms += 1;
-            self.storming.push((replica, engine, self.obstacles.len()));
-            self.obstacles.push(Obstacle { engine, from: now, until: Ms::MAX });
-            return;
+            self.storming.push(self.storms.len());
+            self.storms.push(Storm { replica, engine, from: now, until: Ms::MAX });
+        } else {
+            self.end_storms(now, |storm| storm.replica == replica && storm.engine == engine);
         }
-        let ended = |it: &(u8, Option<usize>, usize)| it.0 == replica && it.1 == engine;
-        for (_, _, obstacle) in self.storming.iter().filter(|it| ended(it)) {
-            self.obstacles[*obstacle].until = now;
-        }
-        self.storming.retain(|it| !ended(it));
     }
 
     /// A replica died, and its storms with it.
     pub fn storms_forgotten(&mut self, replica: u8, now: Ms) {
-        for (_, _, obstacle) in self.storming.iter().filter(|it| it.0 == replica) {
-            self.obstacles[*obstacle].until = now;
-        }
-        self.storming.retain(|it| it.0 != replica);
+        self.end_storms(now, |storm| storm.replica == replica);
+    }
+
+    fn end_storms(&mut self, now: Ms, ends: impl Fn(&Storm) -> bool) {
+        let Self { storms, storming, .. } = self;
+        storming.retain(|place| {
+            let storm = &mut storms[*place];
+            if ends(storm) {
+                storm.until = now;
+            }
+            storm.until == Ms::MAX
+        });
     }
 
     /// Someone died.
@@ -234,13 +260,28 @@ impl Chronicle {
         }
     }
 
-    /// How much of a span nothing stood in the way on `engine`: in all, and the longest piece of it.
+    /// Whether a workspace that was restarted at a moment worked again within so long, and not only to die at once.
     #[must_use]
-    pub fn unobstructed(&self, engine: usize, from: Ms, until: Ms) -> (Ms, Ms) {
+    pub fn was_well_again(&self, workspace: usize, restarted_at: Ms, within: Ms) -> bool {
+        let until = restarted_at + within;
+        let of_it = || self.losses.iter().filter(|loss| loss.workspace == workspace);
+        let back = of_it().any(|loss| loss.back_at.is_some_and(|at| (restarted_at..=until).contains(&at)));
+        back && !of_it().any(|loss| loss.at > restarted_at && loss.at <= until)
+    }
+
+    /// How much of a span nothing stood in the way of a workspace on `engine`: in all, and the longest piece of it.
+    #[must_use]
+    pub fn unobstructed(&self, workspace: usize, engine: usize, from: Ms, until: Ms) -> (Ms, Ms) {
+        let concerns = |it: &&Obstacle| match it.before {
+            Before::Everybody => true,
+            Before::Engine(on) => on == engine,
+            Before::Workspace(of) => of == workspace,
+        };
         let mut spans: Vec<(Ms, Ms)> = self
             .obstacles
             .iter()
-            .filter(|it| it.engine.is_none_or(|on| on == engine) && it.from < until && it.until > from)
+            .filter(|it| it.from < until && it.until > from)
+            .filter(concerns)
             .map(|it| (it.from.max(from), it.until.min(until)))
             .collect();
         spans.sort_unstable();
@@ -272,14 +313,31 @@ mod tests {
     }
 
     #[test]
-    fn overlapping_obstacles_count_once() {
+    fn overlapping_obstacles_count_once_and_those_of_others_do_not() {
+        use Before::{Engine, Everybody, Workspace};
         let mut chronicle = Chronicle::default();
-        for (engine, from, until) in [(None, 10, 20), (Some(1), 15, 30), (Some(2), 0, 100), (None, 40, 50)] {
-            chronicle.obstacles.push(Obstacle { engine, from, until });
+        for (before, from, until) in
+            [(Everybody, 10, 20), (Engine(1), 15, 30), (Engine(2), 0, 100), (Everybody, 40, 50), (Workspace(7), 0, 9)]
+        {
+            chronicle.obstacles.push(Obstacle { before, from, until });
         }
-        assert_eq!(chronicle.unobstructed(1, 0, 45), (20, 10), "0 to 10 and 30 to 40");
-        assert_eq!(chronicle.unobstructed(0, 12, 100), (70, 50), "20 to 40 and 50 to 100");
-        assert_eq!(chronicle.unobstructed(2, 5, 45), (0, 0));
+        assert_eq!(chronicle.unobstructed(3, 1, 0, 45), (20, 10), "0 to 10 and 30 to 40");
+        assert_eq!(chronicle.unobstructed(3, 0, 12, 100), (70, 50), "20 to 40 and 50 to 100");
+        assert_eq!(chronicle.unobstructed(3, 2, 5, 45), (0, 0));
+        assert_eq!(chronicle.unobstructed(7, 1, 0, 45), (11, 10), "9 to 10 and 30 to 40");
+    }
+
+    #[test]
+    fn a_storm_ends_for_the_replica_that_saw_it() {
+        let mut chronicle = Chronicle::default();
+        chronicle.storm(0, None, true, 5);
+        chronicle.storm(1, Some(2), true, 6);
+        chronicle.storm(0, Some(2), false, 7);
+        assert_eq!(chronicle.storming, [0, 1]);
+        chronicle.storm(0, None, false, 8);
+        chronicle.storms_forgotten(1, 9);
+        assert_eq!(chronicle.storms.iter().map(|storm| storm.until).collect::<Vec<_>>(), [8, 9]);
+        assert!(chronicle.storming.is_empty());
     }
 
     #[test]

@@ -12,10 +12,27 @@ use defib_policy::plan::RestartOrder;
 use defib_policy::verdict::Verdict;
 
 use crate::facts::{Evidence, Facts};
+use crate::functions::{Conduct, Functions};
 use crate::lease::LeaseProof;
-use crate::ledger::{Claim, Claimed, Ledger, MayAct};
+use crate::ledger::{Claim, Claimed, Ledger, MayAct, Refusal};
 use crate::time::{Ms, stamp};
 use crate::workspace::Workspace;
+
+/// Pending suspicions of one workspace by one login, at most, as in the store.
+const PENDING_OF_A_LOGIN_MAX: usize = 32;
+
+/// A suspicion that nobody has taken yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// About whom.
+    pub of: usize,
+    /// The database login that reported it.
+    pub login: u8,
+    /// The name that it gave itself.
+    pub name: u32,
+    /// When.
+    pub at: Ms,
+}
 
 /// The database.
 #[derive(Debug)]
@@ -23,6 +40,8 @@ use crate::workspace::Workspace;
 pub struct Database {
     /// The platform's rows.
     pub facts: Vec<Facts>,
+    /// What the platform's functions do for each of them.
+    pub functions: Vec<Functions>,
     /// What a read of the fleet sees.
     pub view: FleetRead,
     /// Where each workspace is in the view.
@@ -33,6 +52,10 @@ pub struct Database {
     pub up: bool,
     /// It can be written.
     pub writable: bool,
+    /// Somebody holds a lock on defib's own tables: the platform goes on, and nothing of defib's is written.
+    pub defib_locked: bool,
+    /// Somebody holds a lock on the tables of verdicts and events: what is said of workspaces is written late.
+    pub history_locked: bool,
     /// Heartbeats get as far as the database (the platform is up).
     pub pipeline: bool,
     /// Heartbeats reach the fleet view this much later.
@@ -47,8 +70,8 @@ pub struct Database {
     pub ledger: Ledger,
     /// What is recorded of each workspace that is not alive (`defib.verdicts`), and since when.
     pub recorded: Vec<Option<(Verdict, Ms)>>,
-    /// Suspicions nobody took yet: workspace, reporter, when.
-    pub suspicions: Vec<(usize, u8, Ms)>,
+    /// Suspicions nobody took yet, oldest first.
+    pub suspicions: Vec<Report>,
     /// Notifications arrive.
     pub notifies: bool,
 }
@@ -65,11 +88,14 @@ impl Database {
         };
         Self {
             facts: Vec::new(),
+            functions: Vec::new(),
             view,
             slots: Vec::new(),
             members: Vec::new(),
             up: true,
             writable: true,
+            defib_locked: false,
+            history_locked: false,
             pipeline: true,
             lag: 0,
             latency: 2,
@@ -142,7 +168,31 @@ impl Database {
         }
     }
 
-    /// Claims a restart under a lease: one transaction.
+    /// `defib.report_suspicion`: a report that says what a pending one says is not kept, and one login has so many pending ones of a
+    /// workspace at most. Returns whether it is the first pending one of the workspace, of which alone is notified.
+    pub fn report(&mut self, report: Report) -> bool {
+        let (mut first, mut of_login) = (true, 0);
+        for pending in self.suspicions.iter().filter(|pending| pending.of == report.of) {
+            first = false;
+            of_login += usize::from(pending.login == report.login);
+            if (pending.login, pending.name) == (report.login, report.name) {
+                return false;
+            }
+        }
+        if of_login < PENDING_OF_A_LOGIN_MAX {
+            self.suspicions.push(report);
+        }
+        first
+    }
+
+    /// How long the transaction of a claim takes.
+    #[must_use]
+    pub fn claim_takes(&self, of: usize) -> Ms {
+        self.latency + self.functions[of].mark_dead.takes()
+    }
+
+    /// Claims a restart under a lease: one transaction. `None` where it ends in an error, which may be the platform's own
+    /// ([`Conduct::fails`]).
     pub fn claim(
         &mut self,
         order: &RestartOrder,
@@ -170,9 +220,26 @@ impl Database {
             claimed_by: lease.holder,
             deadline,
         };
+        let conduct = self.functions[of].mark_dead;
+        if conduct.fails() {
+            return self.claim_that_raises(&claim, clock);
+        }
+        let status = if conduct == Conduct::Vetoes { "another status" } else { claim.evidence.status };
+        let claim = Claim { evidence: Evidence { status, ..claim.evidence }, ..claim };
         let claimed = self.ledger.claim(&claim, &mut self.facts[of], clock);
         self.show_status(of);
         claimed
+    }
+
+    /// The function is called where the claim would be granted, and its error undoes the transaction.
+    fn claim_that_raises(&mut self, claim: &Claim<'_>, clock: Timestamp) -> Option<Claimed> {
+        let mut under_way = match self.ledger.begin_claim(claim, clock) {
+            Ok(under_way) => under_way,
+            Err(refusal) => return (refusal == Refusal::NotOwner).then_some(Claimed::NotOwner),
+        };
+        let claimed = self.ledger.insert(&mut under_way, claim, &self.facts[claim.of], clock);
+        self.ledger.abort_claim(&under_way);
+        claimed.filter(|claimed| !matches!(claimed, Claimed::Granted { .. } | Claimed::Vetoed { .. }))
     }
 
     /// Whether a claim may be carried out; if so, that it will be is written down.
@@ -210,6 +277,9 @@ impl Database {
 
     /// A heartbeat proved that the attempt with this id brought its workspace back.
     pub fn recovered(&mut self, id: i64, of: usize, now: Ms) -> bool {
+        if self.functions[of].mark_recovered.fails() {
+            return false;
+        }
         let clock = self.clock(now);
         let first = self.ledger.recovered(id, of, clock);
         self.take_back(of);

@@ -23,6 +23,11 @@ impl Dice {
         u64::try_from(wide >> 64).unwrap_or(0)
     }
 
+    /// A place in a list of `n`.
+    pub fn index(&mut self, n: usize) -> usize {
+        usize::try_from(self.below(n as u64)).unwrap_or(0)
+    }
+
     /// A number from `low` to `high`, both included.
     pub fn between(&mut self, low: u64, high: u64) -> u64 {
         low + self.below(high.saturating_sub(low) + 1)

@@ -16,6 +16,14 @@ impl World {
         self.db.facts[of].is_watched() && !self.workspaces[of].in_hands
     }
 
+    /// Whether an operator holds restarts of it.
+    #[must_use]
+    pub fn is_held(&self, of: usize) -> bool {
+        let (ledger, workspace) = (&self.db.ledger, &self.workspaces[of]);
+        let engine = &self.engines[workspace.engine].name;
+        !ledger.holds.is_empty() && ledger.hold_reason(&workspace.id, engine, self.db.clock(self.now)).is_some()
+    }
+
     fn died(&mut self, of: usize, how: Death) {
         let now = self.now;
         let workspace = &mut self.workspaces[of];
@@ -107,6 +115,25 @@ impl World {
         self.touch(of);
     }
 
+    /// Its process is beyond help for a while, and then comes to: it answers again, and its heartbeats arrive or still do not.
+    pub fn wedge_for(&mut self, of: usize, lasting: Ms, beats_again: bool) {
+        self.wedge(of);
+        let life = self.workspaces[of].life;
+        self.later(lasting, move |world| {
+            let workspace = &mut world.workspaces[of];
+            if workspace.life != life || workspace.mind != Mind::Wedged {
+                return;
+            }
+            workspace.mind = if beats_again { Mind::Working } else { Mind::Mute };
+            workspace.mute_since = None;
+            let now = world.now;
+            world.note(of, "comes to");
+            world.chronicle.back(of, now);
+            world.touch(of);
+            world.push(now, Event::Beat(id(of), life));
+        });
+    }
+
     /// A new life of its container begins.
     pub fn begin_life(&mut self, of: usize, by: By) {
         let now = self.now;
@@ -125,7 +152,8 @@ impl World {
             self.chronicle.foreign_restarts += 1;
             self.chronicle.excuse(of, now);
         }
-        let boot = self.dice.between(spec.boot_min, spec.boot_max);
+        let usual = self.dice.between(spec.boot_min, spec.boot_max);
+        let boot = self.workspaces[of].next_boot.take().unwrap_or(usual);
         self.push(now + boot, Event::Ready(id(of), life));
         let orphan = self.workspaces[of].parent.is_some_and(|parent| self.workspaces[parent].body != Body::Running);
         if orphan {

@@ -5,10 +5,9 @@
 //! whoever is on trial has to answer, unless it is able to have the container made again; how many were left for that reason is told
 //! beside ([`Oracle::left_to_the_platform`]).
 
-use defib_policy::settings::Settings;
-
 use crate::chronicle::{Death, Loss, Merit};
-use crate::time::{Ms, clock, mins, ms, secs};
+use crate::liveness::late;
+use crate::time::{Ms, clock};
 use crate::world::World;
 
 /// A condition of its own; the text says how it was broken.
@@ -144,66 +143,4 @@ pub fn mistakes(world: &World) -> Vec<String> {
         format!("FALSE RESTART of {name} at {} ({:?}): {why}", clock(it.at, world.zero), it.merit)
     };
     world.chronicle.mistakes().map(tell).collect()
-}
-
-/// Whether a death was answered too late, or not at all.
-///
-/// The clock of the bound stands still while something is in the way. Against a wedged one, whose container runs, silence speaks, and
-/// that is counted anew after each outage and pause (rule 4.3); and nobody restarts it before a second witness has spoken (4.4). So
-/// its bound holds for each stretch with nothing in the way, and from as long before the callers agree as it may be silent.
-#[must_use]
-pub fn late(world: &World, loss: &Loss, within: Option<Ms>) -> Option<String> {
-    let bound = within.unwrap_or_else(|| bound(&world.settings, loss));
-    let ended = loss.restarted_at.or(loss.excused_at).or(loss.back_at).unwrap_or(world.now);
-    let engine = world.workspaces[loss.workspace].engine;
-    let from = match loss.how {
-        Death::Wedged => {
-            let agreed = loss.callers.agreed_at.unwrap_or(ended).saturating_sub(patience(&world.settings, loss));
-            loss.counted_from.max(agreed)
-        }
-        Death::Exited | Death::Vanished => loss.counted_from,
-    };
-    let (total, longest) = world.chronicle.unobstructed(engine, from.min(ended), ended);
-    let counted = if loss.how == Death::Wedged { longest } else { total };
-    (counted > bound).then(|| {
-        let name = &world.workspaces[loss.workspace].id;
-        let at = clock(loss.at, world.zero);
-        let how = loss.how;
-        format!(
-            "LATE: {name} died at {at} ({how:?}, {} tries before), {counted} ms counted, bound {bound} ms",
-            loss.tries
-        )
-    })
-}
-
-/// The bound on detection that the knobs give, for a world without obstacles.
-#[must_use]
-pub fn bound(settings: &Settings, loss: &Loss) -> Ms {
-    let poll = ms(settings.poll_interval);
-    let misses = u64::from(settings.dead_threshold) * ms(settings.probe_spacing);
-    let detect = match loss.how {
-        Death::Exited => poll + misses + secs(1),
-        // Long enough missing, and a beat overdue: at most a window after the last one, and a poll to see it.
-        Death::Vanished => {
-            poll + ms(settings.missing_grace).max(ms(settings.heartbeat_interval) * 3 / 2 + secs(15)) + secs(1)
-        }
-        // A second witness must last for two windows; how soon two reporters have spoken over that long is the traffic's.
-        Death::Wedged => poll + patience(settings, loss) + mins(10),
-    };
-    detect + backoff_ceiling(settings, loss.tries)
-}
-
-/// How long a wedged one may be silent. One that was never heard of in its life may still be starting (4.6), for half an hour at
-/// the longest.
-fn patience(settings: &Settings, loss: &Loss) -> Ms {
-    if loss.heard { ms(settings.wedged_after) } else { ms(settings.wedged_after).max(mins(30)) }
-}
-
-/// The longest back-off after so many tries.
-fn backoff_ceiling(settings: &Settings, tries: u32) -> Ms {
-    match tries {
-        0 => 0,
-        n if n >= settings.exhausted_after => ms(settings.exhausted_retry),
-        n => (ms(settings.backoff_initial) << (n - 1).min(20)).min(ms(settings.backoff_max)),
-    }
 }

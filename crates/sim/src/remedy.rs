@@ -79,15 +79,17 @@ impl World {
             }
         }
         let (low, high, refuses, hangs) = (engine.start_min, engine.start_max, engine.starts_fail, engine.kill_hangs);
+        let hopeless = self.workspaces[of].start_refused;
         let merit = self.merit_of(of, how);
         let now = self.now;
         self.note(of, &format!("RESTART by the detector: {how:?}, {merit:?}{}", reason(because.as_ref())));
         self.chronicle.restarts.push(Restart { workspace: of, at: now, merit, because });
-        if merit == Merit::Needed {
+        // While its engine refuses to start it, whoever asks heals nothing: it is answered by the first call after that.
+        if merit == Merit::Needed && !hopeless {
             self.chronicle.answer(of, now);
         }
         let takes = self.dice.between(low, high);
-        if refuses {
+        if refuses || hopeless {
             return failed(takes, CallError::Refused);
         }
         if how == How::KillAndStart && hangs {
@@ -112,7 +114,7 @@ impl World {
             Merit::Idle
         } else if workspace.is_well() {
             Merit::Healthy
-        } else if !self.is_wanted(of) {
+        } else if !self.is_wanted(of) || self.is_held(of) {
             Merit::NotOurs
         } else {
             Merit::Needed

@@ -7,7 +7,7 @@ use crate::world::{Detector, World};
 
 /// An incident.
 pub struct Scenario {
-    /// Its number in `INCIDENTS.md`.
+    /// Its number.
     pub id: &'static str,
     /// Its name.
     pub name: &'static str,

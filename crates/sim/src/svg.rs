@@ -70,8 +70,10 @@ pub fn timeline(lanes: &[(String, &World)], title: &str) -> String {
         let y = top + lane * n as f64;
         text(&mut svg, 10.0, y + 17.0, name);
         let _ = writeln!(svg, r##"<rect x="{left}" y="{y:.1}" width="{width}" height="24" fill="#f4f4f4"/>"##);
-        for it in &world.chronicle.obstacles {
-            let (a, b) = (x(it.from), x(it.until));
+        let chronicle = &world.chronicle;
+        let obstacles = chronicle.obstacles.iter().map(|it| (it.from, it.until));
+        for (from, until) in obstacles.chain(chronicle.storms.iter().map(|it| (it.from, it.until))) {
+            let (a, b) = (x(from), x(until));
             let _ = writeln!(svg, r##"<rect x="{a:.1}" y="{y:.1}" width="{:.1}" height="24" fill="#e3dccb"/>"##, b - a);
         }
         for loss in &world.chronicle.losses {

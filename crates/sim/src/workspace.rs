@@ -9,10 +9,12 @@ use defib_policy::id::{ContainerId, WorkspaceId};
 use defib_policy::moment::Moment;
 use defib_policy::sample::{Exit, Health, Incarnation, Observation, Sample, Transition};
 
-use crate::time::{Ms, stamp};
+use crate::time::{Ms, span, stamp};
 
-/// Time between two runs of a container's own health check.
-pub const HEALTH_INTERVAL: Ms = 30_000;
+/// How long one run of a health check takes,
+const HEALTH_TAKES: Ms = 400;
+/// and may take, as an engine adds it to what is due.
+const HEALTH_TIMEOUT: Ms = 30_000;
 /// Failures after which Docker calls it unhealthy.
 const HEALTH_RETRIES: u64 = 3;
 
@@ -103,6 +105,8 @@ pub struct Spec {
     pub policy: EnginePolicy,
     /// Whether its image has a health check.
     pub health_check: bool,
+    /// Time between two runs of it.
+    pub health_interval: Ms,
     /// Container, instance or external.
     pub kind: Kind,
     /// Mean time between requests through the proxy; 0 for none.
@@ -118,6 +122,7 @@ impl Default for Spec {
             boot_max: 12_000,
             policy: EnginePolicy::No,
             health_check: false,
+            health_interval: 30_000,
             kind: Kind::Container,
             request_every: 30_000,
         }
@@ -126,6 +131,7 @@ impl Default for Spec {
 
 /// One workspace.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, not a state")]
 pub struct Workspace {
     /// Its id.
     pub id: WorkspaceId,
@@ -147,6 +153,10 @@ pub struct Workspace {
     pub life: u32,
     /// What the next start comes to.
     pub fate: Fate,
+    /// How long its next start takes, instead of the usual.
+    pub next_boot: Option<Ms>,
+    /// Its engine refuses to start it: its port is taken, its volume is gone.
+    pub start_refused: bool,
     /// The platform is at work on it: nobody else must touch it.
     pub in_hands: bool,
     /// A heartbeat of the present life has reached the database.
@@ -188,6 +198,8 @@ impl Workspace {
             mind: Mind::Working,
             life: 0,
             fate: Fate::Works,
+            next_boot: None,
+            start_refused: false,
             in_hands: false,
             heard: false,
             mute_since: None,
@@ -230,11 +242,13 @@ impl Workspace {
             return Health::None;
         }
         match self.mute_since {
-            Some(since) if now >= since + HEALTH_RETRIES * HEALTH_INTERVAL => {
-                let last = since + (now - since) / HEALTH_INTERVAL * HEALTH_INTERVAL;
+            Some(since) if now >= since + HEALTH_RETRIES * (self.spec.health_interval + HEALTH_TAKES) => {
+                // The interval lies between the end of one run and the beginning of the next.
+                let interval = self.spec.health_interval;
+                let last = since + (now - since) / (interval + HEALTH_TAKES) * (interval + HEALTH_TAKES);
                 Health::Unhealthy {
                     last_check_at: Some(stamp(last, engine_offset)),
-                    due_within: Some(std::time::Duration::from_secs(120)),
+                    due_within: Some(span(2 * (interval + HEALTH_TIMEOUT))),
                 }
             }
             _ if self.mind == Mind::Booting => Health::Starting,

@@ -1,15 +1,17 @@
 //! The world: everything that exists, the loop that lets time pass, and what a detector on trial is told of it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use defib_policy::id::EngineName;
 use defib_policy::settings::Settings;
 
-use crate::chronicle::{By, Chronicle, Obstacle};
-use crate::database::Database;
+use crate::chronicle::{Before, By, Chronicle, Obstacle};
+use crate::database::{Database, Report};
 use crate::dice::Dice;
 use crate::engine::Engine;
 use crate::facts::Facts;
+use crate::functions::Functions;
 use crate::queue::{Event, Queue, Wake};
 use crate::time::{Ms, ORIGIN, clock, stamp};
 use crate::workspace::{Mind, Spec, Workspace};
@@ -61,14 +63,19 @@ pub struct World {
     pub db: Database,
     /// What happened.
     pub chronicle: Chronicle,
-    /// A proxy that cannot reach anybody, by number.
-    pub broken_proxy: Option<u8>,
+    /// Proxies that cannot reach anybody, by number.
+    pub broken_proxies: BTreeSet<u8>,
+    /// A proxy that gives the id of each request as its name.
+    pub names_requests: Option<u8>,
+    /// The database login of each proxy; a number of its own for one that is not here.
+    pub logins: BTreeMap<u8, u8>,
     /// How many proxies there are.
     pub proxies: u8,
     /// A request that succeeds is written down as activity.
     pub writes_activity: bool,
     /// Whoever is on trial has the platform make a missing container again. Otherwise only what the engines are able to do can be done.
     pub platform_recreates: bool,
+    requests: u32,
     queue: Queue,
     steps: Vec<Option<Step>>,
     free_steps: Vec<usize>,
@@ -89,7 +96,10 @@ impl World {
             engines: Vec::new(),
             db: Database::new(ORIGIN),
             chronicle: Chronicle::default(),
-            broken_proxy: None,
+            broken_proxies: BTreeSet::new(),
+            names_requests: None,
+            logins: BTreeMap::new(),
+            requests: 0,
             proxies: 2,
             writes_activity: false,
             platform_recreates: false,
@@ -120,6 +130,7 @@ impl World {
             active_tasks: 0,
         });
         self.db.recorded.push(None);
+        self.db.functions.push(Functions::default());
         self.chronicle.open.push(None);
         self.workspaces.push(workspace);
         self.touch(number);
@@ -252,6 +263,9 @@ impl World {
 
     fn request(&mut self, of: usize) {
         let every = self.workspaces[of].spec.request_every;
+        if every == 0 {
+            return; // nobody calls it any more
+        }
         let wait = self.dice.wait(every);
         self.queue.push(self.now + wait, Event::Request(id(of)));
         let proxy = u8::try_from(self.dice.below(u64::from(self.proxies))).unwrap_or(0);
@@ -263,7 +277,7 @@ impl World {
         if !self.db.facts[of].exists {
             return;
         }
-        if self.workspaces[of].answers() && self.broken_proxy != Some(proxy) {
+        if self.workspaces[of].answers() && !self.broken_proxies.contains(&proxy) {
             if self.writes_activity && self.db.up && self.db.writable {
                 let at = self.db.clock(self.now);
                 self.db.active(of, at);
@@ -276,14 +290,17 @@ impl World {
     /// A request failed: the proxy tells whoever listens.
     pub fn request_failed(&mut self, of: usize, proxy: u8) {
         self.wake_all(self.now, Wake::Failed(id(of), proxy));
-        if self.broken_proxy != Some(proxy) && self.db.up && self.db.writable {
+        if !self.broken_proxies.contains(&proxy) && self.db.up && self.db.writable {
             // Two windows, of a little more than two intervals each.
-            self.chronicle.unreached(of, proxy, self.now, 5 * self.workspaces[of].spec.interval);
+            let login = self.logins.get(&proxy).copied().unwrap_or(proxy);
+            self.chronicle.unreached(of, login, self.now, 5 * self.workspaces[of].spec.interval);
         }
         if self.db.up && self.db.writable {
-            let pending = self.db.suspicions.iter().any(|(whose, _, _)| *whose == of);
-            self.db.suspicions.push((of, proxy, self.now));
-            if self.db.notifies && !pending {
+            self.requests += 1;
+            // Below 256 are the proxies' own names.
+            let name = if self.names_requests == Some(proxy) { 255 + self.requests } else { u32::from(proxy) };
+            let login = self.logins.get(&proxy).copied().unwrap_or(proxy);
+            if self.db.report(Report { of, login, name, at: self.now }) && self.db.notifies {
                 self.wake_all(self.now + 2, Wake::Suspected(id(of)));
             }
         }
@@ -317,7 +334,14 @@ impl World {
     /// Writes down that something stands in the way from now on for `lasting`, and for `grace` after it.
     pub fn obstacle(&mut self, engine: Option<usize>, lasting: Ms, grace: Ms) {
         let until = self.now + lasting + grace;
-        self.chronicle.obstacles.push(Obstacle { engine, from: self.now, until });
+        let before = engine.map_or(Before::Everybody, Before::Engine);
+        self.chronicle.obstacles.push(Obstacle { before, from: self.now, until });
+    }
+
+    /// The same before one workspace alone.
+    pub fn obstacle_of(&mut self, of: usize, lasting: Ms, grace: Ms) {
+        let until = self.now + lasting + grace;
+        self.chronicle.obstacles.push(Obstacle { before: Before::Workspace(of), from: self.now, until });
     }
 
     /// Adds a line to the timeline about a workspace.

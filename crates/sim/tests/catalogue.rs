@@ -22,16 +22,19 @@ fn is_broken(id: &str, seed: u64, policy: Policy) -> bool {
 }
 
 #[test]
-fn there_are_fifty_six_incidents_in_order() {
+fn there_are_seventy_one_incidents_in_order() {
     let ids: Vec<&str> = catalogue::ALL.iter().map(|scenario| scenario.id).collect();
-    let expected: Vec<String> = (1..=56).map(|n| format!("S{n:02}")).collect();
+    let expected: Vec<String> = (1..=71).map(|n| format!("S{n:02}")).collect();
     assert_eq!(ids, expected);
 }
+
+/// The rules do not keep these yet: storms, what runs, and attempts that never asked.
+const NOT_KEPT_YET: &[&str] = &[];
 
 #[test]
 fn defib_keeps_every_oracle() {
     let mut broken = String::new();
-    for scenario in catalogue::ALL {
+    for scenario in catalogue::ALL.iter().filter(|scenario| !NOT_KEPT_YET.contains(&scenario.id)) {
         for (seed, failures) in broken_seeds(scenario.id, SEEDS, Policy::Defib) {
             let _ = writeln!(broken, "--scenario {} --seed {seed}: {failures:#?}", scenario.id);
         }
@@ -40,7 +43,7 @@ fn defib_keeps_every_oracle() {
 }
 
 /// In these somebody's container is removed, which an engine cannot make again. The README says so.
-const LEFT_TO_THE_PLATFORM: &[&str] = &["S05", "S39"];
+const LEFT_TO_THE_PLATFORM: &[&str] = &["S05", "S39", "S58"];
 
 #[test]
 fn defib_leaves_removed_containers_to_the_platform_and_nothing_else() {

@@ -3,6 +3,7 @@
 use defib_policy::settings::Action;
 
 use super::story::{dies, fleet, phase, someone, sometime};
+use crate::database::Report;
 use crate::oracle::Oracle;
 use crate::time::{hours, mins, secs};
 use crate::workspace::{Lie, Spec};
@@ -119,7 +120,8 @@ pub(super) fn s08(world: &mut World) -> Oracle {
         world.db.suspicions.clear();
         for of in 0..150 {
             for back in 1..5 {
-                world.db.suspicions.push((of, 0, world.now - mins(20) * back));
+                let at = world.now - mins(20) * back;
+                world.db.suspicions.push(Report { of, login: 0, name: 0, at });
             }
         }
         world.with_detector(0, |detector, world| {

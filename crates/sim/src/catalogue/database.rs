@@ -206,10 +206,10 @@ pub(super) fn s34(world: &mut World) -> Oracle {
     world.settings.wedged_action = Action::Restart;
     fleet(world, 40, 2);
     world.at(0, |world| {
-        world.broken_proxy = Some(1);
+        world.broken_proxies.insert(1);
         world.mute(0, mins(25));
         world.mute(1, mins(25));
     });
-    world.at(mins(30), |world| world.broken_proxy = None);
+    world.at(mins(30), |world| world.broken_proxies.clear());
     Oracle::nobody(mins(35))
 }

@@ -113,7 +113,7 @@ pub(super) fn s53(world: &mut World) -> Oracle {
         dies(world, of, at);
     }
     Oracle::deaths(hours(3) + mins(10)).at_most(60).check(|world| {
-        let storms = world.chronicle.storms;
+        let storms = world.chronicle.storms.len();
         (storms > 0).then(|| format!("{storms} storms were called"))
     })
 }

@@ -1,4 +1,4 @@
-//! The incidents S01 to S56 of `INCIDENTS.md`, each with its oracle.
+//! The incidents, each with its oracle. S01 to S56 happened to systems like this one; from S57 on neighbours misbehave.
 //!
 //! A seed varies what the story leaves open: phases, intervals, which workspace, which variant, how long. What defib itself
 //! cannot see (that a failure is of the configuration class, that a child hangs on its parent's network) is in the world all the
@@ -9,6 +9,9 @@ mod database;
 mod engine;
 mod fleet;
 mod lifecycle;
+mod neighbours;
+mod running;
+mod storms;
 mod story;
 
 use crate::scenario::Scenario;
@@ -77,6 +80,21 @@ pub const ALL: &[Scenario] = scenarios![
     "S54" "mass restart by the platform" fleet::s54: "the platform recreates everybody at once, boots take long",
     "S55" "recovery that never holds" fleet::s55: "well for four minutes after each restart, then dead",
     "S56" "chain of victims" fleet::s56: "a parent dies and takes the children in its network along",
+    "S57" "three are refused" storms::s57: "twelve die together, and the engine refuses to start three of them",
+    "S58" "three are removed" storms::s58: "twelve die together, and the containers of three are removed",
+    "S59" "three are vetoed" storms::s59: "twelve die together, and the platform vetoes the restarts of three",
+    "S60" "thirds" storms::s60: "twelve die together; a third is refused, a third is vetoed, a third can live",
+    "S61" "some die again" storms::s61: "twelve die together, and up to a third die again after each start",
+    "S62" "a storm must end" storms::s62: "some in the storm are exhausted, held, or only reported",
+    "S63" "the platform's function hangs" neighbours::s63: "ten die one by one, and mark_dead raises or hangs for five of them",
+    "S64" "health checks far apart" running::s64: "it hangs, nobody calls it, and its check runs each 5 s, 30 s or 5 min",
+    "S65" "held after the mark" neighbours::s65: "held right after the claim, and started by hand",
+    "S66" "amnesty without end" neighbours::s66: "the engine comes and goes for half an hour, and one is dead",
+    "S67" "never asked" neighbours::s67: "eight attempts end before the engine is asked",
+    "S68" "a boot under way" running::s68: "defib starts while some boot for long, with heartbeats from before",
+    "S69" "an order that waited" running::s69: "it comes to while its restart waits for a place",
+    "S70" "one login, many names" running::s70: "one caller accuses the silent under many names",
+    "S71" "restarted between two looks" neighbours::s71: "it dies after each start while lists are slow",
 ];
 
 /// The scenario of that number.

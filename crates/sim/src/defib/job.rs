@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 
 use defib_policy::abilities::Abilities;
 use defib_policy::attempt::Outcome;
+use defib_policy::id::WorkspaceId;
 use defib_policy::plan::RestartOrder;
 use defib_policy::restart::lanes::Lane;
 use defib_policy::restart::{
@@ -82,6 +83,10 @@ trait Outside {
     fn finish(&mut self, row: i64, outcome: Outcome, why: Option<&str>) -> Answer;
     /// How long a statement takes.
     fn latency(&self) -> Ms;
+    /// How long a claim takes: a statement, and the platform's function in it.
+    fn claim_takes(&self) -> Ms {
+        self.latency()
+    }
     /// How long a look takes.
     fn look_takes(&self) -> Ms;
 }
@@ -136,7 +141,8 @@ impl Drive {
         }
         match &self.step {
             Step::Permit | Step::Leave => Some(0),
-            Step::Claim { .. } | Step::MayAct { .. } => Some(outside.latency()),
+            Step::Claim { .. } => Some(outside.claim_takes()),
+            Step::MayAct { .. } => Some(outside.latency()),
             Step::Confirm => Some(outside.look_takes()),
             Step::Look { wait } => Some(ms(*wait) + outside.look_takes()),
             Step::Finish { wait, .. } => Some(ms(*wait) + outside.latency()),
@@ -169,6 +175,9 @@ impl Outside for Inside<'_> {
             Some(Claimed::Taken) => ClaimAnswer::Taken,
             Some(Claimed::Held { reason }) => ClaimAnswer::Held { reason },
             Some(Claimed::NotOwner) => ClaimAnswer::NotOwner,
+            None if self.world.db.functions[self.of].mark_dead.fails() => {
+                ClaimAnswer::FunctionFailed { why: "defib.mark_dead fails".to_owned() }
+            }
             None => return Answer::Nothing("a lock was waited for in vain".to_owned()),
         };
         let now = self.defib.moment(now);
@@ -227,12 +236,24 @@ impl Outside for Inside<'_> {
         self.world.db.latency
     }
 
+    fn claim_takes(&self) -> Ms {
+        self.world.db.claim_takes(self.of)
+    }
+
     fn look_takes(&self) -> Ms {
         self.world.engines[self.world.workspaces[self.of].engine].inspect.min(ENGINE_TIMEOUT)
     }
 }
 
 impl Defib {
+    /// Tells the judge how an order has ended, and looks at those whose turn it is now.
+    fn tell_end(&mut self, me: u8, workspace: &WorkspaceId, end: End, world: &mut World) {
+        let now = world.now;
+        for (_, next) in self.judge.order_ended(workspace, end, self.moment(now)) {
+            self.look_at(me, index_of(&next), now, world);
+        }
+    }
+
     pub(super) fn submit(&mut self, me: u8, order: RestartOrder, world: &mut World) {
         let of = index_of(&order.workspace);
         if self.in_flight[of] {
@@ -241,13 +262,13 @@ impl Defib {
         let at = self.moment(world.now);
         let lane = self.lanes.of(&order.workspace, at);
         if let Lane::NotBefore(_) = lane {
-            self.judge.order_ended(&order.workspace, End::NotAsked, at);
+            self.tell_end(me, &order.workspace, End::NotAsked, world);
             return;
         }
         let (engine, apart) = (world.workspaces[of].engine, lane == Lane::Apart);
         let drive = Drive::new(order, rules(world.engines[engine].abilities));
         if let Some(done) = drive.done() {
-            self.judge.order_ended(&drive.order.workspace, done.end, at);
+            self.tell_end(me, &drive.order.workspace, done.end, world);
             return;
         }
         self.in_flight[of] = true;
@@ -273,7 +294,7 @@ impl Defib {
         }
         if let Some(done) = job.drive.done() {
             let now = world.now;
-            self.judge.order_ended(&job.drive.order.workspace, done.end, self.moment(now));
+            self.tell_end(me, &job.drive.order.workspace, done.end, world);
             if let Conclusion::NotClaimed(why) = &done.conclusion {
                 world.note(job.of, &format!("no claim: {why:?}"));
             }

@@ -21,6 +21,7 @@ use defib_policy::moment::Moment;
 use defib_policy::ownership::Ownership;
 use defib_policy::restart::lanes::Lanes;
 use defib_policy::settings::Settings;
+use defib_policy::verdict::Verdict;
 
 use crate::database::Database;
 use crate::queue::{Event, Wake};
@@ -62,6 +63,8 @@ pub struct Defib {
     pruned_at: Ms,
     attempts: Vec<Vec<Attempt>>,
     in_flight: Vec<bool>,
+    /// What it has said of workspaces and not written down yet.
+    unwritten: BTreeMap<usize, (Verdict, Ms)>,
     focused_at: Vec<Ms>,
     look_due: Vec<Ms>,
     returns: Vec<u32>,
@@ -94,6 +97,7 @@ impl Defib {
             pruned_at: 0,
             attempts: Vec::new(),
             in_flight: Vec::new(),
+            unwritten: BTreeMap::new(),
             focused_at: Vec::new(),
             look_due: Vec::new(),
             returns: Vec::new(),
@@ -131,7 +135,7 @@ impl Defib {
     }
 
     fn can_write(&self, db: &Database) -> bool {
-        self.can_read(db) && db.writable
+        self.can_read(db) && db.writable && !db.defib_locked
     }
 
     fn thaw(&mut self, me: u8, wake: Wake, world: &mut World) -> bool {
@@ -202,6 +206,7 @@ impl Detector for Defib {
         self.places.fill_with(Places::default);
         self.lanes = Lanes::new(self.settings.backoff_initial, self.settings.backoff_max);
         self.in_flight.fill(false);
+        self.unwritten.clear();
         self.asked_until.fill(0);
         self.focused_at.fill(0);
         self.look_due.fill(0);

@@ -54,6 +54,7 @@ impl Defib {
                 slow += usize::from(took > ENGINE_TIMEOUT / 2);
             }
             self.externals(me, stamp, world);
+            self.write_verdicts(world);
             if now >= self.pruned_at + mins(1) {
                 self.pruned_at = now;
                 self.judge.prune(at);
@@ -72,15 +73,18 @@ impl Defib {
             return;
         }
         let started = self.moment(self.started_at);
-        for (of, reporter, at) in std::mem::take(&mut world.db.suspicions) {
-            if !self.speaks_for(of, world) {
-                world.db.suspicions.push((of, reporter, at));
+        for report in std::mem::take(&mut world.db.suspicions) {
+            if !self.speaks_for(report.of, world) {
+                world.db.suspicions.push(report);
                 continue;
             }
-            let at = self.moment(at);
+            let at = self.moment(report.at);
             if !suspicion::is_too_old(at, started, self.settings.dead_window) {
-                let name = reporter_name(reporter);
-                self.judge.observe_suspicion(&world.workspaces[of].id, Report { reporter: name, login: name, at });
+                let (reporter, login) = (format!("reporter-{}", report.name), format!("login-{}", report.login));
+                self.judge.observe_suspicion(
+                    &world.workspaces[report.of].id,
+                    Report { reporter: &reporter, login: &login, at },
+                );
             }
         }
     }
@@ -116,7 +120,7 @@ impl Defib {
                         in_flight: self.in_flight[*of],
                         queued: false,
                         ours,
-                        on_hold: false,
+                        on_hold: world.is_held(*of),
                         own: None,
                     })
                 })
@@ -212,7 +216,7 @@ impl Defib {
                 in_flight: self.in_flight[*of],
                 queued: false,
                 ours,
-                on_hold: false,
+                on_hold: world.is_held(*of),
                 own: None,
             })
             .collect();
@@ -322,12 +326,13 @@ impl Defib {
         for change in &plan.changes {
             let of = index_of(&change.workspace);
             world.chronicle.verdicts.push((of, now, change.to.label()));
-            world.db.recorded[of] = (change.to != Verdict::Alive).then_some((change.to, now));
+            self.unwritten.insert(of, (change.to, now));
             if owner && world.chronicle.trace.is_some() {
                 let held = change.evidence.held.map(|held| format!(" [held: {}]", held.label())).unwrap_or_default();
                 world.note(of, &format!("verdict {} — {}{held}", change.to.label(), change.evidence.because));
             }
         }
+        self.write_verdicts(world);
         for (scope, begins) in &plan.storms {
             let engine = scope.as_ref().and_then(|name| world.engines.iter().position(|it| it.name == *name));
             world.chronicle.storm(me, engine, *begins, now);
@@ -353,6 +358,19 @@ impl Defib {
         }
     }
 
+    /// Writes down what it has said, where it still speaks for the workspace. What could not be written is written by a later pass;
+    /// nothing waits for it.
+    fn write_verdicts(&mut self, world: &mut World) {
+        if self.unwritten.is_empty() || !self.can_write(&world.db) || world.db.history_locked {
+            return;
+        }
+        for (of, (verdict, since)) in std::mem::take(&mut self.unwritten) {
+            if self.speaks_for(of, world) {
+                world.db.recorded[of] = (verdict != Verdict::Alive).then_some((verdict, since));
+            }
+        }
+    }
+
     /// The verdict on a workspace, for oracles.
     #[must_use]
     pub fn verdict(&self, id: &WorkspaceId) -> Option<defib_policy::verdict::Verdict> {
@@ -366,9 +384,4 @@ fn read_stamp(world: &World, at: Moment) -> ReadStamp {
 
 fn millis(duration: Duration) -> Ms {
     ms(duration)
-}
-
-fn reporter_name(number: u8) -> &'static str {
-    const NAMES: [&str; 8] = ["proxy-a", "proxy-b", "proxy-c", "proxy-d", "proxy-e", "proxy-f", "proxy-g", "proxy-h"];
-    NAMES[usize::from(number) % NAMES.len()]
 }

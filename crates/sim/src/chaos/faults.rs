@@ -1,131 +1,15 @@
-//! Chaos years: faults of every kind, drawn and combined for years of fleet time.
-//!
-//! Two invariants: nobody is restarted who is well or not ours, and every death is answered within its bound, where the clock of
-//! the bound stands still while something stands in the way (an outage with the grace after it, a parked workspace, a storm), and, for
-//! one that is wedged, begins anew after it ([`oracle::late`]).
+//! Faults that strike: deaths, what looks like one, operators at work, trouble of engines, of the database and of defib itself.
 
 use defib_policy::sample::{Fault, Health};
-use defib_policy::settings::Action;
 
-use crate::chronicle::{Death, Loss};
-use crate::oracle;
-use crate::scenario::Policy;
-use crate::time::{Ms, clock, days, hours, mins, ms, secs, stamp};
-use crate::workspace::{Body, EnginePolicy, Fate, Lie, Mind, Spec};
+use crate::time::{hours, mins, ms, secs, stamp};
+use crate::workspace::{Fate, Lie, Mind};
 use crate::world::World;
 
-/// What the years are made of.
-#[derive(Clone, Copy, Debug)]
-pub struct Climate {
-    /// Workspaces.
-    pub workspaces: usize,
-    /// Engines.
-    pub engines: usize,
-    /// Mean time between faults of any kind.
-    pub fault_every: Ms,
-    /// How long.
-    pub length: Ms,
-}
-
-impl Climate {
-    /// So many days of a hundred workspaces on five engines, with a fault each ten minutes or so: thousands a month.
-    #[must_use]
-    pub fn of_days(n: u64) -> Self {
-        Self { workspaces: 100, engines: 5, fault_every: mins(10), length: days(n) }
-    }
-}
-
-/// A storm that lasts longer is a guard that does not let go.
-const STORM_MAX: Ms = hours(3);
-
-/// What came of it.
-pub struct Years {
-    /// The world at its end.
-    pub world: World,
-    /// What was broken.
-    pub failures: Vec<String>,
-    /// Faults that were drawn.
-    pub faults: u64,
-}
-
-/// Lives through a climate.
-#[must_use]
-pub fn live(climate: Climate, seed: u64, policy: Policy, trace: bool) -> Years {
-    let mut world = World::new(seed ^ 0xC4A0_5000_0000);
-    world.chronicle.trace = trace.then(Vec::new);
-    // Two years of three with company: owners and those who only watch, hand-overs and take-overs.
-    world.replicas = world.dice.pick(&[1, 2, 3]).copied().unwrap_or(2);
-    world.settings.wedged_action = Action::Restart;
-    for _ in 0..climate.engines {
-        world.add_engine();
-    }
-    for number in 0..climate.workspaces {
-        let interval = if world.dice.chance(0.7) { secs(30) } else { world.dice.between(secs(10), secs(45)) };
-        let spec = Spec {
-            interval,
-            jitter: world.dice.between(1, 10),
-            boot_min: secs(2),
-            boot_max: if world.dice.chance(0.1) { mins(6) } else { secs(15) },
-            policy: if world.dice.chance(0.3) { EnginePolicy::UnlessStopped } else { EnginePolicy::No },
-            health_check: world.dice.chance(0.4),
-            request_every: secs(60),
-            ..Spec::default()
-        };
-        world.add(number % climate.engines, spec);
-    }
-    policy.enter(&mut world);
-    let first = world.dice.wait(climate.fault_every);
-    let counter = std::rc::Rc::new(std::cell::Cell::new(0));
-    let count = std::rc::Rc::clone(&counter);
-    let last = climate.length.saturating_sub(hours(2));
-    world.at(first, move |world| strike(world, climate.fault_every, last, &count));
-    let end = world.zero + climate.length;
-    world.run_until(end);
-    let failures = failures(&world);
-    Years { world, failures, faults: counter.get() }
-}
-
-fn strike(world: &mut World, every: Ms, last: Ms, count: &std::rc::Rc<std::cell::Cell<u64>>) {
-    count.set(count.get() + 1);
-    draw(world);
-    let wait = world.dice.wait(every);
-    let count = std::rc::Rc::clone(count);
-    if world.now + wait < world.zero + last {
-        world.later(wait, move |world| strike(world, every, last, &count));
-    }
-}
-
-/// Mistakes, and deaths that were answered too late.
-fn failures(world: &World) -> Vec<String> {
-    let mut failures = oracle::mistakes(world);
-    for loss in world.chronicle.losses.iter().filter(|loss| loss.healable) {
-        failures.extend(oracle::late(world, loss, Some(bound(world, loss))));
-    }
-    for storm in world.chronicle.storming.iter().map(|(_, _, place)| &world.chronicle.obstacles[*place]) {
-        if world.now - storm.from > STORM_MAX {
-            failures.push(format!("a storm has lasted since {}", clock(storm.from, world.zero)));
-        }
-    }
-    failures
-}
-
-/// The stated bound: what the knobs give, the learned window's share for one that vanished or was restarted a moment ago
-/// (their heartbeat decides), and the retry after a refused claim or a superseded look.
-fn bound(world: &World, loss: &Loss) -> Ms {
-    let settings = &world.settings;
-    let learned = match loss.how {
-        Death::Vanished => ms(settings.recent_max) / 2,
-        Death::Exited | Death::Wedged => 0,
-    };
-    // What its engine keeps restarting is judged after the settle time.
-    let by_engine = world.workspaces[loss.workspace].spec.policy == EnginePolicy::UnlessStopped;
-    let settle = if by_engine { 2 * ms(settings.settle) } else { 0 };
-    oracle::bound(settings, loss) + learned + settle + ms(settings.backoff_initial) + 2 * ms(settings.poll_interval)
-}
-
-fn draw(world: &mut World) {
-    let of = number(world, world.workspaces.len());
-    let engine = number(world, world.engines.len());
+/// One fault.
+pub(super) fn draw(world: &mut World) {
+    let of = world.dice.index(world.workspaces.len());
+    let engine = world.dice.index(world.engines.len());
     match world.dice.below(100) {
         0..=33 => hurt(world, of),
         34..=61 => disturb(world, of),
@@ -134,10 +18,6 @@ fn draw(world: &mut World) {
         88..=94 => starve(world),
         _ => stumble(world),
     }
-}
-
-fn number(world: &mut World, below: usize) -> usize {
-    usize::try_from(world.dice.below(below as u64)).unwrap_or(0)
 }
 
 /// True deaths.
@@ -162,7 +42,7 @@ fn hurt(world: &mut World, of: usize) {
         }
         _ => {
             // Many at once.
-            let n = world.workspaces.len() / 5 + number(world, world.workspaces.len() / 4);
+            let n = world.workspaces.len() / 5 + world.dice.index(world.workspaces.len() / 4);
             for victim in world.dice.some_of(n, world.workspaces.len()) {
                 let wait = world.dice.below(secs(40));
                 world.later(wait, move |world| {
@@ -176,7 +56,7 @@ fn hurt(world: &mut World, of: usize) {
 }
 
 /// Its container is removed. Somebody of the platform makes it again, sooner or later, unless whoever is on trial had it made.
-fn vanish(world: &mut World, of: usize) {
+pub(super) fn vanish(world: &mut World, of: usize) {
     world.vanish(of);
     let (life, lasting) = (world.workspaces[of].life, world.dice.between(mins(2), hours(6)));
     world.later(lasting, move |world| {
@@ -227,9 +107,11 @@ fn disturb(world: &mut World, of: usize) {
             }
         }
         _ => {
-            world.broken_proxy = Some(1);
+            world.broken_proxies.insert(1);
             let lasting = world.dice.between(mins(1), mins(20));
-            world.later(lasting, |world| world.broken_proxy = None);
+            world.later(lasting, |world| {
+                world.broken_proxies.remove(&1);
+            });
         }
     }
 }
@@ -369,14 +251,4 @@ fn stumble(world: &mut World) {
             world.later(lasting, move |world| world.with_detector(which, |detector, _| detector.cut_off(false)));
         }
     }
-}
-
-/// Whether anybody is left dead for want of a body: for reports.
-#[must_use]
-pub fn left_dead(world: &World) -> usize {
-    (0..world.workspaces.len())
-        .filter(|of| {
-            world.is_wanted(*of) && !world.workspaces[*of].is_well() && world.workspaces[*of].body != Body::Paused
-        })
-        .count()
 }

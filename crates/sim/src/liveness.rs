@@ -1,0 +1,168 @@
+//! By when a true death must have been answered: the oracle of liveness.
+//!
+//! The bound holds whatever the neighbours do. It is computed from the knobs, and in a storm from how many died with it; that some of
+//! those are hopeless makes it longer by what a failed round costs, and by nothing else. Only what stands in the workspace's own way
+//! (an outage, a hold, a function of the platform that raises for it) stops the clock of the bound.
+
+use defib_policy::settings::Settings;
+
+use crate::chronicle::{Death, Loss};
+use crate::time::{Ms, clock, mins, ms, secs};
+use crate::world::World;
+
+/// Whether a death was answered too late, or not at all.
+///
+/// The clock of the bound stands still while something is in the way. Against a wedged one, whose container runs, silence speaks, and
+/// that is counted anew after each outage and pause; and nobody restarts it before a second witness has spoken. So its bound holds for
+/// each stretch with nothing in the way, and from as long before the callers agree as it may be silent.
+#[must_use]
+pub fn late(world: &World, loss: &Loss, within: Option<Ms>) -> Option<String> {
+    let ended = answered_at(world, loss);
+    let bound = within.unwrap_or_else(|| bound(&world.settings, loss) + in_storms(world, loss));
+    let engine = world.workspaces[loss.workspace].engine;
+    let from = match loss.how {
+        Death::Wedged => {
+            let agreed = loss.callers.agreed_at.unwrap_or(ended).saturating_sub(patience(&world.settings, loss));
+            loss.counted_from.max(agreed)
+        }
+        Death::Exited | Death::Vanished => loss.counted_from,
+    };
+    let (total, longest) = world.chronicle.unobstructed(loss.workspace, engine, from.min(ended), ended);
+    let counted = if loss.how == Death::Wedged { longest } else { total };
+    (counted > bound).then(|| {
+        let name = &world.workspaces[loss.workspace].id;
+        let at = clock(loss.at, world.zero);
+        let how = loss.how;
+        format!(
+            "LATE: {name} died at {at} ({how:?}, {} tries before), {counted} ms counted, bound {bound} ms",
+            loss.tries
+        )
+    })
+}
+
+fn answered_at(world: &World, loss: &Loss) -> Ms {
+    loss.restarted_at.or(loss.excused_at).or(loss.back_at).unwrap_or(world.now)
+}
+
+/// The bound on detection that the knobs give, for a world without obstacles and storms.
+#[must_use]
+pub fn bound(settings: &Settings, loss: &Loss) -> Ms {
+    let poll = ms(settings.poll_interval);
+    let misses = u64::from(settings.dead_threshold) * ms(settings.probe_spacing);
+    let detect = match loss.how {
+        Death::Exited => poll + misses + secs(1),
+        // Long enough missing, and a beat overdue: at most a window after the last one, and a poll to see it.
+        Death::Vanished => {
+            poll + ms(settings.missing_grace).max(ms(settings.heartbeat_interval) * 3 / 2 + secs(15)) + secs(1)
+        }
+        // A second witness must last for two windows; how soon two reporters have spoken over that long is the traffic's.
+        Death::Wedged => poll + patience(settings, loss) + mins(10),
+    };
+    detect + backoff_ceiling(settings, loss.tries)
+}
+
+/// How much longer a death may wait that was in a storm: until the last of all who died with it runs again.
+///
+/// Nobody hopeless among them, or only such whose call fails, who are vetoed, held or missing: twice as long as it takes when nobody
+/// is. Those that are started and do not come back make rounds fail, and whoever was tried waits for all others that were not: then
+/// so many failed rounds besides as it takes to have tried everybody once.
+#[must_use]
+pub fn in_storms(world: &World, loss: &Loss) -> Ms {
+    let (from, until, chronicle) = (loss.counted_from, answered_at(world, loss), &world.chronicle);
+    let engine = world.workspaces[loss.workspace].engine;
+    let mut whole_fleet = false;
+    let mut storms = 0;
+    for storm in chronicle.storms.iter().filter(|storm| storm.from <= until && storm.until >= from) {
+        let concerns = storm.engine.is_none_or(|of| of == engine);
+        storms += usize::from(concerns);
+        whole_fleet |= concerns && storm.engine.is_none();
+    }
+    if storms == 0 {
+        return 0;
+    }
+    let in_scope = |of: usize| whole_fleet || world.workspaces[of].engine == engine;
+    let window = ms(world.settings.dead_window);
+    // Those that died a window before it may have begun the storm.
+    let together =
+        |other: &&Loss| in_scope(other.workspace) && other.at <= until && answered_at(world, other) + window >= from;
+    let dead = chronicle.losses.iter().filter(together).count().max(1);
+    let back_within = round(&world.settings);
+    let failed = chronicle.restarts.iter().any(|restart| {
+        let within = restart.at + window >= from && restart.at <= until && in_scope(restart.workspace);
+        within && !chronicle.was_well_again(restart.workspace, restart.at, back_within)
+    });
+    let rounds = if failed { tries_of_everybody(&world.settings, dead) } else { 0 };
+    2 * mass_recovery(&world.settings, dead) + rounds * (back_within + ms(world.settings.storm_cooldown))
+}
+
+/// How long it takes until the last of `dead` who died together runs again, when nobody is hopeless: until every heartbeat is stale,
+/// and then in rounds of which each is twice as large as the one before.
+#[must_use]
+pub fn mass_recovery(settings: &Settings, dead: usize) -> Ms {
+    let first = settings.storm_min.max(1) as usize;
+    let rounds = (dead.div_ceil(first) + 1).next_power_of_two().ilog2();
+    ms(settings.recent_max) / 2 + u64::from(rounds) * round(settings)
+}
+
+/// By when a canary must be back, at the latest.
+fn round(settings: &Settings) -> Ms {
+    2 * ms(settings.settle).max(ms(settings.heartbeat_interval) * 5 / 2)
+}
+
+fn tries_of_everybody(settings: &Settings, dead: usize) -> Ms {
+    dead.div_ceil(settings.storm_min.max(1) as usize) as Ms
+}
+
+/// How long a wedged one may be silent. One that was never heard of in its life may still be starting, for half an hour at the
+/// longest.
+fn patience(settings: &Settings, loss: &Loss) -> Ms {
+    if loss.heard { ms(settings.wedged_after) } else { ms(settings.wedged_after).max(mins(30)) }
+}
+
+/// The longest back-off after so many tries.
+fn backoff_ceiling(settings: &Settings, tries: u32) -> Ms {
+    match tries {
+        0 => 0,
+        n if n >= settings.exhausted_after => ms(settings.exhausted_retry),
+        n => (ms(settings.backoff_initial) << (n - 1).min(20)).min(ms(settings.backoff_max)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workspace::Spec;
+
+    #[test]
+    fn a_mass_death_recovers_in_rounds_that_double() {
+        let settings = Settings::default();
+        let rounds = |dead| (mass_recovery(&settings, dead) - ms(settings.recent_max) / 2) / round(&settings);
+        assert_eq!([1, 3, 4, 9, 10, 21, 22, 45].map(rounds), [1, 1, 2, 2, 3, 3, 4, 4]);
+    }
+
+    #[test]
+    fn only_what_is_in_its_own_way_stops_the_clock() {
+        let mut world = World::new(1);
+        world.add_fleet(4, 2, Spec::default());
+        world.exit(0, 1, false);
+        world.obstacle_of(2, mins(10), 0);
+        world.run_until(world.now + mins(5));
+        assert!(late(&world, &world.chronicle.losses[0], None).is_some_and(|text| text.starts_with("LATE")));
+        world.obstacle_of(0, 0, 0);
+        world.chronicle.obstacles[1].from -= mins(5);
+        assert_eq!(late(&world, &world.chronicle.losses[0], None), None);
+    }
+
+    #[test]
+    fn a_storm_makes_the_bound_longer_for_those_in_its_scope_alone() {
+        let mut world = World::new(1);
+        world.add_fleet(8, 2, Spec::default());
+        for of in [0, 1, 2, 4] {
+            world.exit(of, 1, false);
+        }
+        world.chronicle.storm(0, Some(0), true, world.now);
+        let allowed: Vec<Ms> = world.chronicle.losses.iter().map(|loss| in_storms(&world, loss)).collect();
+        let three = 2 * mass_recovery(&world.settings, 3);
+        assert_eq!(allowed, [three, 0, three, three], "number 1 is on the other engine");
+    }
+}
