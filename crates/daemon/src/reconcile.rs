@@ -306,6 +306,7 @@ impl Reconciler {
                     judge.verdict(&workspace.id),
                     Some(Verdict::Wedged | Verdict::Unhealthy | Verdict::Dead)
                 ),
+                in_doubt: judge.verdict(&workspace.id) != Some(Verdict::Alive),
             })
             .collect()
     }

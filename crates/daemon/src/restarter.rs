@@ -258,6 +258,7 @@ impl Restarter {
             instance_ref: order.instance_ref.clone(),
             known: order.container_id().cloned(),
             inspect: true,
+            in_doubt: true,
         };
         let container = confirmed(order, &engine.confirm(&target).await)?;
         crash_point!("confirmed");
@@ -313,7 +314,9 @@ impl Restarter {
         crash_point!("answered");
         match restarted {
             Ok(()) => Ok(()),
-            Err(error @ EngineError::Gone { .. }) => Err(NotDone { outcome: Outcome::Superseded, why: chain(&error) }),
+            Err(error @ (EngineError::Gone { .. } | EngineError::Superseded { .. })) => {
+                Err(NotDone { outcome: Outcome::Superseded, why: chain(&error) })
+            }
             Err(error) => {
                 let left = Left { id, epoch, called_at, target: &target, convicted: &container };
                 self.look_after(engine, order, &left, error).await

@@ -53,17 +53,7 @@ pub(super) async fn run(config: &Config) -> anyhow::Result<Ended> {
         let what = format!("engine {name}");
         match engine.check().await {
             Ok(found) => {
-                findings.well(
-                    &what,
-                    &format!(
-                        "{} {} (API {}), {} containers, id {}",
-                        printable(&found.name),
-                        printable(&found.version),
-                        printable(&found.api_version),
-                        found.containers,
-                        printable(&found.id)
-                    ),
-                );
+                findings.well(&what, &printable(&found.to_string()));
                 match engine.sample_all(&[]).await.reach {
                     Ok(reached) if !reached.spoiled => {}
                     Ok(_) => findings.fail(

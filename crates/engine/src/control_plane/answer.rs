@@ -93,7 +93,7 @@ pub(crate) const fn fault_of(error: &NoAnswer) -> Fault {
 }
 
 /// What an operator should look at.
-const fn hint(status: u16) -> &'static str {
+pub(crate) const fn hint(status: u16) -> &'static str {
     match status {
         401 => " (is the token right?)",
         403 => " (may the token do this?)",
@@ -179,7 +179,9 @@ mod tests {
 
     #[test]
     fn a_state_that_is_not_named_and_one_that_is_not_there_are_no_evidence() {
-        for value in [json!({"state": "ON"}), json!({"state": ""}), json!({"state": null}), json!({}), json!([1]), json!(7)] {
+        for value in
+            [json!({"state": "ON"}), json!({"state": ""}), json!({"state": null}), json!({}), json!([1]), json!(7)]
+        {
             let said = understood(&value);
             assert_eq!(said.observation, Observation::Unknown { fault: Fault::Garbled }, "{value}");
             assert!(said.complaint.is_some());

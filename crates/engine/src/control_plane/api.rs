@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use hyper::header::{HeaderName, HeaderValue};
 use hyper::Method;
+use hyper::header::{HeaderName, HeaderValue};
 use serde_json::Value;
 
 use super::rate::Rate;
@@ -99,8 +99,7 @@ pub(crate) enum State {
 }
 
 impl State {
-    pub(crate) const ALL: [Self; 5] =
-        [Self::Running, Self::Stopped, Self::Frozen, Self::Transitional, Self::Removing];
+    pub(crate) const ALL: [Self; 5] = [Self::Running, Self::Stopped, Self::Frozen, Self::Transitional, Self::Removing];
 
     /// The key in `[states]`.
     pub(crate) const fn label(self) -> &'static str {

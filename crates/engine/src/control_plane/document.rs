@@ -81,7 +81,12 @@ pub(crate) fn parse<'t>(origin: &'t str, text: &'t str) -> Result<Table<'t>, Pre
     let source = Source { origin, text };
     let root = DeTable::parse(text).map_err(|error| {
         let line = error.span().map(|span| source.line(&span));
-        PresetError { origin: origin.to_owned(), line, key: None, what: format!("this is no TOML: {}", error.message()) }
+        PresetError {
+            origin: origin.to_owned(),
+            line,
+            key: None,
+            what: format!("this is no TOML: {}", error.message()),
+        }
     })?;
     let span = root.span();
     Ok(Table { source, table: root.into_inner(), path: String::new(), span })
@@ -260,7 +265,8 @@ fn status(value: &DeValue<'_>) -> Option<u16> {
 mod tests {
     use super::*;
 
-    const TEXT: &str = "rate = \"1/s\"\n\n[get]\npath = \"/a\"\nstatus = 404\naccept = [200, 201]\n\n[[steps]]\nmethod = 7\n";
+    const TEXT: &str =
+        "rate = \"1/s\"\n\n[get]\npath = \"/a\"\nstatus = 404\naccept = [200, 201]\n\n[[steps]]\nmethod = 7\n";
 
     #[test]
     fn values_come_with_their_places() {

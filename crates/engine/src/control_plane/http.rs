@@ -95,7 +95,8 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(trust: Trust) -> Self {
-        let connector = HttpsConnectorBuilder::new().with_tls_config(trust.config).https_or_http().enable_http1().build();
+        let connector =
+            HttpsConnectorBuilder::new().with_tls_config(trust.config).https_or_http().enable_http1().build();
         let client = |idle| {
             HyperClient::builder(TokioExecutor::new())
                 .pool_timer(TokioTimer::new())

@@ -10,9 +10,7 @@ use std::path::Path;
 use hyper::Method;
 use hyper::header::{HeaderName, HeaderValue};
 
-use super::api::{
-    Api, Fields, Get, Headers, List, MissingRule, Paging, Pointer, Restart, State, States, Step,
-};
+use super::api::{Api, Fields, Get, Headers, List, MissingRule, Paging, Pointer, Restart, State, States, Step};
 use super::document::{self, At, PresetError, Table};
 use super::rate::Rate;
 use super::template::{Filled, Gap, Template, Use};
@@ -78,13 +76,8 @@ impl Preset {
     }
 
     /// Reads it. `base` is the address that the operator gave; without one the preset has to name its own.
-    pub(crate) fn read(
-        &self,
-        base: Option<&str>,
-        variables: &Variables,
-        purpose: Purpose,
-    ) -> Result<Api, PresetError> {
-        let reader = Reader { variables, purpose };
+    pub(crate) fn read(&self, base: Option<&str>, variables: &Variables, purpose: Purpose) -> Result<Api, PresetError> {
+        let reader = Reader { variables };
         let mut root = document::parse(&self.origin, &self.text)?;
 
         let own_base = root.text("base")?;
@@ -112,15 +105,29 @@ impl Preset {
 
         let restart = restart.map(|table| reader.restart(table, &base, &headers)).transpose()?;
         if purpose == Purpose::Platform {
-            if restart.is_none() {
+            let Some(mut restart) = restart else {
                 return Err(PresetError::of_all(&self.origin, "it has no [restart], so it cannot restart anything"));
+            };
+            let waits = |step: &Step| step.until.is_some();
+            if restart.steps.iter().any(waits) {
+                return Err(PresetError::of_all(
+                    &self.origin,
+                    "a step waits for a state (`until`), which only an engine can",
+                ));
             }
+            if restart.kill_steps.iter().any(waits) {
+                restart.kill_steps.clear(); // what runs cannot be restarted this way, which is said when it is tried
+            }
+            let restart = Some(restart);
             return Ok(Api { base, rate, list: None, get: None, states: States::default(), missing: None, restart });
         }
         let list = list.map(|table| reader.list(table, &headers)).transpose()?;
         let get = get.map(|table| reader.get(table, &headers)).transpose()?;
         if list.is_none() && get.is_none() {
-            return Err(PresetError::of_all(&self.origin, "it has neither [list] nor [get], so it cannot see anything"));
+            return Err(PresetError::of_all(
+                &self.origin,
+                "it has neither [list] nor [get], so it cannot see anything",
+            ));
         }
         let states = states.ok_or_else(|| PresetError::of_all(&self.origin, "[states] is missing"))?;
         let states = read_states(states)?;
@@ -128,7 +135,8 @@ impl Preset {
             return Err(PresetError::of_all(&self.origin, "[missing] reads the answer of [get], which is missing"));
         }
         let missing = missing.map(read_missing).transpose()?;
-        let waits = |restart: &Restart| restart.steps.iter().chain(&restart.kill_steps).any(|step| step.until.is_some());
+        let waits =
+            |restart: &Restart| restart.steps.iter().chain(&restart.kill_steps).any(|step| step.until.is_some());
         if get.is_none() && restart.as_ref().is_some_and(waits) {
             return Err(PresetError::of_all(&self.origin, "a step waits for a state (`until`), which takes a [get]"));
         }
@@ -139,7 +147,6 @@ impl Preset {
 /// What values are read with.
 struct Reader<'a> {
     variables: &'a Variables,
-    purpose: Purpose,
 }
 
 impl Reader<'_> {
@@ -207,7 +214,16 @@ impl Reader<'_> {
             None => Paging::Single,
         };
         table.finish(&[
-            "path", "headers", "items", "id", "state", "started_at", "stopped_at", "next", "total", "complete",
+            "path",
+            "headers",
+            "items",
+            "id",
+            "state",
+            "started_at",
+            "stopped_at",
+            "next",
+            "total",
+            "complete",
         ])?;
         Ok(List { path, headers, items, fields, id, paging, complete })
     }
@@ -237,9 +253,9 @@ impl Reader<'_> {
         let headers = self.inherited_headers(&mut table, headers)?;
         let idempotency_header = match table.text("idempotency_header")? {
             None => None,
-            Some(text) => Some(
-                HeaderName::try_from(&text.value).map_err(|_| text.place.error("this is no name of a header"))?,
-            ),
+            Some(text) => {
+                Some(HeaderName::try_from(&text.value).map_err(|_| text.place.error("this is no name of a header"))?)
+            }
         };
         let missing = table.place().error("`steps` is missing: what to send");
         let steps = table.tables("steps")?.ok_or(missing)?;
@@ -273,8 +289,7 @@ impl Reader<'_> {
             return Err(superseded.place.error("a status cannot be in `accept` as well"));
         }
         let until = match table.text("until")? {
-            Some(text) if self.purpose == Purpose::Engine => Some(state(&text)?),
-            Some(text) => return Err(text.place.error("the platform's restart has no [get] to wait with")),
+            Some(text) => Some(state(&text)?),
             None => None,
         };
         table.finish(&["method", "path", "headers", "body", "accept", "superseded", "until"])?;
@@ -298,7 +313,8 @@ fn fields(table: &mut Table<'_>) -> Result<Fields, PresetError> {
 }
 
 fn pointer(text: &At<String>) -> Result<Pointer, PresetError> {
-    Pointer::new(&text.value).ok_or_else(|| text.place.error("a JSON pointer begins with a /, as in /latest_build/status"))
+    Pointer::new(&text.value)
+        .ok_or_else(|| text.place.error("a JSON pointer begins with a /, as in /latest_build/status"))
 }
 
 fn state(text: &At<String>) -> Result<State, PresetError> {
@@ -359,3 +375,7 @@ pub(crate) fn check_base(base: &str) -> Result<(), &'static str> {
 fn trimmed(base: &str) -> String {
     base.trim_end_matches('/').to_owned()
 }
+
+#[cfg(test)]
+#[path = "preset_tests.rs"]
+mod tests;

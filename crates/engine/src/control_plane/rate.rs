@@ -96,7 +96,12 @@ pub(crate) struct NoTurn {
 
 impl Pace {
     pub(crate) fn new(rate: Rate) -> Self {
-        Self { rate, state: Mutex::default(), queue: tokio::sync::Mutex::default(), sweepers: tokio::sync::Mutex::default() }
+        Self {
+            rate,
+            state: Mutex::default(),
+            queue: tokio::sync::Mutex::default(),
+            sweepers: tokio::sync::Mutex::default(),
+        }
     }
 
     /// Waits for a turn, until `by` at most.

@@ -77,8 +77,7 @@ impl Template {
             let (before, gap) = rest.split_at(at);
             push_text(&mut parts, before);
             if let Some(inner) = gap.strip_prefix("${") {
-                let (name, after) =
-                    inner.split_once('}').ok_or_else(|| place.error("a ${ is never closed by a }"))?;
+                let (name, after) = inner.split_once('}').ok_or_else(|| place.error("a ${ is never closed by a }"))?;
                 parts.push(variable(name, purpose, place)?);
                 rest = after;
             } else if let Some((gap, after)) = named_gap(gap) {
@@ -97,16 +96,6 @@ impl Template {
         }
         push_text(&mut parts, rest);
         Ok(Self { parts, purpose, place: place.clone() })
-    }
-
-    /// Whether a gap of this kind is in it.
-    pub(crate) fn has(&self, gap: Gap) -> bool {
-        self.parts.contains(&Part::Gap(gap))
-    }
-
-    /// Where it stands in the preset.
-    pub(crate) const fn place(&self) -> &Place {
-        &self.place
     }
 
     /// Fills the variables. `None`: one that may be missing is missing.
@@ -162,13 +151,15 @@ impl Filled {
         let mut left_out = None;
         for part in &self.parts {
             match part {
-                Part::Text(plain) => match left_out.take().and_then(|mark: char| Some((mark, plain.strip_prefix('&')?))) {
-                    Some((mark, rest)) => {
-                        text.push(mark);
-                        text.push_str(rest);
+                Part::Text(plain) => {
+                    match left_out.take().and_then(|mark: char| Some((mark, plain.strip_prefix('&')?))) {
+                        Some((mark, rest)) => {
+                            text.push(mark);
+                            text.push_str(rest);
+                        }
+                        None => text.push_str(plain),
                     }
-                    None => text.push_str(plain),
-                },
+                }
                 Part::Gap(Gap::Cursor) if values.cursor.is_empty() => left_out = leave_parameter_out(&mut text),
                 Part::Gap(Gap::Workspace) => text.push_str(&self.reference(values.workspace)?),
                 Part::Gap(Gap::Instance) => text.push_str(&self.reference(values.instance)?),

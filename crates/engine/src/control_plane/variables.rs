@@ -89,9 +89,8 @@ impl Variables {
 
 /// The parameter's first line: files of secrets usually end with a line feed that is not part of it.
 fn read_file(name: &str, path: &Path) -> Result<String, PresetError> {
-    let text = std::fs::read_to_string(path).map_err(|error| {
-        PresetError::of_all(ADDRESS, format!("{name}: cannot read {}: {error}", path.display()))
-    })?;
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| PresetError::of_all(ADDRESS, format!("{name}: cannot read {}: {error}", path.display())))?;
     Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }
 
@@ -131,10 +130,7 @@ mod tests {
     #[test]
     fn a_missing_one_is_asked_for_where_it_is_given() {
         let variables = read("https://h").unwrap();
-        assert_eq!(
-            variables.how_to_give("token"),
-            "set DEFIB_ENGINE_TOKEN_CLOUD (or DEFIB_ENGINE_TOKEN_CLOUD_FILE)"
-        );
+        assert_eq!(variables.how_to_give("token"), "set DEFIB_ENGINE_TOKEN_CLOUD (or DEFIB_ENGINE_TOKEN_CLOUD_FILE)");
         assert!(variables.how_to_give("app").contains("app_file="));
     }
 }
