@@ -67,7 +67,7 @@ pub(crate) fn engines(config: &Config, clock: &Clock) -> Result<BTreeMap<EngineN
             workspace_label: config.workspace_label.clone(),
             call_timeout: config.engine_timeout,
             tls: tls.clone().filter(|_| https || verify),
-            token: None,
+            token: config.engine_tokens.get(name).map(|token| token.expose().into()),
         };
         let engine = defib_engine::connect(settings, Arc::clone(clock))
             .map_err(|error| Refused(format!("DEFIB_ENGINES: {}", crate::logging::chain(&error))))?;

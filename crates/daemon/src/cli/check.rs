@@ -54,6 +54,14 @@ pub(super) async fn run(config: &Config) -> anyhow::Result<Ended> {
         match engine.check().await {
             Ok(found) => {
                 findings.well(&what, &printable(&found.to_string()));
+                // No examples: which instances there are is said by the list of the control plane, where it has one.
+                let explanation = engine.explain(&[]).await;
+                for answer in &explanation.answers {
+                    findings.note(&what, &printable(&answer.to_string()));
+                }
+                for fault in &explanation.faults {
+                    findings.fail(&what, &printable(fault));
+                }
                 match engine.sample_all(&[]).await.reach {
                     Ok(reached) if !reached.spoiled => {}
                     Ok(_) => findings.fail(

@@ -51,6 +51,8 @@ pub(crate) struct Config {
     pub(crate) database_url: Secret,
     pub(crate) listen_database_url: Secret,
     pub(crate) engines: Vec<(EngineName, EngineUrl)>,
+    /// What control planes know us by.
+    pub(crate) engine_tokens: BTreeMap<EngineName, Secret>,
     pub(crate) workspace_label: String,
     pub(crate) engine_timeout: Duration,
     pub(crate) watched_statuses: Vec<String>,
@@ -159,6 +161,7 @@ impl RawKnobs {
         let database_url = read.database_url();
         let listen_database_url = read.secret("LISTEN_DATABASE_URL");
         let engines = read.engines("ENGINES");
+        let engine_tokens = read.engine_tokens(&engines);
         let policy = Settings {
             poll_interval: read.duration("POLL_INTERVAL"),
             heartbeat_interval: read.duration("HEARTBEAT_INTERVAL"),
@@ -189,6 +192,7 @@ impl RawKnobs {
             listen_database_url: listen_database_url.or_else(|| database_url.clone()).unwrap_or(Secret(String::new())),
             database_url: database_url.unwrap_or(Secret(String::new())),
             engines,
+            engine_tokens,
             workspace_label: read.label("WORKSPACE_LABEL"),
             engine_timeout: read.duration("ENGINE_TIMEOUT"),
             watched_statuses: read.list("WATCHED_STATUSES"),

@@ -105,3 +105,22 @@ fn kubernetes_service_links_are_not_misspelt_knobs() {
     let there = [&[DATABASE, ("KUBERNETES_SERVICE_HOST", "10.0.0.1")][..], &links].concat();
     assert!(configured(&[], &there).is_ok());
 }
+
+#[test]
+fn the_token_of_a_control_plane_is_named_after_its_engine() {
+    let engines = ("DEFIB_ENGINES", "default=unix:///x,eu-1.cloud=cp+https://h?preset=coder");
+    let config = configured(&[], &[DATABASE, engines, ("DEFIB_ENGINE_TOKEN_EU_1_CLOUD", "hunter3\n")]).expect("valid");
+    assert_eq!(config.engine_tokens["eu-1.cloud"].expose(), "hunter3");
+    assert!(!format!("{config:?}").contains("hunter3"));
+    for (variable, expected) in [
+        ("DEFIB_ENGINE_TOKEN_DEFAULT", "DEFIB_ENGINE_TOKEN_DEFAULT is the token of no control plane in DEFIB_ENGINES"),
+        ("DEFIB_ENGINE_TOKEN_EU_1_CLOUD_FILE", "names a file that cannot be read (/nowhere/at/all)"),
+    ] {
+        let faults = configured(&[], &[DATABASE, engines, (variable, "/nowhere/at/all")]).expect_err("invalid");
+        assert!(faults.iter().any(|fault| fault.contains(expected)), "{faults:#?}");
+    }
+    let both =
+        [DATABASE, engines, ("DEFIB_ENGINE_TOKEN_EU_1_CLOUD", "a"), ("DEFIB_ENGINE_TOKEN_EU_1_CLOUD_FILE", "/b")];
+    let faults = configured(&[], &both).expect_err("invalid");
+    assert!(faults.iter().any(|fault| fault.contains("are both set: keep one")), "{faults:#?}");
+}

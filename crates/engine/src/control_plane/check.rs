@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use defib_policy::fleet::Kind;
+use defib_policy::fleet::Kind as WorkspaceKind;
 
 use super::ControlPlane;
 use super::answer::Understood;
@@ -47,7 +47,7 @@ pub(super) async fn explain(plane: &ControlPlane, examples: &[Target]) -> Explan
     }
     let named: Vec<_> = examples
         .iter()
-        .filter(|target| target.kind == Kind::Instance)
+        .filter(|target| target.kind == WorkspaceKind::Instance)
         .filter_map(|target| plane.reference(target).map(|reference| (target, reference)))
         .collect();
     if let Some(list) = &line.api.list {
@@ -78,7 +78,7 @@ pub(super) async fn explain(plane: &ControlPlane, examples: &[Target]) -> Explan
             match Look::begin(plane).get(get, &target.workspace, reference, Urgency::Urgent, by).await {
                 Ok(understood) => heap.add(reference, understood),
                 Err(_) => {
-                    explanation.faults.push("it asked to be left alone, or the rate is too low to check it".into())
+                    explanation.faults.push("it asked to be left alone, or the rate is too low to check it".into());
                 }
             }
         }
@@ -90,7 +90,10 @@ pub(super) async fn explain(plane: &ControlPlane, examples: &[Target]) -> Explan
 
 /// Answers that were understood alike.
 #[derive(Default)]
-struct Heap(BTreeMap<(Option<String>, &'static str, Option<String>), (usize, String)>);
+struct Heap(BTreeMap<Kind, (usize, String)>);
+
+/// The word, what it was understood as, and why it is no evidence.
+type Kind = (Option<String>, &'static str, Option<String>);
 
 impl Heap {
     fn add(&mut self, reference: &str, understood: Understood) {

@@ -89,7 +89,7 @@ pub(crate) fn parse<'t>(origin: &'t str, text: &'t str) -> Result<Table<'t>, Pre
         }
     })?;
     let span = root.span();
-    Ok(Table { source, table: root.into_inner(), path: String::new(), span })
+    Ok(Table { source, values: root.into_inner(), path: String::new(), span })
 }
 
 #[derive(Clone, Copy)]
@@ -101,7 +101,7 @@ struct Source<'t> {
 impl Source<'_> {
     fn line(&self, span: &Range<usize>) -> usize {
         let before = self.text.as_bytes().get(..span.start).unwrap_or(self.text.as_bytes());
-        1 + before.iter().filter(|byte| **byte == b'\n').count()
+        1 + String::from_utf8_lossy(before).matches('\n').count()
     }
 
     fn place(&self, span: &Range<usize>, key: String) -> Place {
@@ -112,7 +112,7 @@ impl Source<'_> {
 /// A table of the text. Values are taken out of it; what is left in the end was not understood.
 pub(crate) struct Table<'t> {
     source: Source<'t>,
-    table: DeTable<'t>,
+    values: DeTable<'t>,
     path: String,
     span: Range<usize>,
 }
@@ -129,7 +129,7 @@ impl<'t> Table<'t> {
     /// Refuses what has not been taken: a misspelt key that is silently ignored is how a preset does something that nobody
     /// wrote.
     pub(crate) fn finish(self, known: &[&str]) -> Result<(), PresetError> {
-        let Some((key, value)) = self.table.iter().next() else { return Ok(()) };
+        let Some((key, value)) = self.values.iter().next() else { return Ok(()) };
         let place = self.source.place(&value.span(), self.key(key.get_ref()));
         Err(place.error(format!("there is no such key; known here are {}", known.join(", "))))
     }
@@ -139,7 +139,7 @@ impl<'t> Table<'t> {
         let Some((value, span)) = self.take(key) else { return Ok(None) };
         let path = self.key(key);
         match value {
-            DeValue::Table(table) => Ok(Some(Self { source: self.source, table, path, span })),
+            DeValue::Table(table) => Ok(Some(Self { source: self.source, values: table, path, span })),
             _ => Err(self.source.place(&span, path).error("this has to be a table")),
         }
     }
@@ -152,7 +152,7 @@ impl<'t> Table<'t> {
         let table = |(index, item): (usize, toml::Spanned<DeValue<'t>>)| {
             let (path, span) = (format!("{}[{index}]", self.key(key)), item.span());
             match item.into_inner() {
-                DeValue::Table(table) => Ok(Self { source: self.source, table, path, span }),
+                DeValue::Table(table) => Ok(Self { source: self.source, values: table, path, span }),
                 _ => Err(self.source.place(&span, path).error("this has to be a table")),
             }
         };
@@ -178,7 +178,7 @@ impl<'t> Table<'t> {
 
     /// Every text of a table whose keys are free.
     pub(crate) fn all_texts(self) -> Result<Vec<(String, At<String>)>, PresetError> {
-        let Self { source, table, path, .. } = self;
+        let Self { source, values, path, .. } = self;
         let text = |(key, value): (toml::Spanned<toml::de::DeString<'t>>, toml::Spanned<DeValue<'t>>)| {
             let key = key.into_inner().into_owned();
             let place = source.place(&value.span(), format!("{path}.{key}"));
@@ -187,7 +187,7 @@ impl<'t> Table<'t> {
                 _ => Err(place.error("this has to be a text in quotes")),
             }
         };
-        table.into_iter().map(text).collect()
+        values.into_iter().map(text).collect()
     }
 
     /// A list of texts.
@@ -243,7 +243,7 @@ impl<'t> Table<'t> {
     }
 
     fn take(&mut self, key: &str) -> Option<(DeValue<'t>, Range<usize>)> {
-        let value = self.table.remove(key)?;
+        let value = self.values.remove(key)?;
         let span = value.span();
         Some((value.into_inner(), span))
     }

@@ -162,7 +162,7 @@ impl<'a> Look<'a> {
                 in_doubt.push(one);
             }
         }
-        let Some(get) = get else { return None };
+        let get = get?;
         let found = self.each(get, in_doubt, Urgency::Sweep, self.ends_at).await;
         for (index, mut sample) in found {
             let was_listed = said.iter().any(|(known, listed)| *known == index && *listed);

@@ -88,7 +88,7 @@ impl PlatformRestart {
                     let container = call.container_id.clone();
                     return Err(EngineError::Superseded { engine: engine.clone(), container, status });
                 }
-                Err(failed) => return Err(error(call, engine, failed, begun.elapsed())),
+                Err(failed) => return Err(error(call, engine, &failed, begun.elapsed())),
             }
         }
         Ok(())

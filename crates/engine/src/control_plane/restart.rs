@@ -125,7 +125,7 @@ fn words(line: &Line, body: &[u8]) -> String {
 pub(super) fn error(
     call: &RestartCall,
     engine: &defib_policy::id::EngineName,
-    failed: StepError,
+    failed: &StepError,
     by: Duration,
 ) -> EngineError {
     let engine = engine.clone();
@@ -138,7 +138,7 @@ pub(super) fn error(
         StepError::NoAnswer(NoAnswer::Unreachable(_) | NoAnswer::Unsendable(_)) => {
             EngineError::Connect { engine, fault: Fault::Unreachable, source: Cause::from(failed.to_string()) }
         }
-        StepError::NoAnswer(ref error) => {
+        StepError::NoAnswer(error) => {
             let fault = answer::fault_of(error);
             EngineError::Restart { engine, container, fault, source: Cause::from(failed.to_string()) }
         }
@@ -186,7 +186,7 @@ pub(super) async fn restart(plane: &ControlPlane, call: &RestartCall) -> Result<
                 let container = call.container_id.clone();
                 return Err(EngineError::Superseded { engine: engine.clone(), container, status });
             }
-            Err(failed) => return Err(error(call, engine, failed, begun.elapsed())),
+            Err(failed) => return Err(error(call, engine, &failed, begun.elapsed())),
         }
         if let Some(state) = step.until.filter(|_| number < steps.len()) {
             wait_for(plane, call, state, by).await?;
