@@ -25,6 +25,8 @@ struct State {
     engines: BTreeMap<EngineName, Result<(), String>>,
     /// When each engine that does not answer began to.
     silent_since: BTreeMap<EngineName, Moment>,
+    /// The passes over whole engines that are under way, with their beginning.
+    passes: BTreeMap<EngineName, Moment>,
     stopping: bool,
 }
 
@@ -37,6 +39,7 @@ impl Health {
             database: unknown(),
             engines: engines.map(|engine| (engine, unknown())).collect(),
             silent_since: BTreeMap::new(),
+            passes: BTreeMap::new(),
             stopping: false,
         };
         Self { turn_within, state: Mutex::new(state) }
@@ -72,11 +75,27 @@ impl Health {
         before.is_none_or(|before| before.is_ok() != well || before == Err("not asked yet".to_owned()))
     }
 
-    /// The engines that have not answered for at least `span`.
+    /// A pass over a whole engine begins.
+    pub(crate) fn pass_begins(&self, engine: Option<&EngineName>, now: Moment) {
+        if let Some(engine) = engine {
+            self.state().passes.insert(engine.clone(), now);
+        }
+    }
+
+    /// It has ended, well or badly.
+    pub(crate) fn pass_ended(&self, engine: Option<&EngineName>) {
+        if let Some(engine) = engine {
+            self.state().passes.remove(engine);
+        }
+    }
+
+    /// The engines that have not answered for at least `span`, and those with a pass that does not end: nobody here decides about
+    /// them, so they should be somebody else's.
     pub(crate) fn unreached(&self, now: Moment, span: Duration) -> BTreeSet<EngineName> {
         let state = self.state();
-        let long = state.silent_since.iter().filter(|(_, since)| now - **since >= span);
-        long.map(|(engine, _)| engine.clone()).collect()
+        let silent = state.silent_since.iter().filter(|(_, since)| now - **since >= span);
+        let stuck = state.passes.iter().filter(|(_, since)| now - **since > self.turn_within);
+        silent.chain(stuck).map(|(engine, _)| engine.clone()).collect()
     }
 
     pub(crate) fn stopping(&self) {
@@ -154,6 +173,17 @@ mod tests {
         assert!(!silent(114, 15) && silent(115, 15), "counted from the first silence");
         health.engine(&"e".into(), Ok(()), at(116));
         assert!(!silent(200, 15));
+    }
+
+    #[test]
+    fn an_engine_with_a_pass_that_does_not_end_is_nobodys_here() {
+        let health = Health::new(at(0), Duration::from_secs(30), std::iter::once("e".into()));
+        let engine = EngineName::from("e");
+        health.pass_begins(Some(&engine), at(10));
+        assert!(health.unreached(at(40), Duration::from_secs(15)).is_empty(), "it may take as long as a pass may");
+        assert_eq!(health.unreached(at(41), Duration::from_secs(15)).len(), 1);
+        health.pass_ended(Some(&engine));
+        assert!(health.unreached(at(41), Duration::from_secs(15)).is_empty());
     }
 
     #[test]

@@ -134,6 +134,13 @@ impl Track {
         stamped || sighted
     }
 
+    /// Whether it was found lost, by this process or by whoever had the word on it before, and has not been heard of since.
+    pub(crate) fn is_lost(&self) -> bool {
+        let said = self.told.map(|(verdict, ..)| verdict);
+        let found = self.verdict.map(|(verdict, _)| verdict);
+        said == Some(Verdict::Lost) || found == Some(Verdict::Lost)
+    }
+
     /// Whether its silence may mean that it hangs: it has beaten in this life, or had the longest start-up time to.
     pub(crate) fn may_hang(&self, silent_for: Duration) -> bool {
         self.life.as_ref().is_none_or(|life| life.has_beaten || life.found) || silent_for > STARTUP_MAX

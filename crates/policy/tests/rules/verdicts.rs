@@ -50,13 +50,13 @@ fn wedged_is_restarted_only_if_asked_for_and_only_with_a_second_witness() {
     assert_eq!(world.verdict("w"), Some(Verdict::Wedged));
     let id = "w".into();
     for reporter in ["proxy-a", "proxy-b"] {
-        world.judge.observe_suspicion(&id, reporter, world.now());
+        world.suspect(&id, reporter);
     }
     assert_eq!(world.run(140), [], "two reporters, but not over two windows yet");
-    world.judge.observe_suspicion(&id, "proxy-a", world.now());
+    world.suspect(&id, "proxy-a");
     assert_eq!(world.run(5), []);
     world.wait_ms(10_000);
-    world.judge.observe_suspicion(&id, "proxy-a", world.now());
+    world.suspect(&id, "proxy-a");
     let plan = world.tick();
     assert_eq!(restarted(&plan), ["w"]);
     assert_eq!(plan.restarts[0].remedy, Remedy::KillAndStart);
@@ -75,7 +75,7 @@ fn one_that_runs_is_not_restarted_before_its_start_is_known() {
         let mut plan = Plan::default();
         for _ in 0..32 {
             for reporter in ["proxy-a", "proxy-b"] {
-                world.judge.observe_suspicion(&id, reporter, world.now());
+                world.suspect(&id, reporter);
             }
             world.wait_ms(5_000);
             plan = world.tick();
@@ -503,7 +503,7 @@ fn one_that_is_no_longer_watched_is_forgotten() {
     world.tick();
     assert!(world.judge.probes().is_empty());
     assert_eq!(world.judge.counts().iter().sum::<usize>(), 1);
-    assert!(!world.judge.observe_suspicion(&"w".into(), "proxy", world.now()));
+    assert!(!world.suspect(&"w".into(), "proxy"));
 }
 
 #[test]

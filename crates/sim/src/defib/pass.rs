@@ -8,7 +8,7 @@ use defib_policy::judge::{EngineEvidence, Look, ReadStamp};
 use defib_policy::moment::Moment;
 use defib_policy::plan::Plan;
 use defib_policy::sample::{Fault, Observation, Sample};
-use defib_policy::suspicion;
+use defib_policy::suspicion::{self, Report};
 use defib_policy::verdict::Verdict;
 
 use super::{Defib, ENGINE_TIMEOUT, index_of, spacing};
@@ -79,7 +79,8 @@ impl Defib {
             }
             let at = self.moment(at);
             if !suspicion::is_too_old(at, started, self.settings.dead_window) {
-                self.judge.observe_suspicion(&world.workspaces[of].id, reporter_name(reporter), at);
+                let name = reporter_name(reporter);
+                self.judge.observe_suspicion(&world.workspaces[of].id, Report { reporter: name, login: name, at });
             }
         }
     }
@@ -225,7 +226,7 @@ impl Defib {
         if !world.db.view.workspaces.iter().any(|row| external(&row)) {
             return;
         }
-        let ours = self.ownership.has_the_fleet(self.moment(world.now));
+        let ours = self.ownership.fleet(self.moment(world.now)).is_some();
         let looks: Vec<Look<'_>> = world
             .db
             .view
@@ -302,7 +303,7 @@ impl Defib {
             identity: Some(facts.impostor.clone().unwrap_or_else(|| facts.identity.clone())),
             restarted,
             clock_offset_micros: Some(facts.offset - world.db.offset),
-            ..EngineEvidence::default()
+            abilities: facts.abilities,
         }
     }
 

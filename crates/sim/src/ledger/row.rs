@@ -53,7 +53,7 @@ pub struct Restart {
 impl Restart {
     /// Whether it keeps its number from being given again for its incarnation.
     pub(super) fn keeps_its_number(&self) -> bool {
-        self.run_ended_at.is_none() && self.outcome.is_none_or(Outcome::touched)
+        self.run_ended_at.is_none() && self.outcome.is_none_or(|outcome| outcome.counts(self.acting_at.is_some()))
     }
 }
 

@@ -124,6 +124,8 @@ impl Context<'_> {
         let has_lived = track.cadence.has_lived();
         let (verdict, rule) = match heartbeat.witness {
             Witness::Stale if has_lived && self.is_mute(&heartbeat) => (Verdict::Lost, Rule::ExternalLost),
+            // The platform was told, and only a heartbeat takes that back: an outage in which heartbeats prove nothing does not.
+            Witness::Stale | Witness::None(_) if has_lived && track.is_lost() => (Verdict::Lost, Rule::ExternalLost),
             Witness::Stale => (Verdict::Silent, Rule::ExternalSilent),
             Witness::Fresh | Witness::None(_) => (Verdict::Alive, Rule::ExternalBeating),
         };
