@@ -103,10 +103,9 @@ impl LeftBehind {
 
     async fn look_back(&self, engine: &dyn Engine, attempt: &OpenAttempt) -> Settle {
         let workspace = attempt.workspace.clone();
-        let whose = match &attempt.instance {
-            Some(reference) => {
-                Target::instance(workspace, Some(reference.as_str().into()).filter(|it: &Box<str>| !it.is_empty()))
-            }
+        let whose = match attempt.instance.as_deref() {
+            Some("") => Target::instance(workspace, None),
+            Some(reference) => Target::instance(workspace, Some(reference.into())),
             None => Target::container(workspace, None),
         };
         let target = Target { known: attempt.container_id.clone(), inspect: true, ..whose };

@@ -99,6 +99,8 @@ pub enum RestartHow {
         /// start.
         grace: Duration,
     },
+    /// It is gone: make it again. Its `container_id` is that of the one that is gone, or empty if none was ever seen.
+    Recreate,
 }
 
 /// What `defib check` tells of an engine that is there. `Display` is the sentence.

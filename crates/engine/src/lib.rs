@@ -23,6 +23,7 @@
 //! | what went wrong | [`error`] |
 //! | Docker and podman | [`docker`] |
 //! | instances behind an HTTP interface, and the platform's own restart | [`control_plane`] |
+//! | an engine and the platform's own restart as one | [`with_platform`] |
 //! | text that is never shown | [`secret`] |
 //!
 //! [`Unknown`]: defib_policy::sample::Observation::Unknown
@@ -42,6 +43,7 @@ pub mod secret;
 pub mod settings;
 pub mod target;
 pub mod url;
+pub mod with_platform;
 
 pub use control_plane::platform::{PlatformError, PlatformRestart};
 pub use engine::{AnswerSeen, Engine, EngineCheck, Explanation, RestartCall, RestartHow, connect};
@@ -52,6 +54,7 @@ pub use secret::Secret;
 pub use settings::{EngineSettings, TlsPaths};
 pub use target::Target;
 pub use url::{EngineUrl, EngineUrlError};
+pub use with_platform::{RestartBy, WithPlatform};
 
 /// Reads our monotonic clock. Passed in, so that tests own the time that samples carry.
 pub type Clock = Arc<dyn Fn() -> Moment + Send + Sync>;

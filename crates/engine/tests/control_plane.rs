@@ -13,7 +13,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use defib_engine::{
-    Engine, EngineError, EngineSettings, PlatformRestart, RestartCall, RestartHow, Secret, Target, connect,
+    Engine, EngineError, EngineSettings, PlatformRestart, RestartBy, RestartCall, RestartHow, Secret, Target,
+    WithPlatform, connect,
 };
 use defib_policy::moment::Moment;
 use defib_policy::sample::Fault;
@@ -268,6 +269,51 @@ async fn the_platforms_restart_is_asked_once_with_its_own_token() {
     let shown = format!("{platform:?} {}", platform.shown());
     assert!(!shown.contains("s3cret") && !shown.contains("acme"), "{shown}");
     assert!(PlatformRestart::new("tcp://h:1", None).is_err());
+}
+
+#[tokio::test]
+async fn the_platform_makes_what_the_engine_cannot_or_everything() {
+    let (planes, platforms) = (server(Dialect::Generic).await, server(Dialect::Molecule).await);
+    let url = format!("{}?preset=molecule-core", platforms.address());
+    let platform = Arc::new(PlatformRestart::new(&url, Some(&Secret::from("adm1n-s3cret"))).unwrap());
+    let engine = plane(&planes, "preset=generic");
+    assert!(engine.abilities().starts && !engine.abilities().recreates);
+    // By whom, and how; how many requests the platform and the engine get.
+    for (by, how, of_the_platform, of_the_engine) in [
+        (RestartBy::Engine, RestartHow::Recreate, 1, 0),
+        (RestartBy::Engine, RestartHow::Start, 0, 1),
+        (RestartBy::Platform, RestartHow::Recreate, 1, 0),
+        (RestartBy::Platform, RestartHow::Start, 1, 0),
+        (RestartBy::Platform, KILL, 1, 0),
+    ] {
+        planes.set("a", "stopped");
+        let (before, engines_before) = (platforms.restarts().len(), planes.restarts().len());
+        let both = WithPlatform::new(Arc::clone(&engine), Arc::clone(&platform), by);
+        let abilities = both.abilities();
+        assert!(abilities.starts && abilities.kills && abilities.recreates, "{abilities:?}");
+        assert_eq!(abilities.lists, engine.abilities().lists);
+        both.restart(&call("a", how)).await.unwrap();
+        assert_eq!(platforms.restarts().len() - before, of_the_platform, "{by:?} {how:?}");
+        assert_eq!(planes.restarts().len() - engines_before, of_the_engine, "{by:?} {how:?}");
+    }
+    let error = engine.restart(&call("a", RestartHow::Recreate)).await.unwrap_err();
+    assert!(matches!(error, EngineError::Unable { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn the_platforms_refusal_is_told_as_the_platforms() {
+    let server = server(Dialect::Molecule).await;
+    let url = format!("{}?preset=molecule-core", server.address());
+    let platform = PlatformRestart::new(&url, Some(&Secret::from("adm1n-s3cret"))).unwrap();
+    server.fail_restart(ApiFault::status(503));
+    let error = platform.restart(&"rack-7".into(), &call("a", RestartHow::Recreate)).await.unwrap_err();
+    assert!(!error.may_have_happened());
+    let source = std::error::Error::source(&error).unwrap().to_string();
+    assert!(source.starts_with("the platform was asked, and it answered 503"), "{source}");
+    server.fail_restart(ApiFault::status(409));
+    let error = platform.restart(&"rack-7".into(), &call("a", RestartHow::Recreate)).await.unwrap_err();
+    assert!(matches!(error, EngineError::Superseded { status: 409, .. }), "{error}");
+    assert_eq!(server.restarts().len(), 2, "none is repeated");
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use defib_engine::RestartBy;
 use defib_policy::moment::Timestamp;
 use defib_store::{CheckFacts, FleetFacts, SchemaState, Store, can_listen};
 
@@ -76,6 +77,19 @@ pub(super) async fn run(config: &Config) -> anyhow::Result<Ended> {
             Err(error) => {
                 findings.fail(&what, &format!("{}. Is it running at {url}, and may this user use it?", chain(&error)));
             }
+        }
+    }
+    if let Some(platform) = connect::platform(config)? {
+        let which = match config.restart_by {
+            RestartBy::Engine => "restarts that an engine cannot make",
+            RestartBy::Platform => "all restarts",
+        };
+        findings.well("platform", &format!("{which} are asked of {}", printable(platform.shown())));
+        if !platform.kills() && config.restart_by == RestartBy::Platform {
+            findings.note(
+                "platform",
+                "its preset has no [[restart.kill_steps]], so what runs and is stuck is not restarted",
+            );
         }
     }
     if now.as_ref().is_some_and(|facts| facts.schema == SchemaState::Current) {

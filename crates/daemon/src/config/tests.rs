@@ -136,3 +136,17 @@ fn the_token_of_a_control_plane_is_named_after_its_engine() {
     let faults = configured(&[], &both).expect_err("invalid");
     assert!(faults.iter().any(|fault| fault.contains("are both set: keep one")), "{faults:#?}");
 }
+
+#[test]
+fn restarts_by_the_platform_need_its_address() {
+    let platform = ("DEFIB_PLATFORM_URL", "https://server?preset=molecule-core&org=hunter2");
+    let (by, token) = (("DEFIB_RESTART_BY", "platform"), ("DEFIB_PLATFORM_TOKEN", "hunter2"));
+    let config = configured(&[], &[DATABASE, platform, by, token]).expect("valid");
+    assert_eq!(config.restart_by, RestartBy::Platform);
+    assert!(!format!("{config:?}").contains("hunter2"));
+    assert_eq!(configured(&[], &[DATABASE, platform]).expect("valid").restart_by, RestartBy::Engine);
+    for (given, said) in [(by, "DEFIB_RESTART_BY=platform needs DEFIB_PLATFORM_URL"), (token, "DEFIB_PLATFORM_TOKEN")] {
+        let faults = configured(&[], &[DATABASE, given]).expect_err("invalid");
+        assert!(faults.len() == 1 && faults[0].starts_with(said), "{faults:?}");
+    }
+}

@@ -359,11 +359,7 @@ async fn ask(engine: &dyn Engine, call: Call, target: &Target, attempt: i64) -> 
     let how = match call.how {
         How::Start => RestartHow::Start,
         How::KillAndStart { grace } => RestartHow::KillAndStart { grace },
-        // No kind of engine says that it is able to, so the protocol refuses such an order before it comes to this.
-        How::Recreate => {
-            let why = "no engine can make a container again: recreate it through the platform".to_owned();
-            return Err(CallFailed { kind: CallFault::Refused, why });
-        }
+        How::Recreate => RestartHow::Recreate,
     };
     let (container_id, deadline) = (call.container, call.deadline);
     let call = RestartCall { target: target.clone(), container_id, how, deadline, attempt };

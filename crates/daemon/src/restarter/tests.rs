@@ -146,6 +146,7 @@ impl Engine for Fake {
         let question = match call.how {
             RestartHow::Start => Question::Start,
             RestartHow::KillAndStart { .. } => Question::KillAndStart,
+            RestartHow::Recreate => unreachable!("the engines of these conversations make nothing again"),
         };
         let workspace = &call.target.workspace;
         let engine = self.name.clone();

@@ -56,6 +56,12 @@ impl PlatformRestart {
         self.line.api.restart.as_ref().map_or(&self.line.api.base, |restart| &restart.base)
     }
 
+    /// Whether it restarts what runs.
+    #[must_use]
+    pub fn kills(&self) -> bool {
+        self.line.api.restart.as_ref().is_some_and(|restart| !restart.kill_steps.is_empty())
+    }
+
     /// Asks the platform to restart the workspace of `call`. `Ok`: it was accepted, which is no recovery.
     ///
     /// `engine` is where the workspace lives, for the errors.
@@ -73,7 +79,7 @@ impl PlatformRestart {
                     "the platform's preset has no [[restart.kill_steps]], so it cannot restart what runs",
                 ));
             }
-            RestartHow::Start => &restart.steps,
+            RestartHow::Start | RestartHow::Recreate => &restart.steps,
         };
         let begun = Instant::now();
         let about = About {
@@ -88,7 +94,9 @@ impl PlatformRestart {
                     let container = call.container_id.clone();
                     return Err(EngineError::Superseded { engine: engine.clone(), container, status });
                 }
-                Err(failed) => return Err(error(call, engine, &failed, begun.elapsed())),
+                Err(failed) => {
+                    return Err(error(call, engine, &failed, begun.elapsed(), "the platform was asked, and "));
+                }
             }
         }
         Ok(())

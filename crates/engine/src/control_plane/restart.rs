@@ -121,37 +121,36 @@ fn words(line: &Line, body: &[u8]) -> String {
     }
 }
 
-/// A step's failure in the words of an engine.
+/// A step's failure in the words of an engine. `who` is put before them where it was not the engine that was asked.
 pub(super) fn error(
     call: &RestartCall,
     engine: &defib_policy::id::EngineName,
     failed: &StepError,
     by: Duration,
+    who: &str,
 ) -> EngineError {
     let engine = engine.clone();
     let asked = if call.how == RestartHow::Start { Call::Start } else { Call::Restart };
+    let source = || Cause::from(format!("{who}{failed}"));
     let container = call.container_id.clone();
     match failed {
-        StepError::NotSent(_) => EngineError::NotSent { engine, source: Cause::from(failed.to_string()) },
+        StepError::NotSent(_) => EngineError::NotSent { engine, source: source() },
         StepError::Reference => EngineError::Gone { engine, container },
         StepError::NoAnswer(NoAnswer::TimedOut(_)) => EngineError::TimedOut { engine, call: asked, after: by },
         StepError::NoAnswer(NoAnswer::Unreachable(_) | NoAnswer::Unsendable(_)) => {
-            EngineError::Connect { engine, fault: Fault::Unreachable, source: Cause::from(failed.to_string()) }
+            EngineError::Connect { engine, fault: Fault::Unreachable, source: source() }
         }
         StepError::NoAnswer(error) => {
             let fault = answer::fault_of(error);
-            EngineError::Restart { engine, container, fault, source: Cause::from(failed.to_string()) }
+            EngineError::Restart { engine, container, fault, source: source() }
         }
         // A gateway's words: whoever is behind it may have had the request.
         StepError::Refused { status: 502 | 504, .. } => {
-            EngineError::Restart { engine, container, fault: Fault::TimedOut, source: Cause::from(failed.to_string()) }
+            EngineError::Restart { engine, container, fault: Fault::TimedOut, source: source() }
         }
-        StepError::Refused { .. } => EngineError::Restart {
-            engine,
-            container,
-            fault: Fault::EngineError,
-            source: Cause::from(failed.to_string()),
-        },
+        StepError::Refused { .. } => {
+            EngineError::Restart { engine, container, fault: Fault::EngineError, source: source() }
+        }
     }
 }
 
@@ -171,6 +170,7 @@ pub(super) async fn restart(plane: &ControlPlane, call: &RestartCall) -> Result<
             return Err(unable("its preset has no [[restart.kill_steps]], so it cannot restart what runs"));
         }
         RestartHow::KillAndStart { .. } => &restart.kill_steps,
+        RestartHow::Recreate => return Err(unable("it cannot make an instance again; set DEFIB_PLATFORM_URL")),
     };
     let begun = Instant::now();
     let by = begun + call.deadline;
@@ -186,7 +186,7 @@ pub(super) async fn restart(plane: &ControlPlane, call: &RestartCall) -> Result<
                 let container = call.container_id.clone();
                 return Err(EngineError::Superseded { engine: engine.clone(), container, status });
             }
-            Err(failed) => return Err(error(call, engine, &failed, begun.elapsed())),
+            Err(failed) => return Err(error(call, engine, &failed, begun.elapsed(), "")),
         }
         if let Some(state) = step.until.filter(|_| number < steps.len()) {
             wait_for(plane, call, state, by).await?;
