@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use defib_engine::{Engine, EngineSettings, TlsPaths};
+use defib_engine::{Engine, EngineSettings, PlatformRestart, TlsPaths, WithPlatform};
 use defib_policy::id::EngineName;
 use defib_store::{ListenSettings, Store, StoreSettings};
 
@@ -41,10 +41,19 @@ pub(crate) fn store_with(url: &Secret, name: &str, pool_size: usize, clock: Cloc
     Store::new(&settings, clock).map_err(|error| Refused(format!("DEFIB_DATABASE_URL: {}", chain(&error))))
 }
 
-/// The engines of the configuration.
+/// The platform's own restart, where the configuration has one.
+pub(crate) fn platform(config: &Config) -> Result<Option<PlatformRestart>, Refused> {
+    let Some(url) = &config.platform_url else { return Ok(None) };
+    let token = config.platform_token.as_ref().map(|token| token.expose().into());
+    let platform = PlatformRestart::new(url.expose(), token.as_ref());
+    platform.map(Some).map_err(|error| Refused(format!("DEFIB_PLATFORM_URL: {}", chain(&error))))
+}
+
+/// The engines of the configuration, each with the platform's own restart where there is one.
 pub(crate) fn engines(config: &Config, clock: &Clock) -> Result<BTreeMap<EngineName, Arc<dyn Engine>>, Refused> {
     let tls = std::env::var_os("DOCKER_CERT_PATH").map(|path| TlsPaths::in_directory(Path::new(&path)));
     let verify = std::env::var_os("DOCKER_TLS_VERIFY").is_some_and(|value| !value.is_empty());
+    let platform = platform(config)?.map(Arc::new);
     let mut engines = BTreeMap::new();
     for (name, url) in &config.engines {
         let https = matches!(url, defib_engine::EngineUrl::Https(_));
@@ -54,9 +63,14 @@ pub(crate) fn engines(config: &Config, clock: &Clock) -> Result<BTreeMap<EngineN
             workspace_label: config.workspace_label.clone(),
             call_timeout: config.engine_timeout,
             tls: tls.clone().filter(|_| https || verify),
+            token: config.engine_tokens.get(name).map(|token| token.expose().into()),
         };
         let engine = defib_engine::connect(settings, Arc::clone(clock))
             .map_err(|error| Refused(format!("DEFIB_ENGINES: {}", chain(&error))))?;
+        let engine = match &platform {
+            Some(platform) => Arc::new(WithPlatform::new(engine, Arc::clone(platform), config.restart_by)),
+            None => engine,
+        };
         engines.insert(name.clone(), engine);
     }
     Ok(engines)

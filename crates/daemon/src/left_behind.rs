@@ -102,11 +102,13 @@ impl LeftBehind {
     }
 
     async fn look_back(&self, engine: &dyn Engine, attempt: &OpenAttempt) -> Settle {
-        let target = Target {
-            known: attempt.container_id.clone(),
-            inspect: true,
-            ..Target::container(attempt.workspace.clone(), None)
+        let workspace = attempt.workspace.clone();
+        let whose = match attempt.instance.as_deref() {
+            Some("") => Target::instance(workspace, None),
+            Some(reference) => Target::instance(workspace, Some(reference.into())),
+            None => Target::container(workspace, None),
         };
+        let target = Target { known: attempt.container_id.clone(), inspect: true, ..whose };
         let asked = Asked {
             convicted: attempt.started_at,
             ran: left_behind::restarts_what_runs(&attempt.verdict),

@@ -182,6 +182,7 @@ impl Orders {
             instance_ref: row.instance_ref.clone(),
             known: self.state.judge().known_container(&row.id).cloned(),
             inspect: true,
+            in_doubt: true,
         };
         let sample = engine.confirm(&target).await;
         let ids = std::slice::from_ref(&row.id);

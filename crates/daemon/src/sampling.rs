@@ -69,6 +69,7 @@ impl Sampling {
             known: judge.known_container(&workspace.id).cloned(),
             // In doubt although it may run: its health or its start decides.
             inspect: matches!(judge.verdict(&workspace.id), Some(Verdict::Wedged | Verdict::Unhealthy | Verdict::Dead)),
+            in_doubt: judge.verdict(&workspace.id) != Some(Verdict::Alive),
         };
         workspaces.iter().map(target).collect()
     }

@@ -10,6 +10,7 @@
 //! [`Unknown`]: defib_policy::sample::Observation::Unknown
 //! [`WrongKind`]: defib_policy::sample::Fault::WrongKind
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use defib_policy::sample::Sample;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::control_plane::ControlPlane;
 use crate::docker::DockerEngine;
 use crate::{Clock, EngineError, EngineEvent, EngineReport, EngineSettings, EngineUrl, Target};
 
@@ -62,6 +64,12 @@ pub trait Engine: Send + Sync {
 
     /// Whether the engine is there, and what it is. For `defib check`.
     async fn check(&self) -> Result<EngineCheck, EngineError>;
+
+    /// How the answers of an interface that needs interpreting are understood, asked of what it lists and of these examples.
+    /// For `defib check`. Kinds whose interface is the same everywhere have nothing to explain.
+    async fn explain(&self, _examples: &[Target]) -> Explanation {
+        Explanation::default()
+    }
 }
 
 /// One restart to ask an engine for.
@@ -91,34 +99,113 @@ pub enum RestartHow {
         /// start.
         grace: Duration,
     },
+    /// It is gone: make it again. Its `container_id` is that of the one that is gone, or empty if none was ever seen.
+    Recreate,
 }
 
-/// What `defib check` tells of an engine.
+/// What `defib check` tells of an engine that is there. `Display` is the sentence.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EngineCheck {
-    /// Its identity.
-    pub id: String,
-    /// Its host's name.
-    pub name: String,
-    /// Its version.
-    pub version: String,
-    /// The newest version of the interface that it speaks.
-    pub api_version: String,
-    /// How many containers it has, stopped ones included.
-    pub containers: i64,
-    /// Whose containers carry the workspace label: its value and the container's name, by value. `None` when they could not be listed,
-    /// or its kind knows no labels.
-    pub labelled: Option<Vec<(String, String)>>,
+pub enum EngineCheck {
+    /// A container engine.
+    Containers {
+        /// Its identity.
+        id: String,
+        /// Its host's name.
+        name: String,
+        /// Its version.
+        version: String,
+        /// The newest version of the interface that it speaks.
+        api_version: String,
+        /// How many containers it has, stopped ones included.
+        containers: i64,
+        /// Whose containers carry the workspace label: its value and the container's name, by value. `None` when they could not be
+        /// listed.
+        labelled: Option<Vec<(String, String)>>,
+    },
+    /// A control plane.
+    ControlPlane {
+        /// The preset by which it is understood.
+        preset: String,
+        /// Where it is.
+        address: String,
+        /// How many instances its list has. `None`: it has no list, and was not asked anything.
+        instances: Option<usize>,
+    },
+}
+
+impl EngineCheck {
+    /// Whose containers carry the workspace label: its value and the container's name, by value. `None` when they could not be
+    /// listed, or the kind of engine knows no labels.
+    #[must_use]
+    pub fn labelled(&self) -> Option<&[(String, String)]> {
+        match self {
+            Self::Containers { labelled, .. } => labelled.as_deref(),
+            Self::ControlPlane { .. } => None,
+        }
+    }
+}
+
+impl fmt::Display for EngineCheck {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Containers { id, name, version, api_version, containers, .. } => {
+                let plural = if *containers == 1 { "" } else { "s" };
+                write!(f, "{name} {version} (API {api_version}), {containers} container{plural}, id {id}")
+            }
+            Self::ControlPlane { preset, address, instances: Some(instances) } => {
+                write!(f, "control plane at {address} (preset {preset}), {instances} instances")
+            }
+            Self::ControlPlane { preset, address, instances: None } => {
+                write!(f, "control plane at {address} (preset {preset}), which has no list")
+            }
+        }
+    }
+}
+
+/// How the answers of an engine are understood.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Explanation {
+    /// What is wrong, each with what to do.
+    pub faults: Vec<String>,
+    /// Answers, those that were understood alike taken together.
+    pub answers: Vec<AnswerSeen>,
+}
+
+/// Answers that were understood alike. `Display` is the sentence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AnswerSeen {
+    /// The interface's own word for the state, where the answer had one.
+    pub word: Option<String>,
+    /// What it is taken for: a label of [`Observation`](defib_policy::sample::Observation).
+    pub understood: &'static str,
+    /// How many answers.
+    pub count: usize,
+    /// One of the instances that they were about.
+    pub example: String,
+    /// Why it is no evidence, where it is none.
+    pub complaint: Option<String>,
+}
+
+impl fmt::Display for AnswerSeen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.word {
+            Some(word) => write!(f, "the state {word:?} is understood as {}", self.understood)?,
+            None => write!(f, "an answer without a state is understood as {}", self.understood)?,
+        }
+        write!(f, " ({} such, as {:?})", self.count, self.example)?;
+        self.complaint.as_ref().map_or(Ok(()), |complaint| write!(f, ": {complaint}"))
+    }
 }
 
 /// Makes the engine that the address asks for. Does not connect: it may not be there yet.
 ///
 /// # Errors
 ///
-/// Only for what can never work: a control plane, `https://` without certificates, unreadable certificates.
+/// Only for what can never work: `https://` without certificates, unreadable certificates, and everything that is wrong with
+/// a control plane's preset.
 pub fn connect(settings: EngineSettings, clock: Clock) -> Result<Arc<dyn Engine>, EngineError> {
     match &settings.url {
-        EngineUrl::ControlPlane(_) => Err(EngineError::ControlPlane { engine: settings.name }),
+        EngineUrl::ControlPlane(_) => Ok(Arc::new(ControlPlane::new(settings, clock)?)),
         EngineUrl::Unix(_) | EngineUrl::Tcp(_) | EngineUrl::Http(_) | EngineUrl::Https(_) => {
             Ok(Arc::new(DockerEngine::new(settings, clock)?))
         }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use defib_policy::id::{ContainerId, EngineName, WorkspaceId};
 use defib_policy::sample::Fault;
 
+use crate::control_plane::PresetError;
 use crate::report::Call;
 
 /// What an engine's client library had to say.
@@ -18,11 +19,53 @@ pub type Cause = Box<dyn StdError + Send + Sync>;
 /// A failed operation on an engine.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
-    /// The address is that of a control plane.
-    #[error("engine {engine}: control planes (cp+http, cp+https) are not supported by this version")]
+    /// The address is that of a control plane, where that of a container engine is needed.
+    #[error("engine {engine}: this is the address of a control plane")]
     ControlPlane {
         /// Which engine.
         engine: EngineName,
+    },
+    /// The address is not that of a control plane, where one is needed.
+    #[error("engine {engine}: this is not the address of a control plane")]
+    NoControlPlane {
+        /// Which engine.
+        engine: EngineName,
+    },
+    /// The preset of a control plane, a variable of it or a certificate is wrong.
+    #[error("engine {engine}")]
+    Preset {
+        /// Which engine.
+        engine: EngineName,
+        /// What, and where.
+        #[source]
+        source: PresetError,
+    },
+    /// The engine has no way of doing this, so nothing was asked of it.
+    #[error("engine {engine}: {what}")]
+    Unable {
+        /// Which engine.
+        engine: EngineName,
+        /// What is missing.
+        what: &'static str,
+    },
+    /// The restart was not sent: the engine asked to be left alone, or its rate is used up.
+    #[error("engine {engine}: the restart was not sent")]
+    NotSent {
+        /// Which engine.
+        engine: EngineName,
+        /// Why.
+        #[source]
+        source: Cause,
+    },
+    /// The engine says that the restart is not wanted: somebody else is at work on it, or has parked it.
+    #[error("engine {engine}: the restart of {container} is not wanted: it answered {status}")]
+    Superseded {
+        /// Which engine.
+        engine: EngineName,
+        /// Which container or instance.
+        container: ContainerId,
+        /// The HTTP status that said so.
+        status: u16,
     },
     /// `https://` without certificates.
     #[error("engine {engine}: https:// needs ca.pem, cert.pem and key.pem: set DOCKER_CERT_PATH to their directory")]
@@ -111,12 +154,16 @@ impl EngineError {
     #[must_use]
     pub const fn fault(&self) -> Fault {
         match self {
-            Self::ControlPlane { .. } | Self::CertificatesMissing { .. } | Self::Certificate { .. } => {
-                Fault::NotConfigured
-            }
+            Self::ControlPlane { .. }
+            | Self::NoControlPlane { .. }
+            | Self::Preset { .. }
+            | Self::Unable { .. }
+            | Self::CertificatesMissing { .. }
+            | Self::Certificate { .. } => Fault::NotConfigured,
+            Self::NotSent { .. } => Fault::NotAsked,
             Self::Connect { fault, .. } | Self::Call { fault, .. } | Self::Restart { fault, .. } => *fault,
             Self::WrongKind { .. } => Fault::WrongKind,
-            Self::Gone { .. } => Fault::EngineError,
+            Self::Gone { .. } | Self::Superseded { .. } => Fault::EngineError,
             Self::TimedOut { .. } => Fault::TimedOut,
         }
     }

@@ -22,6 +22,9 @@
 //! | what an engine tells on its own | [`event`] |
 //! | what went wrong | [`error`] |
 //! | Docker and podman | [`docker`] |
+//! | instances behind an HTTP interface, and the platform's own restart | [`control_plane`] |
+//! | an engine and the platform's own restart as one | [`with_platform`] |
+//! | text that is never shown | [`secret`] |
 //!
 //! [`Unknown`]: defib_policy::sample::Observation::Unknown
 //! [`Fault`]: defib_policy::sample::Fault
@@ -30,22 +33,28 @@ use std::sync::Arc;
 
 use defib_policy::moment::Moment;
 
+pub mod control_plane;
 pub mod docker;
 pub mod engine;
 pub mod error;
 pub mod event;
 pub mod report;
+pub mod secret;
 pub mod settings;
 pub mod target;
 pub mod url;
+pub mod with_platform;
 
-pub use engine::{Engine, EngineCheck, RestartCall, RestartHow, connect};
+pub use control_plane::platform::{PlatformError, PlatformRestart};
+pub use engine::{AnswerSeen, Engine, EngineCheck, Explanation, RestartCall, RestartHow, connect};
 pub use error::EngineError;
 pub use event::{Action, ContainerEvent, EngineEvent};
 pub use report::{Call, CallTiming, EngineReport, Reached};
+pub use secret::Secret;
 pub use settings::{EngineSettings, TlsPaths};
 pub use target::Target;
 pub use url::{EngineUrl, EngineUrlError};
+pub use with_platform::{RestartBy, WithPlatform};
 
 /// Reads our monotonic clock. Passed in, so that tests own the time that samples carry.
 pub type Clock = Arc<dyn Fn() -> Moment + Send + Sync>;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use defib_policy::id::EngineName;
 
+use crate::secret::Secret;
 use crate::url::EngineUrl;
 
 /// What the operator configured of one engine.
@@ -21,6 +22,8 @@ pub struct EngineSettings {
     pub call_timeout: Duration,
     /// Certificates. Needed by `https://`; with `tcp://` they turn TLS on, as `DOCKER_TLS_VERIFY` does for docker.
     pub tls: Option<TlsPaths>,
+    /// What a control plane knows us by (`DEFIB_ENGINE_TOKEN_<ENGINE>`). Container engines have none.
+    pub token: Option<Secret>,
 }
 
 /// PEM files of a client that an engine trusts, and of who vouches for the engine.

@@ -21,18 +21,38 @@ pub struct Target {
     pub known: Option<ContainerId>,
     /// Inspect it even if a list says that it runs: wanted where the start of its incarnation matters and is not known.
     pub inspect: bool,
+    /// There is a reason to look: its heartbeat is stale, somebody suspects it, or it was not well when it was last judged.
+    /// An engine that has to ask about each one by itself asks about these; of the others, what was last seen stands while
+    /// it was a sign of life. Whoever does not know says that there is one.
+    pub in_doubt: bool,
 }
 
 impl Target {
     /// A container of which nothing is known yet but how to find it: by `container_ref`, or else by the workspace label.
     #[must_use]
     pub const fn container(workspace: WorkspaceId, container_ref: Option<Box<str>>) -> Self {
-        Self { workspace, kind: Kind::Container, container_ref, instance_ref: None, known: None, inspect: false }
+        Self {
+            workspace,
+            kind: Kind::Container,
+            container_ref,
+            instance_ref: None,
+            known: None,
+            inspect: false,
+            in_doubt: true,
+        }
     }
 
     /// An instance of which nothing is known yet but what its control plane calls it.
     #[must_use]
     pub const fn instance(workspace: WorkspaceId, instance_ref: Option<Box<str>>) -> Self {
-        Self { workspace, kind: Kind::Instance, container_ref: None, instance_ref, known: None, inspect: false }
+        Self {
+            workspace,
+            kind: Kind::Instance,
+            container_ref: None,
+            instance_ref,
+            known: None,
+            inspect: false,
+            in_doubt: true,
+        }
     }
 }

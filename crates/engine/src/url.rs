@@ -11,7 +11,7 @@ use url::Url;
 
 /// What every refusal ends with: the reader of the error wants to know what to write instead.
 const ACCEPTED: &str = "accepted are unix:///path, tcp://host:port, http://host:port, https://host:port, \
-                        cp+http://host/path and cp+https://host/path";
+                        cp+http://host/path?preset=NAME, cp+https://host/path?preset=NAME and cp+file:///path";
 
 /// Docker's own port for plain TCP.
 const DOCKER_PORT: u16 = 2375;
@@ -27,7 +27,7 @@ pub enum EngineUrl {
     Http(String),
     /// `https://host:port`: with client certificates.
     Https(String),
-    /// `cp+http://…`, `cp+https://…`: a platform's control plane.
+    /// `cp+http://…`, `cp+https://…`: a platform's control plane. `cp+file:///…`: one that a preset's file describes.
     ControlPlane(ControlPlaneUrl),
 }
 
@@ -81,6 +81,9 @@ pub enum EngineUrlError {
     /// `unix://` without an absolute path.
     #[error("unix:// needs an absolute path, as in unix:///var/run/docker.sock")]
     Path,
+    /// `cp+file://` without an absolute path.
+    #[error("cp+file:// needs the absolute path of a preset, as in cp+file:///etc/defib/cloud.toml")]
+    File,
     /// What follows the scheme is no host and port.
     #[error("no host and port after {scheme}:// ({reason}); {ACCEPTED}")]
     Authority {
@@ -115,6 +118,13 @@ impl FromStr for EngineUrl {
             "http" => authority("http", rest, None).map(Self::Http),
             "https" => authority("https", rest, None).map(Self::Https),
             "cp+http" => control_plane("cp+http", "http", rest).map(Self::ControlPlane),
+            "cp+file" if rest.starts_with('/') && rest.len() > 1 && !rest.starts_with("//") => {
+                let url = Url::parse(&format!("file://{rest}"));
+                let scheme = "cp+file";
+                url.map(|url| Self::ControlPlane(ControlPlaneUrl(url)))
+                    .map_err(|reason| EngineUrlError::Authority { scheme, reason })
+            }
+            "cp+file" => Err(EngineUrlError::File),
             "cp+https" => control_plane("cp+https", "https", rest).map(Self::ControlPlane),
             _ => Err(EngineUrlError::Scheme),
         }
@@ -170,6 +180,7 @@ mod tests {
             ("https://engine.example:2376", "https://engine.example:2376"),
             ("cp+https://cp.example/v1", "cp+https://cp.example/v1"),
             ("cp+http://cp.example:8080", "cp+http://cp.example:8080/"),
+            ("cp+file:///etc/defib/cloud.toml?org=acme", "cp+file:///etc/defib/cloud.toml"),
         ] {
             let url = written.parse::<EngineUrl>().unwrap_or_else(|error| panic!("{written}: {error}"));
             assert_eq!(url.to_string(), printed);
@@ -192,6 +203,8 @@ mod tests {
             ("tcp:///var/run/docker.sock", "no host and port"),
             ("tcp://host:2375/v1.41", "nothing behind them"),
             ("https://host:2376?x=1", "nothing behind them"),
+            ("cp+file://", "absolute path of a preset"),
+            ("cp+file://host/x", "absolute path of a preset"),
             ("cp+https://", "no host and port after cp+https://"),
         ] {
             let error = written.parse::<EngineUrl>().expect_err(written).to_string();

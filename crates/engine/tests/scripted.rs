@@ -11,7 +11,7 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use defib_engine::{Action, EngineError, EngineEvent, RestartCall, RestartHow, Target};
+use defib_engine::{Action, EngineCheck, EngineError, EngineEvent, RestartCall, RestartHow, Target};
 use defib_policy::sample::{Fault as PolicyFault, Health as PolicyHealth, Observation};
 use defib_testkit::scripted_engine::{Call, ContainerState, EventFeed, Fault, FaultRule, Health, ScriptedContainer};
 use defib_testkit::{ScriptedEngine, eventually};
@@ -468,8 +468,9 @@ async fn check_tells_what_the_engine_is() {
     server.add(workspace("a"));
     let engine = engine(&server.url());
     let check = engine.check().await.expect("reachable");
-    assert!(check.id.starts_with("SCRIPTED-"));
-    assert_eq!((check.api_version.as_str(), check.containers), ("1.41", 1));
+    let EngineCheck::Containers { id, api_version, containers, .. } = check else { panic!("{check:?}") };
+    assert!(id.starts_with("SCRIPTED-"));
+    assert_eq!((api_version.as_str(), containers), ("1.41", 1));
     server.refuse_connections(true).await.unwrap();
     assert_eq!(engine.check().await.expect_err("gone").fault(), PolicyFault::Unreachable);
 }

@@ -324,7 +324,7 @@ impl Held {
             Self::Queued => "others on its engine are restarted first (DEFIB_RESTART_CONCURRENCY)",
             Self::StartUnknown => "it still runs, and its engine has yet to say since when",
             Self::CannotRecreate => {
-                "its container was removed and its engine cannot make it again; the platform must recreate it"
+                "its container was removed and its engine cannot make it again; the platform must recreate it, and is asked to if DEFIB_PLATFORM_URL says where"
             }
         }
     }

@@ -66,6 +66,8 @@ fn result() -> impl Strategy<Value = Result<(), CallFailed>> {
     prop_oneof![
         2 => Just(Ok(())),
         1 => Just(failed(CallFault::Gone)),
+        1 => Just(failed(CallFault::NotWanted)),
+        1 => Just(failed(CallFault::NotSent)),
         2 => Just(failed(CallFault::Lost)),
         2 => Just(failed(CallFault::Refused)),
     ]

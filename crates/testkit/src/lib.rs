@@ -10,6 +10,7 @@
 //! | a Docker engine that really starts processes | [`PrivateDockerd`] |
 //! | containers on any engine | [`EngineHandle`] |
 //! | an engine with faults: time-outs, lies, half answers | [`ScriptedEngine`] |
+//! | a control plane with faults, in the words of those that presets ship for | [`ScriptedControlPlane`] |
 //! | the `defib` binary | [`Program`] |
 //! | a condition that comes true in a while | [`eventually`] |
 //!
@@ -28,6 +29,7 @@ pub mod pgbouncer;
 pub mod postgres;
 pub mod process;
 pub mod program;
+pub mod scripted_control_plane;
 pub mod scripted_engine;
 mod wait;
 
@@ -39,5 +41,6 @@ pub use net::free_port;
 pub use pgbouncer::PgBouncer;
 pub use postgres::{PrivatePostgres, StopMode};
 pub use program::Program;
+pub use scripted_control_plane::ScriptedControlPlane;
 pub use scripted_engine::ScriptedEngine;
 pub use wait::eventually;

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use defib_engine::RestartBy;
 use defib_policy::moment::Timestamp;
 use defib_policy::settings::Mode;
 use defib_store::{CheckFacts, FleetFacts, SchemaState, Store, can_listen};
@@ -36,6 +37,19 @@ pub(super) async fn run(config: &Config, strict: bool) -> anyhow::Result<Ended> 
     }
     let engines = connect::engines(config, &clock)?;
     mapping::check(&mut findings, config, &engines, &Rows { judged: &judged, all: &all }).await;
+    if let Some(platform) = connect::platform(config)? {
+        let which = match config.restart_by {
+            RestartBy::Engine => "restarts that an engine cannot make",
+            RestartBy::Platform => "all restarts",
+        };
+        findings.well("platform", &format!("{which} are asked of {}", printable(platform.shown())));
+        if !platform.kills() && config.restart_by == RestartBy::Platform {
+            findings.note(
+                "platform",
+                "its preset has no [[restart.kill_steps]], so what runs and is stuck is not restarted",
+            );
+        }
+    }
     if now.as_ref().is_some_and(|facts| facts.schema == SchemaState::Current) {
         check_marked_status(&mut findings, config, &store).await;
     }

@@ -22,10 +22,15 @@ pub(super) struct Rows<'a> {
     pub(super) all: &'a [StatusRow],
 }
 
+/// Instances of a control plane that it is asked about, at most: enough to see how each of its states is understood.
+const EXAMPLES_MAX: usize = 16;
+
 /// An engine that answers, and those of its workspaces that have no container there.
 struct Seen<'a> {
     name: &'a EngineName,
     found: EngineCheck,
+    /// The platform makes a removed container of it again, because defib asks it to.
+    recreates: bool,
     judged: usize,
     by_label: usize,
     missing: Vec<&'a Workspace>,
@@ -42,14 +47,21 @@ pub(super) async fn check<'a, E: AsRef<dyn Engine> + 'a>(
     for (name, engine) in engines {
         let of_engine: Vec<&Workspace> =
             rows.judged.iter().filter(|row| row.kind == Kind::Container && row.engine == *name).collect();
-        if let Some(one) = ask(findings, config, name, engine.as_ref(), &of_engine).await {
+        let instances: Vec<Target> = rows
+            .judged
+            .iter()
+            .filter(|row| row.kind == Kind::Instance && row.engine == *name)
+            .take(EXAMPLES_MAX)
+            .map(|row| Target::instance(row.id.clone(), row.instance_ref.clone()))
+            .collect();
+        if let Some(one) = ask(findings, config, name, engine.as_ref(), &of_engine, &instances).await {
             seen.push(one);
         }
     }
     // Where a label was seen, for rows that look for it on another engine.
     let elsewhere: HashMap<&str, &EngineName> = seen
         .iter()
-        .flat_map(|one| one.found.labelled.iter().flatten().map(|(workspace, _)| (workspace.as_str(), one.name)))
+        .flat_map(|one| one.found.labelled().into_iter().flatten().map(|(workspace, _)| (workspace.as_str(), one.name)))
         .collect();
     for one in &seen {
         tell_missing(findings, config, one, &elsewhere);
@@ -63,6 +75,7 @@ async fn ask<'a>(
     name: &'a EngineName,
     engine: &dyn Engine,
     workspaces: &[&'a Workspace],
+    instances: &[Target],
 ) -> Option<Seen<'a>> {
     let what = format!("engine {name}");
     let url =
@@ -74,17 +87,8 @@ async fn ask<'a>(
             return None;
         }
     };
-    findings.well(
-        &what,
-        &format!(
-            "{} {} (API {}), {}, id {}",
-            printable(&found.name),
-            printable(&found.version),
-            printable(&found.api_version),
-            count(usize::try_from(found.containers).unwrap_or(0), "container"),
-            printable(&found.id)
-        ),
-    );
+    findings.well(&what, &printable(&found.to_string()));
+    explain(findings, &what, engine, instances).await;
     let targets: Vec<Target> = workspaces
         .iter()
         .map(|workspace| Target::container(workspace.id.clone(), workspace.container_ref.clone()))
@@ -109,7 +113,19 @@ async fn ask<'a>(
         .filter(|workspace| matches!(samples.get(&workspace.id), Some(Observation::Missing)))
         .collect();
     let by_label = workspaces.iter().filter(|workspace| workspace.container_ref.is_none()).count();
-    Some(Seen { name, found, judged: workspaces.len(), by_label, missing })
+    let recreates = engine.abilities().recreates;
+    Some(Seen { name, found, recreates, judged: workspaces.len(), by_label, missing })
+}
+
+/// How the answers of a control plane about some of its instances are understood.
+async fn explain(findings: &mut Findings, what: &str, engine: &dyn Engine, instances: &[Target]) {
+    let explanation = engine.explain(instances).await;
+    for answer in &explanation.answers {
+        findings.note(what, &printable(&answer.to_string()));
+    }
+    for fault in &explanation.faults {
+        findings.fail(what, &printable(fault));
+    }
 }
 
 fn tell_missing(findings: &mut Findings, config: &Config, seen: &Seen<'_>, elsewhere: &HashMap<&str, &EngineName>) {
@@ -123,7 +139,7 @@ fn tell_missing(findings: &mut Findings, config: &Config, seen: &Seen<'_>, elsew
     }
     let label = &config.workspace_label;
     let by_label = seen.missing.iter().filter(|workspace| workspace.container_ref.is_none()).count();
-    let nobody_has_it = seen.found.labelled.as_ref().is_some_and(Vec::is_empty);
+    let nobody_has_it = seen.found.labelled().is_some_and(<[_]>::is_empty);
     if by_label > 0 && by_label == seen.by_label && nobody_has_it {
         findings.fail(
             &what,
@@ -154,6 +170,16 @@ fn tell_missing(findings: &mut Findings, config: &Config, seen: &Seen<'_>, elsew
             ),
         );
     }
+    if seen.recreates {
+        let (missing, watched) = (seen.missing.len(), count(seen.judged, "watched workspace"));
+        let ids = some(seen.missing.iter().map(|workspace| workspace.id.as_str()));
+        return findings.warn(
+            &what,
+            &format!(
+                "{missing} of its {watched} have no container ({ids}): defib asks the platform to make them again"
+            ),
+        );
+    }
     findings.fail(
         &what,
         &format!(
@@ -174,7 +200,7 @@ fn tell_unclaimed(findings: &mut Findings, config: &Config, seen: &[Seen<'_>], r
     let known: HashMap<&str, Option<&str>> =
         rows.all.iter().map(|row| (row.id.as_str(), row.engine.as_deref())).collect();
     for one in seen {
-        let labelled = one.found.labelled.iter().flatten();
+        let labelled = one.found.labelled().into_iter().flatten();
         let unclaimed: Vec<String> = labelled
             .filter(|(workspace, _)| !known.contains_key(workspace.as_str()))
             .map(|(workspace, container)| format!("{} of container {}", brief(workspace), brief(container)))

@@ -137,8 +137,15 @@ pub(crate) const KNOBS: &[Knob] = &[
         Group::Connections,
         "ENGINES",
         Kind::Engines,
-        "Container engines; default: default= and DOCKER_HOST, or unix:///var/run/docker.sock",
+        "Container engines and control planes; default: default= and DOCKER_HOST, or unix:///var/run/docker.sock",
     ),
+    bare(
+        Group::Connections,
+        "PLATFORM_URL",
+        Kind::Text,
+        "The platform's own restart, as https://host?preset=NAME or file:///preset.toml; default: none",
+    ),
+    bare(Group::Connections, "PLATFORM_TOKEN", Kind::Secret, "What the platform's own restart knows defib by"),
     knob(
         Group::Connections,
         "WORKSPACE_LABEL",
@@ -270,6 +277,13 @@ pub(crate) const KNOBS: &[Knob] = &[
         duration(1_000, 30 * DAY),
         "30m",
         "An exhausted workspace is tried once each",
+    ),
+    knob(
+        Group::Restarts,
+        "RESTART_BY",
+        Kind::Choice(&["engine", "platform"]),
+        "engine",
+        "engine: the platform's own restart is asked only for what an engine cannot do; platform: for all",
     ),
     knob(
         Group::Restarts,

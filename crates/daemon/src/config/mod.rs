@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
-use defib_engine::EngineUrl;
+use defib_engine::{EngineUrl, RestartBy};
 use defib_policy::id::EngineName;
 use defib_policy::settings::{Action, Mode, Settings};
 
@@ -51,6 +51,12 @@ pub(crate) struct Config {
     pub(crate) database_url: Secret,
     pub(crate) listen_database_url: Secret,
     pub(crate) engines: Vec<(EngineName, EngineUrl)>,
+    /// What control planes know us by.
+    pub(crate) engine_tokens: BTreeMap<EngineName, Secret>,
+    /// The platform's own restart, and what it knows us by. Secrets may stand in its address, too.
+    pub(crate) platform_url: Option<Secret>,
+    pub(crate) platform_token: Option<Secret>,
+    pub(crate) restart_by: RestartBy,
     pub(crate) workspace_label: String,
     pub(crate) engine_timeout: Duration,
     pub(crate) watched_statuses: Vec<String>,
@@ -159,6 +165,7 @@ impl RawKnobs {
         let database_url = read.database_url();
         let listen_database_url = read.secret("LISTEN_DATABASE_URL");
         let engines = read.engines("ENGINES");
+        let engine_tokens = read.engine_tokens(&engines);
         let policy = Settings {
             poll_interval: read.duration("POLL_INTERVAL"),
             heartbeat_interval: read.duration("HEARTBEAT_INTERVAL"),
@@ -189,6 +196,10 @@ impl RawKnobs {
             listen_database_url: listen_database_url.or_else(|| database_url.clone()).unwrap_or(Secret(String::new())),
             database_url: database_url.unwrap_or(Secret(String::new())),
             engines,
+            engine_tokens,
+            platform_url: read.text("PLATFORM_URL").map(Secret),
+            platform_token: read.secret("PLATFORM_TOKEN"),
+            restart_by: if read.word("RESTART_BY") == "platform" { RestartBy::Platform } else { RestartBy::Engine },
             workspace_label: read.label("WORKSPACE_LABEL"),
             engine_timeout: read.duration("ENGINE_TIMEOUT"),
             watched_statuses: read.list("WATCHED_STATUSES"),
@@ -213,12 +224,25 @@ impl RawKnobs {
         if faults.is_empty() {
             faults = config.policy.faults();
             faults.extend(config.forgets_too_soon());
+            faults.extend(config.lacks_a_platform().map(str::to_owned));
         }
         if faults.is_empty() { Ok(config) } else { Err(Faults(faults)) }
     }
 }
 
 impl Config {
+    fn lacks_a_platform(&self) -> Option<&'static str> {
+        if self.platform_url.is_some() {
+            None
+        } else if self.restart_by == RestartBy::Platform {
+            Some("DEFIB_RESTART_BY=platform needs DEFIB_PLATFORM_URL, which says where the platform is asked")
+        } else {
+            self.platform_token
+                .as_ref()
+                .map(|_| "DEFIB_PLATFORM_TOKEN is the token of nobody without DEFIB_PLATFORM_URL")
+        }
+    }
+
     /// Back-off and exhaustion are derived from closed attempts, so these must be kept for as long as the derivation looks back.
     fn forgets_too_soon(&self) -> Option<String> {
         let needed = self.policy.attempts_horizon();

@@ -1,7 +1,7 @@
 //! From text to types, collecting faults. Each names its variable (or the flag it was given by) and says what would do.
 
-use std::collections::BTreeSet;
-use std::ffi::OsString;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
@@ -10,6 +10,9 @@ use defib_policy::id::EngineName;
 
 use super::knobs::{KNOBS, Kind, Knob, short};
 use super::{RawKnobs, Secret};
+
+/// What the variable of a control plane's token begins with; its engine's name follows.
+const ENGINE_TOKEN: &str = "DEFIB_ENGINE_TOKEN_";
 
 /// Reads knobs one by one and remembers what is wrong. What it returns for a bad one is never used.
 pub(super) struct Reader<'a> {
@@ -38,7 +41,11 @@ impl<'a> Reader<'a> {
         let in_kubernetes = self.variable("KUBERNETES_SERVICE_HOST").is_some();
         for (name, _) in self.environment {
             let name = name.to_string_lossy();
-            if !name.starts_with("DEFIB_") || known.contains(name.as_ref()) || (in_kubernetes && is_service_link(&name))
+            // Tokens of control planes are checked against the engines, by `engine_tokens`.
+            if !name.starts_with("DEFIB_")
+                || name.starts_with(ENGINE_TOKEN)
+                || known.contains(name.as_ref())
+                || (in_kubernetes && is_service_link(&name))
             {
                 continue;
             }
@@ -87,6 +94,38 @@ impl<'a> Reader<'a> {
         url
     }
 
+    /// The token of each control plane that has one: `DEFIB_ENGINE_TOKEN_<ENGINE>`, or the file that `…_FILE` names.
+    pub(super) fn engine_tokens(&mut self, engines: &[(EngineName, EngineUrl)]) -> BTreeMap<EngineName, Secret> {
+        let mut tokens = BTreeMap::new();
+        let mut known = BTreeSet::new();
+        for (engine, _) in engines.iter().filter(|(_, url)| matches!(url, EngineUrl::ControlPlane(_))) {
+            let variable = defib_engine::control_plane::token_variable(engine);
+            let file_variable = format!("{variable}_FILE");
+            if !known.insert(variable.clone()) {
+                self.faults.push(format!("two control planes would have their token in {variable}: rename one"));
+            }
+            let value = self.variable(&variable).map(|value| value.to_string_lossy().into_owned());
+            let token = match self.variable(&file_variable) {
+                Some(_) if value.is_some() => {
+                    self.faults.push(format!("{variable} and {file_variable} are both set: keep one"));
+                    None
+                }
+                Some(path) => self.secret_file(&file_variable, path),
+                None => value.map(|value| value.trim().to_owned()).filter(|value| !value.is_empty()).map(Secret),
+            };
+            known.insert(file_variable);
+            tokens.extend(token.map(|token| (engine.clone(), token)));
+        }
+        for (name, _) in self.environment {
+            let name = name.to_string_lossy();
+            if name.starts_with(ENGINE_TOKEN) && !known.contains(name.as_ref()) {
+                let what = "is the token of no control plane in DEFIB_ENGINES";
+                self.faults.push(format!("{} {what}", name.escape_debug()));
+            }
+        }
+        tokens
+    }
+
     pub(super) fn secret(&mut self, name: &str) -> Option<Secret> {
         let (value, called, knob) = self.given(name);
         let file_variable = format!("{}_FILE", knob.variable());
@@ -97,6 +136,10 @@ impl<'a> Reader<'a> {
             self.faults.push(format!("{called} and {file_variable} are both set: keep one"));
             return None;
         }
+        self.secret_file(&file_variable, path)
+    }
+
+    fn secret_file(&mut self, file_variable: &str, path: &OsStr) -> Option<Secret> {
         match std::fs::read_to_string(path) {
             Ok(text) if !text.trim().is_empty() => Some(Secret(text.trim().to_owned())),
             Ok(_) => {

@@ -117,3 +117,36 @@ fn kubernetes_service_links_are_not_misspelt_knobs() {
     let there = [&[DATABASE, ("KUBERNETES_SERVICE_HOST", "10.0.0.1")][..], &links].concat();
     assert!(configured(&[], &there).is_ok());
 }
+
+#[test]
+fn the_token_of_a_control_plane_is_named_after_its_engine() {
+    let engines = ("DEFIB_ENGINES", "default=unix:///x,eu-1.cloud=cp+https://h?preset=coder");
+    let config = configured(&[], &[DATABASE, engines, ("DEFIB_ENGINE_TOKEN_EU_1_CLOUD", "hunter3\n")]).expect("valid");
+    assert_eq!(config.engine_tokens["eu-1.cloud"].expose(), "hunter3");
+    assert!(!format!("{config:?}").contains("hunter3"));
+    for (variable, expected) in [
+        ("DEFIB_ENGINE_TOKEN_DEFAULT", "DEFIB_ENGINE_TOKEN_DEFAULT is the token of no control plane in DEFIB_ENGINES"),
+        ("DEFIB_ENGINE_TOKEN_EU_1_CLOUD_FILE", "names a file that cannot be read (/nowhere/at/all)"),
+    ] {
+        let faults = configured(&[], &[DATABASE, engines, (variable, "/nowhere/at/all")]).expect_err("invalid");
+        assert!(faults.iter().any(|fault| fault.contains(expected)), "{faults:#?}");
+    }
+    let both =
+        [DATABASE, engines, ("DEFIB_ENGINE_TOKEN_EU_1_CLOUD", "a"), ("DEFIB_ENGINE_TOKEN_EU_1_CLOUD_FILE", "/b")];
+    let faults = configured(&[], &both).expect_err("invalid");
+    assert!(faults.iter().any(|fault| fault.contains("are both set: keep one")), "{faults:#?}");
+}
+
+#[test]
+fn restarts_by_the_platform_need_its_address() {
+    let platform = ("DEFIB_PLATFORM_URL", "https://server?preset=molecule-core&org=hunter2");
+    let (by, token) = (("DEFIB_RESTART_BY", "platform"), ("DEFIB_PLATFORM_TOKEN", "hunter2"));
+    let config = configured(&[], &[DATABASE, platform, by, token]).expect("valid");
+    assert_eq!(config.restart_by, RestartBy::Platform);
+    assert!(!format!("{config:?}").contains("hunter2"));
+    assert_eq!(configured(&[], &[DATABASE, platform]).expect("valid").restart_by, RestartBy::Engine);
+    for (given, said) in [(by, "DEFIB_RESTART_BY=platform needs DEFIB_PLATFORM_URL"), (token, "DEFIB_PLATFORM_TOKEN")] {
+        let faults = configured(&[], &[DATABASE, given]).expect_err("invalid");
+        assert!(faults.len() == 1 && faults[0].starts_with(said), "{faults:?}");
+    }
+}

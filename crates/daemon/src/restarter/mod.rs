@@ -222,6 +222,7 @@ impl Restarter {
             instance_ref: order.instance_ref.clone(),
             known: order.container_id().cloned(),
             inspect: true,
+            in_doubt: true,
         };
         let (mut restart, mut step) = Restart::new(Case::of(order), on.rules);
         let (mut held, mut asked) = (None, (0, 0));
@@ -358,17 +359,15 @@ async fn ask(engine: &dyn Engine, call: Call, target: &Target, attempt: i64) -> 
     let how = match call.how {
         How::Start => RestartHow::Start,
         How::KillAndStart { grace } => RestartHow::KillAndStart { grace },
-        // No kind of engine says that it is able to, so the protocol refuses such an order before it comes to this.
-        How::Recreate => {
-            let why = "no engine can make a container again: recreate it through the platform".to_owned();
-            return Err(CallFailed { kind: CallFault::Refused, why });
-        }
+        How::Recreate => RestartHow::Recreate,
     };
     let (container_id, deadline) = (call.container, call.deadline);
     let call = RestartCall { target: target.clone(), container_id, how, deadline, attempt };
     engine.restart(&call).await.map_err(|error| {
         let kind = match error {
             EngineError::Gone { .. } => CallFault::Gone,
+            EngineError::Superseded { .. } => CallFault::NotWanted,
+            EngineError::NotSent { .. } | EngineError::Unable { .. } => CallFault::NotSent,
             _ if error.may_have_happened() => CallFault::Lost,
             _ => CallFault::Refused,
         };

@@ -146,6 +146,7 @@ impl Engine for Fake {
         let question = match call.how {
             RestartHow::Start => Question::Start,
             RestartHow::KillAndStart { .. } => Question::KillAndStart,
+            RestartHow::Recreate => unreachable!("the engines of these conversations make nothing again"),
         };
         let workspace = &call.target.workspace;
         let engine = self.name.clone();
@@ -164,6 +165,8 @@ impl Engine for Fake {
             Answer::Called { result: Ok(()), .. } => Ok(()),
             Answer::Called { result: Err(failed), .. } => Err(match failed.kind {
                 CallFault::Gone => EngineError::Gone { engine, container },
+                CallFault::NotWanted => EngineError::Superseded { engine, container, status: 409 },
+                CallFault::NotSent => EngineError::NotSent { engine, source: failed.why.into() },
                 CallFault::Lost => timed_out(),
                 CallFault::Refused => {
                     EngineError::Restart { engine, container, fault: Fault::EngineError, source: failed.why.into() }

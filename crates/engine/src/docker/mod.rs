@@ -160,7 +160,7 @@ impl DockerEngine {
         let version = budget.call(Call::Version, client.version()).await;
         let version = version.map_err(|error| self.error(Call::Version, error))?;
         let info = budget.call(Call::Info, client.info()).await.map_err(|error| self.error(Call::Info, error))?;
-        Ok(EngineCheck {
+        Ok(EngineCheck::Containers {
             id: info.id.unwrap_or_default(),
             name: info.name.unwrap_or_default(),
             version: version.version.unwrap_or_default(),
@@ -356,6 +356,7 @@ mod tests {
             workspace_label: "defib.workspace".into(),
             call_timeout: Duration::from_secs(5),
             tls,
+            token: None,
         }
     }
 
@@ -372,7 +373,10 @@ mod tests {
 
     #[test]
     fn what_can_never_work_is_refused_by_name() {
-        assert!(refusal(settings("cp+https://user:s3cret@cp.example", None)).contains("rack-7: control planes"));
+        assert!(
+            refusal(settings("cp+https://user:s3cret@cp.example", None))
+                .contains("rack-7: this is the address of a control plane")
+        );
         assert!(refusal(settings("https://engine:2376", None)).contains("DOCKER_CERT_PATH"));
         let tls = TlsPaths::in_directory(Path::new("/nowhere"));
         assert!(refusal(settings("https://engine:2376", Some(tls.clone()))).contains("/nowhere/ca.pem"));

@@ -41,13 +41,17 @@ impl DockerEngine {
                 workspace: asked.target.workspace.clone(),
             });
         }
+        if asked.how == RestartHow::Recreate {
+            let what = "it cannot make a removed container again; set DEFIB_PLATFORM_URL";
+            return Err(EngineError::Unable { engine: self.name().clone(), what });
+        }
         let id = valid_reference(container.as_str()).ok_or_else(gone)?;
         let budget = Budget::new(deadline, deadline);
         let client = self.hello(&budget).await.map_err(|error| self.error(Call::Version, error))?;
         let client = client.with_timeout(deadline.saturating_add(CLIENT_TIMEOUT_SLACK));
 
         let (call, done) = match *how {
-            RestartHow::Start => {
+            RestartHow::Start | RestartHow::Recreate => {
                 let starting = client.start_container(id, None::<StartContainerOptions>);
                 (Call::Start, budget.call(Call::Start, starting).await)
             }

@@ -21,6 +21,7 @@ pub(crate) fn engine_with_timeout(url: &str, call_timeout: Duration) -> Arc<dyn 
         workspace_label: LABEL.into(),
         call_timeout,
         tls: None,
+        token: None,
     };
     connect(settings, Arc::new(move || Moment::after(origin.elapsed()))).unwrap()
 }

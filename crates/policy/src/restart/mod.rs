@@ -241,7 +241,8 @@ impl Restart {
             let why = format!("{first}; and the start after it: {}", failed.why);
             return self.finish(acting.row, Outcome::Failed, Some(why));
         }
-        if failed.kind == CallFault::Gone {
+        // Nothing was made, and nobody tried: it uses up no try.
+        if matches!(failed.kind, CallFault::Gone | CallFault::NotWanted | CallFault::NotSent) {
             return self.finish(acting.row, Outcome::Superseded, Some(failed.why));
         }
         // A start that comes late does nothing. A restart that comes late kills whoever runs by then; and who began the life that is

@@ -155,6 +155,10 @@ pub struct CallFailed {
 pub enum CallFault {
     /// The engine does not know the container any more.
     Gone,
+    /// The engine says that the restart is not wanted: somebody else is at work on it, or has parked it.
+    NotWanted,
+    /// Nothing was sent: the engine asked to be left alone, or has no way of doing this.
+    NotSent,
     /// The answer was lost. The engine may have carried the call out, or may still do so.
     Lost,
     /// The engine refused, or was never reached. Nothing more will come of the call.

@@ -213,6 +213,14 @@ pub fn conversations(now: Moment) -> Vec<Conversation> {
             called(dead(), same(), Start, failed(CallFault::Gone), vec![], Outcome::Superseded),
         ),
         (
+            "the engine says that the restart is not wanted",
+            called(dead(), same(), Start, failed(CallFault::NotWanted), vec![], Outcome::Superseded),
+        ),
+        (
+            "the engine asked to be left alone, and nothing was sent",
+            called(dead(), same(), Start, failed(CallFault::NotSent), vec![], Outcome::Superseded),
+        ),
+        (
             "the engine's answer is lost, and it was started",
             called(
                 dead(),

@@ -137,6 +137,9 @@ pub struct OpenAttempt {
     pub overdue_by: Option<Duration>,
     /// The fleet, whatever the status there, no longer has the workspace on that engine.
     pub elsewhere: bool,
+    /// What the fleet calls its instance now (empty: nothing yet), if the fleet says that it is one. The platform may have given it
+    /// another one since the claim.
+    pub instance: Option<String>,
 }
 
 /// Whether a lease is held and has not expired; if so, until the transaction ends it cannot be taken over. Shared with other claims and

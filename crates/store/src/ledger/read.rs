@@ -43,7 +43,9 @@ const ATTEMPTS: &str = "
 const OPEN: &str = "
     select id, workspace_id, engine, container_id, started_at, claimed_at, claimed_by, epoch, acting_at is not null, deadline_at,
            clock_timestamp(), verdict,
-           not exists (select from defib.fleet f where f.workspace_id::text = r.workspace_id and f.engine::text = r.engine)
+           not exists (select from defib.fleet f where f.workspace_id::text = r.workspace_id and f.engine::text = r.engine),
+           (select coalesce(f.instance_ref::text, '') from defib.fleet f
+             where f.workspace_id::text = r.workspace_id and f.kind::text = 'instance' limit 1)
       from defib.restarts r where finished_at is null %which% order by id limit 1000";
 
 const WITHOUT_OWNER: &str = "
@@ -110,6 +112,7 @@ fn open_from_row(row: &Row) -> Result<OpenAttempt, Fault> {
         overdue_by: (deadline < now).then(|| now.since(deadline)),
         verdict: row.try_get(11)?,
         elsewhere: row.try_get(12)?,
+        instance: row.try_get(13)?,
     })
 }
 

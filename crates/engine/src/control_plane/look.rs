@@ -1,0 +1,396 @@
+//! One look at a control plane.
+//!
+//! Two kinds of trouble are told apart, because one of them is everybody's: a control plane that cannot be reached, refuses
+//! our token or answers nothing but errors is *down*, and says nothing about anybody. One instance whose answer is an error
+//! while others answer is that instance's trouble alone, however often it repeats.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use defib_policy::fleet::Kind;
+use defib_policy::id::WorkspaceId;
+use defib_policy::moment::{Moment, Timestamp};
+use defib_policy::sample::{Fault, Observation, Sample, Transition};
+use futures_util::{StreamExt, stream};
+use hyper::Method;
+use tokio::time::Instant;
+
+use super::ControlPlane;
+use super::answer::{self, Understood};
+use super::api::{Api, Get, Headers, List};
+use super::http::{self, Answer, Asking, NoAnswer};
+use super::list;
+use super::rate::Urgency;
+use super::template::Values;
+use crate::{Call, CallTiming, EngineReport, Reached, Target};
+
+/// How many requests run at once. More do not make a server faster, they make each of its answers slower.
+const AT_ONCE: usize = 8;
+
+/// The largest answer about one instance, in bytes.
+const ANSWER_BYTES_MAX: usize = 4 << 20;
+
+/// The share of a call's time for which a look at the whole fleet waits for turns, where everything has to be asked about
+/// one by one. Larger: such a look takes longer than the time to the next one. Smaller: fewer are asked about in it.
+const SWEEP_SHARE: u32 = 2;
+
+/// There was no turn for a request within the rate, or no time.
+#[derive(Debug)]
+pub(super) struct NotAsked;
+
+/// One look.
+pub(super) struct Look<'a> {
+    plane: &'a ControlPlane,
+    at: Moment,
+    ends_at: Instant,
+    calls: Mutex<Vec<CallTiming>>,
+}
+
+/// A target that can be asked about.
+struct Named<'t> {
+    index: usize,
+    target: &'t Target,
+    reference: &'t str,
+}
+
+impl<'a> Look<'a> {
+    pub(super) fn begin(plane: &'a ControlPlane) -> Self {
+        let ends_at = Instant::now() + plane.settings.call_timeout * 2;
+        Self { plane, at: plane.now(), ends_at, calls: Mutex::default() }
+    }
+
+    pub(super) fn api(&self) -> &Api {
+        &self.plane.line.api
+    }
+
+    /// All instances.
+    pub(super) async fn whole(self, targets: &[Target]) -> EngineReport {
+        let (mut samples, named) = self.sort_out(targets);
+        let report = match (&self.api().list, &self.api().get) {
+            (Some(list), get) => self.listed(list, get.as_ref(), named, &mut samples).await,
+            (None, Some(get)) => {
+                let found = self.swept(get, named).await;
+                place(&mut samples, found);
+                None
+            }
+            (None, None) => None,
+        };
+        self.plane.memory().keep(targets.iter().map(|target| &target.workspace));
+        self.report(targets, samples, report)
+    }
+
+    /// A few instances.
+    pub(super) async fn few(self, targets: &[Target]) -> EngineReport {
+        let (mut samples, named) = self.sort_out(targets);
+        let mut list_fault = None;
+        match (&self.api().get, &self.api().list) {
+            (Some(get), list) => {
+                let mut found = self.each(get, named, Urgency::Urgent, self.ends_at).await;
+                let missing = |(_, sample): &(usize, Sample)| sample.observation == Observation::Missing;
+                if let Some(list) = list.as_ref().filter(|_| found.iter().any(missing)) {
+                    let listing = list::read(&self, list, Urgency::Urgent).await;
+                    for (index, sample) in &mut found {
+                        let reference = self.plane.reference(&targets[*index]).unwrap_or_default();
+                        let absent = listing.as_ref().is_ok_and(|l| l.complete && !l.entries.contains_key(reference));
+                        if sample.observation == Observation::Missing && !absent {
+                            sample.observation = Observation::Unknown { fault: Fault::EngineError };
+                        }
+                    }
+                }
+                place(&mut samples, found);
+            }
+            (None, Some(list)) => list_fault = self.listed(list, None, named, &mut samples).await,
+            (None, None) => {}
+        }
+        self.report(targets, samples, list_fault)
+    }
+
+    /// What can be said without asking, and who is to be asked about.
+    fn sort_out<'t>(&self, targets: &'t [Target]) -> (Vec<Sample>, Vec<Named<'t>>)
+    where
+        'a: 't,
+    {
+        let (mut samples, mut named) = (Vec::with_capacity(targets.len()), Vec::new());
+        for (index, target) in targets.iter().enumerate() {
+            let fault = match self.plane.reference(target) {
+                _ if target.kind != Kind::Instance => Fault::WrongKind,
+                None => Fault::BadReference,
+                Some(reference) => {
+                    named.push(Named { index, target, reference });
+                    Fault::NotAsked
+                }
+            };
+            samples.push(unknown(self.at, fault));
+        }
+        (samples, named)
+    }
+
+    /// From a list, and gets for what it leaves in doubt. Gives the fault of the list, if there was none.
+    async fn listed(
+        &self,
+        list: &List,
+        get: Option<&Get>,
+        named: Vec<Named<'_>>,
+        samples: &mut [Sample],
+    ) -> Option<Fault> {
+        let listed_at = self.plane.now();
+        let listing = match list::read(self, list, Urgency::Sweep).await {
+            Ok(listing) => listing,
+            Err(no_list) => {
+                for Named { index, .. } in named {
+                    samples[index] = unknown(listed_at, no_list.fault);
+                }
+                return Some(no_list.fault);
+            }
+        };
+        let (mut in_doubt, mut said) = (Vec::new(), Vec::new());
+        for one in named {
+            let entry = listing.entries.get(one.reference);
+            let observation = match entry {
+                Some(Some(understood)) => understood.observation.clone(),
+                Some(None) => Observation::Unknown { fault: Fault::Garbled },
+                None => Observation::Unknown { fault: Fault::EngineError },
+            };
+            let settled = match &observation {
+                Observation::Running { .. } => !one.target.inspect,
+                Observation::Frozen { .. } | Observation::Transitional { .. } => true,
+                Observation::Stopped { .. } | Observation::Missing | Observation::Unknown { .. } => false,
+            };
+            samples[one.index] = Sample { at: listed_at, observation };
+            if !settled && get.is_some() {
+                said.push((one.index, entry.is_some()));
+                in_doubt.push(one);
+            }
+        }
+        let get = get?;
+        let found = self.each(get, in_doubt, Urgency::Sweep, self.ends_at).await;
+        for (index, mut sample) in found {
+            let was_listed = said.iter().any(|(known, listed)| *known == index && *listed);
+            let lives = matches!(samples[index].observation, Observation::Running { .. });
+            match &sample.observation {
+                Observation::Missing if was_listed => sample.observation = removing(&samples[index].observation),
+                Observation::Missing if !listing.complete => {
+                    sample.observation = Observation::Unknown { fault: Fault::EngineError };
+                }
+                // The list said that it runs; that the closer look failed takes nothing from it.
+                Observation::Unknown { .. } if lives => continue,
+                _ => {}
+            }
+            samples[index] = sample;
+        }
+        None
+    }
+
+    /// Without a list: who is in doubt and who was never asked about, the longest unasked first, as many as there are turns.
+    async fn swept(&self, get: &Get, named: Vec<Named<'_>>) -> Vec<(usize, Sample)> {
+        let (mut asked, mut unasked) = (Vec::new(), Vec::new());
+        {
+            let memory = self.plane.memory();
+            for one in named {
+                let asked_at = memory.asked_at(&one.target.workspace, one.reference);
+                if one.target.in_doubt || one.target.inspect || asked_at.is_none() {
+                    // Those in doubt before those that are merely new.
+                    asked.push((!one.target.in_doubt, asked_at, one));
+                } else {
+                    unasked.push((one.index, self.repeat(&memory, &one)));
+                }
+            }
+        }
+        asked.sort_by_key(|(is_new, asked_at, _)| (*is_new, *asked_at));
+        let asked = asked.into_iter().map(|(_, _, one)| one).collect();
+        let by = (Instant::now() + self.plane.settings.call_timeout / SWEEP_SHARE).min(self.ends_at);
+        unasked.extend(self.each(get, asked, Urgency::Sweep, by).await);
+        unasked
+    }
+
+    fn repeat(&self, memory: &super::memory::Memory, one: &Named<'_>) -> Sample {
+        memory.unasked(&one.target.workspace, one.reference, one.target.in_doubt, self.at)
+    }
+
+    /// Asks about each, some at once. Turns are waited for until `by`.
+    async fn each(&self, get: &Get, named: Vec<Named<'_>>, urgency: Urgency, by: Instant) -> Vec<(usize, Sample)> {
+        let asking = named.into_iter().map(|one| async move {
+            let at = self.plane.now();
+            let understood = self.get(get, &one.target.workspace, one.reference, urgency, by).await;
+            let mut memory = self.plane.memory();
+            let sample = match understood {
+                Ok(understood) => {
+                    let sample = Sample { at, observation: understood.observation };
+                    memory.note(&one.target.workspace, one.reference, &sample);
+                    sample
+                }
+                Err(NotAsked) => self.repeat(&memory, &one),
+            };
+            (one.index, sample)
+        });
+        stream::iter(asking.collect::<Vec<_>>()).buffer_unordered(AT_ONCE).collect().await
+    }
+
+    /// Asks about one.
+    pub(super) async fn get(
+        &self,
+        get: &Get,
+        workspace: &WorkspaceId,
+        reference: &str,
+        urgency: Urgency,
+        by: Instant,
+    ) -> Result<Understood, NotAsked> {
+        let values = Values { workspace: workspace.as_str(), instance: reference, ..Values::default() };
+        let Some(path) = get.path.fill(values) else {
+            let refused = Err(NoAnswer::Unsendable("the reference cannot stand in a path".into()));
+            return Ok(answer::of_get(self.api(), get, reference, &refused));
+        };
+        let answer = self.ask(Call::Inspect, path, &get.headers, ANSWER_BYTES_MAX, urgency, by).await?;
+        Ok(answer::of_get(self.api(), get, reference, &answer))
+    }
+
+    /// Asks for a page of a list.
+    pub(super) async fn read_page(
+        &self,
+        path: String,
+        headers: &Headers,
+        bytes_max: usize,
+        urgency: Urgency,
+    ) -> Result<Result<Answer, NoAnswer>, NotAsked> {
+        self.ask(Call::List, path, headers, bytes_max, urgency, self.ends_at).await
+    }
+
+    async fn ask(
+        &self,
+        call: Call,
+        path: String,
+        headers: &Headers,
+        bytes_max: usize,
+        urgency: Urgency,
+        turn_by: Instant,
+    ) -> Result<Result<Answer, NoAnswer>, NotAsked> {
+        let line = &self.plane.line;
+        line.pace.turn(urgency, turn_by.min(self.ends_at)).await.map_err(|_| NotAsked)?;
+        let (begun, at) = (Instant::now(), self.plane.now());
+        let by = self.ends_at.min(begun + self.plane.settings.call_timeout);
+        if by <= begun {
+            return Err(NotAsked);
+        }
+        let url = format!("{}{path}", line.api.base);
+        let asking = Asking { method: Method::GET, url, headers, extra: None, body: None, bytes_max, by };
+        let answer = line.client.ask(asking).await;
+        let fault = match &answer {
+            Ok(answer) => {
+                line.pace.note(answer.status, answer.retry_after);
+                self.note_clock(at, answer);
+                // Any other refusal is an answer about the one that was asked about.
+                is_everybodys(answer.status).then_some(Fault::EngineError)
+            }
+            Err(error) => Some(answer::fault_of(error)),
+        };
+        self.calls().push(CallTiming { call, took: begun.elapsed(), fault });
+        Ok(answer)
+    }
+
+    /// A server writes its time at the end of its work and in whole seconds: half a second on is the best guess.
+    fn note_clock(&self, at: Moment, answer: &Answer) {
+        if let Some(micros) = answer.date.and_then(http::micros) {
+            self.plane.memory().server_now = Some((at, Timestamp(micros.saturating_add(500_000))));
+        }
+    }
+
+    /// `list_fault`: the list that everything depends on could not be had.
+    fn report(self, targets: &[Target], samples: Vec<Sample>, list_fault: Option<Fault>) -> EngineReport {
+        let calls = std::mem::take(&mut *self.calls());
+        let mut memory = self.plane.memory();
+        let down = list_fault.filter(|fault| *fault != Fault::NotAsked).or_else(|| down(&calls, memory.down));
+        memory.down = down;
+        let reach = match down {
+            Some(fault) => {
+                memory.outage |= matches!(fault, Fault::Unreachable | Fault::TimedOut);
+                Err(fault)
+            }
+            None => Ok(Reached {
+                identity: Some(self.plane.line.api.base.clone()),
+                engine_now: memory.server_now,
+                reconnected: std::mem::take(&mut memory.outage),
+                spoiled: false,
+            }),
+        };
+        drop(memory);
+        let samples = targets.iter().map(|target| target.workspace.clone()).zip(samples).collect();
+        let engine = self.plane.settings.name.clone();
+        EngineReport { engine, at: self.at, reach, samples, own_labels: None, calls }
+    }
+
+    fn calls(&self) -> MutexGuard<'_, Vec<CallTiming>> {
+        // A poisoned record is only a record; nothing panics while it is held.
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether an answer of this status is about our access or the whole server, rather than about one instance.
+const fn is_everybodys(status: u16) -> bool {
+    matches!(status, 401 | 403 | 407 | 429 | 500..)
+}
+
+/// Whether the calls of a look say that the control plane is down, and why. Without any call it is as it was.
+fn down(calls: &[CallTiming], before: Option<Fault>) -> Option<Fault> {
+    if calls.is_empty() {
+        return before;
+    }
+    if calls.iter().any(|timing| timing.fault.is_none()) {
+        return None;
+    }
+    let first = calls.iter().find_map(|timing| timing.fault);
+    let transport = calls.iter().all(|timing| matches!(timing.fault, Some(Fault::Unreachable | Fault::TimedOut)));
+    // A single instance whose answer is an error may be the only one that is asked about, for ever.
+    first.filter(|_| transport || calls.len() > 1)
+}
+
+fn place(samples: &mut [Sample], found: Vec<(usize, Sample)>) {
+    for (index, sample) in found {
+        samples[index] = sample;
+    }
+}
+
+/// It was in the list and is gone at the closer look: on its way out.
+fn removing(listed: &Observation) -> Observation {
+    let unknown = Observation::Unknown { fault: Fault::EngineError };
+    listed.incarnation().map_or(unknown, |incarnation| Observation::Transitional {
+        incarnation: incarnation.clone(),
+        transition: Transition::Removing,
+    })
+}
+
+const fn unknown(at: Moment, fault: Fault) -> Sample {
+    Sample { at, observation: Observation::Unknown { fault } }
+}
+
+/// How long one request may take, for whoever asks outside of a look.
+pub(super) fn within(call_timeout: Duration) -> Instant {
+    Instant::now() + call_timeout
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn calls(faults: &[Option<Fault>]) -> Vec<CallTiming> {
+        let call = |fault: &Option<Fault>| CallTiming { call: Call::Inspect, took: Duration::ZERO, fault: *fault };
+        faults.iter().map(call).collect()
+    }
+
+    #[test]
+    fn one_that_fails_alone_says_nothing_about_the_control_plane() {
+        let (bad, away) = (Some(Fault::EngineError), Some(Fault::Unreachable));
+        for (faults, before, expected) in [
+            (&[][..], None, None),
+            (&[], away, away),
+            (&[bad], away, None),
+            (&[bad, bad], None, bad),
+            (&[bad, None, bad], None, None),
+            (&[away], None, away),
+            (&[Some(Fault::TimedOut)], None, Some(Fault::TimedOut)),
+            (&[Some(Fault::Garbled)], None, None),
+            (&[away, bad], None, away),
+        ] {
+            assert_eq!(down(&calls(faults), before), expected, "{faults:?}");
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! How often a control plane is asked.
+//!
+//! Somebody else's API serves others too, and answers whoever asks too often with 429 for everything. So every request
+//! takes a turn first: within the rate, and not before the moment that a `Retry-After` named. Who cannot have a turn before
+//! its deadline is told at once that it was not asked about, instead of being sent late.
+//!
+//! Turns are given in the order in which they are asked for, with one exception: of all requests that belong to a look at
+//! the whole fleet, one at a time stands in the queue. So the last look before a restart waits for one of them, and not for
+//! a thousand.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+/// The longest pause that a `Retry-After` is believed. Longer: a mistake of a server (a date in another year) leaves its
+/// instances unwatched. Shorter: a server that means it is asked in vain.
+const PAUSE_MAX: Duration = Duration::from_secs(600);
+
+/// The first pause after a 429 that does not say how long. It doubles with each one that follows.
+const PAUSE_INITIAL: Duration = Duration::from_secs(1);
+
+/// The longest pause that nobody named.
+const PAUSE_UNTOLD_MAX: Duration = Duration::from_secs(60);
+
+/// Requests in a time, as in `10/s`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Rate {
+    requests: u32,
+    per: Duration,
+}
+
+impl Rate {
+    /// Where a preset names none. Ten a second look at fifty instances in one poll interval.
+    pub(crate) const DEFAULT: Self = Self { requests: 10, per: Duration::from_secs(1) };
+
+    /// Reads `10/s`, `600/m` or `3600/h`.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let (requests, unit) = text.split_once('/')?;
+        let requests = requests.trim().parse().ok().filter(|requests| *requests > 0)?;
+        let per = match unit.trim() {
+            "s" => 1,
+            "m" => 60,
+            "h" => 3_600,
+            _ => return None,
+        };
+        Some(Self { requests, per: Duration::from_secs(per) })
+    }
+
+    /// The time between two requests.
+    fn interval(self) -> Duration {
+        self.per / self.requests
+    }
+
+    /// How far the clock may run ahead: a second's worth of requests may be made at once.
+    fn burst(self) -> Duration {
+        Duration::from_secs(1).saturating_sub(self.interval())
+    }
+}
+
+/// What a request is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Urgency {
+    /// A look at the whole fleet, which comes again.
+    Sweep,
+    /// Somebody waits for it.
+    Urgent,
+}
+
+/// Gives turns.
+#[derive(Debug)]
+pub(crate) struct Pace {
+    rate: Rate,
+    state: Mutex<State>,
+    /// Whoever holds it has the next turn. Its waiters are served in order.
+    queue: tokio::sync::Mutex<()>,
+    /// Whoever holds it stands in the queue for a look at the whole fleet.
+    sweepers: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// When the next turn is due if there were no burst. `None`: there was none yet.
+    next: Option<Instant>,
+    paused_until: Option<Instant>,
+    /// How many answers in a row said 429 without saying for how long.
+    refusals: u32,
+}
+
+/// No turn before the deadline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NoTurn {
+    /// The server asked for this pause; otherwise the rate is used up.
+    pub(crate) paused_for: Option<Duration>,
+}
+
+impl Pace {
+    pub(crate) fn new(rate: Rate) -> Self {
+        Self {
+            rate,
+            state: Mutex::default(),
+            queue: tokio::sync::Mutex::default(),
+            sweepers: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// Waits for a turn, until `by` at most.
+    pub(crate) async fn turn(&self, urgency: Urgency, by: Instant) -> Result<(), NoTurn> {
+        if self.due() > by {
+            return Err(self.no_turn()); // without standing in the queue first
+        }
+        let late = |_| self.no_turn();
+        let _sweeper = match urgency {
+            Urgency::Sweep => Some(timeout_at(by, self.sweepers.lock()).await.map_err(late)?),
+            Urgency::Urgent => None,
+        };
+        let _first = timeout_at(by, self.queue.lock()).await.map_err(late)?;
+        loop {
+            let due = self.due();
+            if due > by {
+                return Err(self.no_turn());
+            }
+            if due <= Instant::now() {
+                break;
+            }
+            // A pause may begin meanwhile, so it is looked at again after the wait.
+            sleep_until(due).await;
+        }
+        let mut state = self.state();
+        let now = Instant::now();
+        state.next = Some(state.next.unwrap_or(now).max(now) + self.rate.interval());
+        Ok(())
+    }
+
+    /// When the next turn is due.
+    fn due(&self) -> Instant {
+        let state = self.state();
+        let now = Instant::now();
+        let by_rate = state.next.and_then(|next| next.checked_sub(self.rate.burst())).unwrap_or(now);
+        state.paused_until.map_or(by_rate, |until| until.max(by_rate))
+    }
+
+    fn no_turn(&self) -> NoTurn {
+        let now = Instant::now();
+        let paused_for = self.state().paused_until.and_then(|until| until.checked_duration_since(now));
+        NoTurn { paused_for: paused_for.filter(|pause| !pause.is_zero()) }
+    }
+
+    /// Takes note of an answer: one that refuses for now begins a pause, any other ends the doubling.
+    pub(crate) fn note(&self, status: u16, retry_after: Option<Duration>) {
+        let mut state = self.state();
+        let pause = match (status, retry_after) {
+            (429 | 503, Some(pause)) => pause.min(PAUSE_MAX),
+            (429, None) => {
+                let pause = PAUSE_INITIAL * 2_u32.saturating_pow(state.refusals.min(6));
+                state.refusals += 1;
+                pause.min(PAUSE_UNTOLD_MAX)
+            }
+            _ => {
+                state.refusals = 0;
+                return;
+            }
+        };
+        let until = Instant::now() + pause;
+        state.paused_until = Some(state.paused_until.map_or(until, |known| known.max(until)));
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        // Held for a few assignments only, none of which panics.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    async fn turns(pace: &Pace, count: usize) {
+        for _ in 0..count {
+            pace.turn(Urgency::Urgent, Instant::now() + 1_000 * SECOND).await.unwrap();
+        }
+    }
+
+    #[test]
+    fn a_rate_is_a_number_and_a_unit() {
+        for (text, interval) in [("10/s", 100), ("1/s", 1_000), ("600/m", 100), (" 3600 / h ", 1_000)] {
+            assert_eq!(Rate::parse(text).unwrap().interval(), Duration::from_millis(interval), "{text}");
+        }
+        for text in ["", "10", "10/d", "0/s", "-1/s", "1.5/s", "s/1"] {
+            assert_eq!(Rate::parse(text), None, "{text}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_second_of_requests_may_be_made_at_once_and_then_the_rate_holds() {
+        let pace = Pace::new(Rate::parse("10/s").unwrap());
+        let begun = Instant::now();
+        turns(&pace, 10).await;
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+        turns(&pace, 20).await;
+        assert!((2 * SECOND..2 * SECOND + SECOND / 10).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+        tokio::time::sleep(100 * SECOND).await;
+        let begun = Instant::now();
+        turns(&pace, 11).await;
+        assert!(begun.elapsed() >= SECOND / 10, "nothing is saved up beyond a second");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_cannot_have_a_turn_in_time_is_told_at_once() {
+        let pace = Pace::new(Rate::parse("1/m").unwrap());
+        turns(&pace, 1).await;
+        let begun = Instant::now();
+        let refused = pace.turn(Urgency::Urgent, begun + 5 * SECOND).await;
+        assert_eq!((refused, begun.elapsed()), (Err(NoTurn { paused_for: None }), Duration::ZERO));
+        assert_eq!(pace.turn(Urgency::Sweep, begun + 60 * SECOND).await, Ok(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_that_was_asked_for_is_kept_and_bounded() {
+        let pace = Pace::new(Rate::DEFAULT);
+        pace.note(503, Some(30 * SECOND));
+        let begun = Instant::now();
+        let refused = pace.turn(Urgency::Urgent, begun + 10 * SECOND).await;
+        assert_eq!(refused, Err(NoTurn { paused_for: Some(30 * SECOND) }));
+        turns(&pace, 1).await;
+        assert!((30 * SECOND..31 * SECOND).contains(&begun.elapsed()));
+        pace.note(429, Some(1_000_000 * SECOND));
+        let begun = Instant::now();
+        turns(&pace, 1).await;
+        assert!((PAUSE_MAX..PAUSE_MAX + SECOND).contains(&begun.elapsed()));
+        pace.note(503, None);
+        pace.note(500, Some(30 * SECOND));
+        assert_eq!(pace.turn(Urgency::Urgent, Instant::now()).await, Ok(()), "only 429 and 503 ask for a pause");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_429_that_does_not_say_how_long_doubles_the_pause() {
+        let pace = Pace::new(Rate::DEFAULT);
+        for seconds in [1, 2, 4, 8, 16, 32, 60, 60] {
+            pace.note(429, None);
+            let begun = Instant::now();
+            turns(&pace, 1).await;
+            let waited = begun.elapsed();
+            assert!((seconds * SECOND..(seconds + 1) * SECOND).contains(&waited), "{waited:?} for {seconds}");
+        }
+        pace.note(200, None);
+        pace.note(429, None);
+        let begun = Instant::now();
+        turns(&pace, 1).await;
+        assert!(begun.elapsed() < 2 * SECOND);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn somebody_who_waits_is_not_behind_the_whole_fleet() {
+        let pace = Arc::new(Pace::new(Rate::parse("1/s").unwrap()));
+        turns(&pace, 1).await;
+        for _ in 0..100 {
+            let pace = Arc::clone(&pace);
+            tokio::spawn(async move { pace.turn(Urgency::Sweep, Instant::now() + 1_000 * SECOND).await });
+        }
+        tokio::time::sleep(SECOND / 2).await;
+        let begun = Instant::now();
+        turns(&pace, 1).await;
+        assert!(begun.elapsed() <= 2 * SECOND, "{:?}", begun.elapsed());
+    }
+}

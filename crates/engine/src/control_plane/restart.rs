@@ -1,0 +1,217 @@
+//! Asking for a restart.
+//!
+//! Each step is sent once. Whatever happens to it, nobody here sends it again: a lost answer means that the instance may be
+//! starting, and whoever gave the order looks before the next one. Where the interface knows idempotency, the attempt's
+//! number goes along, so that a repeated request (by a proxy on the way, or by another replica of the same attempt) counts
+//! once.
+
+use std::time::Duration;
+
+use defib_policy::fleet::Kind;
+use defib_policy::sample::Fault;
+use hyper::header::HeaderValue;
+use tokio::time::{Instant, sleep};
+
+use super::api::{Restart, State, Step};
+use super::http::{Asking, NoAnswer};
+use super::look::Look;
+use super::rate::{NoTurn, Urgency};
+use super::template::Values;
+use super::{ControlPlane, Line, answer};
+use crate::error::Cause;
+use crate::{Call, EngineError, RestartCall, RestartHow};
+
+/// The largest answer to a restart, in bytes.
+const ANSWER_BYTES_MAX: usize = 1 << 20;
+
+/// How much of a refusal is repeated, in characters.
+const WORDS_MAX: usize = 200;
+
+/// How often it is looked whether the state that a step waits for has been reached.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// How a step ended.
+#[derive(Debug)]
+pub(super) enum StepEnd {
+    Accepted,
+    /// It is not wanted, says the answer of this status.
+    Superseded(u16),
+}
+
+/// Why a step was not accepted.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StepError {
+    /// Nothing was sent.
+    #[error("{}", held_off(*.0))]
+    NotSent(NoTurn),
+    /// The path or the header cannot be made from these references, so nothing was sent.
+    #[error("its reference cannot stand in a request")]
+    Reference,
+    #[error(transparent)]
+    NoAnswer(NoAnswer),
+    /// It was refused.
+    #[error("it answered {status}{words}")]
+    Refused { status: u16, words: String },
+}
+
+fn held_off(no_turn: NoTurn) -> String {
+    no_turn.paused_for.map_or_else(
+        || "there was no turn for it within the rate".to_owned(),
+        |pause| format!("it asked to be left alone for {} s more", pause.as_secs().max(1)),
+    )
+}
+
+/// What a restart is about.
+#[derive(Clone, Copy)]
+pub(super) struct About<'a> {
+    pub(super) workspace: &'a str,
+    pub(super) instance: &'a str,
+    pub(super) attempt: i64,
+}
+
+/// Sends one step. `number` counts from 1.
+pub(super) async fn send(
+    line: &Line,
+    restart: &Restart,
+    step: &Step,
+    number: usize,
+    about: About<'_>,
+    by: Instant,
+) -> Result<StepEnd, StepError> {
+    let values = Values { workspace: about.workspace, instance: about.instance, ..Values::default() };
+    let path = step.path.fill(values).ok_or(StepError::Reference)?;
+    let body = match &step.body {
+        Some(body) => Some(body.fill(values).ok_or(StepError::Reference)?),
+        None => None,
+    };
+    let key = if number == 1 { about.attempt.to_string() } else { format!("{}-{number}", about.attempt) };
+    let key = HeaderValue::try_from(key).map_err(|_| StepError::Reference)?;
+    let extra = restart.idempotency_header.clone().map(|header| (header, key));
+    line.pace.turn(Urgency::Urgent, by).await.map_err(StepError::NotSent)?;
+    let asking = Asking {
+        method: step.method.clone(),
+        url: format!("{}{path}", restart.base),
+        headers: &step.headers,
+        extra,
+        body,
+        bytes_max: ANSWER_BYTES_MAX,
+        by,
+    };
+    let answer = line.client.ask(asking).await.map_err(StepError::NoAnswer)?;
+    line.pace.note(answer.status, answer.retry_after);
+    let status = answer.status;
+    match status {
+        _ if step.accept.contains(&status) => Ok(StepEnd::Accepted),
+        _ if step.superseded.contains(&status) => Ok(StepEnd::Superseded(status)),
+        _ => Err(StepError::Refused { status, words: words(line, &answer.body) }),
+    }
+}
+
+/// The beginning of what a server said, on one line and without our secrets.
+fn words(line: &Line, body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(body);
+    let text = line.variables.strike_out(&text);
+    let plain: String = text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect();
+    let plain = plain.trim();
+    let cut: String = plain.chars().take(WORDS_MAX).collect();
+    match (plain.is_empty(), cut.len() < plain.len()) {
+        (true, _) => String::new(),
+        (false, true) => format!(": {cut}…"),
+        (false, false) => format!(": {cut}"),
+    }
+}
+
+/// A step's failure in the words of an engine. `who` is put before them where it was not the engine that was asked.
+pub(super) fn error(
+    call: &RestartCall,
+    engine: &defib_policy::id::EngineName,
+    failed: &StepError,
+    by: Duration,
+    who: &str,
+) -> EngineError {
+    let engine = engine.clone();
+    let asked = if call.how == RestartHow::Start { Call::Start } else { Call::Restart };
+    let source = || Cause::from(format!("{who}{failed}"));
+    let container = call.container_id.clone();
+    match failed {
+        StepError::NotSent(_) => EngineError::NotSent { engine, source: source() },
+        StepError::Reference => EngineError::Gone { engine, container },
+        StepError::NoAnswer(NoAnswer::TimedOut(_)) => EngineError::TimedOut { engine, call: asked, after: by },
+        StepError::NoAnswer(NoAnswer::Unreachable(_) | NoAnswer::Unsendable(_)) => {
+            EngineError::Connect { engine, fault: Fault::Unreachable, source: source() }
+        }
+        StepError::NoAnswer(error) => {
+            let fault = answer::fault_of(error);
+            EngineError::Restart { engine, container, fault, source: source() }
+        }
+        // A gateway's words: whoever is behind it may have had the request.
+        StepError::Refused { status: 502 | 504, .. } => {
+            EngineError::Restart { engine, container, fault: Fault::TimedOut, source: source() }
+        }
+        StepError::Refused { .. } => {
+            EngineError::Restart { engine, container, fault: Fault::EngineError, source: source() }
+        }
+    }
+}
+
+/// Restarts an instance.
+pub(super) async fn restart(plane: &ControlPlane, call: &RestartCall) -> Result<(), EngineError> {
+    let engine = &plane.settings.name;
+    if call.target.kind != Kind::Instance {
+        let workspace = call.target.workspace.clone();
+        return Err(EngineError::WrongKind { engine: engine.clone(), workspace });
+    }
+    let unable = |what: &'static str| EngineError::Unable { engine: engine.clone(), what };
+    let restart = plane.line.api.restart.as_ref();
+    let restart = restart.ok_or_else(|| unable("its preset has no [restart]; set DEFIB_PLATFORM_URL"))?;
+    let steps = match call.how {
+        RestartHow::Start => &restart.steps,
+        RestartHow::KillAndStart { .. } if restart.kill_steps.is_empty() => {
+            return Err(unable("its preset has no [[restart.kill_steps]], so it cannot restart what runs"));
+        }
+        RestartHow::KillAndStart { .. } => &restart.kill_steps,
+        RestartHow::Recreate => return Err(unable("it cannot make an instance again; set DEFIB_PLATFORM_URL")),
+    };
+    let begun = Instant::now();
+    let by = begun + call.deadline;
+    let about = About {
+        workspace: call.target.workspace.as_str(),
+        instance: call.container_id.as_str(),
+        attempt: call.attempt,
+    };
+    for (number, step) in (1..).zip(steps) {
+        match send(&plane.line, restart, step, number, about, by).await {
+            Ok(StepEnd::Accepted) => {}
+            Ok(StepEnd::Superseded(status)) => {
+                let container = call.container_id.clone();
+                return Err(EngineError::Superseded { engine: engine.clone(), container, status });
+            }
+            Err(failed) => return Err(error(call, engine, &failed, begun.elapsed(), "")),
+        }
+        if let Some(state) = step.until.filter(|_| number < steps.len()) {
+            wait_for(plane, call, state, by).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Waits until the instance is in this state.
+async fn wait_for(plane: &ControlPlane, call: &RestartCall, state: State, by: Instant) -> Result<(), EngineError> {
+    let engine = &plane.settings.name;
+    let Some(get) = &plane.line.api.get else {
+        return Err(EngineError::Unable { engine: engine.clone(), what: "its preset has no [get] to wait with" });
+    };
+    let (workspace, reference) = (&call.target.workspace, call.container_id.as_str());
+    loop {
+        let look = Look::begin(plane);
+        if let Ok(understood) = look.get(get, workspace, reference, Urgency::Urgent, by).await
+            && understood.word.and_then(|word| plane.line.api.states.0.get(&word).copied()) == Some(state)
+        {
+            return Ok(());
+        }
+        if Instant::now() + LOOK_EVERY >= by {
+            return Err(EngineError::TimedOut { engine: engine.clone(), call: Call::Restart, after: call.deadline });
+        }
+        sleep(LOOK_EVERY).await;
+    }
+}

@@ -1,0 +1,301 @@
+//! A control plane that fails on command, and answers otherwise as one of the interfaces for which presets ship.
+//!
+//! It keeps every request, so that a test can say what was *not* asked, and with which headers.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::convert::Infallible;
+use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use anyhow::{Result, anyhow};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::task::{JoinHandle, JoinSet};
+
+/// Whose interface is spoken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dialect {
+    /// molecule-core: its control plane's status, and its server's restart.
+    Molecule,
+    /// Fly Machines.
+    Fly,
+    /// Daytona.
+    Daytona,
+    /// Coder.
+    Coder,
+    /// That of the generic preset.
+    Generic,
+}
+
+/// What is answered in place of the truth.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ApiFault {
+    /// This status, these headers and this body.
+    Answer(u16, Vec<(&'static str, String)>, String),
+    /// The connection is closed without an answer.
+    Eof,
+    /// Never an answer.
+    Hang,
+    /// A body of this many bytes.
+    Huge(usize),
+}
+
+impl ApiFault {
+    /// A status with a small body.
+    #[must_use]
+    pub fn status(status: u16) -> Self {
+        Self::Answer(status, Vec::new(), "{\"message\":\"scripted\"}".into())
+    }
+}
+
+/// One request that came in.
+#[derive(Debug, Clone)]
+pub struct ApiRequest {
+    /// `GET`, `POST`.
+    pub method: String,
+    /// Path and query.
+    pub path: String,
+    /// By name, in small letters.
+    pub headers: BTreeMap<String, String>,
+    /// As it came.
+    pub body: String,
+}
+
+#[derive(Debug)]
+struct State {
+    dialect: Dialect,
+    /// Their states by name, in the words of the dialect.
+    instances: BTreeMap<String, String>,
+    fault: Option<ApiFault>,
+    /// Answers for the next restarts only.
+    restart_faults: VecDeque<ApiFault>,
+    page_size: usize,
+    requests: Vec<ApiRequest>,
+}
+
+/// The server. It stops when it is dropped.
+#[derive(Debug)]
+pub struct ScriptedControlPlane {
+    state: Arc<Mutex<State>>,
+    port: u16,
+    server: JoinHandle<()>,
+}
+
+impl Drop for ScriptedControlPlane {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+impl ScriptedControlPlane {
+    /// One without instances.
+    pub async fn start(dialect: Dialect) -> Result<Self> {
+        let state = Arc::new(Mutex::new(State {
+            dialect,
+            instances: BTreeMap::new(),
+            fault: None,
+            restart_faults: VecDeque::new(),
+            page_size: 2,
+            requests: Vec::new(),
+        }));
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let port = listener.local_addr()?.port();
+        let shared = Arc::clone(&state);
+        let server = tokio::spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                let state = Arc::clone(&shared);
+                let service = service_fn(move |request| answer(request, Arc::clone(&state)));
+                connections.spawn(async move {
+                    let _ = hyper::server::conn::http1::Builder::new()
+                        .serve_connection(TokioIo::new(stream), service)
+                        .await;
+                });
+            }
+        });
+        Ok(Self { state, port, server })
+    }
+
+    /// `http://host:port`.
+    #[must_use]
+    pub fn address(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Adds an instance, or changes the state of one.
+    pub fn set(&self, name: &str, state: &str) {
+        self.state().instances.insert(name.to_owned(), state.to_owned());
+    }
+
+    /// Removes an instance.
+    pub fn remove(&self, name: &str) {
+        self.state().instances.remove(name);
+    }
+
+    /// An instance's state.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<String> {
+        self.state().instances.get(name).cloned()
+    }
+
+    /// Everything is answered so from now on; `None`: the truth again.
+    pub fn set_fault(&self, fault: Option<ApiFault>) {
+        self.state().fault = fault;
+    }
+
+    /// The next restart is answered so, and not made.
+    pub fn fail_restart(&self, fault: ApiFault) {
+        self.state().restart_faults.push_back(fault);
+    }
+
+    /// What has come in so far.
+    #[must_use]
+    pub fn requests(&self) -> Vec<ApiRequest> {
+        self.state().requests.clone()
+    }
+
+    /// Those that were no reads.
+    #[must_use]
+    pub fn restarts(&self) -> Vec<ApiRequest> {
+        self.requests().into_iter().filter(|request| request.method != "GET").collect()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn answer(request: Request<Incoming>, state: Arc<Mutex<State>>) -> Result<Response<Full<Bytes>>> {
+    let (head, body) = request.into_parts();
+    let body = body.collect().await?.to_bytes();
+    let is_read = head.method == Method::GET;
+    let path = head.uri.path_and_query().map(ToString::to_string).unwrap_or_default();
+    let header = |(name, value): (&hyper::header::HeaderName, &hyper::header::HeaderValue)| {
+        (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned())
+    };
+    let asked = ApiRequest {
+        method: head.method.to_string(),
+        path: path.clone(),
+        headers: head.headers.iter().map(header).collect(),
+        body: String::from_utf8_lossy(&body).into_owned(),
+    };
+    let fault = {
+        let mut state = lock(&state);
+        state.requests.push(asked.clone());
+        let once = if is_read { None } else { state.restart_faults.pop_front() };
+        once.or_else(|| state.fault.clone())
+    };
+    match fault {
+        None => {
+            let (status, body) = lock(&state).truth(&asked);
+            respond(status, &[], body.to_string().into())
+        }
+        Some(ApiFault::Answer(status, headers, body)) => respond(status, &headers, body.into()),
+        Some(ApiFault::Eof) => Err(anyhow!("scripted end")),
+        Some(ApiFault::Hang) => std::future::pending::<Result<_, Infallible>>().await.map_err(|never| match never {}),
+        Some(ApiFault::Huge(bytes)) => respond(200, &[], vec![b' '; bytes].into()),
+    }
+}
+
+fn respond(status: u16, headers: &[(&'static str, String)], body: Bytes) -> Result<Response<Full<Bytes>>> {
+    let mut response = Response::builder().status(status).header("content-type", "application/json");
+    for (name, value) in headers {
+        response = response.header(*name, value);
+    }
+    Ok(response.body(Full::new(body))?)
+}
+
+impl State {
+    /// What the interface answers when nothing is wrong.
+    fn truth(&mut self, asked: &ApiRequest) -> (u16, Value) {
+        let (path, query) = asked.path.split_once('?').unwrap_or((&asked.path, ""));
+        let parameter = |name: &str| {
+            form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
+        };
+        let parts: Vec<&str> = path.split('/').skip(1).collect();
+        let (dialect, is_read) = (self.dialect, asked.method == "GET");
+        match (dialect, is_read, parts.as_slice()) {
+            (Dialect::Molecule, true, ["cp", "workspaces", _, "status"]) => {
+                self.one(&parameter("instance_id").unwrap_or_default())
+            }
+            (Dialect::Molecule, false, ["workspaces", _, "restart"]) => (200, json!({"status": "provisioning"})),
+            (Dialect::Fly, true, ["v1", "apps", _, "machines"]) => {
+                (200, self.instances.iter().map(|(name, state)| record(dialect, name, state)).collect())
+            }
+            (Dialect::Fly, true, ["v1", "apps", _, "machines", name])
+            | (Dialect::Daytona, true, ["sandbox", name])
+            | (Dialect::Coder, true, ["api", "v2", "workspaces", name])
+            | (Dialect::Generic, true, ["instances", name]) => self.one(name),
+            (Dialect::Fly, false, ["v1", "apps", _, "machines", name, "start"]) => self.start_one(name, "started", 412),
+            (Dialect::Daytona, false, ["sandbox", name, "start"]) => self.start_one(name, "started", 409),
+            (Dialect::Daytona, false, ["sandbox", name, "stop"]) => {
+                self.instances.insert((*name).to_owned(), "stopped".into());
+                (200, json!({}))
+            }
+            (Dialect::Coder, true, ["api", "v2", "workspaces"]) => {
+                let skipped = parameter("offset").and_then(|offset| offset.parse().ok()).unwrap_or(0);
+                let page: Vec<Value> = self.page(skipped);
+                (200, json!({"workspaces": page, "count": self.instances.len()}))
+            }
+            (Dialect::Coder, false, ["api", "v2", "workspaces", name, "builds"]) => {
+                let wants = if asked.body.contains("\"stop\"") { "stopped" } else { "running" };
+                self.instances.insert((*name).to_owned(), wants.into());
+                (201, json!({"status": "pending"}))
+            }
+            (Dialect::Generic, true, ["instances"]) => {
+                let skipped = parameter("cursor").and_then(|cursor| cursor.parse().ok()).unwrap_or(0);
+                let page = self.page(skipped);
+                let seen = skipped + page.len();
+                let next = (seen < self.instances.len()).then(|| seen.to_string());
+                (200, json!({"instances": page, "next_cursor": next}))
+            }
+            (Dialect::Generic, false, ["instances", name, "start"]) => self.start_one(name, "running", 409),
+            _ => (404, json!({"message": "page not found"})),
+        }
+    }
+
+    fn page(&self, skipped: usize) -> Vec<Value> {
+        let page = self.instances.iter().skip(skipped).take(self.page_size);
+        page.map(|(name, state)| record(self.dialect, name, state)).collect()
+    }
+
+    fn one(&self, name: &str) -> (u16, Value) {
+        match self.instances.get(name) {
+            Some(state) => (200, record(self.dialect, name, state)),
+            None if self.dialect == Dialect::Generic => (404, json!({"error": {"code": "instance_not_found"}})),
+            None => (404, json!({"message": "not found"})),
+        }
+    }
+
+    fn start_one(&mut self, name: &str, running: &str, conflict: u16) -> (u16, Value) {
+        match self.instances.get_mut(name) {
+            Some(state) if state == running => (conflict, json!({"message": "cannot be started from its state"})),
+            Some(state) => {
+                running.clone_into(state);
+                (200, json!({}))
+            }
+            None => (404, json!({"message": "not found"})),
+        }
+    }
+}
+
+fn record(dialect: Dialect, name: &str, state: &str) -> Value {
+    match dialect {
+        Dialect::Molecule => json!({"state": state}),
+        Dialect::Coder => json!({
+            "id": name,
+            "latest_build": {"status": state, "created_at": "2024-02-29T12:34:56Z", "job": {"completed_at": null}},
+        }),
+        Dialect::Fly | Dialect::Daytona | Dialect::Generic => json!({"id": name, "state": state}),
+    }
+}
