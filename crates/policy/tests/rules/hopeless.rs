@@ -49,6 +49,9 @@ const COOLDOWN: i64 = 120;
 /// How long a canary that was started has to come back, in seconds: twice the window of one whose beats are not learned yet.
 const SETTLE: i64 = 150;
 
+/// How long it takes until one that has exited is found, in seconds: one poll, after it has run for two seconds.
+const FOUND: i64 = 10;
+
 /// Numbers that look random, and are the same in each run.
 struct Dice(u64);
 
@@ -295,13 +298,13 @@ fn those_who_are_started_in_vain_cost_the_others_two_failed_rounds_at_most_in_98
     let (mut dice, mut unhindered, mut more) = (Dice(9), BTreeMap::new(), Vec::new());
     for draw in 0..DRAWS {
         let n = 4 + dice.roll(13);
-        let hopeless = 1 + dice.roll(n / 3);
         let unhindered = *unhindered.entry(n).or_insert_with(|| time_without_hopeless(n));
         let one = dice.roll(2 * STARTED_IN_VAIN.len());
         let of = STARTED_IN_VAIN.get(one..=one).unwrap_or(&STARTED_IN_VAIN);
-        let fates = dice.fates(n, hopeless, of);
+        let fates = dice.fates(n, n / 3, of);
         let took = Storm::new(draw, &fates).until_all_returned();
-        if took > unhindered + 2 * (COOLDOWN + SETTLE) {
+        let settle = if fates.contains(&Fate::Mute) { SETTLE } else { FOUND };
+        if took > unhindered + 2 * (COOLDOWN + settle) {
             more.push((draw, took, unhindered, fates));
         }
     }
