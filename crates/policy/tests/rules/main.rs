@@ -12,6 +12,7 @@ mod explanations;
 mod externals;
 mod guards;
 mod hopeless;
+mod mass_death;
 mod recoveries;
 mod replicas;
 mod reporters;
