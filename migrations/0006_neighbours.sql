@@ -130,3 +130,73 @@ end
 $$;
 comment on function defib.report_suspicion(text, text, text, integer, text) is
     'All that a proxy may do: say that a workspace did not answer. Never fails for what is said: unknown workspaces are kept and ignored, long text is cut (100, 100, 1000 characters; an id at 512 bytes), control characters are spelled out except in the id. Keeps one pending row for a workspace, login, reporter and reason. Notifies defib_suspicion.';
+
+-- Whether a workspace is below a parked one. The set of all of them (defib.below_parked) is right for a read of the whole fleet: for 100,000
+-- rows in trees of 100, a fifth of them below a parked root, it takes 50 ms, where a walk up from each row takes 2 s. For the few rows of a
+-- focused pass it is wrong, because it walks every parked tree for them: 40 ms, where the walk up from three rows takes 0.2 ms. (Measured with
+-- `explain analyze`, PostgreSQL 15.) So there are both, and whoever reads a few rows says `set local defib.walk = 'up'` in the transaction.
+create function defib.has_parked_ancestor(parent_id text) returns boolean
+language plpgsql stable security definer parallel restricted cost 200
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    above    text := has_parked_ancestor.parent_id;
+    seen     text[] := '{}';
+    ancestor record;
+begin
+    while above is not null and above <> all (seen) loop -- a cycle ends here
+        select w.status, w.parent_id into ancestor from defib.workspaces w where w.id = above;
+        exit when not found;
+        if defib.is_parked(ancestor.status) then
+            return true;
+        end if;
+        seen := seen || above;
+        above := ancestor.parent_id;
+    end loop;
+    return false;
+end
+$$;
+comment on function defib.has_parked_ancestor(text) is 'Whether this parent, or an ancestor of it, is parked: the walk up from a single workspace.';
+
+-- The view of a platform is not touched: only one that is still as it was shipped is made anew.
+create view defib.fleet_as_shipped as
+select w.id as workspace_id,
+       w.name,
+       w.status,
+       w.kind,
+       w.engine,
+       w.container_ref,
+       w.instance_ref,
+       defib.is_parked(w.status)
+           or (w.parent_id is not null and w.id in (select id from defib.below_parked() as below(id))) as suspended,
+       w.last_heartbeat_at,
+       w.last_activity_at,
+       w.active_tasks,
+       w.created_at,
+       w.policy
+  from defib.workspaces w;
+do $do$
+begin
+    if pg_catalog.pg_get_viewdef('defib.fleet'::regclass) = pg_catalog.pg_get_viewdef('defib.fleet_as_shipped'::regclass) then
+        create or replace view defib.fleet as
+        select w.id as workspace_id,
+               w.name,
+               w.status,
+               w.kind,
+               w.engine,
+               w.container_ref,
+               w.instance_ref,
+               defib.is_parked(w.status)
+                   or (w.parent_id is not null
+                       and case when current_setting('defib.walk', true) = 'up' then defib.has_parked_ancestor(w.parent_id)
+                                else w.id in (select id from defib.below_parked() as below(id)) end) as suspended,
+               w.last_heartbeat_at,
+               w.last_activity_at,
+               w.active_tasks,
+               w.created_at,
+               w.policy
+          from defib.workspaces w;
+    end if;
+end
+$do$;
+drop view defib.fleet_as_shipped;

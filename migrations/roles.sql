@@ -63,6 +63,7 @@ begin
         grant select on all tables in schema defib to defib_viewer;
         -- The view calls them; functions in a view are called as the reader. (An adapter grants what its own view calls.)
         grant execute on function defib.is_parked(text), defib.below_parked() to defib_viewer;
+        grant execute on function defib.has_parked_ancestor(text) to defib_viewer;
     end if;
 exception
     when insufficient_privilege then

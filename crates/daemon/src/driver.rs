@@ -94,6 +94,7 @@ struct Running {
 }
 
 /// The state of the loop.
+#[expect(clippy::struct_excessive_bools, reason = "each says whether one independent kind of work is under way")]
 struct Driver {
     parts: Parts,
     agendas: BTreeMap<Option<EngineName>, Arc<Agenda>>,
@@ -181,8 +182,13 @@ fn start_workers(
         let agenda = Arc::new(Agenda::default());
         let events = engine.as_ref().and_then(|name| engines.remove(name));
         let events = events.unwrap_or_else(|| mpsc::channel(1).1);
-        let passes = Arc::clone(&parts.passes);
-        let worker = Worker::new(engine.clone(), Arc::clone(&configured), passes, Arc::clone(&agenda), passed.clone());
+        let worker = Worker::new(
+            engine.clone(),
+            Arc::clone(&configured),
+            Arc::clone(&parts.passes),
+            Arc::clone(&agenda),
+            passed.clone(),
+        );
         workers.spawn(worker.run(events, stop.clone()));
         agendas.insert(engine, agenda);
     }
@@ -231,10 +237,10 @@ impl Driver {
         });
     }
 
-    fn has_read(&mut self, result: Option<Result<(), StoreError>>, took: Duration) {
+    fn has_read(&mut self, result: Option<&Result<(), StoreError>>, took: Duration) {
         self.reading = false;
         let ok = matches!(result, Some(Ok(())));
-        if let Some(result) = &result {
+        if let Some(result) = result {
             self.parts.news.database(result);
         }
         if let Some(round) = &mut self.round {
@@ -336,7 +342,7 @@ impl Driver {
 
     fn done(&mut self, done: Done) {
         match done {
-            Done::Read { result, took } => self.has_read(result, took),
+            Done::Read { result, took } => self.has_read(result.as_ref(), took),
             Done::Leases(turned) => _ = self.turned_leases(&turned),
             Done::Suspicions(taken) => {
                 self.taking_suspicions = false;

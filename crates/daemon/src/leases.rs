@@ -144,7 +144,9 @@ impl Leases {
     fn leave(&self, ids: &[&WorkspaceId]) {
         {
             let mut judge = self.state.judge();
-            ids.iter().for_each(|id| judge.hand_over(id));
+            for id in ids {
+                judge.hand_over(id);
+            }
         }
         self.recorder.hand_over(ids.iter().copied());
     }

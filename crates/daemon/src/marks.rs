@@ -186,9 +186,9 @@ impl Marks {
             // Whoever speaks for what no engine has sees to the marks of engines that nobody is configured for, too. That another replica
             // sees to one of them at the same moment does no harm: a mark is taken back once.
             let engines = (!whole_fleet).then_some(engines.as_slice());
-            let owed = self.tables.owed_marks(engines, OWED_MAX).await;
-            self.news.recorded("marks", owed.as_ref().err());
-            for mark in owed.into_iter().flatten() {
+            let due = self.tables.owed_marks(engines, OWED_MAX).await;
+            self.news.recorded("marks", due.as_ref().err());
+            for mark in due.into_iter().flatten() {
                 self.add_owed(&mark.workspace);
             }
         }

@@ -212,6 +212,7 @@ impl News {
     }
 
     /// What a turn at the leases changed for `replica`, which owned `owned` before.
+    #[expect(clippy::unused_self, reason = "whoever has news is the one place that tells it")]
     pub(crate) fn leases(
         &self,
         replica: &str,
@@ -247,6 +248,11 @@ impl News {
 
     /// Whether `what` (verdicts, their history, or marks) could be written, or why not. Said when it begins and when it ends.
     pub(crate) fn recorded(&self, what: &'static str, fault: Option<&StoreError>) {
+        let unwritable = fault.filter(|error| matches!(error.kind(), "resources" | "read_only"));
+        if what == "verdicts" {
+            // A table that somebody has locked is no reason to be unready; a database without room for a row is.
+            self.health.writable(unwritable.map_or(Ok(()), |error| Err(database_fault(error))));
+        }
         let told = &mut lock(&self.told).recording;
         let Some(error) = fault else {
             if told.remove(what).is_some() {
@@ -273,16 +279,19 @@ impl News {
     }
 
     /// Events that had to be given up because more came than could be written.
+    #[expect(clippy::unused_self, reason = "whoever has news is the one place that tells it")]
     pub(crate) fn history_lost(&self, events: usize) {
         warn!(events, "events of the history are lost: it could not be written for too long");
     }
 
     /// An attempt brought its workspace back.
+    #[expect(clippy::unused_self, reason = "whoever has news is the one place that tells it")]
     pub(crate) fn recovered(&self, workspace: &WorkspaceId, because: &str) {
         info!(workspace = %printable(workspace.as_str()), because, "recovered");
     }
 
     /// The platform was told that a workspace without a container is dead; `marked`: and agreed.
+    #[expect(clippy::unused_self, reason = "whoever has news is the one place that tells it")]
     pub(crate) fn lost(&self, workspace: &WorkspaceId, marked: bool) {
         let workspace = printable(workspace.as_str());
         if marked {

@@ -202,8 +202,7 @@ impl Passes {
                     || matches!(judge.verdict(&workspace.id), Some(Verdict::Wedged | Verdict::Unhealthy))
             }
             Some(Observation::Stopped { .. } | Observation::Missing | Observation::Transitional { .. }) => true,
-            Some(Observation::Frozen { .. } | Observation::Unknown { .. }) => false,
-            None => false,
+            Some(Observation::Frozen { .. } | Observation::Unknown { .. }) | None => false,
         };
         workspaces.iter().filter(in_doubt).map(|workspace| workspace.id.clone()).collect()
     }

@@ -78,6 +78,7 @@ struct Entry {
     engine: EngineName,
     since: Moment,
     /// Its engine gives no answer: what it was before that, if that is known.
+    #[expect(clippy::option_option, reason = "unheard of since then, and whether the verdict before that is known")]
     unheard: Option<Option<Verdict>>,
     /// `None`: it was taken over from another process, or is written already and there are too many.
     evidence: Option<Arc<Evidence>>,
@@ -341,7 +342,9 @@ impl Recorder {
         }
         if !again.is_empty() {
             let mut judge = self.state.judge();
-            again.iter().for_each(|id| judge.hand_over(id));
+            for id in &again {
+                judge.hand_over(id);
+            }
         }
         batch
     }

@@ -102,20 +102,20 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    /// Of one engine (`None`: of what no configured engine has). `passed` hears how each pass ended.
+    /// Of one engine (`None`: of what no configured engine has). `ended` hears how each pass ended.
     pub(crate) fn new(
         engine: Option<EngineName>,
         configured: Arc<[EngineName]>,
         passes: Arc<Passes>,
         agenda: Arc<Agenda>,
-        passed: mpsc::UnboundedSender<Passed>,
+        ended: mpsc::UnboundedSender<Passed>,
     ) -> Self {
         Self {
             engine,
             configured,
             passes,
             agenda,
-            passed,
+            passed: ended,
             under_way: JoinSet::new(),
             whole_under_way: false,
             focus_under_way: false,

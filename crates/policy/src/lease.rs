@@ -1,7 +1,7 @@
 //! A replica's turn at the leases: what it keeps, gives up and may take, and which of its leases somebody else has under its name.
 //!
 //! The turns of all replicas follow each other, by a lock of the database, and each computes on what the one before has written. What
-//! is decided on those rows is here; who should own which engine is [`share`](crate::share)'s part of it. Reading the rows, and
+//! is decided on those rows is here; who should own which engine is [`share`]'s part of it. Reading the rows, and
 //! writing what was decided under the locks that make it safe, is the store's.
 //!
 //! The epoch is the fencing token. It grows whenever a process takes an engine, also when a process takes it over from an earlier

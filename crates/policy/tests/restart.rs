@@ -25,7 +25,7 @@ struct Turn {
     stopping: bool,
     answer: Answer,
     /// The driver asks for the call although that is not the step.
-    leaves_out_of_turn: bool,
+    leaves_unbidden: bool,
 }
 
 fn life(started: i64) -> Incarnation {
@@ -144,7 +144,7 @@ fn drive(
         let before = now;
         now = now + turn.passed;
         let standing = Standing { now, epoch: turn.epoch, stopping: turn.stopping };
-        if turn.leaves_out_of_turn && step != Step::Leave {
+        if turn.leaves_unbidden && step != Step::Leave {
             match restart.may_leave(standing) {
                 Ok(call) => prop_assert!(false, "{call:?} out of turn, at {step:?}"),
                 Err(next) => step = next,
@@ -203,12 +203,12 @@ fn turn(answers: BoxedStrategy<Answer>) -> impl Strategy<Value = Turn> {
         answers,
         prop::bool::weighted(0.03),
     )
-        .prop_map(|(passed, epoch, stopping, answer, leaves_out_of_turn)| Turn {
+        .prop_map(|(passed, epoch, stopping, answer, leaves_unbidden)| Turn {
             passed: Duration::from_millis(passed),
             epoch,
             stopping,
             answer,
-            leaves_out_of_turn,
+            leaves_unbidden,
         })
 }
 
@@ -293,7 +293,7 @@ proptest! {
         let (_, _, turns) = drive(Ground::Stopped, false, |_| {
             let answer = answers.next().unwrap_or(Answer::Nothing("away".to_owned()));
             tries += u32::from(!std::mem::take(&mut first) && matches!(answer, Answer::Nothing(_)));
-            Turn { passed: Duration::ZERO, epoch: Some(EPOCH), stopping: false, answer, leaves_out_of_turn: false }
+            Turn { passed: Duration::ZERO, epoch: Some(EPOCH), stopping: false, answer, leaves_unbidden: false }
         })?;
         prop_assert!(tries <= OUTCOME_TRIES && turns <= 4 + OUTCOME_TRIES as usize, "{tries} {turns}");
     }

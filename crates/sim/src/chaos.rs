@@ -98,7 +98,7 @@ fn strike(world: &mut World, every: Ms, last: Ms, count: &std::rc::Rc<std::cell:
 /// Mistakes, and deaths that were answered too late.
 fn failures(world: &World) -> Vec<String> {
     let mut failures = oracle::mistakes(world);
-    for loss in &world.chronicle.losses {
+    for loss in world.chronicle.losses.iter().filter(|loss| loss.healable) {
         failures.extend(oracle::late(world, loss, Some(bound(world, loss))));
     }
     for storm in world.chronicle.storming.iter().map(|(_, _, place)| &world.chronicle.obstacles[*place]) {
@@ -150,7 +150,7 @@ fn hurt(world: &mut World, of: usize) {
             let code = world.dice.pick(&[0, 1, 137, 139]).copied().unwrap_or(1);
             world.exit(of, code, code == 137);
         }
-        10..=13 => world.vanish(of),
+        10..=13 => vanish(world, of),
         14 | 15 => world.wedge(of),
         16..=18 => {
             // A crash loop for a while.
@@ -173,6 +173,17 @@ fn hurt(world: &mut World, of: usize) {
             }
         }
     }
+}
+
+/// Its container is removed. Somebody of the platform makes it again, sooner or later, unless whoever is on trial had it made.
+fn vanish(world: &mut World, of: usize) {
+    world.vanish(of);
+    let (life, lasting) = (world.workspaces[of].life, world.dice.between(mins(2), hours(6)));
+    world.later(lasting, move |world| {
+        if world.workspaces[of].life == life && world.is_wanted(of) {
+            world.recreate(of, 0, 0, secs(1));
+        }
+    });
 }
 
 /// What looks like death and is none.

@@ -75,6 +75,8 @@ pub struct Loss {
     pub counted_from: Ms,
     /// How.
     pub how: Death,
+    /// Whoever is on trial is able to heal it. A container that was removed is made again by the platform alone.
+    pub healable: bool,
     /// A heartbeat of the life that ended had reached the database: before, it may as well still be starting.
     pub heard: bool,
     /// What callers have seen of it since then.
@@ -169,8 +171,11 @@ impl Chronicle {
     }
 
     /// Someone died.
-    pub fn death(&mut self, workspace: usize, at: Ms, how: Death, tries: u32, heard: bool) {
-        if self.open[workspace].is_some() {
+    pub fn death(&mut self, workspace: usize, at: Ms, how: Death, tries: u32, heard: bool, healable: bool) {
+        if let Some(loss) = self.open[workspace] {
+            if !healable && self.losses[loss].restarted_at.is_none() {
+                (self.losses[loss].how, self.losses[loss].healable) = (how, false);
+            }
             return;
         }
         self.open[workspace] = Some(self.losses.len());
@@ -179,6 +184,7 @@ impl Chronicle {
             at,
             counted_from: at,
             how,
+            healable,
             heard,
             callers: Callers::default(),
             tries,
@@ -257,7 +263,7 @@ mod tests {
     fn the_bound_of_an_open_death_counts_from_the_end_of_a_pause() {
         let mut chronicle = Chronicle { open: vec![None], ..Chronicle::default() };
         chronicle.unpaused(0, 5);
-        chronicle.death(0, 10, Death::Wedged, 0, true);
+        chronicle.death(0, 10, Death::Wedged, 0, true, true);
         assert_eq!(chronicle.losses[0].counted_from, 10);
         chronicle.unpaused(0, 40);
         chronicle.back(0, 50);
@@ -280,7 +286,7 @@ mod tests {
     fn two_callers_agree_when_they_have_spoken_for_long_enough() {
         let mut chronicle = Chronicle { open: vec![None], ..Chronicle::default() };
         chronicle.unreached(0, 0, 1, 10);
-        chronicle.death(0, 5, Death::Wedged, 0, true);
+        chronicle.death(0, 5, Death::Wedged, 0, true, true);
         let mut agreed = |proxy, at| {
             chronicle.unreached(0, proxy, at, 10);
             chronicle.losses[0].callers.agreed_at

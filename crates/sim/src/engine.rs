@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use defib_policy::abilities::Abilities;
 use defib_policy::id::EngineName;
 use defib_policy::sample::Fault;
 
@@ -35,6 +36,8 @@ pub struct Engine {
     pub events: bool,
     /// A client that looks sees that it came back (counted).
     pub returns: u32,
+    /// What its kind is able to do.
+    pub abilities: Abilities,
     /// Its clock, off by microseconds.
     pub offset: i64,
     /// The daemon's containers run on while it restarts.
@@ -62,6 +65,7 @@ impl Engine {
             kill_hangs: false,
             events: true,
             returns: 0,
+            abilities: Abilities::CONTAINER_ENGINE,
             offset: 0,
             live_restore: false,
             boot_queue: VecDeque::new(),

@@ -24,7 +24,9 @@ impl World {
         if self.is_wanted(of) {
             let tries = self.tries(of);
             let heard = self.workspaces[of].heard;
-            self.chronicle.death(of, now, how, tries, heard);
+            let recreates = self.platform_recreates || self.engines[self.workspaces[of].engine].abilities.recreates;
+            let healable = how != Death::Vanished || recreates;
+            self.chronicle.death(of, now, how, tries, heard, healable);
         }
     }
 

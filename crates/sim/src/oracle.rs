@@ -1,7 +1,9 @@
 //! What must be true at the end of a scenario, as code.
 //!
 //! Two things are asked of every world without being said: nobody is restarted who is well or not ours, and every true death is
-//! answered within the bound that the knobs give. A scenario adds what is special to it.
+//! answered within the bound that the knobs give. A scenario adds what is special to it. A removed container is no death that
+//! whoever is on trial has to answer, unless it is able to have the container made again; how many were left for that reason is told
+//! beside ([`Oracle::left_to_the_platform`]).
 
 use defib_policy::settings::Settings;
 
@@ -104,19 +106,32 @@ impl Oracle {
         if let Some(max) = self.restarts_max.filter(|max| made > *max) {
             failures.push(format!("{made} restarts, allowed are {max}"));
         }
-        for loss in &world.chronicle.losses {
-            if loss.how == Death::Wedged && !self.wedged_too {
-                continue;
-            }
-            failures.extend(late(world, loss, self.detect_within));
-        }
+        failures.extend(self.late_ones(world, true));
         if self.all_well {
+            let unhealable = |of: &usize| {
+                let loss = world.chronicle.open[*of].map(|loss| &world.chronicle.losses[loss]);
+                loss.is_some_and(|loss| !loss.healable)
+            };
             let unwell = (0..world.workspaces.len())
-                .filter(|of| world.db.facts[*of].is_watched() && !world.workspaces[*of].is_well());
+                .filter(|of| world.db.facts[*of].is_watched() && !world.workspaces[*of].is_well())
+                .filter(|of| !unhealable(of));
             failures.extend(unwell.map(|of| format!("{} is dead at the end", world.workspaces[of].id)));
         }
         failures.extend(self.checks.iter().filter_map(|check| check(world)));
         failures
+    }
+
+    /// The deaths that whoever was on trial was not able to heal, and that nobody else healed in time: no fault of its rules, and no
+    /// incident that it survived.
+    #[must_use]
+    pub fn left_to_the_platform(&self, world: &World) -> Vec<String> {
+        self.late_ones(world, false)
+    }
+
+    fn late_ones(&self, world: &World, healable: bool) -> Vec<String> {
+        let counts = |loss: &&Loss| loss.healable == healable && (loss.how != Death::Wedged || self.wedged_too);
+        let losses = world.chronicle.losses.iter().filter(counts);
+        losses.filter_map(|loss| late(world, loss, self.detect_within)).collect()
     }
 }
 

@@ -1,4 +1,8 @@
 //! The calls by which a detector (or anybody else) restarts, and the truth about each at the moment it is made.
+//!
+//! An engine does what its kind is able to do ([`Engine::abilities`](crate::engine::Engine)) and nothing else, so that defib can do
+//! nothing here that it cannot do in production: a container engine does not make a removed container again. The platform can, and the
+//! policies that run inside a platform are given that power.
 
 use defib_policy::sample::Fault;
 use defib_policy::verdict::Rule;
@@ -15,10 +19,12 @@ pub enum How {
     Start,
     /// Stop and start.
     KillAndStart,
-    /// Ask the platform for a new one; it looks at its row before it starts it.
+    /// Ask the engine to make a container again that does not exist any more.
     Recreate,
+    /// Ask the platform for a new one; it looks at its row before it starts it.
+    ByPlatform,
     /// Stop and make a new one without looking again, on whatever engine answers: the platform's own old way.
-    RecreateBlindly,
+    ByPlatformBlindly,
 }
 
 /// What the caller learns, and after how long.
@@ -37,7 +43,7 @@ pub enum CallError {
     TimedOut,
     /// The engine cannot be reached.
     Unreachable,
-    /// The engine refused.
+    /// The engine refused, or has no such call.
     Refused,
     /// The engine does not know the container.
     Gone,
@@ -50,14 +56,23 @@ impl World {
         self.chronicle.engine_calls += 1;
         let engine = &self.engines[self.workspaces[of].engine];
         let late = engine.fault == Some(Fault::TimedOut);
-        if how != How::Recreate {
+        let able = match how {
+            How::Start => engine.abilities.starts,
+            How::KillAndStart => engine.abilities.kills,
+            How::Recreate => engine.abilities.recreates,
+            How::ByPlatform | How::ByPlatformBlindly => true,
+        };
+        if !able {
+            return failed(0, CallError::Refused);
+        }
+        if how != How::ByPlatform {
             match engine.fault {
                 Some(Fault::Unreachable) => return failed(1, CallError::Unreachable),
                 // Nothing cancels a call on the engine: what it could not answer in time it does all the same.
                 None | Some(Fault::TimedOut) => {}
                 Some(_) => return failed(5, CallError::Refused),
             }
-            if how == How::RecreateBlindly {
+            if matches!(how, How::Recreate | How::ByPlatformBlindly) {
                 // An engine that does not know the container gets a second one.
             } else if engine.impostor.is_some() || self.workspaces[of].body == Body::Absent {
                 return failed(5, CallError::Gone);
@@ -114,15 +129,15 @@ impl World {
             workspace.body = Body::Exited { code: 137, oom: false, at: now };
             workspace.mute_since.get_or_insert(now);
         }
-        let blind = how == How::RecreateBlindly;
-        if how == How::Recreate || blind {
-            // The platform makes a new one, which is pending until it starts.
+        let blind = how == How::ByPlatformBlindly;
+        if how == How::Recreate || how == How::ByPlatform || blind {
+            // A new one is made, which is pending until it starts.
             self.new_container(of);
         }
         self.touch(of);
         let life = self.workspaces[of].life;
         self.later(takes, move |world| {
-            let parked = how == How::Recreate && !world.db.facts[of].is_watched();
+            let parked = how == How::ByPlatform && !world.db.facts[of].is_watched();
             if (world.workspaces[of].life == life || blind) && !parked {
                 world.begin_life(of, By::Detector);
             }

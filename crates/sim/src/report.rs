@@ -26,14 +26,38 @@ pub struct Effort {
 pub struct Standing {
     /// Whose.
     pub policy: Policy,
-    /// For each incident: seeds that broke its oracle, and the sums.
-    pub incidents: Vec<(u64, Score)>,
+    /// For each incident of the catalogue, in its order.
+    pub incidents: Vec<Lived>,
     /// Over all incidents.
     pub total: Score,
     /// In the chaos.
     pub chaos: Score,
     /// Median time from the first death of S51 to the last recovery.
     pub mass_recovery: Option<u64>,
+}
+
+/// One policy's results in one incident.
+pub struct Lived {
+    /// Seeds in which an oracle was broken.
+    pub broken: u64,
+    /// Seeds in which somebody was left dead whom the policy is not able to heal: a removed container, for defib.
+    pub left: u64,
+    /// The sums over all seeds.
+    pub score: Score,
+}
+
+impl Lived {
+    /// Whether no seed broke an oracle, and nobody was left to the platform.
+    #[must_use]
+    pub const fn survived(&self) -> bool {
+        self.broken == 0 && self.left == 0
+    }
+}
+
+impl Standing {
+    fn survived(&self) -> usize {
+        self.incidents.iter().filter(|lived| lived.survived()).count()
+    }
 }
 
 /// A finished report: files by name.
@@ -56,7 +80,10 @@ pub fn make(effort: Effort, command: &str, mut told: impl FnMut(&str)) -> Files 
     let of = |pick: fn(&Standing) -> &Score| -> Vec<svg::Point> {
         standings.iter().filter_map(|it| point(it, pick)).collect()
     };
-    files.push(("catalogue.svg".to_owned(), svg::scatter(&of(|it| &it.total), &title("56 incidents"))));
+    files.push((
+        "catalogue.svg".to_owned(),
+        svg::scatter(&of(|it| &it.total), &title(&format!("{} incidents", catalogue::ALL.len()))),
+    ));
     files.push(("chaos.svg".to_owned(), svg::scatter(&of(|it| &it.chaos), &title("Chaos"))));
     for id in ["S02", "S10", "S24", "S47", "S51"] {
         if let Some(scenario) = catalogue::find(id) {
@@ -70,17 +97,18 @@ fn stand(policy: Policy, effort: Effort) -> Standing {
     let seeds = if policy == Policy::Defib { effort.seeds } else { effort.seeds_of_others };
     let (mut total, mut incidents, mut recoveries) = (Score::default(), Vec::new(), Vec::new());
     for scenario in catalogue::ALL {
-        let (mut broken, mut score) = (0, Score::default());
+        let (mut broken, mut left, mut score) = (0, 0, Score::default());
         for seed in effort.seed..effort.seed + seeds {
             let run = scenario::run(scenario, seed, policy, false);
             broken += u64::from(!run.failures.is_empty());
+            left += u64::from(!run.left_to_the_platform.is_empty());
             score.add(&run.world);
             if scenario.id == "S51" {
                 recoveries.extend(mass_recovery(&run));
             }
         }
         total.merge(score.clone());
-        incidents.push((broken, score));
+        incidents.push(Lived { broken, left, score });
     }
     let mut chaos = Score::default();
     chaos.add(&chaos::live(Climate::of_days(effort.chaos_days), effort.seed, policy, false).world);
@@ -128,7 +156,7 @@ fn text(standings: &[Standing], effort: Effort, command: &str) -> String {
     let _ = writeln!(out, "## The incidents\n\n![detection against false restarts](catalogue.svg)\n");
     table(&mut out, standings, |it| &it.total, true);
     if let Some(defib) = standings.first() {
-        missed(&mut out, defib);
+        missed(&mut out, defib, effort);
     }
     let _ = writeln!(out, "\n## Chaos\n\n![detection against false restarts in chaos](chaos.svg)\n");
     table(&mut out, standings, |it| &it.chaos, false);
@@ -155,7 +183,7 @@ fn summary(standings: &[Standing], effort: Effort) -> String {
         effort.chaos_days
     );
     for standing in standings {
-        let kept = standing.incidents.iter().filter(|(broken, _)| *broken == 0).count();
+        let kept = standing.survived();
         let name = standing.policy.name();
         let name = if standing.policy == Policy::Defib { format!("**{name}**") } else { name.to_owned() };
         // Writing to a String cannot fail.
@@ -171,23 +199,35 @@ fn summary(standings: &[Standing], effort: Effort) -> String {
     out
 }
 
-/// Why some of the dead are counted as missed although every oracle is kept.
-fn missed(out: &mut String, defib: &Standing) {
-    let by_incident = catalogue::ALL.iter().zip(&defib.incidents).filter(|(_, (_, score))| score.missed > 0);
+/// Why some of the dead are counted as missed although every oracle is kept, and which incidents defib does not survive.
+fn missed(out: &mut String, defib: &Standing, effort: Effort) {
+    let by_incident = catalogue::ALL.iter().zip(&defib.incidents).filter(|(_, lived)| lived.score.missed > 0);
     let list: Vec<String> =
-        by_incident.map(|(scenario, (_, score))| format!("{} ({})", scenario.id, score.missed)).collect();
+        by_incident.map(|(scenario, lived)| format!("{} ({})", scenario.id, lived.score.missed)).collect();
     if !list.is_empty() {
         let _ = writeln!(
             out,
             "\n*Missed* are the deaths that no restart had answered when the run ended. Those of defib: {}. In these incidents it dies again \
-             after every restart, and when the run ended its next try (back-off, exhaustion) was still to come.",
+             after every restart, and when the run ended its next try (back-off, exhaustion) was still to come; or its container was removed.",
             list.join(", ")
+        );
+    }
+    let left = catalogue::ALL.iter().zip(&defib.incidents).filter(|(_, lived)| lived.left > 0);
+    let left: Vec<String> =
+        left.map(|(scenario, lived)| format!("{} ({} of {} seeds)", scenario.id, lived.left, effort.seeds)).collect();
+    if !left.is_empty() {
+        let _ = writeln!(
+            out,
+            "\n*Survived* is an incident that broke no rule and left nobody dead. defib left somebody dead in {}: the container \
+             was removed, an engine cannot make it again, and so it stays dead until the platform makes a new one. The other policies \
+             run inside the platform and are given the power to make one.",
+            left.join(", ")
         );
     }
 }
 
 fn table(out: &mut String, standings: &[Standing], pick: fn(&Standing) -> &Score, catalogue: bool) {
-    let (head, rule) = if catalogue { (" oracles kept | mass death, all back |", " ---: | ---: |") } else { ("", "") };
+    let (head, rule) = if catalogue { (" survived | mass death, all back |", " ---: | ---: |") } else { ("", "") };
     let _ = writeln!(
         out,
         "| policy | false restarts / 1,000 workspace-days | mistake recurrence | detected p50 | p99 | max | wedged, p50 | missed | \
@@ -216,7 +256,7 @@ fn table(out: &mut String, standings: &[Standing], pick: fn(&Standing) -> &Score
             ratio(score.restarts_per_death()),
         );
         if catalogue {
-            let kept = standing.incidents.iter().filter(|(broken, _)| *broken == 0).count();
+            let kept = standing.survived();
             let _ = write!(out, " {kept} of {} | {} |", standing.incidents.len(), shown(standing.mass_recovery));
         }
         out.push('\n');
@@ -232,7 +272,7 @@ fn matrix(out: &mut String, standings: &[Standing], effort: Effort) {
         let cells: Vec<String> = standings
             .iter()
             .map(|it| {
-                let score = &it.incidents[n].1;
+                let score = &it.incidents[n].score;
                 let seeds = if it.policy == Policy::Defib { effort.seeds } else { effort.seeds_of_others };
                 if score.mistakes == 0 {
                     "·".to_owned()
@@ -253,8 +293,13 @@ fn by_incident(out: &mut String, defib: &Standing, effort: Effort) {
          | --- | --- | --- | ---: | ---: | ---: | ---: | ---: |",
         effort.seeds, effort.seed
     );
-    for (scenario, (broken, score)) in catalogue::ALL.iter().zip(&defib.incidents) {
-        let kept = if *broken == 0 { "kept".to_owned() } else { format!("**broken in {broken}**") };
+    for (scenario, lived) in catalogue::ALL.iter().zip(&defib.incidents) {
+        let Lived { broken, left, score } = lived;
+        let kept = match (broken, left) {
+            (0, 0) => "kept".to_owned(),
+            (0, left) => format!("kept; left to the platform in {left}"),
+            (broken, _) => format!("**broken in {broken}**"),
+        };
         let mut times: Vec<u64> = score.detection.iter().chain(&score.wedged).copied().collect();
         let _ = writeln!(
             out,

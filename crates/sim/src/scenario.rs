@@ -60,6 +60,7 @@ impl Policy {
 
     /// Puts it on trial in a world.
     pub fn enter(self, world: &mut World) {
+        world.platform_recreates = self != Self::Defib;
         for detector in self.detectors(world) {
             world.put_on_trial(detector);
         }
@@ -72,6 +73,8 @@ pub struct Run {
     pub world: World,
     /// What the oracle found broken.
     pub failures: Vec<String>,
+    /// Deaths that whoever was on trial could not have healed, and that nobody else healed in time.
+    pub left_to_the_platform: Vec<String>,
 }
 
 /// Runs a scenario.
@@ -84,7 +87,8 @@ pub fn run(scenario: &Scenario, seed: u64, policy: Policy, trace: bool) -> Run {
     let end = world.zero + oracle.horizon;
     world.run_until(end);
     let failures = oracle.failures(&world);
-    Run { world, failures }
+    let left_to_the_platform = oracle.left_to_the_platform(&world);
+    Run { world, failures, left_to_the_platform }
 }
 
 fn number_of(id: &str) -> u64 {

@@ -67,6 +67,8 @@ pub struct World {
     pub proxies: u8,
     /// A request that succeeds is written down as activity.
     pub writes_activity: bool,
+    /// Whoever is on trial has the platform make a missing container again. Otherwise only what the engines are able to do can be done.
+    pub platform_recreates: bool,
     queue: Queue,
     steps: Vec<Option<Step>>,
     free_steps: Vec<usize>,
@@ -90,6 +92,7 @@ impl World {
             broken_proxy: None,
             proxies: 2,
             writes_activity: false,
+            platform_recreates: false,
             queue: Queue::default(),
             steps: Vec::new(),
             free_steps: Vec::new(),

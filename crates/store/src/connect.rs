@@ -376,6 +376,13 @@ impl Connection {
         self.batch(&sql).await
     }
 
+    /// A transaction that reads a few rows of the fleet: the shipped view then walks up from each of them to see whether an ancestor is parked,
+    /// instead of walking down every parked tree. A platform's own view may ignore it.
+    pub(crate) async fn begin_for_a_few_rows(&mut self) -> Result<(), Fault> {
+        self.in_transaction = true;
+        self.batch("begin isolation level read committed; set local defib.walk = 'up'").await
+    }
+
     /// A transaction without bounds of the server's.
     pub(crate) async fn begin_unbounded(&mut self) -> Result<(), Fault> {
         self.in_transaction = true;

@@ -15,9 +15,9 @@ use crate::{Store, platform};
 /// What the shipped `mark_dead` writes.
 const SHIPPED: &str = "offline";
 
-/// Only the shipped function knows defib's own fleet table.
+/// Only the shipped function knows defib's own fleet table and writes that word into it.
 const IS_SHIPPED: &str = "
-    select coalesce(bool_and(p.prosrc like '%defib.workspaces%'), false)
+    select coalesce(bool_and(p.prosrc like '%defib.workspaces%' and p.prosrc like '%status = ''offline''%'), false)
       from pg_catalog.pg_proc p join pg_catalog.pg_namespace n on n.oid = p.pronamespace
      where n.nspname = 'defib' and p.proname = 'mark_dead'";
 

@@ -147,11 +147,11 @@ async fn a_row_that_cannot_be_recorded_keeps_nobody_else_dead() -> Result<()> {
     ensure!(daemon.readiness().await?.0, "the others are judged, so it is ready");
     // Nothing waits for the verdicts to be written, so this may come after the restart.
     eventually(SOON, "something is said of the row that cannot be recorded", async || {
-        let log = daemon.log().map_err(|error| format!("{error:#}"))?;
+        let lines = daemon.log().map_err(|error| format!("{error:#}"))?;
         let told = |line: &serde_json::Value| {
             line["message"].as_str().is_some_and(|it| it.starts_with("rows cannot be written down"))
         };
-        if log.iter().any(told) { Ok(()) } else { Err(format!("{} lines", log.len())) }
+        if lines.iter().any(told) { Ok(()) } else { Err(format!("{} lines", lines.len())) }
     })
     .await?;
     Ok(())

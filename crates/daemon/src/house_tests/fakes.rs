@@ -203,7 +203,9 @@ impl VerdictTables for FakeDatabase {
             };
             table.insert(row.workspace.clone(), stored);
         }
-        cleared.iter().for_each(|id| _ = table.remove(id));
+        for id in cleared {
+            table.remove(id);
+        }
         Ok(Vec::new())
     }
 

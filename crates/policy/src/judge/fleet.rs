@@ -132,6 +132,7 @@ impl Judge {
                 }
                 self.probes.clear(&departed.id);
                 self.suspicions.clear(&departed.id);
+                self.forget_in_storms(&departed.id);
                 departed
             })
             .collect()

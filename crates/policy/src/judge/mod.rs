@@ -17,20 +17,20 @@ mod looks;
 mod opinion;
 mod orders;
 mod portrait;
+mod storms;
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 pub use self::by_operator::StormEnded;
 pub use self::portrait::Portrait;
-use crate::backoff::{self, Allowance};
+use crate::backoff;
 use crate::id::{ContainerId, EngineName, WorkspaceId};
 use crate::local_health::LocalHealth;
 use crate::moment::Moment;
 use crate::pipeline::Pipeline;
 use crate::plan::Plan;
 use crate::probe::ProbeMap;
-use crate::restart::End;
 use crate::settings::Settings;
 use crate::storm::StormGuard;
 use crate::suspicion::{Pace, Report, SuspicionLog};
@@ -40,7 +40,7 @@ use crate::verdict::{Held, Verdict};
 use engines::EngineTrack;
 pub use facts::{Departed, EngineEvidence, Look, OwnSettings};
 pub use fleet::Told;
-use opinion::{Conviction, Opinion};
+use orders::{Call, Standing, Turn};
 
 /// The state of all judging. One per process; its methods take the time and the facts, and never wait.
 #[derive(Debug)]
@@ -57,14 +57,6 @@ pub struct Judge {
     watched: usize,
     counts: [usize; Verdict::ALL.len()],
     exhausted: usize,
-}
-
-/// A call for a restart that the evidence makes, before storms and holds.
-struct Call<'a> {
-    look: &'a Look<'a>,
-    opinion: Opinion,
-    conviction: Conviction,
-    allowance: Allowance,
 }
 
 impl Judge {
@@ -117,12 +109,6 @@ impl Judge {
         self.tracks.get(id)?.life.as_ref().map(|life| &life.incarnation.container_id)
     }
 
-    /// Takes note of how an order of this judge ended. What it says about the workspace is in the ledger; what it says about a storm
-    /// that the workspace is a canary of is decided here.
-    pub fn order_ended(&mut self, id: &WorkspaceId, end: End, now: Moment) {
-        let _ = (id, end, now);
-    }
-
     /// Drops what has expired. Returns how many probe entries that were.
     pub fn prune(&mut self, now: Moment) -> usize {
         self.suspicions.prune(now, self.suspicion_memory());
@@ -150,8 +136,9 @@ impl Judge {
         for look in looks {
             let Some(opinion) = self.opine(now, stamp, look) else { continue };
             if self.counts_for_storm(look, &opinion) {
-                self.note_death(now, engine.map(|(name, _)| name), &look.workspace.id, &mut plan);
+                self.note_death(now, stamp, engine.map(|(name, _)| name), &look.workspace.id, &mut plan);
             }
+            self.observe_canary(now, look, &opinion);
             let in_flight = look.in_flight;
             let mut opinion = opinion;
             if self.note_exhaustion(look) && in_flight && opinion.verdict == Verdict::Dead {
@@ -167,17 +154,28 @@ impl Judge {
                         self.down_for(now, stamp, look, &opinion),
                         &self.settings,
                     );
+                    if allowance.exhausted && !conviction.running {
+                        opinion.verdict = Verdict::Exhausted;
+                    }
                     calls.push(Call { look, opinion, conviction, allowance });
                 }
                 _ => {
+                    self.line_up(now, look, Standing::Idle);
                     let held = (in_flight && look.queued).then_some(Held::Queued);
                     self.settle_opinion(now, look, &opinion, held, None, &mut plan);
                 }
             }
         }
-        self.turn_storms(now, engine.map(|(name, _)| name), &calls, &mut plan);
-        for call in calls {
-            self.answer(now, stamp, call, &mut plan);
+        let standings: Vec<Standing> = calls.iter().map(|call| self.standing(now, stamp, call)).collect();
+        for (call, standing) in calls.iter().zip(&standings) {
+            self.line_up(now, call.look, *standing);
+        }
+        let name = engine.map(|(name, _)| name);
+        self.turn_storms(now, name, &mut plan);
+        let turns = name.map(|name| self.turns_on(now, name, &calls, &mut plan)).unwrap_or_default();
+        for (call, standing) in calls.into_iter().zip(standings) {
+            let its_turn = turns.contains(&call.look.workspace.id);
+            self.answer(now, stamp, call, Turn { standing, its_turn }, &mut plan);
         }
         plan
     }

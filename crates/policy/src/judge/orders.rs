@@ -1,159 +1,148 @@
-//! From calls for restarts to orders: storms, holds, and what is recorded of each opinion.
+//! From calls for restarts to orders: holds, storms, and what is recorded of each opinion.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::opinion::{Conviction, Opinion};
-use super::{Call, Judge, Look};
+use super::{Judge, Look};
 use crate::attempt::{Attempt, Outcome};
 use crate::backoff::Allowance;
-use crate::id::{EngineName, WorkspaceId};
+use crate::id::WorkspaceId;
 use crate::moment::Moment;
 use crate::plan::{Change, External, Plan, Recovery, Remedy, RestartOrder};
 use crate::sample::Observation;
 use crate::settings::{Action, Mode, Settings};
+use crate::storm::Canary;
 use crate::track::{ReadStamp, Track};
 use crate::verdict::{Held, Rule, Verdict, Witness};
 
+/// A call for a restart that the evidence makes, before storms and holds.
+pub(super) struct Call<'a> {
+    pub(super) look: &'a Look<'a>,
+    pub(super) opinion: Opinion,
+    pub(super) conviction: Conviction,
+    pub(super) allowance: Allowance,
+}
+
+/// How a call for a restart stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// It is due; in a storm it waits for its turn.
+    Due,
+    /// It would be due, but a storm asks for a witness that is not there yet.
+    Doubted,
+    /// Something stands in its way.
+    Blocked(Held),
+    /// Somebody is at it already, or another replica has to.
+    Idle,
+}
+
+/// How a call stands, and whether the storms of its scopes let it through now.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Turn {
+    pub(super) standing: Standing,
+    pub(super) its_turn: bool,
+}
+
 impl Judge {
-    /// Whether an opinion is one more death for the storm guard. Those found stopped for the first time count already: when
-    /// many of them come at once, the first few must not be convicted before the storm is seen. Those that run count where
-    /// they would be restarted: a health check that fails everywhere is no less of a storm.
-    pub(super) fn counts_for_storm(&self, look: &Look<'_>, opinion: &Opinion) -> bool {
-        let known = self.tracks.get(&look.workspace.id).and_then(|track| track.verdict).map(|(verdict, _)| verdict);
-        match opinion.verdict {
-            Verdict::Dead => !matches!(known, Some(Verdict::Dead | Verdict::Exhausted)),
-            Verdict::Suspect => opinion.rule == Rule::StoppedOnce,
-            Verdict::Unhealthy | Verdict::Wedged => {
-                let in_doubt = opinion.verdict == Verdict::Unhealthy || opinion.conviction.is_some();
-                in_doubt && action(look.settings(&self.settings), opinion.verdict) == Action::Restart
-            }
-            _ => false,
-        }
-    }
-
-    /// Counts a death in the fleet and on its engine.
-    pub(super) fn note_death(&mut self, now: Moment, engine: Option<&EngineName>, id: &WorkspaceId, plan: &mut Plan) {
-        let window = self.health.stretch(self.settings.dead_window);
-        if self.fleet_storm.death(id, now, self.watched, window, &self.settings) {
-            plan.storms.push((None, true));
-        }
-        if let Some((name, track)) = engine.and_then(|name| Some((name, self.engines.get_mut(name)?)))
-            && track.storm.death(id, now, track.watched, window, &self.settings)
-        {
-            plan.storms.push((Some(name.clone()), true));
-        }
-    }
-
-    /// Moves the storms of this pass along.
-    pub(super) fn turn_storms(
-        &mut self,
-        now: Moment,
-        engine: Option<&EngineName>,
-        calls: &[Call<'_>],
-        plan: &mut Plan,
-    ) {
-        let stormy = self.fleet_storm.is_storm() || engine.is_some_and(|name| self.is_storm(Some(name)));
-        if !stormy {
-            return;
-        }
-        let waiting = self.anybody_dead(calls.iter().map(|call| call.look.workspace.id.clone()).collect());
-        let tracks = &self.tracks;
-        // Back is who beats again; or who never beats, and is through its settle window; or who is watched no more. Failed
-        // is who was found dead again since.
-        let returned = |id: &WorkspaceId, released_at: Moment| {
-            let Some(track) = tracks.get(id) else { return Some(true) };
-            let (verdict, rule) = track.verdict?;
-            let beats = matches!(rule, Rule::RunningFresh | Rule::RunningBusy);
-            let survives = matches!(verdict, Verdict::Alive | Verdict::Silent) && !track.cadence.has_lived();
-            let again = matches!(verdict, Verdict::Dead | Verdict::Exhausted) && track.since > released_at;
-            if beats || survives { Some(true) } else { again.then_some(false) }
+    /// How a call for a restart stands, storms apart from their turns: due, blocked by something, or lacking a witness that a storm asks
+    /// for.
+    pub(super) fn standing(&self, now: Moment, stamp: ReadStamp, call: &Call<'_>) -> Standing {
+        let Call { look, opinion, conviction, allowance } = call;
+        let engine = self.engines.get(look.workspace.engine.as_str());
+        let settings = look.settings(&self.settings);
+        // Only its start tells the life that is to be ended from the next one. Without it, whoever has restarted it since would be
+        // taken for the one that hangs, and so would the life that our own restart begins.
+        let nameless = conviction.running
+            && self.incarnation_of(look, *conviction).is_none_or(|incarnation| incarnation.started_at.is_none());
+        let hindrances = Hindrances {
+            on_hold: look.on_hold,
+            cannot_recreate: conviction.missing && !engine.is_some_and(|engine| engine.abilities.recreates),
+            left_to_engine: conviction.engine_restarts && self.left_to_engine(now, stamp, call).is_some(),
+            nameless,
         };
-        if self.fleet_storm.turn(now, &waiting, &self.settings, returned) {
-            plan.storms.push((None, false));
-        }
-        if let Some((name, track)) = engine.and_then(|name| Some((name, self.engines.get_mut(name)?)))
-            && track.storm.turn(now, &waiting, &self.settings, returned)
-        {
-            plan.storms.push((Some(name.clone()), false));
+        if let Some(held) = hold(settings, *allowance, hindrances, opinion.verdict) {
+            Standing::Blocked(held)
+        } else if allowance.open || !look.ours {
+            Standing::Idle
+        } else if self.lacks_a_witness(now, stamp, call) {
+            Standing::Doubted
+        } else {
+            Standing::Due
         }
     }
 
-    /// Whoever of the fleet still waits for a restart, judged in this pass or an earlier one.
-    fn anybody_dead(&self, mut dead: BTreeSet<WorkspaceId>) -> BTreeSet<WorkspaceId> {
-        if self.counts[Verdict::Dead.index()] == 0 {
-            return dead; // the usual case, without a walk over the fleet
-        }
-        let others = self.tracks.iter().filter(|(_, track)| matches!(track.verdict, Some((Verdict::Dead, _))));
-        dead.extend(others.map(|(id, _)| id.clone()));
-        dead
+    /// Until when it is left to its engine, which has just come back.
+    fn left_to_engine(&self, now: Moment, stamp: ReadStamp, call: &Call<'_>) -> Option<Moment> {
+        let window = self.health.stretch(self.settings.dead_window);
+        let down_for = self.down_for(now, stamp, call.look, &call.opinion);
+        self.engines.get(call.look.workspace.engine.as_str())?.waits_for_its_engine(now, down_for, window)
     }
 
-    /// Decides what becomes of a call for a restart: a suspicion only (storm), held back, or an order.
-    pub(super) fn answer(&mut self, now: Moment, stamp: ReadStamp, call: Call<'_>, plan: &mut Plan) {
-        let Call { look, mut opinion, conviction, allowance } = call;
-        let workspace = look.workspace;
-        let id = &workspace.id;
-        let fleet_storm = self.fleet_storm.is_storm();
-        let engine = self.engines.get(workspace.engine.as_str());
-        let storm = fleet_storm || engine.is_some_and(|engine| engine.storm.is_storm());
-        if storm && conviction.running && !conviction.stale {
-            return self.settle_opinion(now, look, &opinion, Some(Held::Storm), None, plan);
+    /// In a storm both kinds of witness are needed: spaced samples and a stale heartbeat.
+    fn lacks_a_witness(&self, now: Moment, stamp: ReadStamp, call: &Call<'_>) -> bool {
+        let Call { look, opinion, conviction, .. } = call;
+        if !self.in_storm(&look.workspace.engine) {
+            return false;
         }
         // Where heartbeats are no witness for good (half of the fleet never beats), the second kind would never come. One
         // that was down for the longest window without a sign of life is as good as stale; the canaries bound the rest.
         let silent = conviction.stale
             || (opinion.heartbeat.witness != Witness::Fresh
-                && self.down_for(now, stamp, look, &opinion) >= self.settings.recent_max);
-        if storm && !conviction.running && !(conviction.spaced && silent) {
-            opinion.verdict = Verdict::Suspect;
-            opinion.rule = Rule::StormNeedsBoth;
-            opinion.look_at.get_or_insert(now + self.health.stretch(self.settings.probe_spacing));
-            return self.settle_opinion(now, look, &opinion, Some(Held::Storm), None, plan);
-        }
-        if allowance.exhausted && !conviction.running {
-            opinion.verdict = Verdict::Exhausted;
-        }
-        let admitted = !storm || (self.fleet_storm.admits(id) && engine.is_none_or(|engine| engine.storm.admits(id)));
-        let window = self.health.stretch(self.settings.dead_window);
-        let down_for = self.down_for(now, stamp, look, &opinion);
-        let left_to_engine = engine.and_then(|engine| engine.waits_for_its_engine(now, down_for, window));
-        let settings = look.settings(&self.settings);
-        let held = if look.on_hold {
-            Some(Held::Operator)
-        } else {
-            let cannot_recreate = conviction.missing && !engine.is_some_and(|engine| engine.abilities.recreates);
-            hold(settings, conviction, allowance, admitted, left_to_engine, cannot_recreate, opinion.verdict)
+                && self.down_for(now, stamp, look, opinion) >= self.settings.recent_max);
+        if conviction.running { !conviction.stale } else { !(conviction.spaced && silent) }
+    }
+
+    /// Decides what becomes of a call for a restart: a suspicion only (storm), held back, or an order. `its_turn` says that the storms of
+    /// its scopes let it through, if there are any.
+    pub(super) fn answer(&mut self, now: Moment, stamp: ReadStamp, call: Call<'_>, turn: Turn, plan: &mut Plan) {
+        let lacks_a_witness = self.lacks_a_witness(now, stamp, &call);
+        let left_to_engine = self.left_to_engine(now, stamp, &call);
+        let Call { look, mut opinion, conviction, allowance } = call;
+        let workspace = look.workspace;
+        let soon = now + self.health.stretch(self.settings.probe_spacing);
+        let storm = self.in_storm(&workspace.engine);
+        let held = match turn.standing {
+            Standing::Blocked(held) => Some(held),
+            Standing::Doubted => Some(Held::Storm),
+            Standing::Due if storm && !turn.its_turn => Some(Held::Storm),
+            Standing::Idle if lacks_a_witness => Some(Held::Storm),
+            Standing::Due | Standing::Idle => None,
         };
-        // Only its start tells the life that is to be ended from the next one. Without it, whoever has restarted it since would be
-        // taken for the one that hangs, and so would the life that our own restart begins.
-        let nameless = conviction.running
-            && self.incarnation_of(look, conviction).is_none_or(|incarnation| incarnation.started_at.is_none());
-        let held = held.or(nameless.then_some(Held::StartUnknown));
-        match held {
-            Some(Held::StartUnknown) => {
-                opinion.look_at = Some(now + self.health.stretch(self.settings.probe_spacing));
+        if lacks_a_witness {
+            if !conviction.running {
+                opinion.verdict = Verdict::Suspect;
+                opinion.rule = Rule::StormNeedsBoth;
+                opinion.look_at.get_or_insert(soon);
             }
+            return self.settle_opinion(now, look, &opinion, held, None, plan);
+        }
+        match held {
+            Some(Held::StartUnknown) => opinion.look_at = Some(soon),
             Some(Held::Backoff | Held::Exhausted) => opinion.look_at = Some(now + allowance.wait),
             Some(Held::EngineReturned) => opinion.look_at = left_to_engine,
             _ => {}
         }
         self.settle_opinion(now, look, &opinion, held, Some(allowance), plan);
-        if held.is_some() || allowance.open || !look.ours {
+        if held.is_some() || turn.standing != Standing::Due {
             return;
         }
-        let back_by = now + 2 * self.health.stretch(self.settings.settle).max(opinion.heartbeat.window);
-        if fleet_storm {
-            self.fleet_storm.release(id, now, back_by);
-        }
-        if let Some(engine) = self.engines.get_mut(workspace.engine.as_str()) {
-            engine.storm.release(id, now, back_by);
+        let incarnation = self.incarnation_of(look, conviction).cloned();
+        if storm {
+            let settle = self.health.stretch(look.settings(&self.settings).settle);
+            let settle = self.tracks.get(&workspace.id).map_or(settle, |track| track.settle(settle));
+            let canary = Canary {
+                life: incarnation.clone(),
+                attempt_before: look.attempts.first().map(|attempt| attempt.id),
+                span: 2 * settle.max(opinion.heartbeat.window),
+                released_at: now,
+            };
+            self.release(look, &canary);
         }
         let offset = self.engines.get(workspace.engine.as_str()).map_or(0, |engine| engine.offset);
         plan.restarts.push(RestartOrder {
-            workspace: id.clone(),
+            workspace: workspace.id.clone(),
             engine: workspace.engine.clone(),
-            incarnation: self.incarnation_of(look, conviction).cloned(),
+            incarnation,
             kind: workspace.kind,
             container_ref: workspace.container_ref.clone(),
             instance_ref: workspace.instance_ref.clone(),
@@ -267,30 +256,32 @@ pub(super) fn stopped_ago(look: &Look<'_>, stamp: ReadStamp, now: Moment, offset
     Some((stamp.database_now.since(finished) + (now - stamp.at)).saturating_sub(after_read))
 }
 
-/// Why a restart that the evidence calls for is not made now.
-fn hold(
-    settings: &Settings,
-    conviction: Conviction,
-    allowance: Allowance,
-    admitted: bool,
-    left_to_engine: Option<Moment>,
+/// What may stand in the way of a restart besides the settings and the back-off.
+#[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "four independent hindrances, not a state")]
+struct Hindrances {
+    on_hold: bool,
     cannot_recreate: bool,
-    verdict: Verdict,
-) -> Option<Held> {
-    if action(settings, verdict) != Action::Restart {
+    left_to_engine: bool,
+    nameless: bool,
+}
+
+/// Why a restart that the evidence calls for is not made now, storms apart.
+fn hold(settings: &Settings, allowance: Allowance, hindrances: Hindrances, verdict: Verdict) -> Option<Held> {
+    if hindrances.on_hold {
+        Some(Held::Operator)
+    } else if action(settings, verdict) != Action::Restart {
         Some(Held::ReportOnly)
     } else if settings.mode == Mode::Observe {
         Some(Held::Observe)
-    } else if cannot_recreate {
+    } else if hindrances.cannot_recreate {
         Some(Held::CannotRecreate)
-    } else if conviction.engine_restarts && left_to_engine.is_some() {
+    } else if hindrances.left_to_engine {
         Some(Held::EngineReturned)
     } else if !allowance.wait.is_zero() {
         Some(if allowance.exhausted { Held::Exhausted } else { Held::Backoff })
-    } else if !admitted {
-        Some(Held::Storm)
     } else {
-        None
+        hindrances.nameless.then_some(Held::StartUnknown)
     }
 }
 
@@ -304,7 +295,7 @@ fn idle_hold(settings: &Settings, opinion: &Opinion) -> Option<Held> {
 }
 
 /// What the settings say is to be done about a verdict that calls for a restart.
-const fn action(settings: &Settings, verdict: Verdict) -> Action {
+pub(super) const fn action(settings: &Settings, verdict: Verdict) -> Action {
     match verdict {
         Verdict::Wedged => settings.wedged_action,
         Verdict::Unhealthy => settings.unhealthy_action,

@@ -34,13 +34,13 @@ pub(super) fn inspect(world: &mut World, of: usize) -> Seen {
 
 /// `docker restart`, or a new one where there is nothing to restart.
 pub(super) fn restart(world: &mut World, of: usize) {
-    let how = if world.workspaces[of].body == Body::Absent { How::Recreate } else { How::KillAndStart };
+    let how = if world.workspaces[of].body == Body::Absent { How::ByPlatform } else { How::KillAndStart };
     world.restart(of, how, secs(30), None);
 }
 
 /// The platform's own restart: stop, and make a new one, without a second look at the row (molecule-core's action set).
 pub(super) fn recreate(world: &mut World, of: usize) {
-    world.restart(of, How::RecreateBlindly, secs(30), None);
+    world.restart(of, How::ByPlatformBlindly, secs(30), None);
 }
 
 /// Whether the platform wants it to run, as far as its row tells now.

@@ -245,7 +245,7 @@ impl Defib {
             return;
         }
         let (engine, apart) = (world.workspaces[of].engine, lane == Lane::Apart);
-        let drive = Drive::new(order, rules());
+        let drive = Drive::new(order, rules(world.engines[engine].abilities));
         if let Some(done) = drive.done() {
             self.judge.order_ended(&drive.order.workspace, done.end, at);
             return;
@@ -284,8 +284,8 @@ impl Defib {
     }
 }
 
-fn rules() -> Rules {
-    let rules = Rules::new(span(RESTART_TIMEOUT), span(STOP_GRACE), Abilities::CONTAINER_ENGINE);
+fn rules(abilities: Abilities) -> Rules {
+    let rules = Rules::new(span(RESTART_TIMEOUT), span(STOP_GRACE), abilities);
     Rules { look_spacing: span(LOOK_AFTER_SPACING), ..rules }
 }
 
@@ -351,7 +351,7 @@ mod tests {
     fn the_simulator_asks_what_the_daemon_asks() {
         for conversation in table::conversations(Moment::after(Duration::from_secs(1_000))) {
             let mut told = Told { script: Script::new(&conversation), now: 1_000_000 };
-            let mut drive = Drive::new(conversation.order.clone(), rules());
+            let mut drive = Drive::new(conversation.order.clone(), rules(Abilities::CONTAINER_ENGINE));
             while drive.done().is_none() {
                 told.now += drive.go_on(&mut told).unwrap_or_default();
                 assert!(told.now < 1_000_000 + ms(table::LASTS_MAX), "{}", conversation.name);

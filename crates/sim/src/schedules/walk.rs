@@ -455,7 +455,6 @@ impl Walk {
                     self.note(|| format!("p{process}: attempt {id} ends: {}", outcome.label()));
                     self.check_finish(*id, process, was, false);
                 }
-                self.take_back(*id);
                 Answer::Ended
             }
             Statement::Abandon(id) => {
@@ -464,7 +463,6 @@ impl Walk {
                     self.note(|| format!("p{process}: attempt {id} is abandoned: its engine was not asked"));
                     self.check_finish(*id, process, was, true);
                 }
-                self.take_back(*id);
                 Answer::Ended
             }
             Statement::Recovered(id, of) => {
@@ -477,7 +475,8 @@ impl Walk {
         }
     }
 
-    /// What is owed of the mark of an attempt is taken back at once: the platform's function answers here.
+    /// A recovery is told to the platform at once. What is owed after an attempt that never asked the engine is left to the next recovery, as
+    /// by a recorder that comes late: otherwise the workspace would be read anew before most of the races that the walk looks for.
     fn take_back(&mut self, id: i64) {
         if let Some(of) = self.ledger.row(id).map(|row| row.of) {
             self.ledger.take_back(of, &mut self.boxes[of].facts);

@@ -51,6 +51,7 @@ impl Store {
         self.within_deadline(async {
             let (engine, within) = (lease.engine.as_str(), micros(within));
             let mut connection = self.pool.get().await?;
+            connection.begin_for_a_few_rows().await?;
             let row = connection
                 .query_one(
                     &MAY_ACT.replace("%forced%", FORCED),
@@ -64,6 +65,7 @@ impl Store {
                     ],
                 )
                 .await?;
+            connection.commit().await?;
             let (owner, wanted, acting): (bool, bool, bool) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
             Ok(match (owner, wanted, acting) {
                 (_, _, true) => MayAct::Yes,

@@ -39,6 +39,16 @@ impl Fixture {
         fixture
     }
 
+    /// The schema as an older defib left it, before migration 6.
+    pub(crate) async fn back_to_version_5(&self) {
+        self.run("drop schema defib cascade").await;
+        for file in ["0001_fleet", "0002_suspicions", "0003_ledger", "0004_verdicts", "0005_replicas"] {
+            let path = format!("{}/../../migrations/{file}.sql", env!("CARGO_MANIFEST_DIR"));
+            self.run(&std::fs::read_to_string(path).unwrap()).await;
+        }
+        self.run("insert into defib.schema_version (version, name) values (5, '0005_replicas')").await;
+    }
+
     /// Asks whether a granted attempt may turn to its engine.
     pub(crate) async fn may_act(&self, id: i64) -> MayAct {
         may_act(&self.store, id, &watched()).await

@@ -204,16 +204,10 @@ async fn the_status_that_mark_dead_has_written_is_wanted_by_the_attempt_that_it_
 #[tokio::test]
 async fn marks_of_an_older_version_are_made_up_from_the_ledger() {
     let fixture = Fixture::new().await;
-    fixture.run("drop schema defib cascade").await;
-    // The schema as version 5 left it: everything but the last migration.
-    for file in ["0001_fleet", "0002_suspicions", "0003_ledger", "0004_verdicts", "0005_replicas"] {
-        let path = format!("{}/../../migrations/{file}.sql", env!("CARGO_MANIFEST_DIR"));
-        fixture.run(&std::fs::read_to_string(path).unwrap()).await;
-    }
+    fixture.back_to_version_5().await;
     fixture
         .run(
-            "insert into defib.schema_version (version, name) values (5, '0005_replicas');
-             insert into defib.workspaces (id, status) values ('w', 'offline'), ('x', 'offline'), ('y', 'online');
+            "insert into defib.workspaces (id, status) values ('w', 'offline'), ('x', 'offline'), ('y', 'online');
              insert into defib.restarts (workspace_id, engine, attempt, verdict, acting_at, finished_at, outcome, run_ended_at) values
                 ('w', 'default', 1, 'dead', now(), now(), 'failed', null),
                 ('w', 'default', 2, 'dead', now(), now(), 'succeeded', null),

@@ -104,8 +104,12 @@ async fn an_operator_has_a_few_functions_and_reads_nothing() {
 async fn a_viewer_reads_all_of_defib_and_has_not_one_right_more() {
     let (fixture, viewer) = adapted_with("defib_viewer").await;
     // Functions in a view are called as the reader. Neither writes, and neither tells more than the view.
-    let mut expected =
-        expected(&[("function is_parked", "EXECUTE"), ("function below_parked", "EXECUTE"), ("schema defib", "USAGE")]);
+    let mut expected = expected(&[
+        ("function is_parked", "EXECUTE"),
+        ("function below_parked", "EXECUTE"),
+        ("function has_parked_ancestor", "EXECUTE"),
+        ("schema defib", "USAGE"),
+    ]);
     expected.extend(tables(&fixture).await.into_iter().map(|table| (table, "SELECT".to_owned())));
     assert_eq!(rights(&viewer).await, expected);
     assert_eq!(viewer.store.status().await.unwrap().len(), 3, "and the view can be read with that");
