@@ -32,9 +32,8 @@ async fn the_example_is_an_adapter() {
     assert_eq!(fixture.fleet().await, ["1", "3"]);
     let facts = fixture.store.check_contract(&watched()).await.unwrap();
     assert_eq!(facts.breaches, []);
-    let is_right = |trial: &Trial| match trial.question.wants_true() {
-        true => trial.answer == Answer::Agreed,
-        false => trial.answer == Answer::Veto,
+    let is_right = |trial: &Trial| {
+        if trial.question.wants_true() { trial.answer == Answer::Agreed } else { trial.answer == Answer::Veto }
     };
     assert!(facts.trials.len() == 6 && facts.trials.iter().all(is_right), "{facts:?}");
 

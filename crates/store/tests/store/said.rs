@@ -103,7 +103,7 @@ async fn learned_intervals_are_kept_and_the_old_ones_go() {
         mean_ms,
         deviation_ms: 2.5,
         intervals: 9,
-        window: Some(Duration::from_millis(75_000)),
+        window: Some(Duration::from_secs(75)),
         container_id: Some("c0ffee".into()),
         started_at: Some(Timestamp(1_700_000_000_000_000)),
         own_settings: vec!["threshold 3 (fleet: 2)".to_owned()],
