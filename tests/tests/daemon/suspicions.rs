@@ -81,15 +81,21 @@ async fn what_a_proxy_writes_is_cut_and_spelled_out_wherever_it_shows() -> Resul
     let stage = Stage::new(&engine.url()).await?.quick_heartbeats().knob("LOG", "debug");
     engine.add(container("w1"));
     stage.db.add(Workspace::new("w1").silent()).await?;
+    // Its id is as dangerous as what is reported of it, and it has a container that dies.
+    let hostile = "evil\u{1b}]0;owned\u{7}\r\n\u{9b}2J\u{7f}";
+    engine.add(container("evil").label("defib.workspace", hostile));
+    stage.db.add(Workspace::new(hostile).silent()).await?;
     let daemon = stage.run().await?;
 
     let noise = "\u{1b}]0;owned\u{7}\r\n\u{9b}2J\u{7f}".repeat(500);
     let sql = "select defib.report_suspicion($1, $2, $2, 502, $2)";
-    for id in ["w1", &format!("nobody{noise}")] {
+    for id in ["w1", hostile, &format!("nobody{noise}")] {
         stage.db.query(sql, &[&id, &noise]).await?;
     }
-    engine.exit("w1", 137)?;
-    stage.db.wait_for_restart("w1", "succeeded", SOON).await?;
+    for (id, container) in [("w1", "w1"), (hostile, "evil")] {
+        engine.exit(container, 137)?;
+        stage.db.wait_for_restart(id, "succeeded", SOON).await?;
+    }
 
     let too_long =
         "select count(*) from defib.suspicions where octet_length(workspace_id) > 512 or length(reporter) > 100
@@ -99,9 +105,16 @@ async fn what_a_proxy_writes_is_cut_and_spelled_out_wherever_it_shows() -> Resul
                 where concat(reporter, reason, detail) ~ '[\\u0001-\\u001f\\u007f-\\u009f]'";
     ensure!(stage.db.count(raw).await? == 0, "a control character is in the table");
     // Ids are kept as they are, because they are judged as they are. They are made safe where they are shown.
+    let kept = "select count(*) from defib.suspicions where workspace_id ~ '^evil[\\u001b][]]0;owned[\\u0007]'";
+    ensure!(stage.db.count(kept).await? == 1, "the id was changed on its way into the table");
     let explained = stage.defib(&["explain", "w1"]).await?.with_code(0)?;
     ensure!(explained.stdout.contains("owned"), "the suspicion is not told of: {}", explained.stdout);
-    for text in [explained.stdout, daemon.program.stderr()] {
+    let explained_hostile = stage.defib(&["explain", hostile]).await?.with_code(0)?;
+    let status = stage.defib(&["status"]).await?.with_code(0)?;
+    let unknown = stage.defib(&["explain", &format!("{hostile}?")]).await?;
+    ensure!(status.stdout.contains("evil"), "the workspace is not listed: {}", status.stdout);
+    ensure!(daemon.program.stderr().contains("evil"), "its restart is not logged");
+    for text in [explained.stdout, explained_hostile.stdout, status.stdout, unknown.stderr, daemon.program.stderr()] {
         let raw = text.chars().find(|c| c.is_control() && *c != '\n');
         ensure!(raw.is_none(), "{raw:?} is in {text}");
     }
