@@ -108,23 +108,6 @@ async fn one_that_no_restart_helps_is_exhausted_until_it_is_acknowledged() -> Re
 }
 
 #[tokio::test]
-async fn a_container_that_is_gone_is_claimed_and_its_failure_names_the_remedy() -> Result<()> {
-    let (stage, engine) = one_silent_workspace().await?;
-    let stage = stage.knob("MISSING_GRACE", "500ms");
-    let _daemon = stage.run().await?;
-    stage.db.wait_for_verdict("w1", Some("silent")).await?;
-    let removed = SystemTime::now();
-    engine.remove("w1")?;
-
-    let restart = stage.db.wait_for_restart("w1", "failed", SOON).await?;
-    let grace = restart.claimed_at.duration_since(removed)?;
-    ensure!(grace >= Duration::from_millis(500), "claimed {grace:?} after the removal, within the grace");
-    ensure!(restart.error.as_deref().is_some_and(|error| error.contains("recreate")), "{restart:#?}");
-    ensure!(engine.restarts() == 0, "an engine was asked for what it cannot do");
-    Ok(())
-}
-
-#[tokio::test]
 async fn a_daemon_killed_after_the_restart_leaves_a_row_that_is_settled_and_not_repeated() -> Result<()> {
     let (stage, engine) = one_silent_workspace().await?;
     // The container is started, and the engine never says so.
