@@ -1,6 +1,6 @@
 //! The ledger: every attempt is in it, none is made twice, and failing ones grow rarer.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use defib_testkit::ScriptedEngine;

@@ -20,7 +20,7 @@ fn every_preset_that_ships_can_be_read_for_both_purposes() {
         let api = preset.read(Some("https://h/b/"), &variables(), Purpose::Engine).unwrap();
         assert_eq!(api.base, "https://h/b", "{name}");
         // Those restarts are made by another server, whose address is not among the variables.
-        assert!(api.get.is_some() && api.restart.is_some() == (*name != "molecule-core"), "{name}");
+        assert!(api.get.is_some() && api.restart.is_some() == (*name != *"molecule-core"), "{name}");
         let api = preset.read(Some("https://h"), &variables(), Purpose::Platform).unwrap();
         assert!(api.get.is_none() && api.restart.is_some(), "{name}");
     }
