@@ -51,7 +51,17 @@ impl Agent {
 
     /// Takes it away, and puts another container of the same name and label in its place.
     pub async fn recreate(&mut self) -> Result<()> {
-        self.engine.remove(&self.container).await?;
+        self.remove().await?;
+        self.make_again().await
+    }
+
+    /// Takes it away.
+    pub async fn remove(&self) -> Result<()> {
+        self.engine.remove(&self.container).await
+    }
+
+    /// Puts a container of the same name and label where there is none any more.
+    pub async fn make_again(&mut self) -> Result<()> {
         let container = WorkspaceContainer::new(&self.id).label(LABEL, &self.id);
         self.container = self.engine.run_workspace(container).await?;
         Ok(())

@@ -69,7 +69,7 @@ async fn each_preset_understands_its_interface() {
     for (dialect, query, states, header) in [
         (
             Dialect::Molecule,
-            "preset=molecule-core",
+            "preset=molecule-core&server=SERVER",
             ["running", "terminated", "pending", "hibernating"],
             ("authorization", "Bearer t0ken-s3cret"),
         ),
@@ -94,6 +94,7 @@ async fn each_preset_understands_its_interface() {
         ),
     ] {
         let server = server(dialect).await;
+        let query = &query.replace("SERVER", &server.address());
         for (name, state) in ["a", "b", "c", "d"].into_iter().zip(states) {
             server.set(name, state);
         }
@@ -298,6 +299,22 @@ async fn the_platform_makes_what_the_engine_cannot_or_everything() {
     }
     let error = engine.restart(&call("a", RestartHow::Recreate)).await.unwrap_err();
     assert!(matches!(error, EngineError::Unable { .. }), "{error}");
+}
+
+/// Its address and its token are not for the server that makes the restarts.
+#[tokio::test]
+async fn a_control_plane_whose_restarts_are_another_servers_is_not_asked_for_them() {
+    let (planes, platforms) = (server(Dialect::Molecule).await, server(Dialect::Molecule).await);
+    let engine = plane(&planes, "preset=molecule-core");
+    assert!(!engine.abilities().starts && !engine.abilities().kills, "{:?}", engine.abilities());
+    let error = engine.restart(&call("a", RestartHow::Start)).await.unwrap_err();
+    assert!(matches!(error, EngineError::Unable { .. }), "{error}");
+    let url = format!("{}?preset=molecule-core", platforms.address());
+    let platform = Arc::new(PlatformRestart::new(&url, Some(&Secret::from("adm1n-s3cret"))).unwrap());
+    let both = WithPlatform::new(engine, platform, RestartBy::Engine);
+    assert!(both.abilities().starts && both.abilities().kills, "{:?}", both.abilities());
+    both.restart(&call("a", RestartHow::Start)).await.unwrap();
+    assert_eq!((planes.restarts().len(), platforms.restarts().len()), (0, 1));
 }
 
 #[tokio::test]

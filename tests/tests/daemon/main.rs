@@ -16,6 +16,7 @@ mod engines;
 mod externals;
 mod observability;
 mod operators;
+mod platforms;
 mod replicas;
 mod spared;
 mod suspicions;

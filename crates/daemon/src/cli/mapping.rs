@@ -123,6 +123,9 @@ async fn explain(findings: &mut Findings, what: &str, engine: &dyn Engine, insta
     for answer in &explanation.answers {
         findings.note(what, &printable(&answer.to_string()));
     }
+    if !engine.abilities().starts {
+        findings.note(what, "it has no way to restart anything: set DEFIB_PLATFORM_URL to the platform's own restart");
+    }
     for fault in &explanation.faults {
         findings.fail(what, &printable(fault));
     }

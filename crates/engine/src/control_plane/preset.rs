@@ -103,7 +103,7 @@ impl Preset {
         let restart = root.table("restart")?;
         root.finish(&["base", "rate", "headers", "[list]", "[get]", "[states]", "[missing]", "[restart]"])?;
 
-        let restart = restart.map(|table| reader.restart(table, &base, &headers)).transpose()?;
+        let restart = restart.map(|table| reader.restart(table, &base, &headers, purpose)).transpose()?.flatten();
         if purpose == Purpose::Platform {
             let Some(mut restart) = restart else {
                 return Err(PresetError::of_all(&self.origin, "it has no [restart], so it cannot restart anything"));
@@ -241,13 +241,21 @@ impl Reader<'_> {
         Ok(Get { path, headers, fields, id })
     }
 
-    fn restart(&self, mut table: Table<'_>, base: &str, headers: &Headers) -> Result<Restart, PresetError> {
+    /// Restarts that are made by another server, whose address was not given, are not the engine's to make: its own address, and
+    /// its token, are not for them. The platform's address is that server's.
+    fn restart(
+        &self,
+        mut table: Table<'_>,
+        base: &str,
+        headers: &Headers,
+        purpose: Purpose,
+    ) -> Result<Option<Restart>, PresetError> {
         let own_base = table.text("base")?;
-        let base = match own_base {
-            None => base.to_owned(),
+        let (base, is_elsewhere) = match own_base {
+            None => (base.to_owned(), false),
             Some(text) => match Template::parse(&text, Use::Base, &[])?.resolve(self.variables)? {
-                None => base.to_owned(),
-                Some(_) => self.base(&text)?,
+                None => (base.to_owned(), purpose == Purpose::Engine),
+                Some(_) => (self.base(&text)?, false),
             },
         };
         let headers = self.inherited_headers(&mut table, headers)?;
@@ -267,7 +275,7 @@ impl Reader<'_> {
         let step = |table| self.step(table, &headers);
         let steps = steps.value.into_iter().map(step).collect::<Result<_, _>>()?;
         let kill_steps = kill_steps.into_iter().map(step).collect::<Result<_, _>>()?;
-        Ok(Restart { base, steps, kill_steps, idempotency_header })
+        Ok((!is_elsewhere).then_some(Restart { base, steps, kill_steps, idempotency_header }))
     }
 
     fn step(&self, mut table: Table<'_>, headers: &Headers) -> Result<Step, PresetError> {

@@ -19,7 +19,8 @@ fn every_preset_that_ships_can_be_read_for_both_purposes() {
         let preset = Preset::built_in(name).unwrap();
         let api = preset.read(Some("https://h/b/"), &variables(), Purpose::Engine).unwrap();
         assert_eq!(api.base, "https://h/b", "{name}");
-        assert!(api.get.is_some() && api.restart.is_some(), "{name}");
+        // Those restarts are made by another server, whose address is not among the variables.
+        assert!(api.get.is_some() && api.restart.is_some() == (*name != *"molecule-core"), "{name}");
         let api = preset.read(Some("https://h"), &variables(), Purpose::Platform).unwrap();
         assert!(api.get.is_none() && api.restart.is_some(), "{name}");
     }
@@ -88,12 +89,11 @@ fn an_optional_header_and_an_optional_base_are_left_out() {
     let preset = Preset::built_in("molecule-core").unwrap();
     let names = |variables: &Variables| {
         let api = preset.read(Some("https://cp"), variables, Purpose::Engine).unwrap();
-        let restart = api.restart.unwrap();
         let names: Vec<_> = api.get.unwrap().headers.iter().map(|(name, _)| name.to_string()).collect();
-        (restart.base, names)
+        (api.restart.map(|restart| restart.base), names)
     };
-    assert_eq!(names(&variables()), ("https://cp".into(), vec!["authorization".into()]));
+    assert_eq!(names(&variables()), (None, vec!["authorization".into()]));
     let all = Variables::of(&[("token", "t"), ("org", "o"), ("admin_token", "a"), ("server", "https://server/")]);
     let (base, names) = names(&all);
-    assert_eq!((base.as_str(), names.len()), ("https://server", 3));
+    assert_eq!((base.as_deref(), names.len()), (Some("https://server"), 3));
 }
