@@ -1,4 +1,4 @@
-//! How often a workspace beats, learned from the moments at which its heartbeat advances (section 4.2).
+//! How often a workspace beats, learned from the moments at which its heartbeat advances.
 //!
 //! A fixed window is wrong for somebody: 15 s kills half of a fleet that beats each 30 s, 10 min leaves a quick one dead.
 //! So each workspace has its own mean and mean deviation, by the estimator that TCP uses for its retransmission timer

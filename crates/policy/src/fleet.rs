@@ -53,7 +53,7 @@ pub struct FleetRead {
     pub at: Moment,
     /// The database's clock inside that query: what every age is computed with.
     pub database_now: Timestamp,
-    /// `pg_postmaster_start_time()`: a younger or an other server makes heartbeats no witness for a while (section 4.3).
+    /// `pg_postmaster_start_time()`: a younger or an other server makes heartbeats no witness for a while (see [`pipeline`](crate::pipeline)).
     pub database_started_at: Timestamp,
     /// The rows, in the order of their ids. Only watched, unsuspended ones.
     pub workspaces: Vec<Workspace>,

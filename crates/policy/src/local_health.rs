@@ -1,4 +1,4 @@
-//! Our own health (section 4.8). A detector that is slow itself accuses others.
+//! Our own health. A detector that is slow itself accuses others.
 //!
 //! The local health multiplier of Lifeguard (Dadgar, Phillips, Currey: "Lifeguard: Local Health Awareness for More Accurate
 //! Failure Detection", 2018): each sign that we are the slow one raises it, each clean tick lowers it, and spacing, windows

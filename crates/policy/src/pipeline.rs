@@ -1,4 +1,4 @@
-//! When heartbeats are no witness at all (section 4.3).
+//! When heartbeats are no witness at all.
 //!
 //! A heartbeat travels from the agent through a network, a platform and a database before we read it. When that pipeline
 //! was down, a stale heartbeat accuses the pipeline and not the workspace. So after each such time heartbeat ages count

@@ -1,4 +1,4 @@
-//! The probe map (section 4.5): the remembered run of misses of the workspaces in doubt, and of no others.
+//! The probe map: the remembered run of misses of the workspaces in doubt, and of no others.
 //!
 //! A miss is a conclusive sample that says "not running". Misses belong to one incarnation, are counted only when they lie
 //! `DEFIB_PROBE_SPACING` apart (ten requests that fail in the same 50 ms are one observation), and convict only when

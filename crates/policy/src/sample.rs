@@ -1,4 +1,4 @@
-//! What one look at an engine saw (section 4.1).
+//! What one look at an engine saw.
 //!
 //! The rule that everything else rests on: no answer is not death. Whatever went wrong on the way is [`Observation::Unknown`]
 //! with its fault, which neither counts as a miss nor clears one.

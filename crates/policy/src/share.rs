@@ -1,4 +1,4 @@
-//! Which replica should own which engine (section 6 of DESIGN.md).
+//! Which replica should own which engine.
 //!
 //! Every replica computes this on the same rows, inside the transaction that holds the leases' lock, and so comes to the same
 //! answer without talking to the others. Three wishes, in this order: an engine stays where it is (its owner is warm), nobody

@@ -1,4 +1,4 @@
-//! The verdicts (section 4.4), the rules that give them, and the evidence that each carries.
+//! The verdicts, the rules that give them, and the evidence that each carries.
 //!
 //! A verdict without its reason is the thing that people were paged for. So every one names the [`Rule`] that decided, holds
 //! the facts it decided on, and says what would change it; `defib explain` prints just that.
@@ -93,7 +93,7 @@ impl Verdict {
     }
 }
 
-/// The rule that gave a verdict: one row of the table in section 4.4, or the part of it that applied.
+/// The rule that gave a verdict: one row of the table in the README, or the part of it that applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rule {

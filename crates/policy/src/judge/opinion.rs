@@ -1,4 +1,4 @@
-//! The table of section 4.4: one workspace's evidence in, an opinion out. No state is changed here but the probe map's and
+//! The table of verdicts in the README: one workspace's evidence in, an opinion out. No state is changed here but the probe map's and
 //! the track's own notes; who may act on an opinion, and when, is the judge's business.
 
 use std::time::Duration;

@@ -226,7 +226,7 @@ impl Judge {
         }
     }
 
-    /// The attempt that this opinion proves to be a recovery (section 4.6): only a heartbeat of the new life does, or for
+    /// The attempt that this opinion proves to be a recovery: only a heartbeat of the new life does, or for
     /// one that never beats, running through the settle window.
     fn recovered(&self, look: &Look<'_>, opinion: &Opinion) -> Option<i64> {
         // A superseded one too: claiming it told the platform that the workspace is dead, and it is not.
