@@ -9,7 +9,6 @@
 //! Every crash point stands between the two steps that it separates, and the last question for the lease on the line before the call.
 
 mod ledger;
-mod news;
 #[cfg(test)]
 mod tests;
 
@@ -32,10 +31,10 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 pub(crate) use self::ledger::{Ledger, StoreLedger};
-pub(crate) use self::news::RestartNews;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::logging::{chain, printable};
+use crate::news::RestartNews;
 use crate::sync::lock;
 
 /// The set of workspaces with a restart under way.

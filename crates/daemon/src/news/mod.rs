@@ -1,7 +1,9 @@
 //! What the daemon tells of itself: the one place that turns reports into metrics and log lines.
 //!
 //! A fault is said when it begins and when it ends, however often it is met in between; so what was said is remembered here, and
-//! no metric is ever read back.
+//! no metric is ever read back. What restarts tell is in `restarts.rs`.
+
+mod restarts;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, Mutex};
@@ -16,6 +18,7 @@ use defib_policy::verdict::Verdict;
 use defib_store::{LeaseTable, Malformed, StoreError};
 use tracing::{debug, error, info, warn};
 
+pub(crate) use self::restarts::RestartNews;
 use crate::health::Health;
 use crate::logging::{database_fault, printable};
 use crate::metrics::{Metrics, PassResult, PassScope};
