@@ -22,6 +22,8 @@ struct State {
     started: Moment,
     last_turn: Option<Moment>,
     database: Result<(), String>,
+    /// Why verdicts cannot be written although the database is read: its disk is full, or it takes no writes.
+    unwritable: Option<String>,
     engines: BTreeMap<EngineName, Result<(), String>>,
     /// When each engine that does not answer began to.
     silent_since: BTreeMap<EngineName, Moment>,
@@ -37,6 +39,7 @@ impl Health {
             started,
             last_turn: None,
             database: unknown(),
+            unwritable: None,
             engines: engines.map(|engine| (engine, unknown())).collect(),
             silent_since: BTreeMap::new(),
             passes: BTreeMap::new(),
@@ -60,6 +63,11 @@ impl Health {
         let news = state.database != said;
         state.database = said;
         news
+    }
+
+    /// Whether the database takes what is written, or why not.
+    pub(crate) fn writable(&self, said: Result<(), String>) {
+        self.state().unwritable = said.err();
     }
 
     /// What an engine said last. Returns whether that is news.
@@ -123,11 +131,13 @@ impl Health {
     pub(crate) fn ready(&self) -> (bool, Value) {
         let state = self.state();
         let reached = state.engines.values().filter(|said| said.is_ok()).count();
-        let ready = state.database.is_ok() && reached > 0 && !state.stopping;
+        let ready = state.database.is_ok() && state.unwritable.is_none() && reached > 0 && !state.stopping;
         let reason = if state.stopping {
             "stopping".to_owned()
         } else if let Err(why) = &state.database {
             format!("the database was not reached: {why}")
+        } else if let Some(why) = &state.unwritable {
+            format!("the database is read and takes no writes, so nothing can be restarted: {why}")
         } else if reached == 0 {
             "no engine was reached".to_owned()
         } else {
@@ -138,7 +148,7 @@ impl Health {
             .iter()
             .map(|(name, said)| (name.as_str(), said.as_ref().err().map_or("reached", String::as_str)))
             .collect();
-        let database = state.database.as_ref().err().map_or("reached", String::as_str);
+        let database = state.database.as_ref().err().or(state.unwritable.as_ref()).map_or("reached", String::as_str);
         (ready, json!({ "ok": ready, "reason": reason, "database": database, "engines": engines }))
     }
 }
@@ -198,6 +208,11 @@ mod tests {
         let (ready, shown) = health.ready();
         assert!(!ready && shown["reason"] == "no engine was reached", "{shown}");
         health.engine(&"b".into(), Ok(()), at(3));
+        health.writable(Err("no space left".to_owned()));
+        let (ready, shown) = health.ready();
+        assert!(!ready && shown["database"] == "no space left", "{shown}");
+        health.writable(Ok(()));
+        assert!(health.ready().0);
         health.stopping();
         assert_eq!(health.ready().1["reason"], "stopping");
     }

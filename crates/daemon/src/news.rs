@@ -238,6 +238,11 @@ impl News {
 
     /// Whether `what` (verdicts, their history, or marks) could be written, or why not. Said when it begins and when it ends.
     pub(crate) fn recorded(&self, what: &'static str, fault: Option<&StoreError>) {
+        let unwritable = fault.filter(|error| matches!(error.kind(), "resources" | "read_only"));
+        if what == "verdicts" {
+            // A table that somebody has locked is no reason to be unready; a database without room for a row is.
+            self.health.writable(unwritable.map_or(Ok(()), |error| Err(database_fault(error))));
+        }
         let told = &mut lock(&self.told).recording;
         let Some(error) = fault else {
             if told.remove(what).is_some() {

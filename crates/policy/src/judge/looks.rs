@@ -55,7 +55,7 @@ impl Judge {
         {
             engine.goes_on_starting(now, self.health.stretch(self.settings.dead_window));
         }
-        if track.beat_is_current(offset) {
+        if track.beat_is_proven(offset) {
             track.first_beat(now, stamp, offset);
         }
         let opinion = context.judge_container(track, &mut self.probes, workspace, sample);
@@ -107,6 +107,7 @@ fn note_sample(track: &mut Track, sample: &Sample, stamp: ReadStamp, offset: i64
     }
     if matches!(sample.observation, Observation::Frozen { .. }) {
         track.frozen_at = Some(sample.at);
+        track.failing_since = None;
     }
     new_life
 }

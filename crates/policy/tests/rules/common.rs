@@ -277,6 +277,12 @@ pub fn unknown(fault: Fault) -> Observation {
 }
 
 pub fn unhealthy(last_check_ms: i64) -> Observation {
-    let health = Health::Unhealthy { last_check_at: Some(clock_at(last_check_ms)), due_within: Some(seconds(120)) };
+    checked(last_check_ms, 120)
+}
+
+/// One whose check failed last at this moment, and is to be made again within so many seconds.
+pub fn checked(last_check_ms: i64, due_within: u64) -> Observation {
+    let due_within = Some(seconds(due_within));
+    let health = Health::Unhealthy { last_check_at: Some(clock_at(last_check_ms)), due_within };
     Observation::Running { incarnation: life(-3_600_000), health }
 }

@@ -420,3 +420,27 @@ fn a_report_counts_for_twice_the_longest_window_and_no_longer() {
     assert!(restarted_by_reports(&[(0, "a"), (0, "b"), (1_200_000, "a")]));
     assert!(!restarted_by_reports(&[(0, "a"), (0, "b"), (1_200_001, "a")]), "b said so too long ago");
 }
+
+/// A cold boot of a minute ago, of one whose last heartbeat is from the life before it.
+fn boots(settings: Settings) -> World {
+    let mut world = World::new(settings);
+    world.add("w", Some(-3_000), running_since(-60_000));
+    world
+}
+
+#[test]
+fn a_boot_that_was_under_way_when_we_came_is_a_boot_for_half_an_hour() {
+    let settings = Settings { wedged_action: Action::Restart, ..Settings::default() };
+    let mut world = boots(settings);
+    world.tick();
+    let mut restarted_at = None;
+    while restarted_at.is_none() && world.now_ms < 2_000_000 {
+        world.wait_ms(5_000);
+        for (login, reporter) in [("one", "a"), ("another", "b")] {
+            world.report(&"w".into(), login, reporter);
+        }
+        restarted_at = (!world.tick().restarts.is_empty()).then_some(world.now_ms);
+    }
+    // It was started 60 s before we came, and is given half an hour from there.
+    assert_eq!(restarted_at, Some(1_745_000), "nobody boots for longer than that");
+}

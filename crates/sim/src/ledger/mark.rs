@@ -2,23 +2,9 @@
 
 use defib_policy::attempt::Outcome;
 
-use super::{Ledger, Restart};
+use super::Ledger;
+use super::row::{Mark, Restart};
 use crate::facts::Facts;
-
-/// A row of `defib.marks`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mark {
-    /// The attempt that marked it last.
-    pub attempt_id: i64,
-    /// The attempt that marked it first.
-    pub since_attempt: i64,
-    /// The status in the evidence of the first of these marks.
-    pub status_before: &'static str,
-    /// The status right after the mark.
-    pub status: &'static str,
-    /// `mark_recovered` must be called.
-    pub owed: bool,
-}
 
 impl Ledger {
     /// The mark of a workspace, if one stands or is owed.

@@ -33,8 +33,7 @@ use crate::lease::Leases;
 use crate::weakening::Weakening;
 
 pub use hold::{Hold, HoldScope};
-pub use mark::Mark;
-pub use row::{Claim, ClaimUnderWay, Claimed, MayAct, OpenAttempt, Refusal, Restart};
+pub use row::{Claim, ClaimUnderWay, Claimed, Mark, MayAct, OpenAttempt, Refusal, Restart};
 
 /// An attempt of a run that has ended interests nobody after this time: it is longer than any reset of the back-off and than the time
 /// for which attempts are read, with a day to spare for a clock that is set back.

@@ -171,3 +171,18 @@ impl ClaimUnderWay {
         self.row.as_ref().filter(|row| row.finished_at.is_none()).map(|row| row.id)
     }
 }
+
+/// A row of `defib.marks`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// The attempt that marked it last.
+    pub attempt_id: i64,
+    /// The attempt that marked it first.
+    pub since_attempt: i64,
+    /// The status in the evidence of the first of these marks.
+    pub status_before: &'static str,
+    /// The status right after the mark.
+    pub status: &'static str,
+    /// `mark_recovered` must be called.
+    pub owed: bool,
+}
