@@ -163,7 +163,8 @@ async fn no_fault_is_evidence() {
 async fn a_429_pauses_everything_for_as_long_as_it_says() {
     let server = server(Dialect::Molecule).await;
     server.set("a", "running");
-    let plane = plane_within(&server, "preset=molecule-core", Duration::from_millis(500));
+    let plane =
+        plane_within(&server, &format!("preset=molecule-core&server={}", server.address()), Duration::from_millis(500));
     server.set_fault(Some(ApiFault::Answer(429, vec![("retry-after", "600".into())], String::new())));
     assert_eq!(only(&plane.sample_some(&[instance("a")]).await), "unknown:engine_error");
     server.set_fault(None);
@@ -222,7 +223,7 @@ async fn without_a_list_only_those_in_doubt_are_asked_about_again() {
 #[tokio::test]
 async fn an_answer_to_a_restart_is_told_from_a_lost_one() {
     let server = server(Dialect::Molecule).await;
-    let plane = plane(&server, "preset=molecule-core");
+    let plane = plane(&server, &format!("preset=molecule-core&server={}", server.address()));
     for (fault, may_have_happened) in [
         (ApiFault::status(503), false),
         (ApiFault::status(404), false),
