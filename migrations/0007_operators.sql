@@ -34,7 +34,7 @@ comment on column defib.engines.answers is 'Whether the engine gave a usable ans
 comment on column defib.engines.fault is 'Why not.';
 comment on column defib.engines.asked_at is 'When it was asked.';
 comment on column defib.engines.judged is 'How many of its workspaces were judged in that pass.';
-comment on column defib.engines.storm is 'Null: no storm. Else {"since_seconds", "batch", "canaries": [ids], "waiting"}: how restarts go there.';
+comment on column defib.engines.storm is 'Null: no storm. Else {"fleet": is it the whole fleet''s, "since_seconds", "batch", "canaries": [the first ids], "under_way", "waiting"}: how restarts go there.';
 comment on column defib.engines.last_pass_at is 'When that pass ended.';
 comment on column defib.engines.good_until is 'When the next pass was due at the latest. After it this row is history, and nobody judges the engine''s workspaces.';
 

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use defib_policy::id::EngineName;
+use defib_policy::id::{EngineName, WorkspaceId};
 use defib_policy::moment::Moment;
 use defib_policy::sample::Fault;
 use defib_policy::settings::Mode;
@@ -23,6 +23,9 @@ use crate::sync::lock;
 /// Beyond three polls and the engine's own deadlines, how much later a word may be followed by the next one. Smaller: whoever is judged by
 /// a slow database is called `not judged`. Larger: a daemon that hangs is believed for so long.
 const LATENESS: Duration = Duration::from_secs(10);
+
+/// Workspaces that are named of those whose restart in a storm is under way.
+const CANARIES_MAX: usize = 8;
 
 /// Where words are written down.
 #[async_trait]
@@ -99,7 +102,7 @@ impl Words {
                 fault: word.fault.map(Fault::label),
                 asked_ago: now - word.at,
                 judged: word.judged,
-                storm: self.storm(engine.as_ref()),
+                storm: self.storm(engine.as_ref(), now),
                 good_for: good_for(config).saturating_sub(now - word.at),
             };
             if self.tables.report_engine(&row).await? {
@@ -121,9 +124,18 @@ impl Words {
     }
 
     /// The storm on an engine, or that of the whole fleet, which holds its restarts too.
-    fn storm(&self, engine: Option<&EngineName>) -> Option<Value> {
-        let judge = self.state.judge();
-        (judge.is_storm(engine) || judge.is_storm(None)).then(|| json!({ "fleet": judge.is_storm(None) }))
+    fn storm(&self, engine: Option<&EngineName>, now: Moment) -> Option<Value> {
+        let (storm, is_fleet) = self.state.judge().storm(engine, now)?;
+        // A batch may be of hundreds: the first few tell who is under way.
+        let canaries: Vec<&str> = storm.canaries.iter().take(CANARIES_MAX).map(WorkspaceId::as_str).collect();
+        Some(json!({
+            "fleet": is_fleet,
+            "since_seconds": storm.since.as_secs(),
+            "batch": storm.batch,
+            "canaries": canaries,
+            "under_way": storm.canaries.len(),
+            "waiting": storm.waiting,
+        }))
     }
 }
 

@@ -374,6 +374,12 @@ async fn a_storm_that_is_ended_by_hand_holds_nobody_any_more() -> Result<()> {
     .await?;
     let before = stage.db.count(begun).await?;
     ensure!(before < 12, "nobody waits");
+    eventually(SOON, "status tells of the storm, who is under way and how many wait", async || {
+        let status = stage.defib(&["status"]).await.map_err(|error| format!("{error:#}"))?.stdout;
+        let told = ["storm of the whole fleet for ", "restarts go in batches of 3, under way: w", ", 9 wait"];
+        if told.iter().all(|told| status.contains(told)) { Ok(()) } else { Err(status) }
+    })
+    .await?;
     let told = stage.defib(&["storm", "end", "default", "--reason", "the host is well"]).await?.with_code(0)?.stdout;
     ensure!(told.contains("end of the storm on default: done"), "{told}");
     eventually(SOON, "all are restarted", async || {

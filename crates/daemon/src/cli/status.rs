@@ -260,13 +260,15 @@ fn storm(word: &EngineSaid) -> String {
         .filter_map(Value::as_str)
         .map(printable)
         .collect();
-    let under_way = if canaries.is_empty() {
-        "none is under way".to_owned()
-    } else {
-        format!("under way: {}", canaries.join(", "))
+    let more = usize::try_from(number("under_way")).unwrap_or(0).saturating_sub(canaries.len());
+    let under_way = match (canaries.as_slice(), more) {
+        ([], _) => "none is under way".to_owned(),
+        (named, 0) => format!("under way: {}", named.join(", ")),
+        (named, more) => format!("under way: {} and {more} more", named.join(", ")),
     };
+    let scope = if storm.get("fleet") == Some(&Value::Bool(true)) { "storm of the whole fleet" } else { "storm" };
     format!(
-        "; storm for {}: restarts go in batches of {}, {under_way}, {} wait",
+        "; {scope} for {}: restarts go in batches of {}, {under_way}, {} wait",
         show::age(Duration::from_secs(number("since_seconds"))),
         number("batch"),
         number("waiting")

@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use super::Judge;
 use crate::cadence::Learned;
-use crate::id::WorkspaceId;
+use crate::id::{EngineName, WorkspaceId};
+use crate::moment::Moment;
 use crate::sample::Incarnation;
+use crate::storm::StormPortrait;
 
 /// What is known of one workspace.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,6 +30,17 @@ impl Judge {
             window: track.cadence.window(&self.settings),
             life: track.life.as_ref().map(|life| &life.incarnation),
         })
+    }
+
+    /// The storm that holds restarts on `engine` (`None`: the fleet's): its own, or else that of the whole fleet. The flag says
+    /// whether the fleet is in one. `None`: there is no storm.
+    #[must_use]
+    pub fn storm(&self, engine: Option<&EngineName>, now: Moment) -> Option<(StormPortrait, bool)> {
+        let fleet = self.fleet_storm.portrait(now, engine);
+        let own = engine.and_then(|name| self.engines.get(name.as_str())?.storm.portrait(now, engine));
+        let is_fleet = fleet.is_some();
+        // While the fleet is in a storm, the fleet's guard draws whose turn it is.
+        fleet.or(own).map(|storm| (storm, is_fleet))
     }
 
     /// Takes up what another process has learned of a workspace of the fleet. Returns whether it was of use.

@@ -18,6 +18,7 @@
 //! nobody waits, neither for a turn nor for a second witness, nor is anybody waited for. One workspace that dies again and again is no
 //! news after its first death.
 
+mod portrait;
 mod queue;
 mod round;
 
@@ -28,6 +29,7 @@ use crate::id::{EngineName, WorkspaceId};
 use crate::moment::Moment;
 use crate::restart::End;
 use crate::settings::Settings;
+pub use portrait::StormPortrait;
 use queue::{Queue, lot};
 pub(crate) use round::{Canary, Seen, What};
 use round::{Come, Round};

@@ -38,6 +38,11 @@ impl Queue {
         self.waiting.is_empty()
     }
 
+    /// How many wait on an engine (`None`: on all of them).
+    pub(super) fn waiting(&self, engine: Option<&EngineName>) -> usize {
+        engine.map_or(self.waiting.len(), |engine| self.places.get(engine).map_or(0, BTreeSet::len))
+    }
+
     /// One waits on an engine that was a canary so often before.
     pub(super) fn insert(&mut self, id: &WorkspaceId, engine: &EngineName, drawn: u32) {
         let unchanged = |(on, place): &(EngineName, Place)| on == engine && place.drawn == drawn;

@@ -131,6 +131,16 @@ impl Round {
         self.outstanding.is_empty()
     }
 
+    /// Those who were let through and whose answer is awaited.
+    pub(super) fn outstanding(&self) -> impl Iterator<Item = &WorkspaceId> {
+        self.outstanding.keys()
+    }
+
+    /// How many are let through in this round.
+    pub(super) const fn size(&self) -> usize {
+        self.size
+    }
+
     pub(super) fn has(&self, id: &WorkspaceId) -> bool {
         self.outstanding.contains_key(id)
     }
