@@ -101,10 +101,11 @@ ROUNDS ?= 200
 SEED ?= $(shell date +%s)
 
 .PHONY: soak
-soak: install ## ROUNDS of random kills of replicas, and as many of Postgres, with SEED: each dead one is restarted once
+soak: install ## ROUNDS of random kills of replicas, of Postgres, and of troubled neighbours, with SEED: each dead one is restarted once
 	$(BUILD_TESTS)
 	$(TARGET_DIR)/debug/defib-soak --seed $(SEED) --rounds $(ROUNDS) --break replicas
 	$(TARGET_DIR)/debug/defib-soak --seed $(SEED) --rounds $(ROUNDS) --break postgres
+	$(TARGET_DIR)/debug/defib-soak --seed $(SEED) --rounds $(ROUNDS) --break neighbours
 
 .PHONY: bench
 bench: ## simulated workspace-seconds per wall second on one core

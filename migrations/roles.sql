@@ -39,7 +39,7 @@ begin
         grant usage on schema defib to defib_daemon;
         grant select on all tables in schema defib to defib_daemon;
         grant insert, update, delete on defib.suspicions, defib.restarts, defib.leases, defib.replicas, defib.holds, defib.verdicts,
-            defib.events
+            defib.events, defib.marks
             to defib_daemon;
         grant execute on all functions in schema defib to defib_daemon;
     end if;
@@ -52,6 +52,7 @@ begin
         grant select on all tables in schema defib to defib_viewer;
         -- The view calls them; functions in a view are called as the reader. (An adapter grants what its own view calls.)
         grant execute on function defib.is_parked(text), defib.below_parked() to defib_viewer;
+        grant execute on function defib.has_parked_ancestor(text) to defib_viewer;
     end if;
 exception
     when insufficient_privilege then

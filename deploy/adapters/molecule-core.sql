@@ -63,6 +63,30 @@ begin
 end
 $$;
 
+-- The same for a single workspace, by a walk up from it. See migrations/0006_neighbours.sql for when which of the two is used.
+create or replace function defib.has_parked_ancestor(parent_id text) returns boolean
+language plpgsql stable security definer parallel restricted cost 200
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    above    text := has_parked_ancestor.parent_id;
+    seen     text[] := '{}';
+    ancestor record;
+begin
+    while above is not null and above <> all (seen) loop -- a cycle ends here
+        select w.status::text as status, w.parent_id::text as parent_id into ancestor
+          from public.workspaces w where w.id::text = above;
+        exit when not found;
+        if defib.is_parked(ancestor.status) then
+            return true;
+        end if;
+        seen := seen || above;
+        above := ancestor.parent_id;
+    end loop;
+    return false;
+end
+$$;
+
 -- ADAPT: what has an instance. Tenants of the hosted platform are machines behind its control plane. They get an engine of their own,
 -- `control-plane`: a Docker engine would find no such container, and what is missing is dead. While no engine of that name is in
 -- DEFIB_ENGINES they are unknown, so nobody restarts or marks them, and `defib check` says so.
@@ -79,7 +103,9 @@ select w.id::text as workspace_id,
             then 'ws-' || left(w.id::text, 12) end as container_ref, -- ADAPT: the container's name; newer releases take the whole id
        nullif(w.instance_id::text, '') as instance_ref,
        defib.is_parked(w.status::text) or w.status::text = 'provisioning'
-           or (w.parent_id is not null and w.id::text in (select id from defib.below_parked() as below(id))) as suspended,
+           or (w.parent_id is not null
+               and case when current_setting('defib.walk', true) = 'up' then defib.has_parked_ancestor(w.parent_id::text)
+                        else w.id::text in (select id from defib.below_parked() as below(id)) end) as suspended,
        w.last_heartbeat_at::timestamptz as last_heartbeat_at,
        w.last_outbound_at::timestamptz as last_activity_at, -- it spoke to another: only what lives does
        w.active_tasks::integer as active_tasks,
@@ -154,4 +180,5 @@ end
 $$;
 
 -- `create or replace` keeps the rights that `defib migrate` gave. These are for objects that were dropped and made anew.
-revoke all on function defib.mark_dead(text, jsonb), defib.mark_recovered(text, jsonb), defib.below_parked() from public;
+revoke all on function defib.mark_dead(text, jsonb), defib.mark_recovered(text, jsonb), defib.below_parked(),
+    defib.has_parked_ancestor(text) from public;

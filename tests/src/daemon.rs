@@ -40,6 +40,12 @@ impl Daemon {
         Self { program: self.program.quiet(), ..self }
     }
 
+    /// Where its HTTP port is.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// `GET`: the status and the body.
     pub async fn get(&self, path: &str) -> Result<(u16, String)> {
         timeout(HTTP_DEADLINE, get(self.address, path)).await.with_context(|| format!("GET {path}: no answer"))?
@@ -80,6 +86,17 @@ impl Daemon {
                 last.set((Instant::now(), passes));
             }
             if last.get().0.elapsed() >= span { Ok(()) } else { Err(format!("{passes} passes")) }
+        })
+        .await
+    }
+
+    /// Waits until it has made so many passes over the fleet more, well or badly.
+    pub async fn wait_for_passes(&self, more: u32) -> Result<()> {
+        let made = async || Ok::<_, anyhow::Error>(self.metrics().await?.sum("defib_ticks_total", "scope=\"fleet\""));
+        let wanted = made().await? + f64::from(more);
+        eventually(SOON, "some passes later", async || match made().await {
+            Ok(passes) if passes >= wanted => Ok(()),
+            other => Err(format!("{other:?} of {wanted}")),
         })
         .await
     }

@@ -182,6 +182,41 @@ impl Database {
         Ok(self.url.replace("postgres@", &format!("{login}@")))
     }
 
+    /// A proxy's connection: a login of its own, with the rights of a reporter and no others.
+    pub async fn proxy(&self, name: &str) -> Result<Client> {
+        let login = format!("{name}_of_{}", self.name());
+        self.execute(&format!("create role {login} login in role defib_reporter")).await?;
+        postgres::connect(&self.url.replace("postgres@", &format!("{login}@"))).await
+    }
+
+    /// Puts the platform's function `mark_dead` or `mark_recovered` aside, as `platform.<name>`, and a body of PL/pgSQL in its place,
+    /// which knows `workspace_id` and `evidence` and returns a boolean.
+    pub async fn replace_function(&self, name: &str, body: &str) -> Result<()> {
+        self.execute("create schema if not exists platform").await?;
+        let aside = "select count(*) from pg_proc where proname = $1 and pronamespace = 'platform'::regnamespace";
+        if self.query(aside, &[&name]).await?[0].get::<_, i64>(0) == 0 {
+            self.execute(&format!("alter function defib.{name}(text, jsonb) set schema platform")).await?;
+        }
+        self.execute(&format!(
+            "create or replace function defib.{name}(workspace_id text, evidence jsonb) returns boolean
+             language plpgsql volatile security definer as $body$ begin {body} end $body$"
+        ))
+        .await
+    }
+
+    /// The same for some workspaces only; for all others the platform's function is called.
+    pub async fn replace_function_for(&self, name: &str, ids: &[&str], body: &str) -> Result<()> {
+        let ids = ids.join("', '");
+        let body =
+            format!("if workspace_id in ('{ids}') then {body} end if; return platform.{name}(workspace_id, evidence);");
+        self.replace_function(name, &body).await
+    }
+
+    /// Has the platform's own function back in its place.
+    pub async fn restore_function(&self, name: &str) -> Result<()> {
+        self.replace_function(name, &format!("return platform.{name}(workspace_id, evidence);")).await
+    }
+
     /// Runs statements.
     pub async fn execute(&self, sql: &str) -> Result<()> {
         self.client.batch_execute(sql).await.with_context(|| sql.to_owned())
@@ -266,6 +301,12 @@ impl Database {
     /// The same by a proxy of this name.
     pub async fn suspect_by(&self, id: &str, reporter: &str) -> Result<()> {
         self.query("select defib.report_suspicion($1, $2, 'connection refused', 502)", &[&id, &reporter]).await?;
+        Ok(())
+    }
+
+    /// What a proxy of this name reports over its own login.
+    pub async fn suspect_over(&self, proxy: &Client, id: &str, reporter: &str) -> Result<()> {
+        proxy.query("select defib.report_suspicion($1, $2, 'connection refused', 502)", &[&id, &reporter]).await?;
         Ok(())
     }
 

@@ -98,6 +98,13 @@ impl Stage {
         Ok(daemon)
     }
 
+    /// Starts `defib run` as a process that may have so many files, and waits until it is ready.
+    pub async fn run_with_files(&self, files_max: u32) -> Result<Daemon> {
+        let daemon = Daemon::new(Program::defib_with_files(files_max, &["run"], &self.environment())?).await?;
+        daemon.wait_until_ready().await?;
+        Ok(daemon)
+    }
+
     /// Starts a replica of this name in an environment that differs from the others', and waits for its HTTP port alone.
     pub async fn start_with(&self, replica: &str, differing: &[(&str, &str)]) -> Result<Daemon> {
         let mut environment = self.environment_of(replica);

@@ -1,34 +1,39 @@
-//! The loop: when passes are made, and what becomes of their reports.
+//! When passes are made: the shared read of the fleet each poll interval, and what wakes the engines' workers in between.
 //!
-//! Everything that takes time is a task of its own; this loop only starts them and reads what they bring back. Ticks come
-//! from an interval, focused passes from the queue that events, suspicions and the plans themselves fill. Losing any event
-//! or notification costs at most one poll interval.
+//! Everything that takes time is a task of its own; this loop only starts them and reads what they bring back. Losing any event
+//! or notification costs at most one poll interval, because the next read wakes every worker.
+//!
+//! ```text
+//! interval ─► read the fleet ─► every worker: a pass over its engine   (worker.rs; events of its engine go there directly)
+//! LISTEN ───► take suspicions ─► the worker of each suspect's engine
+//! restarter ─► an order ended ─► the judge, and the worker of its engine
+//! a third of DEFIB_LEASE_TTL ─► a turn at the leases
+//! ```
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use defib_engine::{Action, EngineEvent};
+use defib_engine::EngineEvent;
 use defib_policy::id::{EngineName, WorkspaceId};
-use defib_policy::moment::Moment;
-use defib_store::{ListenEvent, Listener, StoreError};
+use defib_store::{ListenEvent, StoreError};
 use sd_notify::NotifyState;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle as AbortOnDrop;
 use tracing::{debug, error, info, warn};
 
-use crate::focus::FocusQueue;
-use crate::metrics::{PassResult, PassScope};
-use crate::reconcile::{Reconciler, Scope, TickReport, database_fault};
-
-/// Passes over the fleet that may wait for slow engines at once.
-const FLEET_PASSES_MAX: usize = 4;
-
-/// An engine may tell of an exit before its own records say so, and the look that the event asked for still finds the
-/// container running. One more look, this much later, saves waiting for the poll.
-const SECOND_LOOK: Duration = Duration::from_millis(150);
+use crate::leases::Leases;
+use crate::left_behind::LeftBehind;
+use crate::logging::database_fault;
+use crate::news::{News, Round};
+use crate::pass::Passes;
+use crate::reading::Reading;
+use crate::restarter::Ended;
+use crate::state::State;
+use crate::suspicions::Suspicions;
+use crate::worker::{Agenda, Passed, Worker};
 
 /// Reads of the fleet that take longer than this say that we, or our database, are the slow ones.
 const DATABASE_SLOW: Duration = Duration::from_secs(2);
@@ -40,206 +45,305 @@ const LEASE_CHANNEL: &str = "defib_lease";
 /// Turns at the leases within one `DEFIB_LEASE_TTL`: two may fail before anything is lost.
 const TURNS_PER_TTL: u32 = 3;
 
+/// Suspicions limit looks for so many poll intervals or spacings; after that they are forgotten.
+const REMEMBERED: u32 = 16;
+
 /// What the loop listens to.
 pub(crate) struct Inputs {
-    pub(crate) notifications: Listener,
-    pub(crate) engines: mpsc::Receiver<EngineEvent>,
-    pub(crate) ended: mpsc::UnboundedReceiver<(EngineName, WorkspaceId)>,
+    /// The database's notifications.
+    pub(crate) notifications: mpsc::Receiver<ListenEvent>,
+    /// Each engine's events.
+    pub(crate) engines: BTreeMap<EngineName, mpsc::Receiver<EngineEvent>>,
+    /// How each order to restart ended.
+    pub(crate) ended: mpsc::UnboundedReceiver<Ended>,
+}
+
+/// The parts of the daemon that the loop sets in motion.
+pub(crate) struct Parts {
+    pub(crate) state: Arc<State>,
+    pub(crate) reading: Arc<Reading>,
+    pub(crate) passes: Arc<Passes>,
+    pub(crate) suspicions: Arc<Suspicions>,
+    pub(crate) leases: Arc<Leases>,
+    pub(crate) left_behind: Option<Arc<LeftBehind>>,
+    pub(crate) news: Arc<News>,
 }
 
 /// What a task brings back.
 enum Done {
-    Pass {
-        scope: PassScope,
-        engine: Option<EngineName>,
-        late: bool,
+    /// `None`: it panicked, which is a fault of ours.
+    Read {
+        result: Option<Result<(), StoreError>>,
         took: Duration,
-        /// `None`: the pass panicked, a fault of ours.
-        report: Option<Result<TickReport, StoreError>>,
     },
     Suspicions(Result<(Vec<WorkspaceId>, bool), StoreError>),
     /// Whether something has become ours.
     Leases(Result<bool, StoreError>),
+    LeftBehind(Result<(), StoreError>),
+}
+
+/// A read of the fleet and the passes that it led to, so far.
+struct Running {
+    begun: Instant,
+    late: bool,
+    read_took: Duration,
+    /// The workers whose pass has not ended.
+    awaited: BTreeSet<Option<EngineName>>,
+    engines_slow: usize,
+    sum: Round,
 }
 
 /// The state of the loop.
+#[expect(clippy::struct_excessive_bools, reason = "each says whether one independent kind of work is under way")]
 struct Driver {
-    reconciler: Arc<Reconciler>,
-    started: Moment,
+    parts: Parts,
+    agendas: BTreeMap<Option<EngineName>, Arc<Agenda>>,
     tasks: JoinSet<Done>,
-    focus: FocusQueue,
-    fleet_passes: usize,
+    round: Option<Running>,
+    reading: bool,
     taking_suspicions: bool,
     suspicions_wait: bool,
     turning_leases: bool,
-    /// Why the last turn at the leases failed, if it did: said once.
-    lease_fault: Option<String>,
+    settling: bool,
 }
 
 /// Runs until `stop`, then ends the passes under way.
-pub(crate) async fn run(reconciler: Arc<Reconciler>, mut inputs: Inputs, stop: CancellationToken) {
-    let mut interval = tokio::time::interval(reconciler.config.policy.poll_interval);
+///
+/// # Errors
+/// A worker has ended by itself, which is a fault of ours: its engine would not be looked at any more.
+pub(crate) async fn run(parts: Parts, inputs: Inputs, stop: CancellationToken) -> anyhow::Result<()> {
+    let Inputs { mut notifications, engines, mut ended } = inputs;
+    let state = Arc::clone(&parts.state);
+    let mut interval = tokio::time::interval(state.config.policy.poll_interval);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let started = reconciler.now();
+    let mut turns = tokio::time::interval(state.config.lease_ttl / TURNS_PER_TTL);
+    turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (passed_sender, mut passed) = mpsc::unbounded_channel();
+    let (agendas, mut workers) = start_workers(&parts, engines, &passed_sender, &stop);
     let mut driver = Driver {
-        reconciler,
-        started,
+        parts,
+        agendas,
         tasks: JoinSet::new(),
-        focus: FocusQueue::default(),
-        fleet_passes: 0,
+        round: None,
+        reading: false,
         taking_suspicions: false,
         suspicions_wait: true,
         turning_leases: false,
-        lease_fault: None,
+        settling: false,
     };
-    let mut turns = tokio::time::interval(driver.reconciler.config.lease_ttl / TURNS_PER_TTL);
-    turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        let next_focus = driver.next_focus();
+    let result = loop {
         tokio::select! {
-            () = stop.cancelled() => break,
+            () = stop.cancelled() => break Ok(()),
             planned = interval.tick() => driver.tick(planned),
             Some(done) = driver.tasks.join_next() => match done {
                 Ok(Done::Leases(turned)) => {
-                    if driver.turned_leases(turned) {
+                    if driver.turned_leases(&turned) {
                         interval.reset_immediately();
                     }
                 }
                 Ok(done) => driver.done(done),
-                // Only the taking of suspicions and of leases can panic here; passes are guarded.
+                // Reads are guarded; only the taking of suspicions and leases, and settling, can panic here.
                 Err(error) => {
-                    error!(%error, "taking suspicions or leases failed by a fault of defib itself");
+                    error!(%error, "taking suspicions or leases, or settling, failed by a fault of defib itself");
                     driver.taking_suspicions = false;
                     driver.turning_leases = false;
+                    driver.settling = false;
                 }
             },
+            Some(passed) = passed.recv() => driver.passed(passed),
             _ = turns.tick() => driver.turn_leases(),
-            event = inputs.notifications.next() => driver.heard(event),
-            Some(event) = inputs.engines.recv() => {
-                if driver.saw(event) {
-                    interval.reset_immediately();
+            Some(event) = notifications.recv() => driver.heard(event),
+            Some(order) = ended.recv() => driver.order_ended(&order),
+            Some(worker) = workers.join_next() => {
+                if !stop.is_cancelled() {
+                    break Err(anyhow::anyhow!("the worker of an engine has ended by a fault of defib itself: {worker:?}"));
                 }
             }
-            Some((engine, workspace)) = inputs.ended.recv() => {
-                let now = driver.reconciler.now();
-                driver.focus.look(Some(engine), workspace, now);
-            }
-            () = tokio::time::sleep_until(next_focus) => {}
         }
-        driver.start_focus();
         driver.start_taking();
-    }
+    };
     driver.tasks.shutdown().await;
+    if result.is_ok() {
+        while workers.join_next().await.is_some() {}
+    }
+    result
+}
+
+/// One worker an engine, and one for what no configured engine has.
+fn start_workers(
+    parts: &Parts,
+    mut engines: BTreeMap<EngineName, mpsc::Receiver<EngineEvent>>,
+    passed: &mpsc::UnboundedSender<Passed>,
+    stop: &CancellationToken,
+) -> (BTreeMap<Option<EngineName>, Arc<Agenda>>, JoinSet<()>) {
+    let configured: Arc<[EngineName]> = engines.keys().cloned().collect();
+    let (mut agendas, mut workers) = (BTreeMap::new(), JoinSet::new());
+    for engine in std::iter::once(None).chain(configured.iter().cloned().map(Some)) {
+        let agenda = Arc::new(Agenda::default());
+        let events = engine.as_ref().and_then(|name| engines.remove(name));
+        let events = events.unwrap_or_else(|| mpsc::channel(1).1);
+        let worker = Worker::new(
+            engine.clone(),
+            Arc::clone(&configured),
+            Arc::clone(&parts.passes),
+            Arc::clone(&agenda),
+            passed.clone(),
+        );
+        workers.spawn(worker.run(events, stop.clone()));
+        agendas.insert(engine, agenda);
+    }
+    (agendas, workers)
 }
 
 impl Driver {
-    /// The instant of the next focused pass; far away when none is due.
-    fn next_focus(&self) -> Instant {
-        let now = self.reconciler.now();
-        let wait = self.focus.next_due().map_or(Duration::from_secs(3_600), |due| due - now);
-        Instant::now() + wait
+    /// The agenda of the worker that judges what is on `engine`.
+    fn agenda(&self, engine: Option<&EngineName>) -> Option<&Arc<Agenda>> {
+        self.agendas.get(&engine.cloned()).or_else(|| self.agendas.get(&None))
     }
 
     fn tick(&mut self, planned: Instant) {
-        let poll_interval = self.reconciler.config.policy.poll_interval;
-        let late = planned.elapsed() > poll_interval / 2;
+        let state = &self.parts.state;
+        let (now, policy) = (state.now(), &state.config.policy);
+        let within = policy.poll_interval.max(policy.probe_spacing) * REMEMBERED;
+        let late = planned.elapsed() > policy.poll_interval / 2;
+        self.agendas.values().for_each(|agenda| agenda.prune(now, within));
         self.suspicions_wait = true;
-        self.focus.prune(self.reconciler.now(), poll_interval.max(self.reconciler.config.policy.probe_spacing) * 16);
-        if self.fleet_passes < FLEET_PASSES_MAX {
-            self.fleet_passes += 1;
-            self.spawn(Scope::Fleet, None, late);
+        if self.reading {
+            return; // it ends within the database's deadlines, well or badly
         }
-    }
-
-    fn spawn(&mut self, scope: Scope, engine: Option<EngineName>, late: bool) {
-        let reconciler = Arc::clone(&self.reconciler);
+        self.end_round();
+        self.reading = true;
+        self.round = Some(Running {
+            begun: Instant::now(),
+            late,
+            read_took: Duration::ZERO,
+            awaited: BTreeSet::new(),
+            engines_slow: 0,
+            sum: Round::default(),
+        });
+        let reading = Arc::clone(&self.parts.reading);
         self.tasks.spawn(async move {
-            let (label, begun) = (scope.label(), Instant::now());
-            // A task of its own, so that a panic in it ends one pass and not the bookkeeping of all.
-            let pass = tokio::spawn(async move {
-                let report = reconciler.reconcile(scope).await;
-                let took = begun.elapsed();
-                if label == PassScope::Fleet
-                    && report.is_ok()
-                    && let Err(error) = reconciler.settle_left_behind().await
-                {
-                    warn!(error = %database_fault(&error), "open attempts could not be settled");
-                }
-                (report, took)
-            });
-            let (report, took) = match AbortOnDrop::new(pass).await {
-                Ok((report, took)) => (Some(report), took),
+            let begun = Instant::now();
+            // A task of its own, so that a panic in it is known to be one of the read.
+            let read = tokio::spawn(async move { reading.read().await });
+            let result = match tokio_util::task::AbortOnDropHandle::new(read).await {
+                Ok(result) => Some(result),
                 Err(error) => {
-                    error!(%error, "a pass failed by a fault of defib itself; the next one judges afresh");
-                    (None, begun.elapsed())
+                    error!(%error, "the read of the fleet failed by a fault of defib itself; the next one reads afresh");
+                    None
                 }
             };
-            Done::Pass { scope: label, engine, late, took, report }
+            Done::Read { result, took: begun.elapsed() }
         });
     }
 
-    fn start_focus(&mut self) {
-        if !self.reconciler.fleet_known() {
-            return;
+    fn has_read(&mut self, result: Option<&Result<(), StoreError>>, took: Duration) {
+        self.reading = false;
+        let ok = matches!(result, Some(Ok(())));
+        if let Some(result) = result {
+            self.parts.news.database(result);
         }
-        for (engine, batch) in self.focus.take_due(self.reconciler.now()) {
-            self.spawn(Scope::Focus(batch.into_iter().collect()), engine, false);
+        if let Some(round) = &mut self.round {
+            round.read_took = took;
+            round.sum.database_failed = !ok;
+            if ok {
+                round.awaited = self.agendas.keys().cloned().collect();
+            }
+        }
+        if ok {
+            self.agendas.values().for_each(|agenda| agenda.poll());
+            self.settle_left_behind();
+        } else {
+            self.end_round();
+        }
+        self.turned();
+    }
+
+    fn passed(&mut self, passed: Passed) {
+        let Some(round) = self.round.as_mut().filter(|_| passed.whole) else {
+            self.show();
+            return;
+        };
+        if !round.awaited.remove(&passed.engine) {
+            return; // a pass that was asked for between two reads, or one of the round before
+        }
+        match passed.reports {
+            Some(Ok(reports)) => {
+                for report in reports {
+                    round.sum.judged += report.judged;
+                    round.sum.changed += report.changed;
+                    round.sum.restarts += report.restarts;
+                    round.sum.engine_failed |= matches!(report.reach, Some(Err(_)));
+                    round.engines_slow += usize::from(report.slow);
+                }
+            }
+            Some(Err(_)) | None => round.sum.database_failed = true,
+        }
+        if round.awaited.is_empty() {
+            self.end_round();
         }
     }
 
+    /// All passes of a round have ended, or the next round begins and those that have not are late.
+    fn end_round(&mut self) {
+        let Some(mut round) = self.round.take() else { return };
+        let engines = self.agendas.len().saturating_sub(1);
+        round.engines_slow += round.awaited.iter().flatten().count();
+        round.sum.engine_failed |= !round.awaited.is_empty();
+        round.sum.took = round.begun.elapsed();
+        // One engine of several that is slow is its own trouble; only when all of them are may the trouble be ours. One
+        // that refuses or fails at once says nothing about us.
+        let clean = !round.late
+            && !round.sum.database_failed
+            && round.read_took < DATABASE_SLOW
+            && (engines == 0 || round.engines_slow < engines);
+        self.parts.state.judge().observe_tick(clean);
+        self.parts.news.round(&round.sum);
+        self.show();
+    }
+
+    fn show(&self) {
+        let engines: Vec<EngineName> = self.agendas.keys().flatten().cloned().collect();
+        self.parts.news.show(&self.parts.state, &engines);
+    }
+
+    fn settle_left_behind(&mut self) {
+        let Some(left_behind) = self.parts.left_behind.clone().filter(|_| !self.settling) else { return };
+        self.settling = true;
+        self.tasks.spawn(async move { Done::LeftBehind(left_behind.settle_all().await) });
+    }
+
     fn start_taking(&mut self) {
-        if self.reconciler.fleet_known() && self.suspicions_wait && !self.taking_suspicions {
+        if self.parts.state.fleet_known() && self.suspicions_wait && !self.taking_suspicions {
             self.suspicions_wait = false;
             self.taking_suspicions = true;
-            let (reconciler, started) = (Arc::clone(&self.reconciler), self.started);
-            self.tasks.spawn(async move { Done::Suspicions(reconciler.take_suspicions(started).await) });
+            let suspicions = Arc::clone(&self.parts.suspicions);
+            self.tasks.spawn(async move { Done::Suspicions(suspicions.take().await) });
         }
     }
 
     /// Takes our turn at the leases, unless the loop has stopped deciding: then what is ours must go to somebody who does.
     fn turn_leases(&mut self) {
-        let (decides, _) = self.reconciler.health.alive(self.reconciler.now());
+        let (decides, _) = self.parts.news.health().alive(self.parts.state.now());
         if decides && !self.turning_leases {
             self.turning_leases = true;
-            let reconciler = Arc::clone(&self.reconciler);
-            self.tasks.spawn(async move { Done::Leases(reconciler.turn_leases().await) });
+            let leases = Arc::clone(&self.parts.leases);
+            self.tasks.spawn(async move { Done::Leases(leases.turn().await) });
         }
     }
 
     /// Returns whether the whole fleet should be looked at now, because a part of it has become ours.
-    fn turned_leases(&mut self, turned: Result<bool, StoreError>) -> bool {
+    fn turned_leases(&mut self, turned: &Result<bool, StoreError>) -> bool {
         self.turning_leases = false;
-        match turned {
-            Ok(gained) => {
-                self.lease_fault = None;
-                self.suspicions_wait |= gained;
-                gained && self.reconciler.fleet_known()
-            }
-            Err(error) => {
-                let fault = database_fault(&error);
-                // That the database is away, the passes say.
-                if !error.is_unavailable() && self.lease_fault.as_ref() != Some(&fault) {
-                    warn!(error = %fault, "no turn at the leases; what is owned lasts until its end, and without it nothing is restarted");
-                    self.lease_fault = Some(fault);
-                }
-                false
-            }
-        }
+        let gained = *turned.as_ref().unwrap_or(&false);
+        self.suspicions_wait |= gained;
+        gained && self.parts.state.fleet_known()
     }
 
     fn done(&mut self, done: Done) {
         match done {
-            Done::Leases(turned) => _ = self.turned_leases(turned),
-            Done::Pass { scope, engine, late, took, report } => {
-                if scope == PassScope::Focus {
-                    self.focus.done(engine.as_ref());
-                } else {
-                    self.fleet_passes = self.fleet_passes.saturating_sub(1);
-                }
-                if let Some(report) = report {
-                    self.passed(scope, late, took, report);
-                }
-            }
+            Done::Read { result, took } => self.has_read(result.as_ref(), took),
+            Done::Leases(turned) => _ = self.turned_leases(&turned),
             Done::Suspicions(taken) => {
                 self.taking_suspicions = false;
                 match taken {
@@ -251,81 +355,38 @@ impl Driver {
                     Err(error) => debug!(error = %database_fault(&error), "suspicions not taken"),
                 }
             }
+            Done::LeftBehind(settled) => {
+                self.settling = false;
+                if let Err(error) = settled {
+                    warn!(error = %database_fault(&error), "open attempts could not be settled; tried again with the next read of the fleet");
+                }
+            }
         }
     }
 
-    fn suspect(&mut self, suspects: Vec<WorkspaceId>) {
-        let (now, spacing) = (self.reconciler.now(), self.reconciler.config.policy.probe_spacing);
-        let snapshot = self.reconciler.snapshot();
+    fn suspect(&self, suspects: Vec<WorkspaceId>) {
+        let state = &self.parts.state;
+        let (now, spacing, fleet) = (state.now(), state.config.policy.probe_spacing, state.fleet());
         for workspace in suspects {
-            let engine = snapshot.engine_of(&workspace).cloned();
-            self.focus.suspect(engine, workspace, now, spacing);
+            if let Some(agenda) = self.agenda(fleet.engine_of(&workspace)) {
+                agenda.suspect(workspace, now, spacing);
+            }
         }
     }
 
-    fn passed(&mut self, scope: PassScope, late: bool, took: Duration, report: Result<TickReport, StoreError>) {
-        let reconciler = &self.reconciler;
-        let metrics = &reconciler.metrics;
-        let result = match &report {
-            Err(_) => PassResult::DatabaseError,
-            Ok(report) if report.engines_failed > 0 => PassResult::EngineError,
-            Ok(_) => PassResult::Ok,
-        };
-        metrics.tick(scope, result, took);
-        metrics.database_up.set(i64::from(report.is_ok()));
-        match &report {
-            Ok(_) => {
-                if reconciler.health.database(Ok(())) {
-                    info!("database answers");
-                }
-            }
-            Err(error) => {
-                let fault = database_fault(error);
-                if reconciler.health.database(Err(fault.clone())) {
-                    warn!(error = %fault, "the database gives no answer or refuses; no verdicts and no restarts until it is well");
-                }
-            }
-        }
-        if scope == PassScope::Fleet {
-            // One engine of several that is slow is its own trouble; only when all of them are may the trouble be ours. One
-            // that refuses or fails at once says nothing about us.
-            let clean = !late
-                && report.as_ref().is_ok_and(|report| {
-                    report.database_took < DATABASE_SLOW
-                        && (report.engines == 0 || report.engines_slow < report.engines)
-                });
-            reconciler.judge().observe_tick(clean);
-            self.turned();
-        }
-        let reconciler = Arc::clone(&self.reconciler);
-        reconciler.show();
-        let Ok(report) = report else { return };
-        let now = reconciler.now();
-        for (engine, workspace, at) in report.looks {
-            if reconciler.speaks_for(engine.as_ref(), now) {
-                self.focus.look(engine, workspace, at);
-            }
-        }
-        if scope == PassScope::Fleet {
-            if report.changed > 0 || report.restarts > 0 {
-                info!(
-                    judged = report.judged,
-                    changed = report.changed,
-                    restarts = report.restarts,
-                    took_ms = millis(took),
-                    "tick"
-                );
-            } else {
-                debug!(judged = report.judged, took_ms = millis(took), "tick");
-            }
+    fn order_ended(&self, ended: &Ended) {
+        let now = self.parts.state.now();
+        self.parts.state.judge().order_ended(&ended.workspace, ended.end, now);
+        if let Some(agenda) = self.agenda(Some(&ended.engine)).filter(|_| ended.look_again) {
+            agenda.look(ended.workspace.clone(), now);
         }
     }
 
     /// Tells systemd that the deciding loop turns. Where there is no systemd, nothing happens.
     fn turned(&self) {
-        let first = self.reconciler.health.turned(self.reconciler.now());
-        let watched = self.reconciler.judge().watched();
-        let status = format!("watching {watched} workspaces on {} engines", self.reconciler.engines.len());
+        let first = self.parts.news.health().turned(self.parts.state.now());
+        let watched = self.parts.state.judge().watched();
+        let status = format!("watching {watched} workspaces on {} engines", self.agendas.len().saturating_sub(1));
         let mut news = vec![NotifyState::Watchdog, NotifyState::Status(&status)];
         if first {
             news.push(NotifyState::Ready);
@@ -346,39 +407,4 @@ impl Driver {
             ListenEvent::Notified { .. } => self.suspicions_wait = true,
         }
     }
-
-    /// Takes an engine's event. Returns whether the whole fleet should be looked at now.
-    fn saw(&mut self, event: EngineEvent) -> bool {
-        match event {
-            EngineEvent::Container(event) => {
-                let snapshot = self.reconciler.snapshot();
-                let now = self.reconciler.now();
-                // One replica's haste is enough: those that only observe see it with the next poll.
-                let ours = self.reconciler.speaks_for(Some(&event.engine), now);
-                if let Some(workspace) = snapshot.workspace_of(&event).filter(|_| ours) {
-                    if matches!(event.action, Action::Die | Action::Oom) {
-                        self.focus.look(Some(event.engine.clone()), workspace.clone(), now + SECOND_LOOK);
-                    }
-                    self.focus.look(Some(event.engine), workspace, now);
-                }
-                false
-            }
-            EngineEvent::Connected { engine } => {
-                debug!(%engine, "listening for the engine's events");
-                self.reconciler.fleet_known()
-            }
-            EngineEvent::Disconnected { engine, fault } => {
-                debug!(%engine, %fault, "not listening for the engine's events; polling finds them");
-                false
-            }
-            EngineEvent::Lagged { engine } => {
-                debug!(%engine, "events of the engine were lost; looking at everything");
-                self.reconciler.fleet_known()
-            }
-        }
-    }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,14 +1,13 @@
-//! Who is to be looked at before the next poll, and when.
+//! Which workspaces of one engine are to be looked at before the next poll, and when.
 //!
 //! Suspicions arrive by the thousand, events in bursts, and both are only reasons to look. So they meet here: one entry a
 //! workspace, however many reasons there were; and a suspicion never makes one workspace be looked at more often than once
-//! each `DEFIB_PROBE_SPACING`. Each engine has its own queue and one pass of it at a time, so that one which hangs holds up
-//! nobody else's.
+//! each `DEFIB_PROBE_SPACING`. Each engine has a queue of its own, so that one which hangs holds up nobody else's.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
-use defib_policy::id::{EngineName, WorkspaceId};
+use defib_policy::id::WorkspaceId;
 use defib_policy::moment::Moment;
 
 /// Workspaces in one focused pass, at most: the rest waits for the next one.
@@ -17,78 +16,26 @@ const BATCH_MAX: usize = 256;
 /// Planned looks of one workspace, at most: those that come first.
 const PLANNED_MAX: usize = 4;
 
-/// The queues of all engines (`None`: workspaces without one).
+/// Looks at one that is only waited for come in distances that grow by this part of the time that it has been waited for. Larger: its
+/// first heartbeat is noticed later. Smaller: one that takes half an hour to come up is inspected more often for it.
+const PATIENCE: u32 = 4;
+
+/// The queue of one engine.
 #[derive(Debug, Default)]
 pub(crate) struct FocusQueue {
-    engines: BTreeMap<Option<EngineName>, Queue>,
-    suspected_at: HashMap<WorkspaceId, Moment>,
-}
-
-#[derive(Debug, Default)]
-struct Queue {
     /// A few moments a workspace: the first one does not stand for a later one that was asked for with a reason.
     due: HashMap<WorkspaceId, BTreeSet<Moment>>,
     /// The first of them for each workspace, in order of time: a flood must not make every turn of the loop a walk over
     /// all that wait.
     first: BTreeSet<(Moment, WorkspaceId)>,
-    in_flight: bool,
+    suspected_at: HashMap<WorkspaceId, Moment>,
+    /// Who is waited for: since when, and when that was last said.
+    awaited: HashMap<WorkspaceId, (Moment, Moment)>,
 }
 
 impl FocusQueue {
     /// Asks for a look at `due`.
-    pub(crate) fn look(&mut self, engine: Option<EngineName>, id: WorkspaceId, due: Moment) {
-        self.engines.entry(engine).or_default().plan(id, due);
-    }
-
-    /// Asks for a look because of a suspicion: now, or one spacing after the last one that a suspicion caused.
-    pub(crate) fn suspect(&mut self, engine: Option<EngineName>, id: WorkspaceId, now: Moment, spacing: Duration) {
-        let due = match self.suspected_at.get(&id) {
-            // That look is still to come, and serves this suspicion too.
-            Some(planned) if *planned > now => *planned,
-            Some(last) => now.max(*last + spacing),
-            None => now,
-        };
-        self.suspected_at.insert(id.clone(), due);
-        self.look(engine, id, due);
-    }
-
-    /// The batches that may start now, one an engine at most. Each must be [`done`](Self::done) later.
-    pub(crate) fn take_due(&mut self, now: Moment) -> Vec<(Option<EngineName>, BTreeSet<WorkspaceId>)> {
-        let mut batches = Vec::new();
-        for (engine, queue) in &mut self.engines {
-            if queue.in_flight {
-                continue;
-            }
-            let batch = queue.take(now);
-            if !batch.is_empty() {
-                queue.in_flight = true;
-                batches.push((engine.clone(), batch));
-            }
-        }
-        batches
-    }
-
-    /// A batch of `engine` has been looked at.
-    pub(crate) fn done(&mut self, engine: Option<&EngineName>) {
-        if let Some(queue) = self.engines.get_mut(&engine.cloned()) {
-            queue.in_flight = false;
-        }
-    }
-
-    /// When the next batch can start, as far as is known.
-    pub(crate) fn next_due(&self) -> Option<Moment> {
-        let idle = self.engines.values().filter(|queue| !queue.in_flight);
-        idle.filter_map(|queue| queue.first.first()).map(|(due, _)| *due).min()
-    }
-
-    /// Forgets suspicions older than `within`, which limit nothing any more.
-    pub(crate) fn prune(&mut self, now: Moment, within: Duration) {
-        self.suspected_at.retain(|_, at| now - *at <= within);
-    }
-}
-
-impl Queue {
-    fn plan(&mut self, id: WorkspaceId, due: Moment) {
+    pub(crate) fn look(&mut self, id: WorkspaceId, due: Moment) {
         let planned = self.due.entry(id.clone()).or_default();
         let before = planned.first().copied();
         planned.insert(due);
@@ -103,8 +50,34 @@ impl Queue {
         }
     }
 
+    /// Asks for a look because of a suspicion: now, or one spacing after the last one that a suspicion caused.
+    pub(crate) fn suspect(&mut self, id: WorkspaceId, now: Moment, spacing: Duration) {
+        let due = match self.suspected_at.get(&id) {
+            // That look is still to come, and serves this suspicion too.
+            Some(planned) if *planned > now => *planned,
+            Some(last) => now.max(*last + spacing),
+            None => now,
+        };
+        self.suspected_at.insert(id.clone(), due);
+        self.look(id, due);
+    }
+
+    /// Asks for a look at one that is coming up: nobody tells of its first heartbeat. At `due`, or later the longer it has been waited
+    /// for; and where the next `poll` would come first anyway, that poll is the look.
+    pub(crate) fn wait_for(&mut self, id: WorkspaceId, now: Moment, due: Moment, poll: Duration) {
+        let waiting = self.awaited.entry(id.clone()).or_insert((now, now));
+        if now - waiting.1 > 2 * poll {
+            *waiting = (now, now); // it had come up in between, and comes up again
+        }
+        waiting.1 = now;
+        let wait = (due - now).max((now - waiting.0) / PATIENCE);
+        if wait < poll {
+            self.look(id, now + wait);
+        }
+    }
+
     /// Takes the workspaces that are due, with all of their looks that are.
-    fn take(&mut self, now: Moment) -> BTreeSet<WorkspaceId> {
+    pub(crate) fn take_due(&mut self, now: Moment) -> BTreeSet<WorkspaceId> {
         let mut batch = BTreeSet::new();
         while batch.len() < BATCH_MAX && self.first.first().is_some_and(|(due, _)| *due <= now) {
             let Some((_, id)) = self.first.pop_first() else { break };
@@ -119,6 +92,17 @@ impl Queue {
         }
         batch
     }
+
+    /// When the next batch is due.
+    pub(crate) fn next_due(&self) -> Option<Moment> {
+        self.first.first().map(|(due, _)| *due)
+    }
+
+    /// Forgets what is older than `within` and limits nothing any more.
+    pub(crate) fn prune(&mut self, now: Moment, within: Duration) {
+        self.suspected_at.retain(|_, at| now - *at <= within);
+        self.awaited.retain(|_, (_, at)| now - *at <= within);
+    }
 }
 
 #[cfg(test)]
@@ -126,6 +110,7 @@ mod tests {
     use super::*;
 
     const SPACING: Duration = Duration::from_secs(1);
+    const POLL: Duration = Duration::from_secs(5);
 
     fn at(ms: u64) -> Moment {
         Moment::after(Duration::from_millis(10_000 + ms))
@@ -137,71 +122,74 @@ mod tests {
         let mut looks = Vec::new();
         for ms in 0..3_000 {
             for _ in 0..10 {
-                queue.suspect(Some("a".into()), "w".into(), at(ms), SPACING);
+                queue.suspect("w".into(), at(ms), SPACING);
             }
-            for (engine, batch) in queue.take_due(at(ms)) {
+            let batch = queue.take_due(at(ms));
+            if !batch.is_empty() {
                 looks.push((ms, batch.len()));
-                queue.done(engine.as_ref());
             }
         }
         assert_eq!(looks, [(0, 1), (1_000, 1), (2_000, 1)]);
     }
 
     #[test]
-    fn one_batch_of_an_engine_at_a_time_and_others_go_on() {
-        let mut queue = FocusQueue::default();
-        queue.look(Some("a".into()), "w".into(), at(0));
-        assert_eq!(queue.take_due(at(0)).len(), 1);
-        queue.look(Some("a".into()), "w".into(), at(1));
-        queue.look(Some("b".into()), "x".into(), at(1));
-        let taken = queue.take_due(at(5));
-        assert_eq!(taken.len(), 1);
-        assert_eq!(taken[0].0.as_ref().map(EngineName::as_str), Some("b"));
-        queue.done(Some(&"a".into()));
-        assert_eq!(queue.next_due(), Some(at(1)));
-        assert_eq!(queue.take_due(at(5)).len(), 1);
-    }
-
-    #[test]
     fn looks_come_when_they_are_due_and_a_sooner_one_does_not_stand_for_a_later_one() {
         let mut queue = FocusQueue::default();
         for ms in [900, 500, 700, 500] {
-            queue.look(Some("a".into()), "w".into(), at(ms));
+            queue.look("w".into(), at(ms));
         }
         assert!(queue.take_due(at(499)).is_empty());
         assert_eq!(queue.next_due(), Some(at(500)));
         assert_eq!(queue.take_due(at(700)).len(), 1, "both that are due are one look");
-        assert_eq!(queue.next_due(), None, "its batch is under way");
-        queue.done(Some(&"a".into()));
         assert_eq!(queue.next_due(), Some(at(900)));
         assert_eq!(queue.take_due(at(900)).len(), 1);
-        queue.done(Some(&"a".into()));
         assert_eq!(queue.next_due(), None);
         for ms in 0..100 {
-            queue.look(Some("a".into()), "w".into(), at(1_000 - ms));
+            queue.look("w".into(), at(1_000 - ms));
         }
-        assert_eq!(
-            queue.engines.values().map(|queue| queue.due.values().map(BTreeSet::len).sum::<usize>()).sum::<usize>(),
-            4
-        );
+        assert_eq!(queue.due.values().map(BTreeSet::len).sum::<usize>(), 4);
     }
 
     #[test]
     fn batches_are_bounded() {
         let mut queue = FocusQueue::default();
         for n in 0..1_000 {
-            queue.look(Some("a".into()), WorkspaceId::from(format!("w{n}")), at(0));
+            queue.look(WorkspaceId::from(format!("w{n}")), at(0));
         }
-        assert_eq!(queue.take_due(at(0))[0].1.len(), BATCH_MAX);
-        queue.done(Some(&"a".into()));
-        assert_eq!(queue.take_due(at(0))[0].1.len(), BATCH_MAX);
+        assert_eq!(queue.take_due(at(0)).len(), BATCH_MAX);
+        assert_eq!(queue.take_due(at(0)).len(), BATCH_MAX);
+    }
+
+    /// It was inspected every two seconds for as long as it took, with three statements each time.
+    #[test]
+    fn one_that_takes_half_an_hour_to_come_up_is_not_inspected_nine_hundred_times() {
+        let mut queue = FocusQueue::default();
+        let mut looks = Vec::new();
+        let mut next_poll = 0;
+        for second in 0..1_800_u64 {
+            let now = at(second * 1_000);
+            let looked = !queue.take_due(now).is_empty();
+            if looked {
+                looks.push(second);
+            }
+            if looked || second >= next_poll {
+                next_poll = if second >= next_poll { second + 5 } else { next_poll };
+                queue.wait_for("w".into(), now, now + 2 * SPACING, POLL);
+            }
+        }
+        assert!(looks.len() < 20 && looks.iter().all(|second| *second < 60), "{looks:?}");
+        assert_eq!(looks.first(), Some(&2), "the first look is as soon as it was");
+
+        queue.wait_for("w".into(), at(1_900_000), at(1_902_000), POLL);
+        assert_eq!(queue.next_due(), Some(at(1_902_000)), "a second start is waited for as closely as the first");
     }
 
     #[test]
     fn old_suspicions_are_forgotten() {
         let mut queue = FocusQueue::default();
-        queue.suspect(Some("a".into()), "w".into(), at(0), SPACING);
+        queue.suspect("w".into(), at(0), SPACING);
+        queue.wait_for("w".into(), at(0), at(1), POLL);
         queue.prune(at(2_000), SPACING);
-        assert!(queue.suspected_at.is_empty());
+        assert!(queue.suspected_at.is_empty() && queue.awaited.is_empty());
     }
 }

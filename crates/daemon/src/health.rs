@@ -22,9 +22,13 @@ struct State {
     started: Moment,
     last_turn: Option<Moment>,
     database: Result<(), String>,
+    /// Why verdicts cannot be written although the database is read: its disk is full, or it takes no writes.
+    unwritable: Option<String>,
     engines: BTreeMap<EngineName, Result<(), String>>,
     /// When each engine that does not answer began to.
     silent_since: BTreeMap<EngineName, Moment>,
+    /// The passes over whole engines that are under way, with their beginning.
+    passes: BTreeMap<EngineName, Moment>,
     stopping: bool,
 }
 
@@ -35,8 +39,10 @@ impl Health {
             started,
             last_turn: None,
             database: unknown(),
+            unwritable: None,
             engines: engines.map(|engine| (engine, unknown())).collect(),
             silent_since: BTreeMap::new(),
+            passes: BTreeMap::new(),
             stopping: false,
         };
         Self { turn_within, state: Mutex::new(state) }
@@ -59,6 +65,11 @@ impl Health {
         news
     }
 
+    /// Whether the database takes what is written, or why not.
+    pub(crate) fn writable(&self, said: Result<(), String>) {
+        self.state().unwritable = said.err();
+    }
+
     /// What an engine said last. Returns whether that is news.
     pub(crate) fn engine(&self, name: &EngineName, said: Result<(), String>, now: Moment) -> bool {
         let well = said.is_ok();
@@ -72,11 +83,27 @@ impl Health {
         before.is_none_or(|before| before.is_ok() != well || before == Err("not asked yet".to_owned()))
     }
 
-    /// The engines that have not answered for at least `span`.
+    /// A pass over a whole engine begins.
+    pub(crate) fn pass_begins(&self, engine: Option<&EngineName>, now: Moment) {
+        if let Some(engine) = engine {
+            self.state().passes.insert(engine.clone(), now);
+        }
+    }
+
+    /// It has ended, well or badly.
+    pub(crate) fn pass_ended(&self, engine: Option<&EngineName>) {
+        if let Some(engine) = engine {
+            self.state().passes.remove(engine);
+        }
+    }
+
+    /// The engines that have not answered for at least `span`, and those with a pass that does not end: nobody here decides about
+    /// them, so they should be somebody else's.
     pub(crate) fn unreached(&self, now: Moment, span: Duration) -> BTreeSet<EngineName> {
         let state = self.state();
-        let long = state.silent_since.iter().filter(|(_, since)| now - **since >= span);
-        long.map(|(engine, _)| engine.clone()).collect()
+        let silent = state.silent_since.iter().filter(|(_, since)| now - **since >= span);
+        let stuck = state.passes.iter().filter(|(_, since)| now - **since > self.turn_within);
+        silent.chain(stuck).map(|(engine, _)| engine.clone()).collect()
     }
 
     pub(crate) fn stopping(&self) {
@@ -104,11 +131,13 @@ impl Health {
     pub(crate) fn ready(&self) -> (bool, Value) {
         let state = self.state();
         let reached = state.engines.values().filter(|said| said.is_ok()).count();
-        let ready = state.database.is_ok() && reached > 0 && !state.stopping;
+        let ready = state.database.is_ok() && state.unwritable.is_none() && reached > 0 && !state.stopping;
         let reason = if state.stopping {
             "stopping".to_owned()
         } else if let Err(why) = &state.database {
             format!("the database was not reached: {why}")
+        } else if let Some(why) = &state.unwritable {
+            format!("the database is read and takes no writes, so nothing can be restarted: {why}")
         } else if reached == 0 {
             "no engine was reached".to_owned()
         } else {
@@ -119,7 +148,7 @@ impl Health {
             .iter()
             .map(|(name, said)| (name.as_str(), said.as_ref().err().map_or("reached", String::as_str)))
             .collect();
-        let database = state.database.as_ref().err().map_or("reached", String::as_str);
+        let database = state.database.as_ref().err().or(state.unwritable.as_ref()).map_or("reached", String::as_str);
         (ready, json!({ "ok": ready, "reason": reason, "database": database, "engines": engines }))
     }
 }
@@ -157,6 +186,17 @@ mod tests {
     }
 
     #[test]
+    fn an_engine_with_a_pass_that_does_not_end_is_nobodys_here() {
+        let health = Health::new(at(0), Duration::from_secs(30), std::iter::once("e".into()));
+        let engine = EngineName::from("e");
+        health.pass_begins(Some(&engine), at(10));
+        assert!(health.unreached(at(40), Duration::from_secs(15)).is_empty(), "it may take as long as a pass may");
+        assert_eq!(health.unreached(at(41), Duration::from_secs(15)).len(), 1);
+        health.pass_ended(Some(&engine));
+        assert!(health.unreached(at(41), Duration::from_secs(15)).is_empty());
+    }
+
+    #[test]
     fn it_is_ready_once_the_database_and_an_engine_were_reached() {
         let health = Health::new(at(0), Duration::from_secs(30), ["a".into(), "b".into()].into_iter());
         assert!(!health.ready().0);
@@ -168,6 +208,11 @@ mod tests {
         let (ready, shown) = health.ready();
         assert!(!ready && shown["reason"] == "no engine was reached", "{shown}");
         health.engine(&"b".into(), Ok(()), at(3));
+        health.writable(Err("no space left".to_owned()));
+        let (ready, shown) = health.ready();
+        assert!(!ready && shown["database"] == "no space left", "{shown}");
+        health.writable(Ok(()));
+        assert!(health.ready().0);
         health.stopping();
         assert_eq!(health.ready().1["reason"], "stopping");
     }

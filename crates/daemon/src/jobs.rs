@@ -4,12 +4,13 @@
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use defib_store::RetentionSettings;
+use defib_store::{RetentionSettings, Store};
 use tokio::sync::Mutex;
 use tokio_cron_scheduler::{Job, JobScheduler};
 use tracing::{debug, warn};
 
-use crate::reconcile::{Reconciler, database_fault};
+use crate::logging::database_fault;
+use crate::state::State;
 
 /// Every ten seconds: entries live for minutes.
 const PRUNE_AT: &str = "*/10 * * * * *";
@@ -21,25 +22,24 @@ const RETAIN_AT: &str = "20 */5 * * * *";
 const BATCH: i64 = 5_000;
 
 /// Starts the jobs. They end with the scheduler.
-pub(crate) async fn start(reconciler: &Arc<Reconciler>) -> anyhow::Result<JobScheduler> {
+pub(crate) async fn start(state: &Arc<State>, store: &Store) -> anyhow::Result<JobScheduler> {
     let scheduler = JobScheduler::new().await.context("the maintenance scheduler does not start")?;
-    let pruning = Arc::clone(reconciler);
+    let pruning = Arc::clone(state);
     let prune = Job::new(PRUNE_AT, move |_, _| {
         let pruned = pruning.judge().prune(pruning.now());
         if pruned > 0 {
             debug!(pruned, "probe entries expired");
         }
-        pruning.show();
     })
     .context("the pruning job")?;
-    let retaining = Arc::clone(reconciler);
+    let retaining = (Arc::clone(state), store.clone());
     let busy = Arc::new(Mutex::new(()));
     let retain = Job::new_async(RETAIN_AT, move |_, _| {
-        let (reconciler, busy) = (Arc::clone(&retaining), Arc::clone(&busy));
+        let ((state, store), busy) = (retaining.clone(), Arc::clone(&busy));
         Box::pin(async move {
             // The last one still runs: this one has nothing to add.
             let Ok(_alone) = busy.try_lock() else { return };
-            apply_retention(&reconciler).await;
+            apply_retention(&state, &store).await;
         })
     })
     .context("the retention job")?;
@@ -49,15 +49,15 @@ pub(crate) async fn start(reconciler: &Arc<Reconciler>) -> anyhow::Result<JobSch
     Ok(scheduler)
 }
 
-async fn apply_retention(reconciler: &Reconciler) {
-    let config = &reconciler.config;
+async fn apply_retention(state: &State, store: &Store) {
+    let config = &state.config;
     let settings = RetentionSettings {
         suspicions: config.suspicion_retention,
         events: config.retention,
         attempts: config.retention,
         batch: BATCH,
     };
-    match reconciler.store.retain(settings).await {
+    match store.retain(settings).await {
         Ok(report) => debug!(?report, "old rows deleted"),
         Err(error) => warn!(error = %database_fault(&error), "old rows not deleted; tried again in five minutes"),
     }

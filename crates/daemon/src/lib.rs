@@ -1,30 +1,48 @@
 //! defib restarts the workspaces that are really dead, and no others. All of the program but its `main`.
 //!
 //! ```text
-//! main ─► cli ─► daemon ─► driver ─► reconcile ─► (defib-policy) ─► restarter
-//!                            ▲ focus, jobs            │
-//!                            └── events, suspicions   └─► (defib-store, defib-engine)
+//! main ─► cli ─► run ─► driver ─► reading (the fleet, once for all)
+//!                          └────► worker, one an engine ─► pass ─► sampling ─► judge ─► restarter
+//!                                                            └──► record, marks (nobody waits for them)
 //! ```
 
 mod cli;
 mod clock;
 mod config;
-mod daemon;
+mod connect;
+mod database;
 mod driver;
+mod files;
 mod focus;
 mod health;
 mod holds;
+#[cfg(test)]
+mod house_tests;
 mod http;
 mod jobs;
 mod leases;
+mod left_behind;
 mod logging;
+mod marked_status;
+mod marks;
 mod metrics;
-mod own;
-mod reconcile;
-mod recovery;
+#[cfg(test)]
+mod modules;
+mod news;
+mod own_settings;
+mod pass;
+mod reading;
+mod record;
+mod refused;
+mod report;
 mod restarter;
+mod run;
+mod sampling;
 mod snapshot;
+mod state;
 mod suspicions;
+mod sync;
+mod worker;
 
 use std::process::ExitCode;
 

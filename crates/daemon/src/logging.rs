@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal as _;
 
+use defib_store::StoreError;
 use tracing_subscriber::EnvFilter;
 
 use crate::config::LogFormat;
@@ -47,6 +48,11 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     printable(&text)
+}
+
+/// What the database has against a call, for the log: the error with its causes, and its kind in brackets.
+pub(crate) fn database_fault(error: &StoreError) -> String {
+    format!("{} ({})", chain(error), error.kind())
 }
 
 /// Text from outside with its control characters escaped, so that it cannot forge a line or move a cursor.

@@ -16,16 +16,21 @@ use prometheus::{
 /// What a pass covers (label `scope`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PassScope {
+    /// A read of the fleet, and the passes over all engines that it led to.
     Fleet,
+    /// One pass over all workspaces of one engine.
+    Engine,
+    /// One pass over a few workspaces.
     Focus,
 }
 
 impl PassScope {
-    pub(crate) const ALL: [Self; 2] = [Self::Fleet, Self::Focus];
+    pub(crate) const ALL: [Self; 3] = [Self::Fleet, Self::Engine, Self::Focus];
 
     pub(crate) const fn label(self) -> &'static str {
         match self {
             Self::Fleet => "fleet",
+            Self::Engine => "engine",
             Self::Focus => "focus",
         }
     }
@@ -56,6 +61,9 @@ impl PassResult {
 /// Reasons that suspicions are counted by: what proxies say, folded into a closed set.
 pub(crate) const SUSPICION_REASONS: [&str; 8] =
     ["connect", "timeout", "reset", "http_error", "operator", "too_old", "unknown_workspace", "other"];
+
+/// The platform's own functions, as the store names them in its errors.
+pub(crate) const ADAPTER_FUNCTIONS: [&str; 2] = ["mark_dead", "mark_recovered"];
 
 /// The reason label of a reported reason.
 pub(crate) fn suspicion_reason(reason: &str, http_status: Option<i32>) -> &'static str {
@@ -100,6 +108,7 @@ pub(crate) struct Metrics {
     pub(crate) database_up: IntGauge,
     pub(crate) heartbeats_usable: IntGauge,
     pub(crate) local_health_multiplier: IntGauge,
+    adapter_errors: IntCounterVec,
     last_tick: Gauge,
 }
 
@@ -120,7 +129,7 @@ const fn declared(name: &'static str, labels: &'static [&'static str], help: &'s
 }
 
 /// Every metric. The README's table and the help texts of `/metrics` come from here.
-pub(crate) const HELP: [Declared; 23] = [
+pub(crate) const HELP: [Declared; 24] = [
     declared("defib_ticks_total", &["scope", "result"], "Passes of the loop, by scope and result"),
     declared("defib_tick_duration_seconds", &["scope"], "How long a pass took"),
     declared("defib_workspaces", &["verdict"], "Workspaces by present verdict"),
@@ -148,11 +157,16 @@ pub(crate) const HELP: [Declared; 23] = [
     declared("defib_holds", &[], "Operators' holds that stand; nothing in their scope is restarted"),
     declared("defib_lease_held", &["engine"], "1 while this replica owns the engine; only the owner restarts"),
     declared("defib_database_up", &[], "1 while the database answers"),
-    declared("defib_heartbeats_usable", &[], "0 while heartbeats are no witness (section 4.3 of the design)"),
+    declared("defib_heartbeats_usable", &[], "0 while heartbeats are no witness, because some may have been missed"),
     declared(
         "defib_local_health_multiplier",
         &[],
         "1 while defib itself is quick, up to 8 while it is not; stretches every grace",
+    ),
+    declared(
+        "defib_adapter_errors_total",
+        &["function"],
+        "Calls of the platform's own functions that raised, blocked or took too long",
     ),
     declared("defib_last_tick_timestamp_seconds", &[], "Unix time of the last pass over the whole fleet"),
     declared("defib_build_info", &["version"], "1, with the version as a label"),
@@ -230,6 +244,7 @@ impl Metrics {
             database_up: gauge("defib_database_up")?,
             heartbeats_usable: gauge("defib_heartbeats_usable")?,
             local_health_multiplier: gauge("defib_local_health_multiplier")?,
+            adapter_errors: counters("defib_adapter_errors_total", &["function"])?,
             last_tick,
             registry,
         };
@@ -251,6 +266,9 @@ impl Metrics {
         }
         for reason in SUSPICION_REASONS {
             self.suspicions.with_label_values(&[reason]);
+        }
+        for function in ADAPTER_FUNCTIONS {
+            self.adapter_errors.with_label_values(&[function]);
         }
         for reason in Held::ALL {
             self.restarts_held.with_label_values(&[reason.label()]);
@@ -313,6 +331,11 @@ impl Metrics {
 
     pub(crate) fn held_by_operator(&self) {
         self.restarts_held.with_label_values(&[Held::Operator.label()]).inc();
+    }
+
+    /// A function of the platform (one of [`ADAPTER_FUNCTIONS`]) raised, blocked or took too long.
+    pub(crate) fn adapter_error(&self, function: &'static str) {
+        self.adapter_errors.with_label_values(&[function]).inc();
     }
 
     pub(crate) fn lease_held(&self, engine: &EngineName, held: bool) {

@@ -1,20 +1,33 @@
-//! The last read of the whole fleet, and the way from what an engine calls a container to the workspace it belongs to.
+//! The last read of the whole fleet: the rows by engine, their attempts, the holds; and the way from what an engine calls a
+//! container to the workspace it belongs to.
 //!
-//! Only events need that way, and most passes see none: it is built when the first one after a read asks for it.
+//! It never changes. The next read makes a new one, and whoever works on the old one goes on with it. Only events need the way from a
+//! container to its workspace, and most passes see none: it is built when the first one after a read asks for it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, OnceLock};
 
 use defib_engine::ContainerEvent;
+use defib_policy::attempt::Attempt;
 use defib_policy::fleet::{FleetRead, Kind, Workspace};
 use defib_policy::id::{EngineName, WorkspaceId};
+
+use crate::holds::Holds;
 
 /// The shortest beginning of a container id that may stand in `container_ref`.
 const ID_PREFIX_MIN: usize = 12;
 
+/// Attempts in the ledger by workspace, newest first.
+pub(crate) type Attempts = HashMap<WorkspaceId, Vec<Attempt>>;
+
+/// One read of the whole fleet.
 #[derive(Debug, Default)]
 pub(crate) struct Snapshot {
-    read: Option<Arc<FleetRead>>,
+    read: Option<FleetRead>,
+    attempts: Attempts,
+    holds: Arc<Holds>,
+    /// Rows by the engine that judges them (`None`: external ones), in the order of their ids.
+    by_engine: BTreeMap<Option<EngineName>, Vec<usize>>,
     index: OnceLock<Index>,
 }
 
@@ -25,13 +38,50 @@ struct Index {
 }
 
 impl Snapshot {
-    pub(crate) fn new(read: Arc<FleetRead>) -> Self {
-        Self { read: Some(read), index: OnceLock::new() }
+    /// Of one read of the fleet, its attempts and the holds that stand.
+    pub(crate) fn new(read: FleetRead, attempts: Vec<Attempt>, holds: Holds) -> Self {
+        let mut by_engine: BTreeMap<Option<EngineName>, Vec<usize>> = BTreeMap::new();
+        for (n, row) in read.workspaces.iter().enumerate() {
+            by_engine.entry(judged_on(row).cloned()).or_default().push(n);
+        }
+        Self {
+            read: Some(read),
+            attempts: by_workspace(attempts),
+            holds: Arc::new(holds),
+            by_engine,
+            index: OnceLock::new(),
+        }
     }
 
-    /// Whether there was a read at all.
-    pub(crate) const fn is_known(&self) -> bool {
-        self.read.is_some()
+    /// The read that it was made of; `None` before the first one.
+    pub(crate) const fn read(&self) -> Option<&FleetRead> {
+        self.read.as_ref()
+    }
+
+    /// The attempts of everybody who has any.
+    pub(crate) const fn attempts(&self) -> &Attempts {
+        &self.attempts
+    }
+
+    /// The holds that stood.
+    pub(crate) const fn holds(&self) -> &Arc<Holds> {
+        &self.holds
+    }
+
+    /// The workspaces that an engine (`None`: none) judges, in the order of their ids.
+    pub(crate) fn rows_on(&self, engine: Option<&EngineName>) -> impl Iterator<Item = &Workspace> {
+        let numbers = self.by_engine.get(&engine.cloned()).map_or(&[][..], Vec::as_slice);
+        numbers.iter().filter_map(|n| self.rows().get(*n))
+    }
+
+    /// Whether any row is judged on this engine.
+    pub(crate) fn has_rows_on(&self, engine: &EngineName) -> bool {
+        self.by_engine.contains_key(&Some(engine.clone()))
+    }
+
+    /// The engines that the rows name, whether configured or not.
+    pub(crate) fn engines(&self) -> impl Iterator<Item = &EngineName> {
+        self.by_engine.keys().flatten()
     }
 
     fn rows(&self) -> &[Workspace] {
@@ -40,8 +90,7 @@ impl Snapshot {
 
     /// Who is on another engine than in `earlier`, an older read.
     pub(crate) fn moved_since(&self, earlier: &Self) -> Vec<WorkspaceId> {
-        let place = |row: &Workspace| (row.kind != Kind::External).then(|| row.engine.clone());
-        let differ = |(now, then): &(&Workspace, &Workspace)| place(now) != place(then);
+        let differ = |(now, then): &(&Workspace, &Workspace)| judged_on(now) != judged_on(then);
         let (rows, old) = (self.rows(), earlier.rows());
         let in_step = rows.len() == old.len() && rows.iter().zip(old).all(|(now, then)| now.id == then.id);
         if in_step {
@@ -78,8 +127,12 @@ impl Snapshot {
 
     /// The engine that judges a workspace; `None` when it is unknown or external.
     pub(crate) fn engine_of(&self, id: &WorkspaceId) -> Option<&EngineName> {
-        let row = &self.rows()[*self.index().by_id.get(id)?];
-        (row.kind != Kind::External).then_some(&row.engine)
+        judged_on(self.row(id)?)
+    }
+
+    /// The row of a workspace.
+    pub(crate) fn row(&self, id: &WorkspaceId) -> Option<&Workspace> {
+        self.rows().get(*self.index().by_id.get(id)?)
     }
 
     /// Whose container an event is about, if it is a watched one.
@@ -99,6 +152,20 @@ impl Snapshot {
             });
         found.map(|row| self.rows()[row].id.clone())
     }
+}
+
+/// The engine whose passes judge a row; `None` for an external one.
+pub(crate) fn judged_on(row: &Workspace) -> Option<&EngineName> {
+    (row.kind != Kind::External).then_some(&row.engine)
+}
+
+/// Attempts by workspace, in the order in which they came.
+pub(crate) fn by_workspace(attempts: Vec<Attempt>) -> Attempts {
+    let mut grouped = Attempts::new();
+    for attempt in attempts {
+        grouped.entry(attempt.workspace.clone()).or_default().push(attempt);
+    }
+    grouped
 }
 
 #[cfg(test)]
@@ -134,12 +201,13 @@ mod tests {
             row("prefix", "b", Some(&id[..14])),
             row("label", "a", None),
         ];
-        let snapshot = Snapshot::new(Arc::new(FleetRead {
+        let read = FleetRead {
             at: Moment::ZERO,
             database_now: Timestamp(0),
             database_started_at: Timestamp(0),
             workspaces: rows,
-        }));
+        };
+        let snapshot = Snapshot::new(read, Vec::new(), Holds::default());
         let event = |engine: &str, container: &str, name: Option<&str>, workspace: Option<&str>| ContainerEvent {
             engine: engine.into(),
             container_id: container.into(),
@@ -155,5 +223,7 @@ mod tests {
         assert_eq!(found(event("a", "ff", None, Some("label"))).as_deref(), Some("label"));
         assert_eq!(found(event("b", "ff", Some("agent-1"), Some("label"))), None, "another engine's container");
         assert_eq!(snapshot.engine_of(&"prefix".into()).map(EngineName::as_str), Some("b"));
+        let on_a: Vec<&str> = snapshot.rows_on(Some(&"a".into())).map(|row| row.id.as_str()).collect();
+        assert_eq!(on_a, ["named", "whole", "label"]);
     }
 }

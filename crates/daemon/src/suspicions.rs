@@ -1,36 +1,57 @@
 //! Suspicions: taken from the table, told to the judge, and turned into workspaces to look at.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use defib_policy::id::WorkspaceId;
 use defib_policy::moment::Moment;
-use defib_policy::suspicion;
+use defib_policy::suspicion::{self, Report};
 use defib_store::{StoreError, Suspicion};
 
+use crate::database::SuspicionTables;
 use crate::metrics::suspicion_reason;
-use crate::reconcile::{Reconciler, lock};
+use crate::news::News;
+use crate::state::State;
 
 /// Suspicions taken with one statement. Larger: the statement holds its rows for longer. Smaller: more round trips in a flood.
 const SUSPICIONS_MAX: i64 = 2_000;
 /// Pages of pending suspicions that are looked through in one take, where some of them are other replicas'.
 const PAGES_MAX: usize = 10;
 
-impl Reconciler {
+/// Takes what proxies report.
+pub(crate) struct Suspicions {
+    state: Arc<State>,
+    tables: Arc<dyn SuspicionTables>,
+    news: Arc<News>,
+    /// Reports from more than a window before our start are ignored.
+    started: Moment,
+}
+
+impl Suspicions {
+    /// From these tables, in a process that starts now.
+    pub(crate) fn new(state: Arc<State>, tables: Arc<dyn SuspicionTables>, news: Arc<News>) -> Self {
+        let started = state.now();
+        Self { state, tables, news, started }
+    }
+
     /// Takes the suspicions of our workspaces that wait in the table and turns them into workspaces to look at. Returns those,
-    /// and whether there may be more in the table. Those from more than a window before `started`, our start, are ignored.
-    pub(crate) async fn take_suspicions(&self, started: Moment) -> Result<(Vec<WorkspaceId>, bool), StoreError> {
+    /// and whether there may be more in the table.
+    pub(crate) async fn take(&self) -> Result<(Vec<WorkspaceId>, bool), StoreError> {
         let (taken, more) = self.take_ours().await?;
-        let now = self.now();
-        let mut judge = self.judge();
+        let now = self.state.now();
+        let mut judge = self.state.judge();
         let mut suspects = BTreeSet::new();
         for report in taken {
             let reported_at = now.minus(report.age);
-            if suspicion::is_too_old(reported_at, started, self.config.policy.dead_window) {
-                self.metrics.suspicion("too_old");
-            } else if !judge.observe_suspicion(&report.workspace, &report.reporter, reported_at) {
-                self.metrics.suspicion("unknown_workspace");
+            if suspicion::is_too_old(reported_at, self.started, self.state.config.policy.dead_window) {
+                self.news.suspicion("too_old");
+            } else if !judge.observe_suspicion(
+                &report.workspace,
+                Report { reporter: &report.reporter, login: &report.login, at: reported_at },
+            ) {
+                self.news.suspicion("unknown_workspace");
             } else {
-                self.metrics.suspicion(suspicion_reason(&report.reason, report.http_status));
+                self.news.suspicion(suspicion_reason(&report.reason, report.http_status));
                 suspects.insert(report.workspace);
             }
         }
@@ -40,28 +61,28 @@ impl Reconciler {
     /// Takes pending suspicions: all of them where this replica owns everything, else those of workspaces that it speaks for.
     async fn take_ours(&self) -> Result<(Vec<Suspicion>, bool), StoreError> {
         let (alone, owns_any) = {
-            let (ownership, now) = (lock(&self.ownership), self.now());
+            let (ownership, now) = (self.state.ownership(), self.state.now());
             (ownership.is_alone(now), ownership.owns_any(now))
         };
         if alone {
-            let taken = self.store.take_suspicions(SUSPICIONS_MAX).await?;
+            let taken = self.tables.take_suspicions(SUSPICIONS_MAX).await?;
             let more = i64::try_from(taken.len()).is_ok_and(|taken| taken >= SUSPICIONS_MAX);
             return Ok((taken, more));
         }
         if !owns_any {
             return Ok((Vec::new(), false));
         }
-        let (snapshot, mut taken, mut after) = (self.snapshot(), Vec::new(), 0);
+        let (snapshot, mut taken, mut after) = (self.state.fleet(), Vec::new(), 0);
         // Those of others stay in the table until their replica comes for them, and must not keep ours from being seen.
         for _ in 0..PAGES_MAX {
-            let page = self.store.pending_suspicions(after, SUSPICIONS_MAX).await?;
+            let page = self.tables.pending_suspicions(after, SUSPICIONS_MAX).await?;
             let last = i64::try_from(page.len()).is_ok_and(|rows| rows < SUSPICIONS_MAX);
             after = page.last().map_or(after, |row| row.id);
-            let now = self.now();
-            let ours = page.iter().filter(|row| self.speaks_for(snapshot.engine_of(&row.workspace), now));
+            let now = self.state.now();
+            let ours = page.iter().filter(|row| self.state.speaks_for(snapshot.engine_of(&row.workspace), now));
             let ours: Vec<i64> = ours.map(|row| row.id).collect();
             if !ours.is_empty() {
-                taken.extend(self.store.take_these_suspicions(&ours).await?);
+                taken.extend(self.tables.take_these_suspicions(&ours).await?);
             }
             if last {
                 return Ok((taken, false));

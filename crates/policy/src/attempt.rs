@@ -1,4 +1,4 @@
-//! The restart ledger as policy sees it: what was tried for a workspace, and what came of it.
+//! The rows of the restart ledger that the rules read: what was tried for a workspace, and what came of it.
 
 use std::time::Duration;
 
@@ -46,10 +46,12 @@ impl Outcome {
         Self::ALL.into_iter().find(|outcome| outcome.label() == label)
     }
 
-    /// Whether the container may have been touched. Only such attempts count for the back-off.
+    /// Whether an attempt that ended so counts as one, where `asked` says whether its owner turned to the engine. Only such an
+    /// attempt has a number, and only such attempts make the back-off grow and exhaust a workspace: one that was vetoed, superseded
+    /// or handed back before the engine was asked has touched nothing.
     #[must_use]
-    pub const fn touched(self) -> bool {
-        matches!(self, Self::Succeeded | Self::Failed | Self::Abandoned)
+    pub const fn counts(self, asked: bool) -> bool {
+        asked && matches!(self, Self::Succeeded | Self::Failed | Self::Abandoned)
     }
 }
 
@@ -76,10 +78,24 @@ pub struct Attempt {
     pub outcome: Option<Outcome>,
     /// How long ago a heartbeat proved the recovery; `None` while none has.
     pub recovered_ago: Option<Duration>,
-    /// Its owner turned to the engine (`acting_at` is set), so that something may have come of it. One that never did touched nothing.
+    /// Its owner turned to the engine (`acting_at` is set), so that something may have come of it. If it is false, nothing was touched.
     pub asked: bool,
     /// An operator acknowledged it (`defib ack`): it no longer counts.
     pub acknowledged: bool,
+}
+
+impl Attempt {
+    /// Whether it has ended and counts as an attempt ([`Outcome::counts`]).
+    #[must_use]
+    pub fn counts(&self) -> bool {
+        self.outcome.is_some_and(|outcome| outcome.counts(self.asked))
+    }
+
+    /// Whether it has ended and counts for nothing: the platform or a fresh look refused it, or its owner never asked the engine.
+    #[must_use]
+    pub fn was_refused(&self) -> bool {
+        self.outcome.is_some_and(|outcome| !outcome.counts(self.asked))
+    }
 }
 
 #[cfg(test)]
@@ -92,5 +108,18 @@ mod tests {
         assert_eq!(Outcome::ALL.map(Outcome::label), words);
         assert_eq!(words.map(Outcome::from_label), Outcome::ALL.map(Some));
         assert_eq!(Outcome::from_label("recovered"), None);
+    }
+
+    #[test]
+    fn only_an_attempt_that_asked_the_engine_and_was_not_refused_counts() {
+        for (outcome, counts) in [
+            (Outcome::Succeeded, true),
+            (Outcome::Failed, true),
+            (Outcome::Abandoned, true),
+            (Outcome::Superseded, false),
+            (Outcome::Vetoed, false),
+        ] {
+            assert_eq!((outcome.counts(true), outcome.counts(false)), (counts, false), "{outcome:?}");
+        }
     }
 }

@@ -1,7 +1,12 @@
-//! When the next attempt may be made (section 4.6): exponential back-off with full jitter, and exhaustion.
+//! When the next attempt may be made: exponential back-off with full jitter, exhaustion, and the delay after refusals.
 //!
 //! Everything is derived from the ledger's rows, so that it survives restarts and fail-overs of defib itself. The jitter is
 //! a hash of the last attempt's id for the same reason: every replica and every tick computes the same delay.
+//!
+//! Only an attempt in which the engine was asked counts ([`Attempt::counts`]). The platform's veto, a fresh look that did not bear
+//! the evidence out, or a daemon that stopped before it asked the engine touched nothing: such a row uses up no number and brings
+//! no workspace nearer to being exhausted. It has a delay of its own, which doubles with each further refusal of the same life, so
+//! that a platform that refuses for ever costs a row each `DEFIB_BACKOFF_MAX` and not one each ten seconds.
 //!
 //! Full jitter ("Exponential Backoff And Jitter", AWS Architecture Blog, 2015) draws from zero to the ceiling. Here the
 //! draw for attempt n + 1 is from the ceiling of attempt n to its own: still spread over the whole of each new span, but
@@ -11,7 +16,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::attempt::{Attempt, Outcome};
+use crate::attempt::Attempt;
 use crate::sample::Incarnation;
 use crate::settings::Settings;
 
@@ -45,7 +50,7 @@ pub fn allowance(
         let delay = if exhausted { settings.exhausted_retry } else { delay(tries, last.id, settings) };
         delay.saturating_sub(last.finished_ago.unwrap_or(Duration::ZERO))
     });
-    let after_refusal = attempts.first().map_or(Duration::ZERO, |newest| refused_lately(newest, incarnation, settings));
+    let after_refusal = after_refusals(attempts, incarnation, settings);
     Allowance {
         attempt: tries.max(given_to(attempts, incarnation)) + 1,
         wait: after_tries.max(after_refusal),
@@ -57,7 +62,7 @@ pub fn allowance(
 /// Whether the attempts (newest first) were too many, none of them helped, and nobody has acknowledged that.
 #[must_use]
 pub fn is_exhausted(attempts: &[Attempt], settings: &Settings) -> bool {
-    let newest = attempts.iter().find(|attempt| attempt.outcome.is_some_and(Outcome::touched));
+    let newest = attempts.iter().find(|attempt| attempt.counts());
     newest.is_some_and(|it| !it.acknowledged && it.recovered_ago.is_none() && it.attempt >= settings.exhausted_after)
 }
 
@@ -69,51 +74,55 @@ fn given_to(attempts: &[Attempt], incarnation: Option<&Incarnation>) -> u32 {
     let same = attempts.iter().filter(|attempt| {
         attempt.container_id.as_ref() == Some(container_id)
             && attempt.started_at == Some(*started_at)
-            && attempt.outcome.is_none_or(Outcome::touched)
+            && !attempt.was_refused()
     });
     same.map(|attempt| attempt.attempt).max().unwrap_or(0)
 }
 
-/// The newest attempt that touched the container, unless its run is over: acknowledged, or recovered and well for `reset`
+/// The newest attempt that counts, unless its run is over: acknowledged, or recovered and well for `reset`
 /// before the workspace went down again. Its number is the length of the run, because it was given by this same rule; so a
 /// run is remembered whole however long its pauses were.
 fn last_of_run(attempts: &[Attempt], down_for: Duration, reset: Duration) -> Option<&Attempt> {
-    let newest = attempts.iter().find(|attempt| attempt.outcome.is_some_and(Outcome::touched))?;
+    let newest = attempts.iter().find(|attempt| attempt.counts())?;
     let well_for = newest.recovered_ago.map(|recovered| recovered.saturating_sub(down_for));
     let over = newest.acknowledged || well_for.is_some_and(|well| well >= reset);
     (!over).then_some(newest)
 }
 
-/// A claim that the platform vetoed, or that found the same incarnation alive, is not repeated at once: the evidence that
-/// was refused would only be refused again.
-fn refused_lately(newest: &Attempt, incarnation: Option<&Incarnation>, settings: &Settings) -> Duration {
-    let refused = newest.outcome.is_some_and(|outcome| !outcome.touched());
-    let same = match (incarnation, &newest.container_id) {
+/// How long the refusals of `incarnation` delay the next try. The evidence that was refused a moment ago would only be refused again,
+/// so each refusal in a row doubles the delay. An attempt that counts or another life ends the row: then the evidence is another.
+fn after_refusals(attempts: &[Attempt], incarnation: Option<&Incarnation>, settings: &Settings) -> Duration {
+    let Some(newest) = attempts.first() else { return Duration::ZERO };
+    let in_a_row = attempts.iter().take_while(|attempt| attempt.was_refused() && is_of(attempt, incarnation)).count();
+    let delay = ceiling(u32::try_from(in_a_row).unwrap_or(u32::MAX), settings);
+    if in_a_row == 0 { Duration::ZERO } else { delay.saturating_sub(newest.finished_ago.unwrap_or(Duration::ZERO)) }
+}
+
+/// Whether an attempt was made for this life, as far as both are known; `None` is a container that is missing and was never seen.
+fn is_of(attempt: &Attempt, incarnation: Option<&Incarnation>) -> bool {
+    match (incarnation, &attempt.container_id) {
         (Some(now), Some(then)) => {
-            now.container_id == *then && (now.started_at == newest.started_at || now.started_at.is_none())
+            now.container_id == *then && (now.started_at == attempt.started_at || now.started_at.is_none())
         }
         (None, None) => true,
         _ => false,
-    };
-    if refused && same {
-        settings.backoff_initial.saturating_sub(newest.finished_ago.unwrap_or(Duration::ZERO))
-    } else {
-        Duration::ZERO
     }
+}
+
+/// The longest delay after the `n`th try or refusal: it doubles from `DEFIB_BACKOFF_INITIAL` up to `DEFIB_BACKOFF_MAX`.
+fn ceiling(n: u32, settings: &Settings) -> Duration {
+    let factor = 2_u32.checked_pow(n.saturating_sub(1)).unwrap_or(u32::MAX);
+    settings.backoff_initial.saturating_mul(factor).min(settings.backoff_max)
 }
 
 /// The delay after `tries` attempts, of which the last has the ledger's id `seed`.
 #[must_use]
 pub fn delay(tries: u32, seed: i64, settings: &Settings) -> Duration {
-    let ceiling = |n: u32| {
-        let factor = 2_u32.checked_pow(n.saturating_sub(1)).unwrap_or(u32::MAX);
-        settings.backoff_initial.saturating_mul(factor).min(settings.backoff_max)
-    };
     match tries {
         0 => Duration::ZERO,
-        1 => ceiling(1).mul_f64(unit(seed)),
+        1 => ceiling(1, settings).mul_f64(unit(seed)),
         n => {
-            let (floor, ceiling) = (ceiling(n - 1), ceiling(n));
+            let (floor, ceiling) = (ceiling(n - 1, settings), ceiling(n, settings));
             // At the cap the span would be empty and every workspace of a mass death would retry in step.
             let floor = if floor == ceiling { ceiling / 2 } else { floor };
             floor + ceiling.saturating_sub(floor).mul_f64(unit(seed))
@@ -133,6 +142,7 @@ fn unit(seed: i64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::attempt::Outcome;
     use crate::moment::Timestamp;
 
     fn seconds(n: u64) -> Duration {
@@ -256,6 +266,41 @@ mod tests {
         assert_eq!((after.exhausted, after.wait, after.attempt), (false, Duration::ZERO, 1));
     }
 
+    /// Abandoned while defib was stopping, or because the database had gone before the engine was asked.
+    fn handed_back(id: i64, claimed: u64) -> Attempt {
+        Attempt { asked: false, ..attempt(id, claimed, Some(Outcome::Abandoned), None) }
+    }
+
+    #[test]
+    fn an_attempt_that_never_asked_the_engine_exhausts_nobody_and_gives_its_number_back() {
+        let life = |started| Incarnation { container_id: "c".into(), started_at: Some(Timestamp(started)) };
+        let many: Vec<Attempt> = (1..=8).rev().map(|id| handed_back(id, 400)).collect();
+        let after = allowed(&many, Some(&life(8)));
+        assert_eq!((after.attempt, after.exhausted, after.wait), (1, false, Duration::ZERO));
+        assert!(!is_exhausted(&many, &Settings::default()));
+        let mut with_one_that_counts = many;
+        with_one_that_counts.push(attempt(0, 500, Some(Outcome::Failed), None));
+        with_one_that_counts.last_mut().unwrap().attempt = 4;
+        assert_eq!(allowed(&with_one_that_counts, Some(&life(9))).attempt, 5, "the fifth is the next");
+    }
+
+    #[test]
+    fn refusals_in_a_row_double_their_delay_up_to_the_cap_and_an_attempt_or_another_life_ends_the_row() {
+        let of_life = |id, outcome| Attempt { started_at: Some(Timestamp(9)), ..attempt(id, 1, Some(outcome), None) };
+        let life = |started| Incarnation { container_id: "c".into(), started_at: Some(Timestamp(started)) };
+        let mut refusals: Vec<Attempt> = Vec::new();
+        for (n, delay) in (1..).zip([10, 20, 40, 80, 160, 300, 300]) {
+            let outcome = if n % 2 == 0 { Outcome::Vetoed } else { Outcome::Superseded };
+            refusals.insert(0, of_life(n, outcome));
+            assert_eq!(allowed(&refusals, Some(&life(9))).wait, seconds(delay), "after {n}");
+            assert_eq!(allowed(&refusals, Some(&life(10))).wait, Duration::ZERO, "another life");
+        }
+        refusals.insert(2, of_life(70, Outcome::Succeeded));
+        refusals[2].claimed_ago = seconds(4_000);
+        refusals[2].finished_ago = Some(seconds(4_000));
+        assert_eq!(allowed(&refusals, Some(&life(9))).wait, seconds(20), "two since an attempt that counts");
+    }
+
     #[test]
     fn attempts_that_touched_nothing_do_not_count_but_are_not_repeated_at_once() {
         let life = |started| Incarnation { container_id: "c".into(), started_at: Some(Timestamp(started)) };
@@ -266,6 +311,8 @@ mod tests {
             assert_eq!(allowed(&refused, Some(&life(5))).wait, Duration::ZERO, "another incarnation");
             assert_eq!(allowed(&refused, None).wait, Duration::ZERO, "missing now, seen then");
         }
+        let handed_back = [handed_back(4, 4)];
+        assert_eq!(allowed(&handed_back, Some(&life(4))).wait, seconds(7), "nothing was touched");
         let abandoned = [attempt(1, 400, Some(Outcome::Abandoned), None)];
         assert_eq!(allowed(&abandoned, Some(&life(4))).attempt, 2, "it may have been touched");
     }

@@ -12,14 +12,14 @@ pub mod cadence;
 pub mod fleet;
 pub mod id;
 pub mod judge;
+pub mod lease;
 pub mod local_health;
 pub mod moment;
-mod opinion;
 pub mod overrides;
+pub mod ownership;
 pub mod pipeline;
 pub mod plan;
 pub mod probe;
-pub mod recovery;
 pub mod restart;
 pub mod sample;
 pub mod settings;
@@ -28,3 +28,6 @@ pub mod storm;
 pub mod suspicion;
 mod track;
 pub mod verdict;
+
+/// The name that `restart::left_behind` had.
+pub use restart::left_behind as recovery;

@@ -17,6 +17,8 @@ pub struct Plan {
     pub restarts: Vec<RestartOrder>,
     /// Attempts that a heartbeat has proved to be recoveries.
     pub recoveries: Vec<Recovery>,
+    /// External workspaces that are lost, in every pass, and those that a heartbeat has just brought back.
+    pub external: Vec<External>,
     /// When to look again at whom, before the next poll would.
     pub looks: Vec<(WorkspaceId, Moment)>,
     /// Scopes that entered (`true`) or left (`false`) a storm; `None` is the fleet.
@@ -66,7 +68,7 @@ pub struct RestartOrder {
     pub incarnation: Option<Incarnation>,
     /// `container_ref` of the fleet row, for finding it again.
     pub container_ref: Option<Box<str>>,
-    /// `instance_ref` of the fleet row, for the same where it is an instance.
+    /// `instance_ref` of the fleet row. The claim is refused if it has changed since.
     pub instance_ref: Option<Box<str>>,
     /// `policy` of the fleet row: what was judged by. The claim is refused if it has changed since.
     pub policy: Option<Box<str>>,
@@ -112,5 +114,19 @@ pub struct Recovery {
     /// The ledger's id of the attempt.
     pub attempt_id: i64,
     /// The evidence: a heartbeat newer than the restart, or a settle window survived by one that never beats.
+    pub evidence: Evidence,
+}
+
+/// An external workspace that the platform must hear of: defib cannot restart it, only say that it is lost or back.
+///
+/// One that is lost is in the plan of every pass, so that a mark which failed or was vetoed is tried again for as long as it is true. One
+/// that is back is in the plan of the pass that found it beating. Where defib only observes, nobody is in it.
+#[derive(Clone, Debug)]
+pub struct External {
+    /// Which.
+    pub workspace: WorkspaceId,
+    /// It is lost; otherwise it is back.
+    pub lost: bool,
+    /// On what evidence.
     pub evidence: Evidence,
 }

@@ -44,6 +44,8 @@ pub(crate) struct Track {
     /// When its container was last seen frozen: silence until then has its reason.
     pub(crate) frozen_at: Option<Moment>,
     pub(crate) transition_since: Option<Moment>,
+    /// Since when each look at this life has found its health check failing.
+    pub(crate) failing_since: Option<Moment>,
     /// The last conclusive sample found it stopped or missing.
     pub(crate) container_dead: bool,
     /// Never beaten and without any age of its own: when we first heard of it.
@@ -83,6 +85,11 @@ impl Life {
             None => sighted,
         }
     }
+
+    /// Whether it began while we watched, or at a moment that is known. Of any other it cannot be said how long it has been going on.
+    pub(crate) const fn is_surely_young(&self) -> bool {
+        !self.found || self.incarnation.started_at.is_some()
+    }
 }
 
 impl Life {
@@ -110,6 +117,7 @@ impl Track {
             }
             known => {
                 let found = known.is_none();
+                self.failing_since = None;
                 *known = Some(Life { incarnation: seen.clone(), seen_at: at, found, has_beaten: false });
                 if !found {
                     self.cadence.skip_next_gap();
@@ -119,24 +127,39 @@ impl Track {
         }
     }
 
-    /// Whether its last sign of life belongs to the present life; what is older than its start is void.
+    /// Whether its last sign of life belongs to the present life; what is older than its start is void. Where the start of a life that
+    /// was there before us is not known, the sign of life counts as its own.
     pub(crate) fn beat_is_current(&self, offset: i64) -> bool {
         let Some(life) = &self.life else { return self.cadence.has_lived() };
-        if life.has_beaten {
-            return true;
-        }
-        let stamped = match (life.started_at(offset), self.cadence.lived_at()) {
-            (Some(started), Some(lived)) => lived.plus(CLOCKS_APART) >= started,
-            (None, Some(_)) => life.found,
-            (_, None) => false,
-        };
+        let untold = life.found && life.incarnation.started_at.is_none() && self.cadence.lived_at().is_some();
+        untold || self.beat_is_proven(offset)
+    }
+
+    /// Whether its last sign of life is known to belong to the present life: by its stamp, which is later than the start, or because it
+    /// was seen to come in while this life was going on.
+    pub(crate) fn beat_is_proven(&self, offset: i64) -> bool {
+        let Some(life) = &self.life else { return self.cadence.has_lived() };
+        let stamped = life
+            .started_at(offset)
+            .zip(self.cadence.lived_at())
+            .is_some_and(|(started, lived)| lived.plus(CLOCKS_APART) >= started);
         let sighted = self.cadence.seen_between().is_some_and(|(after, _)| after >= life.seen_at);
-        stamped || sighted
+        life.has_beaten || stamped || sighted
+    }
+
+    /// Whether it was found lost, by this process or by whoever had the word on it before, and has not been heard of since.
+    pub(crate) fn is_lost(&self) -> bool {
+        let said = self.told.map(|(verdict, ..)| verdict);
+        let found = self.verdict.map(|(verdict, _)| verdict);
+        said == Some(Verdict::Lost) || found == Some(Verdict::Lost)
     }
 
     /// Whether its silence may mean that it hangs: it has beaten in this life, or had the longest start-up time to.
+    ///
+    /// A boot that was under way when we came is a boot like any other, once its start is known. Until then it may have been running for
+    /// ever, and nobody is restarted whose start is not known.
     pub(crate) fn may_hang(&self, silent_for: Duration) -> bool {
-        self.life.as_ref().is_none_or(|life| life.has_beaten || life.found) || silent_for > STARTUP_MAX
+        self.life.as_ref().is_none_or(|life| life.has_beaten || !life.is_surely_young()) || silent_for > STARTUP_MAX
     }
 
     /// How long a new life of it may take until its first heartbeat.
@@ -315,8 +338,11 @@ mod tests {
     fn a_life_that_was_never_heard_of_may_hang_after_the_longest_start_up_time() {
         let mut track = Track::default();
         assert!(track.may_hang(Duration::ZERO), "no container is known");
-        note(&mut track, &life("a", Some(0)), 0);
-        assert!(track.may_hang(Duration::ZERO), "it was there before us");
+        note(&mut track, &life("a", None), 0);
+        assert!(track.may_hang(Duration::ZERO), "it was there before us, and nobody knows since when");
+        note(&mut track, &life("a", Some(-5)), 1);
+        assert!(!track.may_hang(STARTUP_MAX), "a boot that was under way when we came is a boot");
+        assert!(track.may_hang(STARTUP_MAX + Duration::from_nanos(1)));
         note(&mut track, &life("b", Some(10)), 10);
         assert!(!track.may_hang(STARTUP_MAX) && track.may_hang(STARTUP_MAX + Duration::from_nanos(1)));
         beat(&mut track, 20, Some(15), 18);

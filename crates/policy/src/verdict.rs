@@ -271,11 +271,13 @@ pub enum Held {
     StartUnknown,
     /// `DEFIB_RESTART_CONCURRENCY` others on its engine are being restarted.
     Queued,
+    /// Its container no longer exists, and nothing that defib is configured for can make it again.
+    CannotRecreate,
 }
 
 impl Held {
     /// Every reason.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Operator,
         Self::Backoff,
         Self::Exhausted,
@@ -286,6 +288,7 @@ impl Held {
         Self::SecondWitness,
         Self::StartUnknown,
         Self::Queued,
+        Self::CannotRecreate,
     ];
 
     /// The metric label.
@@ -302,6 +305,7 @@ impl Held {
             Self::SecondWitness => "second_witness",
             Self::StartUnknown => "start_unknown",
             Self::Queued => "queued",
+            Self::CannotRecreate => "cannot_recreate",
         }
     }
 
@@ -319,6 +323,9 @@ impl Held {
             Self::SecondWitness => "it still runs, and no second witness agrees",
             Self::Queued => "others on its engine are restarted first (DEFIB_RESTART_CONCURRENCY)",
             Self::StartUnknown => "it still runs, and its engine has yet to say since when",
+            Self::CannotRecreate => {
+                "its container was removed and its engine cannot make it again; the platform must recreate it"
+            }
         }
     }
 }
@@ -462,6 +469,7 @@ mod tests {
             (Held::SecondWitness, "second_witness", "no second witness"),
             (Held::StartUnknown, "start_unknown", "since when"),
             (Held::Queued, "queued", "DEFIB_RESTART_CONCURRENCY"),
+            (Held::CannotRecreate, "cannot_recreate", "removed"),
         ] {
             assert_eq!(held.label(), label);
             assert!(held.sentence().contains(sentence), "{label}: {}", held.sentence());

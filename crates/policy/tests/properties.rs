@@ -70,7 +70,7 @@ proptest! {
             world.wait_ms(gap);
             world.evidence.fault = Some(fault);
             world.see("w", unknown(fault));
-            world.judge.observe_suspicion(&"w".into(), ["a", "b"][n % 2], world.now());
+            world.suspect(&"w".into(), ["a", "b"][n % 2]);
             prop_assert!(world.tick().restarts.is_empty());
         }
     }
@@ -93,7 +93,7 @@ proptest! {
                     5
                 }
                 Silence::Suspect(reporter) => {
-                    world.judge.observe_suspicion(&"w".into(), ["a", "b", "c"][reporter], world.now());
+                    world.suspect(&"w".into(), ["a", "b", "c"][reporter]);
                     suspected.push((reporter, world.now_ms));
                     continue;
                 }

@@ -251,7 +251,28 @@ impl Database {
     /// Ends an attempt, unless it has ended.
     pub fn finish(&mut self, id: i64, outcome: Outcome, now: Ms) -> bool {
         let clock = self.clock(now);
-        self.ledger.finish(id, outcome, clock)
+        let ended = self.ledger.finish(id, outcome, clock);
+        if let Some(of) = self.ledger.row(id).map(|row| row.of) {
+            self.take_back(of);
+        }
+        ended
+    }
+
+    /// Abandons an attempt, unless it has turned to its engine or has ended.
+    pub fn abandon_unasked(&mut self, id: i64, now: Ms) -> bool {
+        let clock = self.clock(now);
+        let ended = self.ledger.abandon_unasked(id, clock);
+        if let Some(of) = self.ledger.row(id).map(|row| row.of) {
+            self.take_back(of);
+        }
+        ended
+    }
+
+    /// The recorder takes back what is owed: at once, because the platform's function answers here.
+    fn take_back(&mut self, of: usize) {
+        if self.ledger.take_back(of, &mut self.facts[of]) {
+            self.show_status(of);
+        }
     }
 
     /// A heartbeat proved that the attempt with this id brought its workspace back.
@@ -260,8 +281,8 @@ impl Database {
             return false;
         }
         let clock = self.clock(now);
-        let first = self.ledger.recovered(id, of, &mut self.facts[of], clock);
-        self.show_status(of);
+        let first = self.ledger.recovered(id, of, clock);
+        self.take_back(of);
         first
     }
 

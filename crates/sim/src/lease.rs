@@ -13,8 +13,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use defib_policy::id::EngineName;
-use defib_policy::moment::Timestamp;
-use defib_policy::share::{self, Replica};
+use defib_policy::lease::{self, Taker};
+use defib_policy::moment::{Moment, Timestamp};
+use defib_policy::ownership::Turned;
+use defib_policy::share::Replica;
 
 use crate::weakening::Weakening;
 
@@ -60,6 +62,14 @@ pub struct LeaseTable {
     pub leases: Vec<Lease>,
     /// Engines that another process has taken under its name.
     pub usurped: Vec<EngineName>,
+}
+
+impl LeaseTable {
+    /// Whose word counts follows from this, for a turn that began at this moment of the replica's own clock.
+    #[must_use]
+    pub fn turned(self, at: Moment) -> Turned {
+        Turned { at, owned: self.owned, leased: self.leases.into_iter().map(|lease| lease.engine).collect() }
+    }
 }
 
 /// The lease that an attempt is made under.
@@ -162,47 +172,24 @@ impl Leases {
             return None;
         }
         let me = turn.replica;
-        let mine = |engine: &EngineName, row: &LeaseRow| {
-            &*row.holder == me && turn.owned.is_some_and(|owned| owned.get(engine) == Some(&row.epoch))
-        };
-        let predecessors = |row: &LeaseRow| turn.owned.is_none() && &*row.holder == me;
-        let lasts = |row: &LeaseRow| row.expires_at > now;
-        let usurped = self
-            .rows
-            .iter()
-            .filter(|(engine, row)| {
-                turn.owned.is_some_and(|owned| owned.contains_key(*engine)) && &*row.holder == me && !mine(engine, row)
-            })
-            .map(|(engine, _)| engine.clone())
-            .collect();
-
-        let others = self.replicas.iter().filter(|(name, (_, until))| ***name != *me && *until > now);
+        let early = self.weakening == Some(Weakening::TakeOverBeforeTheEnd);
+        let over_claims = self.weakening == Some(Weakening::TakeOverDuringAClaim);
+        let others = self.replicas.iter().filter(|(name, (_, until))| ***name != *me && *until > now && !early);
         let replica =
             Replica { name: me.into(), engines: turn.engines.iter().cloned().collect(), fit: turn.fit.clone() };
         let mut replicas: Vec<Replica> = others.map(|(_, (other, _))| other.clone()).collect();
         replicas.push(replica.clone());
-        let live = share::able(&replicas);
-        let held = self.rows.iter().filter(|(engine, row)| lasts(row) || mine(engine, row));
-        let held = held.map(|(engine, row)| (engine, &*row.holder)).collect();
-        let owners = share::owners(&live, &held);
-        let wanted = |engine: &EngineName| owners.get(engine) == Some(&me);
-
-        let (mut owned, mut left) = (BTreeMap::new(), Vec::new());
-        for (engine, row) in self.rows.iter().filter(|(engine, row)| mine(engine, row)) {
-            if wanted(engine) || turn.busy.contains(engine) {
-                owned.insert(engine.clone(), row.epoch);
-            } else {
-                left.push(engine.clone());
-            }
-        }
-        let early = self.weakening == Some(Weakening::TakeOverBeforeTheEnd);
-        let over_claims = self.weakening == Some(Weakening::TakeOverDuringAClaim);
-        let takeable = |engine: &EngineName| match self.rows.get(engine) {
-            None => true,
-            Some(row) => (early || !lasts(row) || predecessors(row)) && (over_claims || row.claims == 0),
-        };
-        let wants = |engine: &&EngineName| (wanted(engine) || early) && !owned.contains_key(*engine);
-        let taken: Vec<EngineName> = turn.engines.iter().filter(wants).filter(|it| takeable(it)).cloned().collect();
+        let rows = self.rows.iter().map(|(engine, row)| {
+            let lasts = row.expires_at > now && (*row.holder == *me || !early);
+            (engine.clone(), lease::Row { holder: row.holder.clone(), epoch: row.epoch, lasts })
+        });
+        let myself = Taker { replica: me, engines: turn.engines, owned: turn.owned, busy: turn.busy };
+        let decided = lease::turn(myself, &replicas, &rows.collect());
+        let (owned, left) = (decided.keep, decided.leave.into_keys().collect());
+        // What is claimed at this moment is left to the next turn.
+        let free = |engine: &EngineName| over_claims || self.rows.get(engine).is_none_or(|row| row.claims == 0);
+        let taken: Vec<EngineName> =
+            decided.take_new.into_iter().chain(decided.take_over.into_iter().filter(free)).collect();
         for engine in &taken {
             if let Some(row) = self.rows.get_mut(engine) {
                 row.taken_over = true;
@@ -210,7 +197,7 @@ impl Leases {
         }
         self.turning = true;
         let expires_at = now.plus(turn.ttl);
-        Some(Turn { replica, expires_at, owned, left, left_at: now, taken, usurped })
+        Some(Turn { replica, expires_at, owned, left, left_at: now, taken, usurped: decided.usurped })
     }
 
     /// Commits a turn. What it has read and written is of its beginning; `now` is when its table is read.

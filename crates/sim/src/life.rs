@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use defib_policy::attempt::Outcome;
-
 use crate::chronicle::{By, Death};
 use crate::ledger::Restart;
 use crate::queue::Event;
@@ -40,12 +38,12 @@ impl World {
         }
     }
 
-    /// The attempts that touched it since the last recovery that held: what its back-off depends on. Each recovery held until
+    /// The attempts that count since the last recovery that held: what its back-off depends on. Each recovery held until
     /// the death that called for the next attempt, which came before its claim by whatever the back-off was.
     fn tries(&self, of: usize) -> u32 {
-        let touched = |row: &&Restart| row.outcome.is_none_or(Outcome::touched);
+        let counts = |row: &&Restart| row.outcome.is_none_or(|outcome| outcome.counts(row.acting_at.is_some()));
         let rows = self.db.ledger.rows_of(of).rev();
-        let Some(newest) = rows.filter(|row| row.acknowledged_at.is_none()).find(touched) else { return 0 };
+        let Some(newest) = rows.filter(|row| row.acknowledged_at.is_none()).find(counts) else { return 0 };
         let held = newest.recovered_at.map_or(Duration::ZERO, |recovered| self.db.clock(self.now).since(recovered));
         if held >= self.settings.backoff_reset { 0 } else { newest.attempt }
     }

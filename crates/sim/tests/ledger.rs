@@ -18,7 +18,7 @@ use defib_policy::moment::{Moment, Timestamp};
 use defib_sim::dice::Dice;
 use defib_sim::facts::{Evidence, Facts};
 use defib_sim::lease::{self, Leases};
-use defib_sim::ledger::{self, Hold, HoldScope, Ledger};
+use defib_sim::ledger::{self, Hold, HoldScope, Ledger, Mark};
 use defib_sim::weakening::Weakening;
 use defib_store::{FleetScope, LeaseProof, LeaseTurn, Store, StoreSettings};
 use defib_testkit::{PrivatePostgres, postgres};
@@ -117,7 +117,7 @@ impl Trial {
         self.holds = 0;
         self.let_go().await;
         self.run(
-            "truncate defib.workspaces, defib.restarts, defib.leases, defib.replicas, defib.holds restart identity",
+            "truncate defib.workspaces, defib.restarts, defib.marks, defib.leases, defib.replicas, defib.holds restart identity",
         )
         .await;
         self.facts = (0..WORKSPACES).map(|_| well()).collect();
@@ -169,7 +169,8 @@ impl Trial {
             20..=41 => self.claim().await,
             42..=55 => self.may_act().await,
             56..=65 => self.finish().await,
-            66..=69 => self.recovered().await,
+            66..=68 => self.recovered().await,
+            69 => self.take_back().await,
             70 | 71 => self.acknowledge().await,
             72..=76 => self.read().await,
             77..=79 => self.release().await,
@@ -294,6 +295,7 @@ impl Trial {
             workspace: &workspace,
             engine: &engine,
             container_ref: None,
+            instance_ref: None,
             policy: None,
             container_id: container.as_ref(),
             started_at,
@@ -344,8 +346,16 @@ impl Trial {
         let id = self.attempt();
         let of = self.model.row(id).map(|row| row.of).filter(|_| self.dice.chance(0.9)).unwrap_or(0);
         self.say(format!("recovered {id} of w{of}"));
-        let model = self.model.recovered(id, of, &mut self.facts[of], NOW);
-        let real = self.store.recovered(id, &workspace(of), &json!({})).await.unwrap();
+        let model = self.model.recovered(id, of, NOW);
+        let real = self.store.recovered(id, &workspace(of)).await.unwrap();
+        (model.to_string(), real.to_string())
+    }
+
+    async fn take_back(&mut self) -> (String, String) {
+        let of = self.number(WORKSPACES);
+        self.say(format!("take back the mark of w{of}"));
+        let model = self.model.take_back(of, &mut self.facts[of]);
+        let real = self.store.take_back(&workspace(of), &json!({})).await.unwrap();
         (model.to_string(), real.to_string())
     }
 
@@ -558,6 +568,11 @@ impl Trial {
         for (of, facts) in self.facts.iter().enumerate().filter(|(_, facts)| facts.exists) {
             let _ = writeln!(rows, "w{of} {}", facts.status);
         }
+        for (of, mark) in (0..WORKSPACES).filter_map(|of| Some((of, self.model.mark(of)?))) {
+            let Mark { attempt_id, since_attempt, status_before, status, owed } = mark;
+            let owed = if *owed { "t" } else { "f" };
+            let _ = writeln!(rows, "w{of} {attempt_id} {since_attempt} {status_before} {status} {owed}");
+        }
         rows
     }
 
@@ -576,7 +591,10 @@ impl Trial {
              union all
              select concat_ws(' ', replica, {expires}) from (select * from defib.replicas order by replica) p
              union all
-             select concat_ws(' ', id, status) from (select * from defib.workspaces where id ~ '^w' order by id) w",
+             select concat_ws(' ', id, status) from (select * from defib.workspaces where id ~ '^w' order by id) w
+             union all
+             select concat_ws(' ', workspace_id, attempt_id, since_attempt, status_before, status, owed)
+               from (select * from defib.marks order by workspace_id) m",
             claimed = at("claimed_at"),
             deadline = at("deadline_at"),
             acting = at("acting_at"),

@@ -29,13 +29,25 @@ fn no_schedule_of_two_or_three_replicas_restarts_an_incarnation_twice() {
     }
 }
 
-/// A walk that notices nothing proves nothing.
+/// A walk that notices nothing proves nothing. Some rules matter in a few schedules of a million only: an attempt that others have settled can
+/// act only if its owner slept until the deadline and nobody took its place. So the walk begins at several seeds.
 #[test]
 fn every_rule_that_is_left_out_is_noticed() {
-    for weakening in Weakening::ALL {
-        let noticed = [2, 3].iter().any(|replicas| walk(*replicas, 300_000, Some(weakening)).violation.is_some());
-        assert!(noticed, "{weakening:?}");
-    }
+    // An attempt that never asked its engine counts for nothing and waits with a delay of its own. So the schedules in which a settled attempt
+    // does harm have become rare: the last place is a long walk that comes upon one.
+    let places =
+        [(1, 2, 300_000), (1, 3, 300_000), (6, 2, 300_000), (4, 3, 300_000), (2, 2, 300_000), (3, 2, 2_000_000)];
+    let unnoticed: Vec<Weakening> = Weakening::ALL
+        .into_iter()
+        .filter(|weakening| {
+            !places.iter().any(|(seed, replicas, steps)| {
+                let weakening = Some(*weakening);
+                let schedules = Schedules { replicas: *replicas, steps: *steps, seed: *seed, weakening };
+                explore(&schedules).violation.is_some()
+            })
+        })
+        .collect();
+    assert!(unnoticed.is_empty(), "{unnoticed:?}");
 }
 
 #[test]

@@ -31,6 +31,8 @@ const KEEPALIVES_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVES_RETRIES: u32 = 3;
 /// And one that still has something to send, after this.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a transaction waits for one lock, unless it says otherwise.
+const LOCK_TIMEOUT: Duration = Duration::from_millis(750);
 /// Where Debian's and most others' servers have their socket, for a URL that names no host.
 const SOCKET_DIRECTORY: &str = "/var/run/postgresql";
 
@@ -356,6 +358,11 @@ impl Connection {
 
     /// The same, but the server also ends it when we have been still for so long between two statements.
     pub(crate) async fn begin_unless_idle_for(&mut self, idle: Duration) -> Result<(), Fault> {
+        self.begin_within(idle, LOCK_TIMEOUT).await
+    }
+
+    /// The same, with a time-out of its own for each lock, too.
+    pub(crate) async fn begin_within(&mut self, idle: Duration, lock: Duration) -> Result<(), Fault> {
         let bound = self.statement_timeout.as_millis().max(1);
         let idle = idle.as_millis().clamp(1, bound);
         let sql = format!(
@@ -363,10 +370,17 @@ impl Connection {
              set local statement_timeout = {bound}; \
              set local idle_in_transaction_session_timeout = {idle}; \
              set local lock_timeout = {lock}",
-            lock = bound.min(750),
+            lock = lock.as_millis().clamp(1, bound),
         );
         self.in_transaction = true;
         self.batch(&sql).await
+    }
+
+    /// A transaction that reads a few rows of the fleet: the shipped view then walks up from each of them to see whether an ancestor is parked,
+    /// instead of walking down every parked tree. A platform's own view may ignore it.
+    pub(crate) async fn begin_for_a_few_rows(&mut self) -> Result<(), Fault> {
+        self.in_transaction = true;
+        self.batch("begin isolation level read committed; set local defib.walk = 'up'").await
     }
 
     /// A transaction without bounds of the server's.

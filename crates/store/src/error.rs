@@ -80,13 +80,27 @@ pub enum Fault {
     /// The database refused, or the connection broke.
     #[error("the database refused or broke off")]
     Query(#[source] tokio_postgres::Error),
+    /// A function of the platform raised, waited for a lock in vain, or ran into its own time-out. The database is well.
+    #[error("defib.{function} failed")]
+    Function {
+        /// Which, without its schema.
+        function: &'static str,
+        /// What the server said.
+        source: tokio_postgres::Error,
+    },
+    /// A function of the platform was not called, because earlier calls have not ended.
+    #[error("defib.{function} was not called: earlier calls of the platform's functions have not ended")]
+    FunctionBusy {
+        /// Which, without its schema.
+        function: &'static str,
+    },
     /// The database answered with something that the contract excludes.
     #[error("an answer that the contract of schema defib excludes: {0}")]
     Unexpected(String),
 }
 
 /// Every value of [`StoreError::kind`], for a metric that exists at zero from the start.
-pub const KINDS: [&str; 12] = [
+pub const KINDS: [&str; 13] = [
     "settings",
     "connect",
     "timeout",
@@ -98,6 +112,7 @@ pub const KINDS: [&str; 12] = [
     "permission",
     "schema",
     "contract",
+    "function",
     "query",
 ];
 
@@ -110,6 +125,11 @@ impl Fault {
         }
     }
 
+    /// Whether the database refused what a row holds. Then another row may well be taken; after any other fault none will be.
+    pub(crate) fn is_of_a_row(&self) -> bool {
+        matches!(self, Self::Query(_)) && self.kind() == "query"
+    }
+
     fn kind(&self) -> &'static str {
         match self {
             Self::Connect(_) | Self::Certificate { .. } | Self::ConnectTimeout(_) => "connect",
@@ -117,6 +137,7 @@ impl Fault {
             Self::Busy => "busy",
             Self::Timeout(_) => "timeout",
             Self::Unexpected(_) => "contract",
+            Self::Function { .. } | Self::FunctionBusy { .. } => "function",
             Self::Query(error) => query_kind(error),
         }
     }
@@ -232,8 +253,12 @@ store_errors! {
     Leases = "cannot read or write leases",
     /// [`finish`](crate::Store::finish) and [`abandon_unasked`](crate::Store::abandon_unasked).
     Finish = "cannot finish an attempt",
-    /// [`recovered`](crate::Store::recovered) and [`mark_recovered`](crate::Store::mark_recovered).
+    /// [`recovered`](crate::Store::recovered).
     Recovered = "cannot record a recovery",
+    /// [`take_back`](crate::Store::take_back).
+    TakeBack = "cannot tell the platform that a workspace is no longer dead",
+    /// [`owed_marks`](crate::Store::owed_marks) and [`owe`](crate::Store::owe).
+    Marks = "cannot read or write the marks that are to be taken back",
     /// [`mark_lost`](crate::Store::mark_lost).
     MarkLost = "cannot mark a workspace lost",
     /// [`open_attempts`](crate::Store::open_attempts).
@@ -242,8 +267,10 @@ store_errors! {
     Acknowledge = "cannot acknowledge the attempts of a workspace",
     /// [`read_verdicts`](crate::Store::read_verdicts).
     ReadVerdicts = "cannot read the current verdicts",
-    /// [`record`](crate::Store::record).
-    Record = "cannot record verdicts and events",
+    /// [`record_verdicts`](crate::Store::record_verdicts).
+    RecordVerdicts = "cannot record verdicts",
+    /// [`record_events`](crate::Store::record_events).
+    RecordEvents = "cannot record events",
     /// [`hold`](crate::Store::hold), [`release`](crate::Store::release) and [`holds`](crate::Store::holds).
     Holds = "cannot read or write holds",
     /// [`retain`](crate::Store::retain).
@@ -252,7 +279,8 @@ store_errors! {
     Status = "cannot read the status of the fleet",
     /// [`explain`](crate::Store::explain).
     Explain = "cannot read the history of a workspace",
-    /// [`check_facts`](crate::Store::check_facts).
+    /// [`check_facts`](crate::Store::check_facts), [`check_contract`](crate::Store::check_contract) and
+    /// [`status_that_mark_dead_writes`](crate::Store::status_that_mark_dead_writes).
     Check = "cannot examine the database",
 }
 
@@ -272,5 +300,15 @@ impl StoreError {
     #[must_use]
     pub fn is_unavailable(&self) -> bool {
         matches!(self.kind(), "connect" | "timeout" | "busy" | "connection" | "resources" | "read_only")
+    }
+
+    /// Which function of the platform failed: it raised, stayed blocked or took too long. That concerns the workspace that it was called
+    /// for and nobody else, so it is never a database outage.
+    #[must_use]
+    pub fn function(&self) -> Option<&'static str> {
+        match self.fault()? {
+            Fault::Function { function, .. } | Fault::FunctionBusy { function } => Some(function),
+            _ => None,
+        }
     }
 }

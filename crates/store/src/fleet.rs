@@ -113,6 +113,9 @@ impl Store {
         };
 
         let mut connection = self.pool.get().await?;
+        if ids.is_some() {
+            connection.begin_for_a_few_rows().await?;
+        }
         let at = (self.clock)();
         let mut rows = Reading::with_capacity(ids.as_ref().map_or(0, Vec::len));
         {
@@ -122,6 +125,9 @@ impl Store {
             }
         }
         connection.rows_ended();
+        if ids.is_some() {
+            connection.commit().await?;
+        }
         drop(connection); // not kept from others while we sort
 
         let Clock { now: database_now, server_started, is_promoted } =

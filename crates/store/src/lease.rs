@@ -2,7 +2,7 @@
 //!
 //! Plain rows and the database's clock, because session locks do not survive a transaction pooler. A replica takes its turn each
 //! third of `DEFIB_LEASE_TTL`, in one transaction: it says that it lives, renews what it owns, and takes or gives up what the
-//! others' rows say it should ([`defib_policy::share`]). The turns of all replicas follow each other, by a lock of the
+//! others' rows say it should ([`defib_policy::lease`] decides that). The turns of all replicas follow each other, by a lock of the
 //! transaction's, so each computes on what the one before has written.
 //!
 //! ```text
@@ -18,8 +18,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use defib_policy::id::EngineName;
+use defib_policy::lease::{self, Taker};
 use defib_policy::moment::Moment;
-use defib_policy::share::{self, Replica};
+use defib_policy::ownership::Turned;
+use defib_policy::share::Replica;
 use tokio_postgres::types::Type;
 
 use crate::Store;
@@ -115,12 +117,12 @@ pub struct LeaseTable {
     pub usurped: Vec<EngineName>,
 }
 
-/// A row of `defib.leases`.
-struct LeaseRow {
-    engine: EngineName,
-    holder: String,
-    epoch: i64,
-    lasts: bool,
+/// Whose word counts follows from what a turn came to.
+impl From<LeaseTable> for Turned {
+    fn from(table: LeaseTable) -> Self {
+        let leased = table.leases.into_iter().map(|lease| lease.engine).collect();
+        Self { at: table.at, owned: table.owned, leased }
+    }
 }
 
 impl Store {
@@ -185,27 +187,8 @@ async fn turn_within(
     let replicas = read_replicas(connection).await?;
     let rows = read_rows(connection).await?;
 
-    let mine = |row: &LeaseRow| match turn.owned {
-        Some(owned) => row.holder == turn.replica && owned.get(&row.engine) == Some(&row.epoch),
-        None => false,
-    };
-    let predecessors = |row: &LeaseRow| turn.owned.is_none() && row.holder == turn.replica;
-    let usurped = rows
-        .iter()
-        .filter(|row| turn.owned.is_some_and(|owned| owned.contains_key(&row.engine)))
-        .filter(|row| row.holder == turn.replica && !mine(row))
-        .map(|row| row.engine.clone())
-        .collect();
-
-    let live = share::able(&replicas);
-    // An expired one of ours that nobody took is still ours.
-    let held = rows.iter().filter(|row| row.lasts || mine(row)).map(|row| (&row.engine, row.holder.as_str())).collect();
-    let owners = share::owners(&live, &held);
-    let wanted = |engine: &EngineName| owners.get(engine) == Some(&turn.replica);
-
-    let (keep, leave): (Vec<&LeaseRow>, Vec<&LeaseRow>) =
-        rows.iter().filter(|row| mine(row)).partition(|row| wanted(&row.engine) || turn.busy.contains(&row.engine));
-    let mut owned: BTreeMap<EngineName, i64> = keep.iter().map(|row| (row.engine.clone(), row.epoch)).collect();
+    let taker = Taker { replica: turn.replica, engines: turn.engines, owned: turn.owned, busy: turn.busy };
+    let lease::Turn { keep: mut owned, leave, take_new, take_over, usurped } = lease::turn(taker, &replicas, &rows);
     let (engines, epochs) = columns(owned.iter());
     connection
         .execute(
@@ -219,19 +202,9 @@ async fn turn_within(
         )
         .await?;
     if !leave.is_empty() {
-        give_up(connection, turn.replica, leave.iter().map(|row| (&row.engine, &row.epoch))).await?;
+        give_up(connection, turn.replica, leave.iter()).await?;
     }
-
-    let known: BTreeMap<&EngineName, &LeaseRow> = rows.iter().map(|row| (&row.engine, row)).collect();
-    let (mut free, mut new) = (Vec::new(), Vec::new());
-    for engine in turn.engines.iter().filter(|engine| wanted(engine) && !owned.contains_key(*engine)) {
-        match known.get(engine) {
-            None => new.push(engine.as_str()),
-            Some(row) if !row.lasts || predecessors(row) => free.push(engine.as_str()),
-            Some(_) => {}
-        }
-    }
-    owned.extend(take(connection, turn.replica, ttl, &free, new).await?);
+    owned.extend(take(connection, turn.replica, ttl, take_over, take_new).await?);
     Ok((owned, usurped))
 }
 
@@ -240,11 +213,12 @@ async fn take(
     connection: &mut Connection,
     replica: &str,
     ttl: i64,
-    free: &[&str],
-    new: Vec<&str>,
+    free: Vec<EngineName>,
+    new: Vec<EngineName>,
 ) -> Result<Vec<(EngineName, i64)>, Fault> {
-    let mut engines: Vec<String> = new.into_iter().map(str::to_owned).collect();
+    let mut engines: Vec<String> = new.iter().map(|engine| engine.as_str().to_owned()).collect();
     if !free.is_empty() {
+        let free: Vec<&str> = free.iter().map(EngineName::as_str).collect();
         for row in connection.query(TAKEABLE, &[(&free, Type::TEXT_ARRAY)]).await? {
             engines.push(row.try_get(0)?);
         }
@@ -288,16 +262,13 @@ async fn read_replicas(connection: &mut Connection) -> Result<Vec<Replica>, Faul
         .collect()
 }
 
-async fn read_rows(connection: &mut Connection) -> Result<Vec<LeaseRow>, Fault> {
+async fn read_rows(connection: &mut Connection) -> Result<BTreeMap<EngineName, lease::Row>, Fault> {
     let rows = connection.query(LEASES, &[]).await?;
     rows.iter()
         .map(|row| {
-            Ok(LeaseRow {
-                engine: row.try_get::<_, &str>(0)?.into(),
-                holder: row.try_get(1)?,
-                epoch: row.try_get(2)?,
-                lasts: row.try_get(3)?,
-            })
+            let engine = row.try_get::<_, &str>(0)?.into();
+            let holder = row.try_get::<_, &str>(1)?.into();
+            Ok((engine, lease::Row { holder, epoch: row.try_get(2)?, lasts: row.try_get(3)? }))
         })
         .collect()
 }

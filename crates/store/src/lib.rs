@@ -5,8 +5,9 @@
 //! proxies ─── defib.report_suspicion() ─────► take_suspicions
 //! operators ─ defib.holds ──────────────────┐
 //! replicas ── defib.leases ─────────────────┼► claim ► may_act ► finish ► recovered   (defib.restarts)
-//! platform ── mark_dead(): veto ────────────┘
-//! policy ──── verdicts ► record
+//! platform ── mark_dead(): veto ────────────┘     └─────────────┴─► owed ► take_back   (defib.marks)
+//! platform ◄─ mark_recovered() ───────────────────────────────────────────────┘
+//! policy ──── verdicts, events ► record_verdicts, record_events
 //! ```
 //!
 //! Three rules hold for every statement here. It works through a transaction-pooling pgbouncer: no prepared statement, no
@@ -19,37 +20,45 @@ mod contract;
 mod crash_point;
 mod decode;
 mod error;
+mod event;
 mod fleet;
+mod halving;
 mod hold;
 mod lease;
 mod ledger;
 mod listen;
+mod marks;
 mod migrate;
+mod platform;
 mod retention;
 mod suspicion;
 mod tls;
 mod url;
 mod verdict;
 mod view;
+mod written_status;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use defib_policy::moment::Moment;
+use tokio::sync::Semaphore;
 use tokio_postgres::types::Type;
 
 pub use crate::contract::{Answer, Breach, ContractFacts, Question, Trial};
 pub use crate::error::{Fault, KINDS, SettingsError, StoreError};
+pub use crate::event::{EventRow, EventSubject};
 pub use crate::fleet::{FleetScope, MALFORMED_MAX, Malformed};
 pub use crate::hold::{Hold, HoldScope, NewHold};
 pub use crate::lease::{Lease, LeaseTable, LeaseTurn};
 pub use crate::ledger::{Claim, Claimed, LeaseProof, MayAct, OpenAttempt};
 pub use crate::listen::{ListenEvent, ListenSettings, Listener, can_listen, listen};
+pub use crate::marks::OwedMark;
 pub use crate::migrate::{MigrateReport, SCHEMA_VERSION, SchemaState};
 pub use crate::retention::{RetentionReport, RetentionSettings};
 pub use crate::suspicion::{NewSuspicion, Pending, Suspicion};
-pub use crate::verdict::{EventRow, RecordBatch, StoredVerdict, VerdictRow};
+pub use crate::verdict::{StoredVerdict, VerdictRow};
 pub use crate::view::{
     CheckFacts, CurrentVerdict, Explanation, FleetFacts, LastRestart, Privilege, RoleFact, StatusRow, TimelineEntry,
     TimelineWhat,
@@ -97,6 +106,8 @@ pub struct Store {
     application_name: Arc<str>,
     statement_timeout: Duration,
     promotions: Arc<fleet::Promotions>,
+    /// How many calls of the platform's functions may be under way: half of the pool.
+    platform_turns: Arc<Semaphore>,
 }
 
 impl fmt::Debug for Store {
@@ -120,6 +131,7 @@ impl Store {
             application_name: settings.application_name.as_str().into(),
             statement_timeout: settings.statement_timeout,
             promotions: Arc::default(),
+            platform_turns: Arc::new(Semaphore::new((settings.pool_size / 2).max(1))),
         })
     }
 

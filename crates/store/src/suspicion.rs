@@ -19,7 +19,9 @@ pub struct Suspicion {
     pub id: i64,
     /// The workspace as reported: it need not exist.
     pub workspace: WorkspaceId,
-    /// Who reported it.
+    /// The database login that reported it; empty for one from before logins were kept. The function writes it, the caller cannot choose it.
+    pub login: String,
+    /// Who reported it, in the caller's own words.
     pub reporter: String,
     /// A short word, such as `connection_refused`. Free text: never a metric label as it is.
     pub reason: String,
@@ -61,8 +63,8 @@ const TAKE: &str = "
         update defib.suspicions set taken_at = now(), taken_by = $2
          where id = any (array(
                select id from defib.suspicions where %which% for update skip locked))
-        returning id, workspace_id, reporter, reason, http_status, detail, reported_at)
-    select id, workspace_id, reporter, reason, http_status, detail, reported_at, clock_timestamp() from taken order by id";
+        returning id, workspace_id, reporter, reason, http_status, detail, reported_at, login)
+    select id, workspace_id, reporter, reason, http_status, detail, reported_at, clock_timestamp(), login from taken order by id";
 
 impl Store {
     /// Takes up to `limit` pending suspicions, oldest first. Each is handed out once, to one caller.
@@ -81,6 +83,7 @@ impl Store {
                     Ok(Suspicion {
                         id: row.try_get(0)?,
                         workspace: row.try_get::<_, &str>(1)?.into(),
+                        login: row.try_get(8)?,
                         reporter: row.try_get(2)?,
                         reason: row.try_get(3)?,
                         http_status: row.try_get(4)?,

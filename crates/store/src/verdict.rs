@@ -1,9 +1,10 @@
-//! What the daemon thinks, written down: current verdicts (`defib.verdicts`) and their changes (`defib.events`).
+//! What the daemon thinks now: the current verdicts that are not alive (`defib.verdicts`).
 //!
-//! A mass death changes thousands at once, so a batch is three statements whatever its size. Replicas write the same rows; a
-//! lock on the batch keeps two of them from waiting for each other row by row.
+//! A mass death changes thousands at once, so a batch is three statements whatever its size. Replicas may write the same rows: all lock
+//! them in the order of their ids, nobody waits for a row that another has locked, and no lock spans more than the rows of a batch. The
+//! table says what is so *now*, so a row that could not be written is written by a later call.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use defib_policy::id::{EngineName, WorkspaceId};
@@ -11,8 +12,10 @@ use serde_json::Value;
 use tokio_postgres::types::Type;
 
 use crate::Store;
+use crate::connect::Connection;
 use crate::decode::{json, micros, text, timestamp};
-use crate::error::StoreError;
+use crate::error::{Fault, StoreError};
+use crate::halving::{Halving, IDLE_TIMEOUT, LOCK_TIMEOUT};
 
 /// A current verdict to be written.
 #[derive(Clone, Debug)]
@@ -35,38 +38,6 @@ pub struct VerdictRow {
     pub held: Option<String>,
 }
 
-/// A change of a verdict to be written.
-#[derive(Clone, Debug)]
-pub struct EventRow {
-    /// About whom.
-    pub workspace: WorkspaceId,
-    /// What it was; `None` when it was not known.
-    pub from: Option<String>,
-    /// What it is.
-    pub to: String,
-    /// What the change rests on.
-    pub evidence: Value,
-}
-
-/// What one tick changes.
-#[derive(Clone, Debug, Default)]
-pub struct RecordBatch {
-    /// Appended.
-    pub events: Vec<EventRow>,
-    /// Written over what stands for the workspace; of two for one workspace the last counts.
-    pub verdicts: Vec<VerdictRow>,
-    /// Alive, or no longer judged. One that is also in `verdicts` is kept.
-    pub cleared: Vec<WorkspaceId>,
-}
-
-impl RecordBatch {
-    /// Whether there is nothing to write.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.events.is_empty() && self.verdicts.is_empty() && self.cleared.is_empty()
-    }
-}
-
 /// A current verdict as an earlier tick, or an earlier daemon, left it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredVerdict {
@@ -84,13 +55,12 @@ pub struct StoredVerdict {
     pub held: Option<String>,
 }
 
-/// Any number that nothing else of the platform's locks: "defib" and the subject.
-const LOCK: &str = "select pg_advisory_xact_lock(1684366946, 1)";
-
-const INSERT_EVENTS: &str = "
-    insert into defib.events (workspace_id, at, verdict_from, verdict_to, evidence)
-    select workspace_id, now(), verdict_from, verdict_to, evidence
-      from unnest($1::text[], $2::text[], $3::text[], $4::jsonb[]) as e(workspace_id, verdict_from, verdict_to, evidence)";
+/// Locks the rows of these workspaces as far as nobody else has them locked, in the order of their ids, and tells the others.
+const LOCKED_BY_OTHERS: &str = "
+    with ours as materialized (
+        select workspace_id from defib.verdicts where workspace_id = any ($1) order by workspace_id for update skip locked)
+    select v.workspace_id from defib.verdicts v
+     where v.workspace_id = any ($1) and v.workspace_id not in (select workspace_id from ours)";
 
 const DELETE_VERDICTS: &str = "delete from defib.verdicts where workspace_id = any ($1)";
 
@@ -104,31 +74,52 @@ const UPSERT_VERDICTS: &str = "
            because = excluded.because, evidence = excluded.evidence, held = excluded.held, updated_at = excluded.updated_at";
 
 impl Store {
-    /// Writes what a tick changed, all or nothing.
-    pub async fn record(&self, changes: &RecordBatch) -> Result<(), StoreError> {
-        if changes.is_empty() {
-            return Ok(());
+    /// Writes current verdicts over what stands for their workspaces (of two for one workspace the last counts), and removes those of
+    /// `cleared` (alive, or no longer judged; one that is also in `rows` is kept).
+    ///
+    /// Returns the workspaces that were not written: the database refuses their rows, or another transaction has them locked. Everybody else
+    /// is written all the same. Try them again later.
+    ///
+    /// # Errors
+    /// [`StoreError::RecordVerdicts`] when the database is away, or the table as a whole is locked. Some of the rows may have been written.
+    pub async fn record_verdicts(
+        &self,
+        rows: &[VerdictRow],
+        cleared: &[WorkspaceId],
+    ) -> Result<Vec<WorkspaceId>, StoreError> {
+        let changes = changes(rows, cleared);
+        let mut unwritten = Vec::new();
+        let mut halving = Halving::new(changes.len());
+        while let Some(range) = halving.next() {
+            let part = &changes[range.clone()];
+            match self.within_deadline(self.write_verdicts(part)).await {
+                Ok(locked) => unwritten.extend(locked),
+                Err(fault) if fault.is_of_a_row() => {
+                    let refused = halving.refused(range);
+                    unwritten.extend(changes[refused].iter().map(|change| change.workspace().clone()));
+                }
+                Err(fault) => return Err(StoreError::RecordVerdicts(fault)),
+            }
         }
-        self.within_deadline(async {
-            let mut connection = self.pool.get().await?;
-            connection.begin().await?;
-            connection.query(LOCK, &[]).await?;
-            if !changes.events.is_empty() {
-                let events = EventColumns::new(&changes.events);
-                connection.execute(INSERT_EVENTS, &events.parameters()).await?;
+        Ok(unwritten)
+    }
+
+    /// Writes some changes in one transaction. Returns the workspaces whose rows another transaction has locked; they are left out.
+    async fn write_verdicts(&self, changes: &[Change<'_>]) -> Result<Vec<WorkspaceId>, Fault> {
+        let mut connection = self.pool.get().await?;
+        connection.begin_within(IDLE_TIMEOUT, LOCK_TIMEOUT).await?;
+        match write_verdicts_within(&mut connection, changes).await {
+            Ok(locked) => {
+                connection.commit().await?;
+                Ok(locked)
             }
-            if !changes.cleared.is_empty() {
-                let ids: Vec<&str> = changes.cleared.iter().map(WorkspaceId::as_str).collect();
-                connection.execute(DELETE_VERDICTS, &[(&ids, Type::TEXT_ARRAY)]).await?;
+            Err(fault) => {
+                if fault.is_of_a_row() {
+                    connection.rollback().await?;
+                }
+                Err(fault)
             }
-            if !changes.verdicts.is_empty() {
-                let verdicts = VerdictColumns::new(&changes.verdicts);
-                connection.execute(UPSERT_VERDICTS, &verdicts.parameters()).await?;
-            }
-            connection.commit().await
-        })
-        .await
-        .map_err(StoreError::Record)
+        }
     }
 
     /// The current verdicts, by workspace: what the daemon starts from.
@@ -159,35 +150,56 @@ impl Store {
     }
 }
 
-/// Events by column, as `unnest` wants them.
-struct EventColumns<'a> {
-    workspaces: Vec<&'a str>,
-    from: Vec<Option<&'a str>>,
-    to: Vec<&'a str>,
-    evidence: Vec<Value>,
+/// What is to become of one row of `defib.verdicts`.
+enum Change<'a> {
+    Write(&'a VerdictRow),
+    Clear(&'a WorkspaceId),
 }
 
-impl<'a> EventColumns<'a> {
-    fn new(events: &'a [EventRow]) -> Self {
-        Self {
-            workspaces: events.iter().map(|event| event.workspace.as_str()).collect(),
-            from: events.iter().map(|event| event.from.as_deref()).collect(),
-            to: events.iter().map(|event| event.to.as_str()).collect(),
-            evidence: events.iter().map(|event| json(&event.evidence)).collect(),
+impl Change<'_> {
+    const fn workspace(&self) -> &WorkspaceId {
+        match self {
+            Self::Write(row) => &row.workspace,
+            Self::Clear(workspace) => workspace,
         }
     }
-
-    fn parameters(&self) -> [crate::Parameter<'_>; 4] {
-        [
-            (&self.workspaces, Type::TEXT_ARRAY),
-            (&self.from, Type::TEXT_ARRAY),
-            (&self.to, Type::TEXT_ARRAY),
-            (&self.evidence, Type::JSONB_ARRAY),
-        ]
-    }
 }
 
-/// Verdicts by column; one row a workspace, the last.
+/// One change a workspace, in the order of their ids: two writers that lock rows in the same order cannot wait for each other in a circle.
+fn changes<'a>(rows: &'a [VerdictRow], cleared: &'a [WorkspaceId]) -> Vec<Change<'a>> {
+    let cleared = cleared.iter().map(|workspace| (workspace.as_str(), Change::Clear(workspace)));
+    let written = rows.iter().map(|row| (row.workspace.as_str(), Change::Write(row)));
+    let last: BTreeMap<&str, Change<'a>> = cleared.chain(written).collect();
+    last.into_values().collect()
+}
+
+async fn write_verdicts_within(connection: &mut Connection, changes: &[Change<'_>]) -> Result<Vec<WorkspaceId>, Fault> {
+    let ids: Vec<&str> = changes.iter().map(|change| change.workspace().as_str()).collect();
+    let locked = connection.query(LOCKED_BY_OTHERS, &[(&ids, Type::TEXT_ARRAY)]).await?;
+    let locked: BTreeSet<&str> = locked.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
+    let ours = || changes.iter().filter(|change| !locked.contains(change.workspace().as_str()));
+    let cleared: Vec<&str> = ours()
+        .filter_map(|change| match change {
+            Change::Clear(workspace) => Some(workspace.as_str()),
+            Change::Write(_) => None,
+        })
+        .collect();
+    if !cleared.is_empty() {
+        connection.execute(DELETE_VERDICTS, &[(&cleared, Type::TEXT_ARRAY)]).await?;
+    }
+    let written: Vec<&VerdictRow> = ours()
+        .filter_map(|change| match change {
+            Change::Write(row) => Some(*row),
+            Change::Clear(_) => None,
+        })
+        .collect();
+    if !written.is_empty() {
+        connection.execute(UPSERT_VERDICTS, &VerdictColumns::new(&written).parameters()).await?;
+    }
+    Ok(locked.into_iter().map(WorkspaceId::from).collect())
+}
+
+/// Verdicts by column, as `unnest` wants them.
 struct VerdictColumns<'a> {
     workspaces: Vec<&'a str>,
     verdicts: Vec<&'a str>,
@@ -200,15 +212,7 @@ struct VerdictColumns<'a> {
 }
 
 impl<'a> VerdictColumns<'a> {
-    fn new(rows: &'a [VerdictRow]) -> Self {
-        let last: HashMap<&str, usize> =
-            rows.iter().enumerate().map(|(index, row)| (row.workspace.as_str(), index)).collect();
-        let rows: Vec<&VerdictRow> = rows
-            .iter()
-            .enumerate()
-            .filter(|(index, row)| last.get(row.workspace.as_str()) == Some(index))
-            .map(|(_, row)| row)
-            .collect();
+    fn new(rows: &[&'a VerdictRow]) -> Self {
         Self {
             workspaces: rows.iter().map(|row| row.workspace.as_str()).collect(),
             verdicts: rows.iter().map(|row| row.verdict).collect(),

@@ -122,6 +122,17 @@ pub enum TimelineWhat {
         /// What it rests on.
         evidence: Value,
     },
+    /// The engine that the workspace is on went away or came back.
+    Engine {
+        /// Which engine.
+        engine: String,
+        /// What it was; `None`: not known.
+        from: Option<String>,
+        /// What it is.
+        to: String,
+        /// What is known of it.
+        evidence: Value,
+    },
     /// A restart was claimed.
     Claimed {
         /// The row.
@@ -266,8 +277,11 @@ const STATUS: &str = "
      %where%
      order by f.workspace_id::text";
 
+/// Of the workspace, and of the engine that it is on.
 const EVENTS: &str = "
-    select at, verdict_from, verdict_to, evidence from defib.events where workspace_id = $1 order by id desc limit $2";
+    (select at, verdict_from, verdict_to, evidence, engine from defib.events where workspace_id = $1 order by id desc limit $2)
+    union all
+    (select at, verdict_from, verdict_to, evidence, engine from defib.events where engine = $3 order by id desc limit $2)";
 const ATTEMPTS: &str = "
     select id, attempt, container_id, verdict, claimed_by, evidence, claimed_at, finished_at, outcome, error, recovered_at,
            acknowledged_at
@@ -286,7 +300,8 @@ const PRIVILEGES: &str = "
                    ('restarts', 'c', 'SELECT'), ('restarts', 'c', 'INSERT'), ('restarts', 'c', 'UPDATE'),
                    ('restarts', 'c', 'DELETE'), ('verdicts', 'c', 'SELECT'), ('verdicts', 'c', 'INSERT'),
                    ('verdicts', 'c', 'UPDATE'), ('verdicts', 'c', 'DELETE'), ('events', 'c', 'SELECT'),
-                   ('events', 'c', 'INSERT'), ('events', 'c', 'DELETE'), ('leases', 'c', 'SELECT'),
+                   ('events', 'c', 'INSERT'), ('events', 'c', 'DELETE'), ('marks', 'c', 'SELECT'), ('marks', 'c', 'INSERT'),
+                   ('marks', 'c', 'UPDATE'), ('marks', 'c', 'DELETE'), ('leases', 'c', 'SELECT'),
                    ('leases', 'c', 'INSERT'), ('leases', 'c', 'UPDATE'), ('holds', 'c', 'SELECT'), ('holds', 'c', 'INSERT'),
                    ('holds', 'c', 'UPDATE'), ('holds', 'c', 'DELETE'), ('replicas', 'c', 'SELECT'),
                    ('replicas', 'c', 'INSERT'), ('replicas', 'c', 'UPDATE'), ('replicas', 'c', 'DELETE'),
@@ -507,8 +522,13 @@ async fn timeline(
 ) -> Result<Vec<TimelineEntry>, Fault> {
     let of = [(&id as _, Type::TEXT), (&limit as _, Type::INT8)];
     let mut entries = Vec::new();
-    for row in connection.query(EVENTS, &of).await? {
-        let what = TimelineWhat::Verdict { from: row.try_get(1)?, to: row.try_get(2)?, evidence: row.try_get(3)? };
+    let of_both = [(&id as _, Type::TEXT), (&limit as _, Type::INT8), (&engine as _, Type::TEXT)];
+    for row in connection.query(EVENTS, &of_both).await? {
+        let (from, to, evidence) = (row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
+        let what = match row.try_get::<_, Option<String>>(4)? {
+            Some(engine) => TimelineWhat::Engine { engine, from, to, evidence },
+            None => TimelineWhat::Verdict { from, to, evidence },
+        };
         entries.push(TimelineEntry { at: timestamp(&row, 0)?, what });
     }
     for row in connection.query(SUSPICIONS, &of).await? {
@@ -523,8 +543,7 @@ async fn timeline(
     for row in connection.query(ATTEMPTS, &of).await? {
         entries.extend(attempt_entries(&row)?);
     }
-    let holds = [(&id as _, Type::TEXT), (&limit as _, Type::INT8), (&engine as _, Type::TEXT)];
-    for row in connection.query(HOLDS, &holds).await? {
+    for row in connection.query(HOLDS, &of_both).await? {
         entries.extend(hold_entries(&row)?);
     }
     entries.sort_by_key(|entry| entry.at); // stable: what one transaction wrote keeps its order

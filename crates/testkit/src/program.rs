@@ -68,6 +68,18 @@ impl Program {
         Self::start(built_program("defib-failpoints")?, arguments, &environment)
     }
 
+    /// Starts the workspace's `defib` as a process that may have so many files, and cannot raise that.
+    pub fn defib_with_files(
+        files_max: u32,
+        arguments: &[&str],
+        environment: &BTreeMap<String, String>,
+    ) -> Result<Self> {
+        let script = format!("ulimit -n {files_max} && exec \"$0\" \"$@\"");
+        let program = built_program("defib")?.to_string_lossy().into_owned();
+        let arguments = ["-c", &script, &program].into_iter().chain(arguments.iter().copied());
+        Self::start("/bin/sh", arguments, environment)
+    }
+
     /// Starts a program with these variables and no others but `PATH` and its like, in an empty directory of its own.
     pub fn start<'a>(
         path: impl AsRef<Path>,

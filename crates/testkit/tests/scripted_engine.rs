@@ -232,3 +232,39 @@ async fn two_thousand_containers_are_listed_whole() -> Result<()> {
     }
     Ok(())
 }
+
+#[tokio::test]
+async fn a_container_that_dies_again_ends_the_life_that_was_started_and_no_other() -> Result<()> {
+    let (engine, client) = engine_with(&["a"]).await?;
+    engine.exit("a", 137)?;
+    let soon_after = Duration::from_millis(300);
+    engine.add_fault(FaultRule::new(Call::Start, Fault::DoneThenExit(soon_after, 7)).times(2));
+    client.start_container("a", None).await?;
+    assert_eq!(engine.starts_of("a"), 1, "it was answered, and started");
+    let exits = async || match engine.container("a").map(|container| container.state) {
+        Some(ContainerState::Exited { exit_code: 7, .. }) => Ok(()),
+        other => Err(format!("{other:?}")),
+    };
+    eventually(SOON, "it exits again", exits).await?;
+
+    client.start_container("a", None).await?;
+    engine.set_state("a", ContainerState::Exited { exit_code: 0, oom: false })?;
+    client.start_container("a", None).await?;
+    tokio::time::sleep(2 * soon_after).await;
+    assert_eq!(engine.container("a").map(|container| container.state), Some(ContainerState::Running), "a later life");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_health_check_tells_when_it_ended_and_how_often_it_is_made() -> Result<()> {
+    let (engine, client) = engine_with(&[]).await?;
+    let ended_at = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+    let checked = ScriptedContainer::running("a").health(Health::Unhealthy);
+    engine.add(checked.health_check(ended_at, Duration::from_secs(300)));
+    let told = client.inspect_container("a", INSPECT).await?;
+    let log = told.state.and_then(|state| state.health).and_then(|health| health.log).unwrap();
+    assert_eq!((log[0].end.as_deref(), log[0].exit_code), (Some("2023-11-14T22:13:20.000000000Z"), Some(1)));
+    let interval = told.config.and_then(|config| config.healthcheck).and_then(|check| check.interval);
+    assert_eq!(interval, Some(300_000_000_000));
+    Ok(())
+}

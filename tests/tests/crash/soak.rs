@@ -16,3 +16,10 @@ async fn a_postgres_restarted_at_random_costs_and_doubles_no_restart() -> Result
     ensure!(report.deaths >= 5 && report.outages == 5, "{report}");
     Ok(())
 }
+
+#[tokio::test]
+async fn whoever_can_be_healed_is_healed_once_whatever_the_neighbours_do() -> Result<()> {
+    let report = soak(Soak { seed: 3, rounds: 4, breaking: Breaking::Neighbours }).await?;
+    ensure!(report.deaths >= 8 && report.troubles >= 4, "{report}");
+    Ok(())
+}

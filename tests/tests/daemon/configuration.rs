@@ -122,6 +122,58 @@ async fn run_refuses_a_schema_of_the_future() -> Result<()> {
     Ok(())
 }
 
+/// A dead workspace is marked `offline`: where that is not watched it leaves the fleet with its first failed restart.
+#[tokio::test]
+async fn run_and_check_refuse_statuses_without_the_one_that_a_dead_workspace_is_given() -> Result<()> {
+    let stage = migrated().await?.knob("WATCHED_STATUSES", "online,degraded");
+    let start = refused(&stage, &["run"]).await?;
+    let lines: Vec<&str> = start.stderr.lines().filter(|line| line.starts_with("defib: ")).collect();
+    ensure!(
+        lines.len() == 1 && lines[0].contains("DEFIB_WATCHED_STATUSES=online,degraded does not name offline"),
+        "{}",
+        start.stderr
+    );
+    let check = stage.defib(&["check"]).await?.with_code(1)?.stdout;
+    ensure!(check.contains("FAIL  statuses: DEFIB_WATCHED_STATUSES=online,degraded does not name offline"), "{check}");
+    Ok(())
+}
+
+/// The word of the platform's own function counts, and not ours.
+#[tokio::test]
+async fn the_status_that_must_be_watched_is_the_one_that_the_platforms_function_writes() -> Result<()> {
+    let stage = migrated().await?;
+    stage
+        .db
+        .execute(
+            "create table public.agents (id text primary key, state text);
+             insert into public.agents values ('a', 'up');
+             create or replace view defib.fleet as
+             select id as workspace_id, null::text as name, state as status, 'container' as kind, 'default' as engine,
+                    null::text as container_ref, null::text as instance_ref, false as suspended,
+                    null::timestamptz as last_heartbeat_at, null::timestamptz as last_activity_at, 0 as active_tasks,
+                    null::timestamptz as created_at, null::jsonb as policy from public.agents;
+             create or replace function defib.mark_dead(workspace_id text, evidence jsonb) returns boolean
+             language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$ begin
+                 update public.agents set state = 'down' where id = workspace_id and state = evidence ->> 'status';
+                 return found;
+             end $$",
+        )
+        .await?;
+    let stage = stage.knob("WATCHED_STATUSES", "up,offline");
+    let start = refused(&stage, &["run"]).await?;
+    ensure!(start.stderr.contains("does not name down"), "{}", start.stderr);
+    let check = stage.knob("WATCHED_STATUSES", "up,down").defib(&["check"]).await?.stdout;
+    ensure!(check.contains("ok    statuses: defib.mark_dead writes down, which is watched"), "{check}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn run_refuses_to_forget_what_the_back_off_needs() -> Result<()> {
+    let refused = refused(&bare().await?.knob("RETENTION", "1h"), &["run"]).await?;
+    ensure!(refused.stderr.contains("DEFIB_RETENTION=1h is shorter than 1h 10m"), "{}", refused.stderr);
+    Ok(())
+}
+
 #[tokio::test]
 async fn run_migrates_when_told_to() -> Result<()> {
     let engine = ScriptedEngine::start().await?;

@@ -25,7 +25,12 @@ async fn one_replica_owns_the_engine_and_the_other_observes_and_is_silent() -> R
     stage.db.beat("w1").await?;
     stage.db.wait_for_history("w1", "alive", 1).await?;
     // Both saw it die. One of them wrote it down.
-    second.wait_for_metric("defib_workspaces{verdict=\"alive\"}", |count| count == 1.0, SOON).await?;
+    first.wait_for_metric("defib_workspaces{verdict=\"alive\"}", |count| count == 1.0, SOON).await?;
+    let counted = second.metrics().await?.sum("defib_workspaces", "");
+    ensure!(
+        counted == 0.0,
+        "the observer counts {counted} workspaces, so that a sum over the replicas is not the fleet"
+    );
     let history = stage.db.history("w1").await?;
     let dead = history.iter().filter(|verdict| *verdict == "dead").count();
     ensure!(dead == 1, "{history:?}");
@@ -247,9 +252,8 @@ async fn a_hold_is_respected_by_whichever_replica_takes_over() -> Result<()> {
         .with_code(0)?;
     engine.exit("w1", 137)?;
     stage.db.wait_for_verdict("w1", Some("dead")).await?;
-    for daemon in [&first, &second] {
-        daemon.wait_for_metric("defib_holds", |holds| holds == 1.0, SOON).await?;
-    }
+    first.wait_for_metric("defib_holds", |holds| holds == 1.0, SOON).await?;
+    ensure!(second.metrics().await?.value("defib_holds")? == 0.0, "the observer counts the hold once more");
     eventually(SOON, "the verdict says that it is held", async || match stage.db.held("w1").await {
         Ok(Some(held)) if held == "operator" => Ok(()),
         other => Err(format!("{other:?}")),

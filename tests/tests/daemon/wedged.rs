@@ -41,9 +41,10 @@ async fn two_reporters_over_two_windows_are_a_second_witness_where_restarts_were
     stage.db.wait_for_verdict("w1", Some("wedged")).await?;
     let before = engine.container("w1").context("there is no w1")?.started_at;
 
+    let (one, another) = (stage.db.proxy("one").await?, stage.db.proxy("another").await?);
     let restart = defib_testkit::eventually(SOON, "it is restarted", async || {
-        for reporter in ["proxy-1", "proxy-2"] {
-            stage.db.suspect_by("w1", reporter).await.map_err(|error| format!("{error:#}"))?;
+        for (login, reporter) in [(&one, "proxy-1"), (&another, "proxy-2")] {
+            stage.db.suspect_over(login, "w1", reporter).await.map_err(|error| format!("{error:#}"))?;
         }
         match stage.db.restarts("w1").await {
             Ok(restarts) if restarts.iter().any(|restart| restart.outcome.is_some()) => Ok(restarts[0].clone()),
@@ -66,9 +67,10 @@ async fn the_life_that_a_restart_begins_is_another_one_whatever_was_known_of_the
     engine.set_fault(Call::Inspect, Fault::server_error("not now"));
     stage.db.beat("w1").await?; // its last one
     let _daemon = stage.run().await?;
+    let (one, another) = (stage.db.proxy("one").await?, stage.db.proxy("another").await?);
     throughout(A_WHILE, "two proxies do not reach it", async || {
-        for reporter in ["proxy-1", "proxy-2"] {
-            stage.db.suspect_by("w1", reporter).await.map_err(|error| format!("{error:#}"))?;
+        for (login, reporter) in [(&one, "proxy-1"), (&another, "proxy-2")] {
+            stage.db.suspect_over(login, "w1", reporter).await.map_err(|error| format!("{error:#}"))?;
         }
         Ok(())
     })

@@ -8,7 +8,8 @@ use defib_store::{CheckFacts, FleetFacts, SchemaState, Store, can_listen};
 use super::{Ended, contract, show};
 use crate::config::Config;
 use crate::logging::{chain, printable};
-use crate::{clock, daemon, driver};
+use crate::marked_status::{self, MarkedStatus};
+use crate::{clock, connect, driver, files};
 
 /// Clocks further apart than this are worth a word: verdicts do not depend on it, people reading timelines do.
 const SKEW_MAX: Duration = Duration::from_secs(2);
@@ -39,7 +40,7 @@ impl Findings {
 pub(super) async fn run(config: &Config) -> anyhow::Result<Ended> {
     let mut findings = Findings::default();
     let clock = clock::monotonic();
-    let store = daemon::store(&config.database_url, "defib check", clock.clone())?;
+    let store = connect::store(&config.database_url, "defib check", clock.clone())?;
     let now = check_database(&mut findings, config, &store).await;
     if let Some(facts) = now.as_ref().filter(|facts| facts.schema != SchemaState::Missing) {
         contract::check(&mut findings, config, &store, facts.fleet.is_err()).await;
@@ -47,7 +48,7 @@ pub(super) async fn run(config: &Config) -> anyhow::Result<Ended> {
     if now.is_some() {
         check_listening(&findings, config).await;
     }
-    for (name, engine) in &daemon::engines(config, &clock)? {
+    for (name, engine) in &connect::engines(config, &clock)? {
         let url =
             config.engines.iter().find(|(known, _)| known == name).map(|(_, url)| url.to_string()).unwrap_or_default();
         let what = format!("engine {name}");
@@ -79,6 +80,10 @@ pub(super) async fn run(config: &Config) -> anyhow::Result<Ended> {
             }
         }
     }
+    if now.as_ref().is_some_and(|facts| facts.schema == SchemaState::Current) {
+        check_marked_status(&mut findings, config, &store).await;
+    }
+    check_files(&findings);
     check_tuning(&findings, config, now.as_ref());
     if findings.failed == 0 {
         say!("\nall is well");
@@ -152,7 +157,7 @@ async fn check_database(findings: &mut Findings, config: &Config, store: &Store)
 
 /// Without it everything works, only later: a note, and no failure.
 async fn check_listening(findings: &Findings, config: &Config) {
-    match can_listen(&daemon::listen_settings(config), driver::CHANNELS).await {
+    match can_listen(&connect::listen_settings(config), driver::CHANNELS).await {
         Ok(()) => findings.well("listening", "suspicions are heard at once"),
         Err(why) => findings.note(
             "listening",
@@ -264,6 +269,35 @@ fn check_tuning(findings: &Findings, config: &Config, facts: Option<&CheckFacts>
                 ),
             );
         }
+    }
+}
+
+/// A workspace whose mark is not watched leaves the fleet when its first restart fails.
+async fn check_marked_status(findings: &mut Findings, config: &Config, store: &Store) {
+    match marked_status::find(store, config).await {
+        Ok(MarkedStatus::Watched(status)) => {
+            findings.well("statuses", &format!("defib.mark_dead writes {}, which is watched", printable(&status)));
+        }
+        Ok(MarkedStatus::Unwatched(why)) => findings.fail("statuses", &why),
+        Ok(MarkedStatus::Unknown) => findings.note(
+            "statuses",
+            "defib.mark_dead agrees to mark nobody now, so the status that it writes is not known. That status must be in DEFIB_WATCHED_STATUSES",
+        ),
+        Ok(MarkedStatus::NeverWritten) => {}
+        Err(error) => findings.fail("statuses", &chain(&error)),
+    }
+}
+
+/// Connections to engines, to the database and of strangers to the metrics' port are all files.
+fn check_files(findings: &Findings) {
+    files::raise_limit();
+    let Some(limit) = files::limit() else { return };
+    let open = files::open().unwrap_or_default();
+    let detail = format!("{} of {limit} are left for connections", limit.saturating_sub(open));
+    if limit < files::FILES_WANTED {
+        findings.note("files", &format!("{detail}. Raise the limit (LimitNOFILE= of the unit, `ulimit -n`)"));
+    } else {
+        findings.well("files", &detail);
     }
 }
 

@@ -176,6 +176,10 @@ fn line(what: &TimelineWhat) -> String {
                 from.as_deref().unwrap_or("(none)")
             ))
         }
+        TimelineWhat::Engine { engine, from, to, .. } => {
+            let from = from.as_deref().map_or_else(String::new, |from| format!("{from} → "));
+            format!("engine     {}", printable(&format!("{engine}: {from}{to}")))
+        }
         TimelineWhat::Claimed { attempt, container_id, verdict, claimed_by, evidence, .. } => {
             let container = container_id.as_deref().map_or("missing", |id| id.get(..12).unwrap_or(id));
             let because = text(evidence, "because").unwrap_or_default();
@@ -211,6 +215,9 @@ fn as_json(explanation: &Explanation, owner: Option<&str>) -> Value {
         let mut what = match &entry.what {
             TimelineWhat::Verdict { from, to, evidence } => {
                 json!({ "what": "verdict", "from": from, "to": to, "evidence": evidence })
+            }
+            TimelineWhat::Engine { engine, from, to, evidence } => {
+                json!({ "what": "engine", "engine": engine, "from": from, "to": to, "evidence": evidence })
             }
             TimelineWhat::Claimed { id, attempt, container_id, verdict, claimed_by, evidence } => json!({
                 "what": "claimed", "attempt_id": id, "attempt": attempt, "container_id": container_id,

@@ -19,7 +19,6 @@ mod show;
 mod status;
 
 use std::ffi::OsString;
-use std::fmt;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -27,19 +26,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use defib_store::{Store, StoreError};
 
 use crate::config::{Config, Faults, FewKnobs, RawKnobs, envfile};
-use crate::{clock, daemon, logging};
-
-/// Something that the operator has to mend: one line, exit code 2.
-#[derive(Debug)]
-pub(crate) struct Refused(pub(crate) String);
-
-impl fmt::Display for Refused {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Refused {}
+use crate::refused::Refused;
+use crate::{clock, connect, logging, run};
 
 /// Restarts the workspaces that are really dead, and no others.
 #[derive(Debug, Parser)]
@@ -262,7 +250,7 @@ async fn dispatch(command: Command) -> anyhow::Result<Ended> {
         Command::Run(args) => {
             let config = args.knobs.check(&environment)?;
             logging::start(&config.log, config.log_format);
-            daemon::run(config, args.migrate).await?;
+            run::run(config, args.migrate).await?;
             Ok(Ended::Well)
         }
         Command::Check(args) => {
@@ -272,12 +260,12 @@ async fn dispatch(command: Command) -> anyhow::Result<Ended> {
         Command::Migrate(args) => operator::migrate(&connect(&args.knobs, &environment)?).await,
         Command::Status(args) => {
             let few = args.knobs.check(&environment)?;
-            let store = daemon::store(&few.database_url, "defib status", clock::monotonic())?;
+            let store = connect::store(&few.database_url, "defib status", clock::monotonic())?;
             status::run(&store, &few.watched_statuses, args.format, args.troubled).await
         }
         Command::Explain(args) => {
             let few = args.knobs.check(&environment)?;
-            let store = daemon::store(&few.database_url, "defib explain", clock::monotonic())?;
+            let store = connect::store(&few.database_url, "defib explain", clock::monotonic())?;
             explain::run(&store, &few.watched_statuses, &args.workspace, args.format, args.limit).await
         }
         Command::Suspect(args) => operator::suspect(&connect(&args.knobs, &environment)?, &args).await,
@@ -298,5 +286,5 @@ async fn dispatch(command: Command) -> anyhow::Result<Ended> {
 
 fn connect(knobs: &FewKnobs, environment: &[(OsString, OsString)]) -> anyhow::Result<Store> {
     let few = knobs.check(environment)?;
-    Ok(daemon::store(&few.database_url, "defib command", clock::monotonic())?)
+    Ok(connect::store(&few.database_url, "defib command", clock::monotonic())?)
 }

@@ -212,8 +212,24 @@ impl RawKnobs {
         let mut faults = read.into_faults();
         if faults.is_empty() {
             faults = config.policy.faults();
+            faults.extend(config.forgets_too_soon());
         }
         if faults.is_empty() { Ok(config) } else { Err(Faults(faults)) }
+    }
+}
+
+impl Config {
+    /// Back-off and exhaustion are derived from closed attempts, so these must be kept for as long as the derivation looks back.
+    fn forgets_too_soon(&self) -> Option<String> {
+        let needed = self.policy.attempts_horizon();
+        (self.retention < needed).then(|| {
+            format!(
+                "DEFIB_RETENTION={} is shorter than {}, for which the back-off needs closed attempts (DEFIB_BACKOFF_RESET and twice the \
+                 longer of DEFIB_EXHAUSTED_RETRY and DEFIB_BACKOFF_MAX): attempts would be forgotten while they still count",
+                humantime::format_duration(self.retention),
+                humantime::format_duration(needed),
+            )
+        })
     }
 }
 

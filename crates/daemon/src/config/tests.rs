@@ -69,6 +69,18 @@ fn combinations_that_cannot_work_are_refused() {
 }
 
 #[test]
+fn a_retention_that_forgets_what_the_back_off_needs_is_refused() {
+    let needed = Settings::default().attempts_horizon().as_secs();
+    let retention = |seconds: u64| configured(&[], &[DATABASE, ("DEFIB_RETENTION", &format!("{seconds}s"))]);
+    let faults = retention(needed - 1).expect_err("too short");
+    assert!(
+        faults.len() == 1 && faults[0].starts_with("DEFIB_RETENTION=1h 9m 59s is shorter than 1h 10m"),
+        "{faults:?}"
+    );
+    assert!(retention(needed).is_ok());
+}
+
+#[test]
 fn a_flag_wins_over_a_variable_and_an_empty_variable_is_unset() {
     let both = configured(&["--poll-interval", "2s"], &[DATABASE, ("DEFIB_POLL_INTERVAL", "9s")]).expect("valid");
     assert_eq!(both.policy.poll_interval, Duration::from_secs(2));

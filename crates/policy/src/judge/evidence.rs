@@ -1,9 +1,9 @@
 //! The facts beside a verdict, as they are recorded and explained.
 
+use super::opinion::Opinion;
 use super::{Judge, Look};
 use crate::backoff::Allowance;
 use crate::moment::Moment;
-use crate::opinion::Opinion;
 use crate::verdict::{Evidence, HeartbeatEvidence, Held, ProbeEvidence};
 
 impl Judge {

@@ -232,8 +232,7 @@ impl Model {
             Event::Focus(n) => self.pass(&[n])?,
             Event::OwnHealth(clean) => self.world.judge.observe_tick(clean),
             Event::Suspect(n) => {
-                let now = self.world.now();
-                self.world.judge.observe_suspicion(&name(n).as_str().into(), "proxy", now);
+                self.world.suspect(&name(n).as_str().into(), "proxy");
             }
             Event::Park(n) => {
                 if let Some(row) = self.world.fleet.remove(&name(n)) {
@@ -330,8 +329,8 @@ impl Model {
 
     /// The longest that the back-off may hold the next restart of `n`.
     pub fn backoff_max(&self, n: usize) -> Duration {
-        let touched = |restart: &&Restart| restart.ended.is_some_and(|(_, outcome)| outcome.touched());
-        let tries = self.ended.get(&n).into_iter().flatten().find(touched).map_or(0, |restart| restart.number);
+        let counts = |restart: &&Restart| restart.ended.is_some_and(|(_, outcome)| outcome.counts(true));
+        let tries = self.ended.get(&n).into_iter().flatten().find(counts).map_or(0, |restart| restart.number);
         if tries >= self.settings.exhausted_after { self.settings.exhausted_retry } else { self.settings.backoff_max }
     }
 
@@ -392,7 +391,7 @@ impl Model {
             let now = self.world.now();
             prop_assert!(self.world.judge.probes().get(&id, now).is_none(), "a probe of one that is parked");
             prop_assert!(self.world.judge.known_container(&id).is_none(), "a container of one that is parked");
-            prop_assert!(!self.world.judge.observe_suspicion(&id, "proxy", now), "one that is parked is suspected");
+            prop_assert!(!self.world.suspect(&id, "proxy"), "one that is parked is suspected");
         }
         Ok(())
     }
@@ -437,7 +436,7 @@ impl Model {
         prop_assert!(!self.under_way.contains_key(&n), "restarted twice without an outcome in between");
         // What the ledger's unique index says: of one life, each number once.
         let taken = self.ended.get(&n).into_iter().flatten().any(|before| {
-            let counts = before.ended.is_some_and(|(_, outcome)| outcome.touched());
+            let counts = before.ended.is_some_and(|(_, outcome)| outcome.counts(true));
             counts && before.life == order.incarnation && before.number == order.attempt
         });
         prop_assert!(!taken, "attempt {} of {:?} was made before", order.attempt, order.incarnation);

@@ -11,6 +11,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use defib_policy::abilities::Abilities;
 use defib_policy::attempt::{Attempt, Outcome};
 use defib_policy::fleet::{FleetRead, Kind, Workspace};
 use defib_policy::id::{EngineName, WorkspaceId};
@@ -19,10 +20,14 @@ use defib_policy::moment::{Moment, Timestamp};
 use defib_policy::plan::Plan;
 use defib_policy::sample::{Exit, Fault, Health, Incarnation, Observation, Sample, Transition};
 use defib_policy::settings::Settings;
+use defib_policy::suspicion::Report;
 use defib_policy::verdict::{Rule, Verdict};
 
 /// The world's second zero: far from the clocks' own zero, with a database that has been up for long.
 const EPOCH: i64 = 1_800_000_000_000_000;
+
+/// Those of an engine that can make a removed container again as well.
+pub const ALL: Abilities = Abilities { recreates: true, ..Abilities::CONTAINER_ENGINE };
 
 pub struct World {
     pub judge: Judge,
@@ -51,7 +56,7 @@ impl World {
         Self {
             judge: Judge::new(settings),
             engine: "default".into(),
-            evidence: EngineEvidence { identity: Some("engine-1".into()), ..EngineEvidence::default() },
+            evidence: EngineEvidence { identity: Some("engine-1".into()), abilities: ALL, ..EngineEvidence::default() },
             now_ms: 0,
             lag_ms: 0,
             database_up_since: -100_000,
@@ -109,6 +114,16 @@ impl World {
     pub fn beat(&mut self, id: &str) {
         let now = self.clock();
         self.row(id).last_heartbeat_at = Some(now);
+    }
+
+    /// A report of it by a caller that has a database login of its own. Returns whether the workspace is watched.
+    pub fn suspect(&mut self, id: &WorkspaceId, reporter: &str) -> bool {
+        self.report(id, reporter, reporter)
+    }
+
+    pub fn report(&mut self, id: &WorkspaceId, login: &str, reporter: &str) -> bool {
+        let at = self.now();
+        self.judge.observe_suspicion(id, Report { reporter, login, at })
     }
 
     pub fn see(&mut self, id: &str, observation: Observation) {
@@ -262,6 +277,12 @@ pub fn unknown(fault: Fault) -> Observation {
 }
 
 pub fn unhealthy(last_check_ms: i64) -> Observation {
-    let health = Health::Unhealthy { last_check_at: Some(clock_at(last_check_ms)), due_within: Some(seconds(120)) };
+    checked(last_check_ms, 120)
+}
+
+/// One whose check failed last at this moment, and is to be made again within so many seconds.
+pub fn checked(last_check_ms: i64, due_within: u64) -> Observation {
+    let due_within = Some(seconds(due_within));
+    let health = Health::Unhealthy { last_check_at: Some(clock_at(last_check_ms)), due_within };
     Observation::Running { incarnation: life(-3_600_000), health }
 }

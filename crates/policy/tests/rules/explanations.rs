@@ -15,7 +15,7 @@ fn sentence(settings: Settings, beat: Option<i64>, observation: Observation, rep
     let mut world = World::new(settings).with("w", beat, before);
     world.tick();
     for reporter in reporters {
-        world.judge.observe_suspicion(&"w".into(), reporter, world.now());
+        world.suspect(&"w".into(), reporter);
     }
     world.see("w", observation);
     let plan = world.tick();

@@ -198,7 +198,7 @@ fn being_frozen_explains_silence_and_voids_what_was_said_meanwhile() {
     for _ in 0..200 {
         world.run(5);
         for reporter in ["a", "b"] {
-            world.judge.observe_suspicion(&"w".into(), reporter, world.now());
+            world.suspect(&"w".into(), reporter);
         }
     }
     world.see("w", running());
@@ -218,7 +218,7 @@ fn suspicions_of_the_life_before_do_not_convict_the_next_one() {
     for _ in 0..40 {
         world.run(5);
         for reporter in ["a", "b"] {
-            world.judge.observe_suspicion(&"w".into(), reporter, world.now());
+            world.suspect(&"w".into(), reporter);
         }
     }
     let started = running_since(world.now_ms);
@@ -238,14 +238,14 @@ fn a_life_that_never_beat_is_not_wedged_while_it_may_still_be_booting() {
     world.see("w", running_since(1_000));
     for _ in 0..355 {
         for reporter in ["a", "b"] {
-            world.judge.observe_suspicion(&"w".into(), reporter, world.now());
+            world.suspect(&"w".into(), reporter);
         }
         assert_eq!(world.run(5), [], "at {} s", world.now_ms / 1_000);
     }
     assert_eq!(world.verdict("w"), Some(Verdict::Silent), "just under half an hour");
     for _ in 0..10 {
-        world.judge.observe_suspicion(&"w".into(), "a", world.now());
-        world.judge.observe_suspicion(&"w".into(), "b", world.now());
+        world.suspect(&"w".into(), "a");
+        world.suspect(&"w".into(), "b");
         world.run(5);
     }
     assert_eq!(world.verdict("w"), Some(Verdict::Wedged));
@@ -258,7 +258,7 @@ fn suspicions_of_an_earlier_life_or_before_a_sign_of_life_are_void() {
     world.tick();
     for _ in 0..30 {
         for reporter in ["a", "b"] {
-            world.judge.observe_suspicion(&"w".into(), reporter, world.now());
+            world.suspect(&"w".into(), reporter);
         }
         world.run(5);
     }
@@ -319,6 +319,65 @@ fn an_engine_that_goes_on_starting_after_its_return_is_waited_for() {
     assert_eq!(run(&mut world, 5, 60).first().map(String::as_str), Some("w005"), "and leaves one down");
 }
 
+/// One that has a restart policy of its engine and stopped while the engine was away. When is it restarted, if from its return on each
+/// `every`th list of the engine fails (or, with `restarts`, the engine itself restarts then)?
+fn restarted_on_an_unsteady_engine(every: i64, restarts: bool) -> Option<i64> {
+    let mut world = World::new(Settings::default()).with("w", Some(-80), running());
+    world.tick();
+    world.wait_ms(5_000);
+    let exit = Exit { engine_restarts: true, finished_at: Some(clock_at(world.now_ms)), ..Exit::default() };
+    let down = Observation::Stopped { incarnation: life(-3_600_000), exit };
+    for n in 0..240 {
+        let fails = n % every == 0;
+        world.evidence.fault = fails.then_some(Fault::Unreachable);
+        world.evidence.restarted = restarts && n % every == 1;
+        world.see("w", if fails { unknown(Fault::Unreachable) } else { down.clone() });
+        if !world.tick().restarts.is_empty() {
+            return Some(world.now_ms / 1_000);
+        }
+        world.wait_ms(5_000);
+    }
+    None
+}
+
+#[test]
+fn lists_that_fail_now_and_then_do_not_leave_one_to_its_engine_for_ever() {
+    assert_eq!(restarted_on_an_unsteady_engine(1_000, false), Some(40), "one dead window after its return");
+    for every in [3, 4, 6] {
+        assert_eq!(restarted_on_an_unsteady_engine(every, false), Some(310), "ten windows, each {every}th list fails");
+    }
+    assert_eq!(restarted_on_an_unsteady_engine(4, true), Some(310), "nor does one that goes on restarting");
+}
+
+#[test]
+fn an_engine_that_really_restarts_again_gets_its_window_and_so_does_one_that_was_steady_for_long() {
+    for (gap, restarted, waits) in [(100, true, true), (100, false, false), (300, false, true)] {
+        let mut world = World::new(Settings::default()).with("w", Some(-80), running());
+        world.tick();
+        let absence = |world: &mut World, restarted: bool| {
+            world.wait_ms(5_000);
+            world.evidence.fault = Some(Fault::Unreachable);
+            world.see("w", unknown(Fault::Unreachable));
+            world.tick();
+            world.wait_ms(5_000);
+            (world.evidence.fault, world.evidence.restarted) = (None, restarted);
+            world.see("w", running());
+            world.tick();
+            world.evidence.restarted = false;
+        };
+        // The path breaks for five minutes, so that its ten windows are used up.
+        for _ in 0..29 {
+            absence(&mut world, false);
+        }
+        world.run(gap - 10);
+        absence(&mut world, restarted);
+        let exit = Exit { engine_restarts: true, finished_at: Some(clock_at(world.now_ms)), ..Exit::default() };
+        world.see("w", Observation::Stopped { incarnation: life(-3_600_000), exit });
+        world.wait_ms(1_000);
+        assert_eq!(world.tick().restarts.is_empty(), waits, "steady for {gap} s, restarted: {restarted}");
+    }
+}
+
 #[test]
 fn half_of_the_containers_are_enough_to_know_an_engine_by_and_fewer_are_not() {
     for (present, known) in [(2, true), (1, false)] {
@@ -345,7 +404,7 @@ fn restarted_by_reports(reports: &[(i64, &str)]) -> bool {
             assert_eq!(world.run(5), [], "before the report at {at_ms}");
         }
         world.now_ms = *at_ms;
-        world.judge.observe_suspicion(&"w".into(), reporter, world.now());
+        world.suspect(&"w".into(), reporter);
     }
     !world.tick().restarts.is_empty()
 }
@@ -360,4 +419,28 @@ fn a_reporter_tells_one_story_for_as_long_as_it_is_not_silent_for_longer_than_a_
 fn a_report_counts_for_twice_the_longest_window_and_no_longer() {
     assert!(restarted_by_reports(&[(0, "a"), (0, "b"), (1_200_000, "a")]));
     assert!(!restarted_by_reports(&[(0, "a"), (0, "b"), (1_200_001, "a")]), "b said so too long ago");
+}
+
+/// A cold boot of a minute ago, of one whose last heartbeat is from the life before it.
+fn boots(settings: Settings) -> World {
+    let mut world = World::new(settings);
+    world.add("w", Some(-3_000), running_since(-60_000));
+    world
+}
+
+#[test]
+fn a_boot_that_was_under_way_when_we_came_is_a_boot_for_half_an_hour() {
+    let settings = Settings { wedged_action: Action::Restart, ..Settings::default() };
+    let mut world = boots(settings);
+    world.tick();
+    let mut restarted_at = None;
+    while restarted_at.is_none() && world.now_ms < 2_000_000 {
+        world.wait_ms(5_000);
+        for (login, reporter) in [("one", "a"), ("another", "b")] {
+            world.report(&"w".into(), login, reporter);
+        }
+        restarted_at = (!world.tick().restarts.is_empty()).then_some(world.now_ms);
+    }
+    // It was started 60 s before we came, and is given half an hour from there.
+    assert_eq!(restarted_at, Some(1_745_000), "nobody boots for longer than that");
 }

@@ -9,8 +9,10 @@
 mod bounds;
 mod common;
 mod explanations;
+mod externals;
 mod guards;
 mod recoveries;
 mod replicas;
+mod reporters;
 mod storms;
 mod verdicts;

@@ -246,11 +246,11 @@ fn a_hang_is_held_back_with_its_reason_and_reported_only_where_that_is_what_is_w
         let plan = world.tick();
         assert_eq!((plan.changes[0].to, plan.changes[0].newly_held), (Verdict::Wedged, Some(alone)));
         for reporter in ["a", "b"] {
-            world.judge.observe_suspicion(&"w".into(), reporter, world.now());
+            world.suspect(&"w".into(), reporter);
         }
         world.run(145);
         world.wait_ms(5_000);
-        world.judge.observe_suspicion(&"w".into(), "a", world.now());
+        world.suspect(&"w".into(), "a");
         let plan = world.tick();
         assert_eq!(plan.restarts.len(), restarts, "{wedged_action:?}");
         assert_eq!(plan.changes.last().and_then(|change| change.newly_held), agreed, "nothing new is held");
@@ -300,11 +300,49 @@ fn one_that_hangs_is_not_called_exhausted_while_it_runs() {
     world.attempts.insert("w".into(), (0..5).map(|n| attempt(5 - n, 60, Some(Outcome::Failed))).collect());
     world.tick();
     for reporter in ["a", "b"] {
-        world.judge.observe_suspicion(&"w".into(), reporter, world.now());
+        world.suspect(&"w".into(), reporter);
     }
     world.run(145);
     world.wait_ms(5_000);
-    world.judge.observe_suspicion(&"w".into(), "a", world.now());
+    world.suspect(&"w".into(), "a");
     let plan = world.tick();
     assert_eq!((world.verdict("w"), plan.changes[0].newly_held), (Some(Verdict::Wedged), Some(Held::Exhausted)));
+}
+
+/// An engine cannot make a removed container again. Such an order could only fail, and used up one attempt after the other.
+#[test]
+fn one_whose_container_was_removed_is_held_where_nobody_can_make_it_again() {
+    for (recreates, restarts, held) in [(true, 1, None), (false, 0, Some(Held::CannotRecreate))] {
+        let mut world = World::new(Settings::default()).with("w", Some(-80), running());
+        world.evidence.abilities.recreates = recreates;
+        world.tick();
+        world.see("w", Observation::Missing);
+        world.run(10);
+        let plan = {
+            world.wait_ms(10_000);
+            world.tick()
+        };
+        assert_eq!((world.verdict("w"), plan.restarts.len()), (Some(Verdict::Dead), restarts), "{recreates}");
+        assert_eq!(world.judge.told(&"w".into()).map(|told| (told.verdict, told.held)), Some((Verdict::Dead, held)));
+        if !recreates {
+            assert_eq!(world.run(3_600), [], "however long it takes");
+            world.see("w", stopped(world.now_ms));
+            world.wait_ms(5_000);
+            assert_eq!(world.tick().restarts.len(), 1, "one that is there and stopped is started");
+        }
+    }
+}
+
+#[test]
+fn an_attempt_that_never_asked_the_engine_is_repeated_after_ten_seconds_under_its_own_number() {
+    let mut world = World::new(Settings::default()).with("w", Some(-80), stopped(0));
+    let handed_back = |id: i64, ago: u64| Attempt { asked: false, ..attempt(id, ago, Some(Outcome::Abandoned)) };
+    world
+        .attempts
+        .insert("w".into(), (1..=6).rev().map(|id| handed_back(id, 9 + 400 * (6 - id).unsigned_abs())).collect());
+    let plan = world.tick();
+    assert_eq!((world.verdict("w"), plan.restarts.len()), (Some(Verdict::Dead), 0), "never exhausted by such");
+    assert_eq!(plan.changes[0].newly_held, Some(Held::Backoff));
+    world.attempts.insert("w".into(), vec![handed_back(1, 10)]);
+    assert_eq!(world.tick().restarts.first().map(|order| order.attempt), Some(1));
 }

@@ -1,12 +1,14 @@
-//! What a replica owns, as the daemon's `leases.rs` and `recovery.rs` have it: turns, hand-overs, and what was left behind.
+//! A replica's turns at the leases, what it takes over and hands over, and what it does about rows that were left behind.
+//!
+//! Whose word counts is [`Ownership`](defib_policy::ownership::Ownership)'s, as in the daemon; so is what is done about a row
+//! ([`left_behind`]).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use defib_policy::attempt::Outcome;
 use defib_policy::fleet::Kind;
 use defib_policy::id::EngineName;
 use defib_policy::moment::Moment;
-use defib_policy::recovery::{self, Asked, Settle};
+use defib_policy::restart::left_behind::{self, Asked, Settle};
 use defib_policy::sample::{Fault, Observation};
 use defib_policy::verdict::Verdict;
 
@@ -15,41 +17,13 @@ use crate::lease::LeaseTurn;
 use crate::time::{moment, span};
 use crate::world::World;
 
-/// What the last turn came to.
-#[derive(Debug, Default)]
-pub(super) struct Ownership {
-    owned: Option<BTreeMap<EngineName, i64>>,
-    first: Option<EngineName>,
-    valid_until: Moment,
-}
-
-impl Ownership {
-    /// The epoch of our lease on an engine, while it surely lasts by our own clock.
-    pub(super) fn epoch(&self, engine: &EngineName, now: Moment) -> Option<i64> {
-        self.owned.as_ref()?.get(engine).copied().filter(|_| now < self.valid_until)
-    }
-
-    /// Whether what no engine has is ours: it belongs to the holder of the first lease.
-    pub(super) fn has_the_fleet(&self, now: Moment) -> bool {
-        self.first.as_ref().is_some_and(|first| self.epoch(first, now).is_some())
-    }
-
-    fn has_lapsed(&self, now: Moment) -> bool {
-        self.owned.is_some() && now >= self.valid_until
-    }
-
-    fn engines(&self, now: Moment) -> BTreeSet<EngineName> {
-        self.owned.iter().filter(|_| now < self.valid_until).flat_map(BTreeMap::keys).cloned().collect()
-    }
-}
-
 impl Defib {
     /// Whether what is said of a workspace is ours to say.
     pub(super) fn speaks_for(&self, of: usize, world: &World) -> bool {
         let now = self.moment(world.now);
         let workspace = &world.workspaces[of];
         if workspace.spec.kind == Kind::External {
-            return self.ownership.has_the_fleet(now);
+            return self.ownership.fleet(now).is_some();
         }
         self.ownership.epoch(&world.engines[workspace.engine].name, now).is_some()
     }
@@ -79,17 +53,18 @@ impl Defib {
             replica: &self.name,
             engines: &engines,
             fit: &fit,
-            owned: self.ownership.owned.as_ref(),
+            owned: self.ownership.as_of_the_last_turn(),
             busy: &busy,
             ttl: span(LEASE_TTL),
         };
         let clock = world.db.clock(world.now);
         let Some(table) = world.db.ledger.leases.take_lease_turn(&turn, clock) else { return };
-        let (before, kept) = (self.ownership.engines(at), self.ownership.owned.as_ref() == Some(&table.owned));
-        let first = table.leases.first().map(|lease| lease.engine.clone());
-        let same = kept && first == self.ownership.first && !self.ownership.has_lapsed(at);
-        self.ownership = Ownership { owned: Some(table.owned), first, valid_until: at + span(LEASE_TTL) };
-        if !same {
+        let lapsed = self.ownership.has_lapsed(at);
+        let before: BTreeSet<EngineName> = self.ownership.owned(at).into_keys().collect();
+        let change = self.ownership.turn(table.turned(at), span(LEASE_TTL), &engines, at);
+        // What others have said is in the tables, and is taken over at once.
+        self.ownership.catch_up(change.gained.clone());
+        if lapsed || !change.gained.is_empty() || !change.lost.is_empty() {
             self.hand_over_and_take_over(&before, at, world);
         }
     }
@@ -113,30 +88,25 @@ impl Defib {
     /// Settles the open attempts on engines of ours that this process is not at work on.
     pub(super) fn settle_left_behind(&self, world: &mut World) {
         let now = self.moment(world.now);
-        let engines: Vec<EngineName> = self.ownership.engines(now).into_iter().collect();
+        let engines: Vec<EngineName> = self.ownership.owned(now).into_keys().collect();
         for attempt in world.db.ledger.open_attempts(&engines, world.db.clock(world.now)) {
             let Some(ours) = self.ownership.epoch(&attempt.engine, now) else { continue };
             if self.in_flight[attempt.of] {
                 continue;
             }
-            let settle = recovery::by_its_row(attempt.row, ours).unwrap_or_else(|| {
+            let settle = left_behind::by_its_row(attempt.row, ours).unwrap_or_else(|| {
                 let seen = Self::look_back(attempt.of, world);
-                let ran = recovery::restarts_what_runs(attempt.verdict);
+                let ran = left_behind::restarts_what_runs(attempt.verdict);
                 let overdue = attempt.row.overdue;
                 let asked = Asked { convicted: attempt.started_at, ran, overdue, elsewhere: false };
-                recovery::by_its_container(&seen, asked)
+                left_behind::by_its_container(&seen, asked)
             });
-            let outcome = match settle {
-                Settle::Wait => continue,
-                Settle::Succeeded => Outcome::Succeeded,
-                Settle::Abandoned | Settle::OutOfReach => Outcome::Abandoned,
-                Settle::Unasked => {
-                    let clock = world.db.clock(world.now);
-                    world.db.ledger.abandon_unasked(attempt.id, clock);
-                    world.note(attempt.of, "left behind, the engine was not asked: abandoned");
-                    continue;
-                }
-            };
+            let Some((outcome, _)) = settle.conclusion() else { continue };
+            if settle == Settle::Unasked {
+                world.db.abandon_unasked(attempt.id, world.now);
+                world.note(attempt.of, "left behind, the engine was not asked: abandoned");
+                continue;
+            }
             world.db.finish(attempt.id, outcome, world.now);
             world.note(attempt.of, &format!("left behind: {}", outcome.label()));
         }

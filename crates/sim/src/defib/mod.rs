@@ -12,12 +12,14 @@ mod job;
 mod leases;
 mod pass;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use defib_policy::attempt::Attempt;
 use defib_policy::id::WorkspaceId;
 use defib_policy::judge::Judge;
 use defib_policy::moment::Moment;
+use defib_policy::ownership::Ownership;
+use defib_policy::restart::lanes::Lanes;
 use defib_policy::settings::Settings;
 use defib_policy::verdict::Verdict;
 
@@ -25,24 +27,19 @@ use crate::database::Database;
 use crate::queue::{Event, Wake};
 use crate::time::{Ms, moment, ms};
 use crate::world::{Detector, World};
-use job::Job;
-use leases::Ownership;
+use job::{Job, Places};
 use pass::Pending;
 
 /// `DEFIB_ENGINE_TIMEOUT`.
 const ENGINE_TIMEOUT: Ms = 5_000;
 /// `DEFIB_LEASE_TTL`.
 pub const LEASE_TTL: Ms = 15_000;
-/// What claiming and confirming may take beside the restart, before others settle the row.
-const CLAIM_MARGIN: Ms = 20_000;
-/// How long a container is looked at after a restart whose answer was lost.
-const LOOK_AFTER_MAX: Ms = 10_000;
-/// What writing the outcome may take before others settle an attempt that turned to its engine.
-const OUTCOME_MARGIN: Ms = 10_000;
 /// `DEFIB_STOP_GRACE`.
 const STOP_GRACE: Ms = 10_000;
 /// `DEFIB_RESTART_TIMEOUT`.
 const RESTART_TIMEOUT: Ms = 30_000;
+/// Between two looks after a restart whose answer was lost. Longer than the daemon's, for fewer steps in which nothing happens.
+const LOOK_AFTER_SPACING: Ms = 1_000;
 /// `DEFIB_RESTART_CONCURRENCY`.
 const RESTART_CONCURRENCY: usize = 4;
 
@@ -73,8 +70,8 @@ pub struct Defib {
     returns: Vec<u32>,
     pending: BTreeMap<u32, Pending>,
     jobs: BTreeMap<u32, Job>,
-    acting: Vec<usize>,
-    waiting: Vec<VecDeque<u32>>,
+    places: Vec<Places>,
+    lanes: Lanes,
     next_number: u32,
 }
 
@@ -106,8 +103,8 @@ impl Defib {
             returns: Vec::new(),
             pending: BTreeMap::new(),
             jobs: BTreeMap::new(),
-            acting: Vec::new(),
-            waiting: Vec::new(),
+            places: Vec::new(),
+            lanes: Lanes::new(settings.backoff_initial, settings.backoff_max),
             next_number: 0,
         }
     }
@@ -120,8 +117,7 @@ impl Defib {
         self.look_due.resize(workspaces, 0);
         self.returns.resize(engines, 0);
         self.asked_until.resize(engines, 0);
-        self.acting.resize(engines, 0);
-        self.waiting.resize_with(engines, VecDeque::new);
+        self.places.resize_with(engines, Places::default);
     }
 
     /// What its monotonic clock shows.
@@ -207,10 +203,10 @@ impl Detector for Defib {
         self.runs = false;
         self.pending.clear();
         self.jobs.clear();
-        self.waiting.iter_mut().for_each(VecDeque::clear);
+        self.places.fill_with(Places::default);
+        self.lanes = Lanes::new(self.settings.backoff_initial, self.settings.backoff_max);
         self.in_flight.fill(false);
         self.unwritten.clear();
-        self.acting.fill(0);
         self.asked_until.fill(0);
         self.focused_at.fill(0);
         self.look_due.fill(0);

@@ -8,7 +8,7 @@ use defib_policy::judge::{EngineEvidence, Look, ReadStamp};
 use defib_policy::moment::Moment;
 use defib_policy::plan::Plan;
 use defib_policy::sample::{Fault, Observation, Sample};
-use defib_policy::suspicion;
+use defib_policy::suspicion::{self, Report};
 use defib_policy::verdict::Verdict;
 
 use super::{Defib, ENGINE_TIMEOUT, index_of, spacing};
@@ -80,8 +80,9 @@ impl Defib {
             }
             let at = self.moment(report.at);
             if !suspicion::is_too_old(at, started, self.settings.dead_window) {
-                let reporter = format!("reporter-{}", report.name);
-                self.judge.observe_suspicion(&world.workspaces[report.of].id, &reporter, at);
+                let (reporter, login) = (format!("reporter-{}", report.name), format!("login-{}", report.login));
+                let id = &world.workspaces[report.of].id;
+                self.judge.observe_suspicion(id, Report { reporter: &reporter, login: &login, at });
             }
         }
     }
@@ -227,7 +228,7 @@ impl Defib {
         if !world.db.view.workspaces.iter().any(|row| external(&row)) {
             return;
         }
-        let ours = self.ownership.has_the_fleet(self.moment(world.now));
+        let ours = self.ownership.fleet(self.moment(world.now)).is_some();
         let looks: Vec<Look<'_>> = world
             .db
             .view

@@ -64,8 +64,10 @@ impl Ledger {
         }
         row.finished_at = Some(now);
         row.outcome = Some(outcome);
-        row.run_ended_at = (!outcome.touched()).then_some(now);
+        row.run_ended_at = (!outcome.counts(row.acting_at.is_some())).then_some(now);
+        let ended = row.clone();
         self.under_way.retain(|open| *open != place);
+        self.end_mark(&ended);
         true
     }
 
@@ -76,7 +78,7 @@ impl Ledger {
     }
 
     /// A heartbeat proved that an attempt brought its workspace back. False when that was recorded before.
-    pub fn recovered(&mut self, id: i64, of: usize, facts: &mut Facts, now: Timestamp) -> bool {
+    pub fn recovered(&mut self, id: i64, of: usize, now: Timestamp) -> bool {
         let Some(place) = self.place(id) else { return false };
         let row = &mut self.rows[place];
         if row.of != of || row.recovered_at.is_some() || row.finished_at.is_none() {
@@ -90,7 +92,7 @@ impl Ledger {
                 earlier.run_ended_at.get_or_insert(now);
             }
         }
-        facts.mark_recovered();
+        self.owe(of);
         true
     }
 

@@ -95,7 +95,7 @@ impl Ledger {
         self.abort_claim(&under_way);
         let Some(row) = under_way.row else { return };
         if under_way.marks {
-            facts.mark_dead();
+            self.write_mark(row.of, row.id, facts);
         }
         let (of, open, now) = (row.of, row.finished_at.is_none(), row.claimed_at);
         // Two claims may commit in another order than they have drawn their ids.

@@ -13,14 +13,17 @@
 //! | `hold.rs` | holds |
 //! | `claim.rs` | the transaction of a claim, whole and in its parts |
 //! | `act.rs` | what happens to a claimed row: it may act, ends, is proved a recovery, is acknowledged |
+//! | `mark.rs` | what the platform was told and has not been taken back |
 //! | `read.rs` | what the policy and the settling of rows left behind read |
 
 mod act;
 mod claim;
 mod hold;
+mod mark;
 mod read;
 mod row;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use defib_policy::id::{EngineName, WorkspaceId};
@@ -30,7 +33,7 @@ use crate::lease::Leases;
 use crate::weakening::Weakening;
 
 pub use hold::{Hold, HoldScope};
-pub use row::{Claim, ClaimUnderWay, Claimed, MayAct, OpenAttempt, Refusal, Restart};
+pub use row::{Claim, ClaimUnderWay, Claimed, Mark, MayAct, OpenAttempt, Refusal, Restart};
 
 /// An attempt of a run that has ended interests nobody after this time: it is longer than any reset of the back-off and than the time
 /// for which attempts are read, with a day to spare for a clock that is set back.
@@ -47,6 +50,7 @@ pub struct Ledger {
     of: Vec<Vec<usize>>,
     /// How many of the oldest rows of each workspace are of no interest to any reader, now and for ever: a year has hundreds.
     over: Vec<usize>,
+    marks: BTreeMap<usize, Mark>,
     under_way: Vec<usize>,
     inserting: Vec<usize>,
     last_id: i64,

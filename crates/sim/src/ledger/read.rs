@@ -12,7 +12,7 @@ use super::{Ledger, OpenAttempt};
 /// Attempts of a workspace that are read, at most, as in the store.
 const ATTEMPTS_MAX: usize = 20;
 /// Refusals of a workspace that are read, at most, as in the store.
-const REFUSALS_MAX: usize = 5;
+const REFUSALS_MAX: usize = 8;
 /// For how long an attempt of a run that has ended is read, as in the store.
 const INTERESTING_FOR: Duration = Duration::from_secs(7 * 86_400);
 
@@ -48,7 +48,7 @@ impl Ledger {
         }
         let (mut counted, mut refused) = (0, 0);
         for row in self.later_rows_of(of).rev().filter(|row| row.acknowledged_at.is_none()) {
-            let refusal = row.outcome.is_some_and(|outcome| !outcome.touched());
+            let refusal = row.outcome.is_some_and(|outcome| !outcome.counts(row.acting_at.is_some()));
             let interesting = lately(row.claimed_at, INTERESTING_FOR) || (!refusal && row.run_ended_at.is_none());
             let (quota, max) = if refusal { (&mut refused, REFUSALS_MAX) } else { (&mut counted, ATTEMPTS_MAX) };
             if !interesting || *quota == max {

@@ -53,7 +53,7 @@ pub struct Restart {
 impl Restart {
     /// Whether it keeps its number from being given again for its incarnation.
     pub(super) fn keeps_its_number(&self) -> bool {
-        self.run_ended_at.is_none() && self.outcome.is_none_or(Outcome::touched)
+        self.run_ended_at.is_none() && self.outcome.is_none_or(|outcome| outcome.counts(self.acting_at.is_some()))
     }
 }
 
@@ -170,4 +170,19 @@ impl ClaimUnderWay {
     pub fn granted(&self) -> Option<i64> {
         self.row.as_ref().filter(|row| row.finished_at.is_none()).map(|row| row.id)
     }
+}
+
+/// A row of `defib.marks`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// The attempt that marked it last.
+    pub attempt_id: i64,
+    /// The attempt that marked it first.
+    pub since_attempt: i64,
+    /// The status in the evidence of the first of these marks.
+    pub status_before: &'static str,
+    /// The status right after the mark.
+    pub status: &'static str,
+    /// `mark_recovered` must be called.
+    pub owed: bool,
 }

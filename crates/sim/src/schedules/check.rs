@@ -18,9 +18,9 @@ use defib_policy::attempt::Outcome;
 
 use super::engine::{Call, Starter};
 use super::process::LEASE_TTL;
-use super::restart::LOOK_AFTER_MAX;
+use super::restart::rules;
 use super::walk::{STATEMENT_TIMEOUT, Walk};
-use crate::time::{Ms, span, stamp};
+use crate::time::{Ms, ms, span, stamp};
 
 /// How long after the platform's word a call may still leave that was allowed before it: the answer may take a statement's deadline to
 /// arrive, and a process may be stopped for as long as its lease lasts without noticing.
@@ -133,7 +133,7 @@ impl Walk {
             return self.never(format!("w{of} is restarted without an attempt"));
         };
         let (finished, acting) = (row.finished_at.is_some(), row.acting_at.is_some());
-        let stands = row.deadline_at >= clock.plus(span(call.deadline() + LOOK_AFTER_MAX));
+        let stands = row.deadline_at >= clock.plus(span(call.deadline) + rules().look_after_max());
         let lease = self.ledger.leases.row(&row.engine);
         let stale = lease.is_none_or(|lease| lease.epoch != call.epoch || lease.expires_at <= clock)
             || self.takers.get(&row.engine) != Some(&call.process);
@@ -164,7 +164,7 @@ impl Walk {
     }
 
     fn is_belated(&self, call: &Call) -> bool {
-        self.now > call.left_at + call.deadline() + LOOK_AFTER_MAX
+        self.now > call.left_at + call.deadline + ms(rules().look_after_max())
     }
 
     /// A call stops the life that runs, or starts one that does not: is it the one that it was meant for?

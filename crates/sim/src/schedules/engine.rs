@@ -3,7 +3,6 @@
 use defib_policy::id::ContainerId;
 use defib_policy::sample::{Exit, Fault, Health, Incarnation, Observation};
 
-use super::restart::{RESTART_TIMEOUT, STOP_GRACE};
 use super::walk::{Answer, Event, Walk};
 use crate::facts::Facts;
 use crate::time::{Ms, secs, stamp};
@@ -118,17 +117,13 @@ pub(super) struct Call {
     /// as seen when.
     pub(super) looked_at: Ms,
     pub(super) left_at: Ms,
+    /// How long its process waits for the answer.
+    pub(super) deadline: Ms,
     /// Its process was stopped in the window.
     pub(super) window: bool,
     /// Who waits for its answer.
     pub(super) job: u64,
     pub(super) ticket: u32,
-}
-
-impl Call {
-    pub(super) fn deadline(&self) -> Ms {
-        if self.kills { RESTART_TIMEOUT + STOP_GRACE } else { RESTART_TIMEOUT }
-    }
 }
 
 /// What an engine does for a call.
@@ -205,10 +200,10 @@ impl Walk {
         self.push(arrives + takes, Event::Deed(number, Deed::Start, true));
         if self.dice.chance(0.1) {
             // The connection breaks; the engine does not mind.
-            let breaks = self.dice.between(1, call.deadline());
+            let breaks = self.dice.between(1, call.deadline);
             self.push(breaks, Event::Answer(call.job, call.ticket, Answer::CallLost));
         }
-        self.push(call.deadline(), Event::Answer(call.job, call.ticket, Answer::CallLost));
+        self.push(call.deadline, Event::Answer(call.job, call.ticket, Answer::CallLost));
     }
 
     /// How long an engine is at a call.

@@ -55,11 +55,21 @@ impl Walk {
                 self.note(|| format!("engine {engine}: {mood:?}"));
                 self.mend_later(Mend::Mood(engine));
             }
+            66..=69 => self.pause_all(),
             _ => {
                 if let Some(process) = self.somebody() {
                     self.trouble(process);
                 }
             }
+        }
+    }
+
+    /// The host of all processes stands still: each of them stops, some with their clocks, and they wake up one after the other.
+    fn pause_all(&mut self) {
+        self.tally.faults += 1;
+        for process in 0..self.processes.len() {
+            let (lasting, suspended) = (self.dice.between(secs(30), secs(120)), self.dice.chance(0.5));
+            self.pause(process, lasting, suspended);
         }
     }
 

@@ -1,6 +1,7 @@
 //! Random schedules of two or three replicas: is there one in which an incarnation is restarted twice?
 //!
-//! The restart protocol of the daemon (`restarter.rs`, `leases.rs`, `recovery.rs`) is walked through step by step, a step being as
+//! The restart protocol of the daemon is walked through step by step. The order of the steps, their deadlines and what each answer means
+//! are the value that the daemon drives too ([`defib_policy::restart`]); so are the rules of leases and of rows left behind. A step is as
 //! much as a process does between two points at which it can be stopped: a statement reaches the database, an answer reaches the
 //! replica, the line before the engine is asked, the call leaving, the engine carrying it out. Between any two of them a replica may be
 //! stopped (its clock going on), suspended (its clock standing still), killed, or cut off from the database or the engines;
@@ -12,12 +13,12 @@
 //! engine:                                                                         └─► … carries it out, whenever
 //! ```
 //!
-//! The ledger is the model that a test holds against the SQL ([`crate::ledger`]), and what is a rule is the production's: who
-//! should own what (`share`), how an open attempt is settled (`recovery`), which number is next and when (`backoff`). What is written
-//! anew here is the order of the steps. `check.rs` holds what must be true after each.
+//! The ledger is the model that a test holds against the SQL ([`crate::ledger`]). What is written anew here is what a statement does
+//! between its beginning and its commit, and who is stopped when. `check.rs` holds what must be true after each step.
 //!
 //! A walk is a random one: it proves nothing of the schedules that it did not take. So every rule of the protocol is left out once
-//! ([`Weakening`]), and each time the walk must notice.
+//! ([`Weakening`]), and each time the walk must notice. The value knows nothing of that: it is told what it would hear if the rule were
+//! not there (a look that nobody made, a clock that has not moved on).
 
 mod check;
 mod engine;

@@ -1,12 +1,13 @@
 //! A replica's process: its clock, what it believes to own, and what it is at besides restarts: turns, passes, settling.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
-use defib_policy::attempt::Outcome;
 use defib_policy::backoff::allowance;
 use defib_policy::id::EngineName;
 use defib_policy::moment::Moment;
-use defib_policy::recovery::{self, Settle};
+use defib_policy::ownership::Ownership;
+use defib_policy::restart::left_behind::{self, Settle};
 use defib_policy::sample::Observation;
 
 use super::restart::{Restart, Stage};
@@ -19,8 +20,6 @@ use crate::weakening::Weakening;
 pub(super) const LEASE_TTL: Ms = 15_000;
 /// `DEFIB_POLL_INTERVAL`, and the third of the TTL at which turns are taken.
 const TICK: Ms = 5_000;
-/// What claiming and confirming may take beside the restart.
-const CLAIM_MARGIN: Ms = 20_000;
 
 /// A process.
 #[derive(Debug)]
@@ -37,8 +36,7 @@ pub(super) struct Process {
     pub(super) in_flight: BTreeSet<usize>,
     /// What its clock has not counted.
     lost: Ms,
-    owned: Option<BTreeMap<EngineName, i64>>,
-    valid_until: Moment,
+    ownership: Ownership,
     turning: bool,
     settling: bool,
     passing: BTreeSet<usize>,
@@ -87,12 +85,11 @@ impl Process {
 
     /// The epoch of its lease on an engine, while it surely lasts.
     pub(super) fn epoch(&self, engine: &EngineName, now: Ms) -> Option<i64> {
-        self.owned.as_ref()?.get(engine).copied().filter(|_| self.clock(now) < self.valid_until)
+        self.ownership.epoch(engine, self.clock(now))
     }
 
     fn owned(&self, now: Ms) -> BTreeMap<EngineName, i64> {
-        let lasts = self.clock(now) < self.valid_until;
-        self.owned.as_ref().filter(|_| lasts).cloned().unwrap_or_default()
+        self.ownership.owned(self.clock(now))
     }
 
     pub(super) fn is_stopping(&self) -> bool {
@@ -116,8 +113,7 @@ impl Walk {
             cut_from_engines: false,
             in_flight: BTreeSet::new(),
             lost: 0,
-            owned: None,
-            valid_until: Moment::ZERO,
+            ownership: Ownership::default(),
             turning: false,
             settling: false,
             passing: BTreeSet::new(),
@@ -187,14 +183,11 @@ impl Walk {
 
     fn release(&mut self, process: usize) {
         let busy = self.busy(process);
-        let it = &mut self.processes[process];
-        let Some(owned) = &mut it.owned else { return };
-        let idle: BTreeMap<EngineName, i64> = owned
-            .iter()
-            .filter(|(engine, _)| !busy.contains(*engine))
-            .map(|(name, epoch)| (name.clone(), *epoch))
-            .collect();
-        owned.retain(|engine, _| busy.contains(engine));
+        let ownership = &mut self.processes[process].ownership;
+        if ownership.as_of_the_last_turn().is_none() {
+            return;
+        }
+        let idle = ownership.take_idle(&busy);
         self.begin(Job::new(process, Kind::Say(Some(Statement::Release(idle)))));
     }
 
@@ -276,7 +269,7 @@ impl Walk {
     fn turn_goes_on(&mut self, number: u64, job: &Job, at: Moment, begun: &mut bool, answer: Answer) -> bool {
         match answer {
             Answer::Go => {
-                let owned = self.processes[job.process].owned.clone();
+                let owned = self.processes[job.process].ownership.as_of_the_last_turn().cloned();
                 let busy = self.busy(job.process);
                 self.ask(number, job, Statement::TurnBegin { owned, busy });
                 true
@@ -289,8 +282,7 @@ impl Walk {
             Answer::Turned(table) => {
                 let it = &mut self.processes[job.process];
                 if !it.stopping {
-                    it.owned = Some(table.owned);
-                    it.valid_until = at + span(LEASE_TTL);
+                    it.ownership = Ownership::new(table.turned(at), span(LEASE_TTL), &self.engines);
                 }
                 false
             }
@@ -343,7 +335,7 @@ impl Walk {
             Observation::Running { .. } if hangs => true,
             Observation::Stopped { .. } => false,
             _ => {
-                let newest = row.attempts.iter().find(|it| it.outcome.is_some_and(Outcome::touched));
+                let newest = row.attempts.iter().find(|it| it.counts());
                 let another = newest.filter(|it| {
                     it.recovered_ago.is_none()
                         && (it.started_at != convicted.started_at
@@ -370,10 +362,11 @@ impl Walk {
             attempt: allowed.attempt,
             status: row.facts.status,
             heartbeat: row.facts.heartbeat,
-            deadline: span(super::restart::deadline_of(kills) + CLAIM_MARGIN),
+            deadline: Duration::ZERO,
         };
+        let ordered_at = self.processes[process].clock(now);
         self.processes[process].in_flight.insert(of);
-        self.begin(Job::new(process, Kind::Restart(Box::new(Restart::new(order)))));
+        self.begin(Job::new(process, Kind::Restart(Box::new(Restart::new(order, ordered_at)))));
     }
 
     fn settling_goes_on(
@@ -399,14 +392,9 @@ impl Walk {
                 *looks = false;
                 let Some(attempt) = left.as_mut().and_then(Vec::pop) else { return false };
                 let overdue = attempt.row.overdue || self.is(Weakening::SettleAtOnce);
-                let ran = recovery::restarts_what_runs(attempt.verdict) && !self.is(Weakening::AnyNewLifeIsOurs);
-                let asked = recovery::Asked { convicted: attempt.started_at, ran, overdue, elsewhere: false };
-                let outcome = match recovery::by_its_container(&observation, asked) {
-                    Settle::Succeeded => Some(Outcome::Succeeded),
-                    Settle::Abandoned | Settle::OutOfReach => Some(Outcome::Abandoned),
-                    Settle::Wait | Settle::Unasked => None,
-                };
-                if let Some(outcome) = outcome {
+                let ran = left_behind::restarts_what_runs(attempt.verdict) && !self.is(Weakening::AnyNewLifeIsOurs);
+                let asked = left_behind::Asked { convicted: attempt.started_at, ran, overdue, elsewhere: false };
+                if let Some((outcome, _)) = left_behind::by_its_container(&observation, asked).conclusion() {
                     self.ask(number, job, Statement::Finish(attempt.id, outcome));
                     return true;
                 }
@@ -419,7 +407,7 @@ impl Walk {
             let ours = owned.get(&attempt.engine).copied().unwrap_or_default();
             let ours = if self.is(Weakening::SettleLaterEpochs) { i64::MAX } else { ours };
             let acting = attempt.row.acting && !self.is(Weakening::AbandonTheActing);
-            match recovery::by_its_row(recovery::Row { acting, ..attempt.row }, ours) {
+            match left_behind::by_its_row(left_behind::Row { acting, ..attempt.row }, ours) {
                 None => {
                     *looks = true;
                     self.look(number, job.ticket, job.process, attempt.of);
@@ -440,7 +428,7 @@ impl Restart {
     /// Its process was stopped at this point.
     fn paused(&mut self, suspended: bool) {
         let after_its_clock = self.stage == Stage::Leaves;
-        let after_the_yes = matches!(self.stage, Stage::MayAct | Stage::LastCheck);
+        let after_the_yes = self.stage == Stage::LastCheck || self.waits_for_the_yes();
         self.window |= after_its_clock || (suspended && after_the_yes);
     }
 }

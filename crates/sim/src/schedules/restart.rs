@@ -1,53 +1,53 @@
-//! A restart on its way, as the daemon's `restarter.rs` has it: claim, confirm, ask, look at the own clock, call, look after, finish.
+//! A restart on its way. What is asked in which order, and what each answer means, is [`defib_policy::restart`]'s, as in the daemon; here
+//! each step is taken apart where a process can be stopped in the middle of it.
+//!
+//! A rule is left out by telling the value what it would hear without it: of a look that nobody made, or by a clock that has not moved.
 
-use defib_policy::attempt::Outcome;
+use defib_policy::abilities::Abilities;
 use defib_policy::moment::Moment;
-use defib_policy::sample::Observation;
+use defib_policy::restart::{
+    ActAnswer, Answer as Heard, CallFailed, CallFault, Case, ClaimAnswer, Ground, How, Restart as Value, Rules,
+    Standing, Step,
+};
+use defib_policy::sample::{Exit, Health, Observation};
 
 use super::engine::Call;
 use super::process::Job;
 use super::walk::{Answer, Order, Statement, Walk};
 use crate::ledger::{Claimed, MayAct};
-use crate::time::{Ms, secs, span};
+use crate::time::{Ms, hours, ms, secs, span};
 use crate::weakening::Weakening;
 
 /// `DEFIB_RESTART_TIMEOUT`.
-pub(super) const RESTART_TIMEOUT: Ms = 30_000;
+const RESTART_TIMEOUT: Ms = 30_000;
 /// `DEFIB_STOP_GRACE`.
-pub(super) const STOP_GRACE: Ms = 10_000;
-/// How long a container is looked at after a restart whose answer was lost.
-pub(super) const LOOK_AFTER_MAX: Ms = 10_000;
-/// Between two of those looks. Longer than the daemon's, for fewer steps in which nothing happens.
+const STOP_GRACE: Ms = 10_000;
+/// Between two looks after a lost answer. Longer than the daemon's, for fewer steps in which nothing happens.
 const LOOK_AFTER_SPACING: Ms = 2_000;
-/// What writing the outcome may take.
-const OUTCOME_MARGIN: Ms = 10_000;
-/// Tries to write an outcome.
-const OUTCOME_TRIES: u32 = 5;
 
-/// How long the engine may take.
-pub(super) const fn deadline_of(kills: bool) -> Ms {
-    if kills { RESTART_TIMEOUT + STOP_GRACE } else { RESTART_TIMEOUT }
+/// What holds for every restart.
+pub(super) fn rules() -> Rules {
+    let rules = Rules::new(span(RESTART_TIMEOUT), span(STOP_GRACE), Abilities::CONTAINER_ENGINE);
+    Rules { look_spacing: span(LOOK_AFTER_SPACING), ..rules }
 }
 
-/// What it waits for.
+/// What it waits for, where a step is more than one thing to wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// A permit.
+    /// Others are at work on its engine.
     Permit,
     ClaimBegins,
     ClaimInserts,
     ClaimCommits,
-    Confirm,
-    MayAct,
+    /// The answer to its step.
+    Asked,
+    /// Its step is not due yet.
+    NotYet,
     /// The line that looks at the own clock.
     LastCheck,
     /// The line after it, which calls.
     Leaves,
     Called,
-    LookAfter,
-    LookAgain,
-    Finish,
-    FinishAgain,
 }
 
 /// A restart.
@@ -57,57 +57,65 @@ pub(super) struct Restart {
     pub(super) stage: Stage,
     /// Its process was stopped where nothing can notice it any more.
     pub(super) window: bool,
+    /// For a place.
+    has_waited: bool,
+    value: Value,
+    step: Step,
     epoch: i64,
     row: Option<i64>,
     looked_at: Ms,
     asked_at: Moment,
-    left_at: Ms,
+    left_at: Moment,
     container: u32,
-    /// The restart left it stopped, and this is the start that mends it.
-    mends: bool,
-    lost: bool,
-    until: Ms,
-    outcome: Outcome,
-    tries: u32,
+    call: Option<defib_policy::restart::Call>,
 }
 
 impl Restart {
-    pub(super) fn new(order: Order) -> Self {
+    pub(super) fn new(order: Order, ordered_at: Moment) -> Self {
+        let health = Health::None;
+        let ground = if order.kills { Ground::Wedged { health } } else { Ground::Stopped };
+        let case = Case { ground, convicted: Some(order.convicted.clone()), ordered_at };
+        let (value, step) = Value::new(case, rules());
         Self {
             order,
             stage: Stage::Permit,
             window: false,
+            has_waited: false,
+            value,
+            step,
             epoch: 0,
             row: None,
             looked_at: 0,
             asked_at: Moment::ZERO,
-            left_at: 0,
+            left_at: Moment::ZERO,
             container: 0,
-            mends: false,
-            lost: false,
-            until: 0,
-            outcome: Outcome::Abandoned,
-            tries: 0,
+            call: None,
         }
     }
 
-    /// A point at which being stopped is interesting.
+    /// A point at which being stopped is interesting: before the claim is heard of, so that others may settle it meanwhile, and wherever
+    /// the lease may end unnoticed.
     pub(super) const fn is_delicate(&self) -> bool {
-        matches!(self.stage, Stage::MayAct | Stage::LastCheck | Stage::Leaves | Stage::Called)
+        matches!(self.stage, Stage::ClaimCommits | Stage::LastCheck | Stage::Leaves | Stage::Called)
+            || self.waits_for_the_yes()
+    }
+
+    /// It has asked whether it may act, and has not heard.
+    pub(super) const fn waits_for_the_yes(&self) -> bool {
+        matches!((self.stage, &self.step), (Stage::Asked, Step::MayAct { .. }))
     }
 }
 
 impl Walk {
     pub(super) fn restart_goes_on(&mut self, number: u64, job: &Job, it: &mut Restart, answer: Answer) -> bool {
         match (it.stage, answer) {
-            (Stage::Permit, _) if it.tries == 0 => {
-                // Others are at work on its engine.
-                it.tries = 1;
+            (Stage::Permit, _) if !it.has_waited => {
+                it.has_waited = true;
                 let wait = if self.dice.chance(0.1) { self.dice.between(1, secs(20)) } else { 0 };
                 self.wait(number, job, wait);
                 true
             }
-            (Stage::Permit, _) => self.claim_begins(number, job, it),
+            (Stage::Permit, _) => self.hears(number, job, it, Heard::Place),
             (Stage::ClaimBegins, Answer::Begun) => {
                 it.stage = Stage::ClaimInserts;
                 self.ask(number, job, Statement::ClaimInsert(Box::new(it.order.clone()), it.epoch));
@@ -119,190 +127,174 @@ impl Walk {
                 self.ask(number, job, Statement::ClaimCommit);
                 true
             }
-            (Stage::ClaimCommits, Answer::Committed) => it.row.is_some() && self.confirm(number, job, it),
-            (Stage::ClaimBegins | Stage::ClaimInserts | Stage::ClaimCommits, _) => {
-                self.hang_up(number, job.process);
-                false
+            (Stage::ClaimCommits, Answer::Committed) => {
+                let claim = it.row.map_or(ClaimAnswer::Vetoed, |row| ClaimAnswer::Granted { row });
+                self.hears(number, job, it, Heard::Claim(claim))
             }
-            (Stage::Confirm, answer) => self.confirmed(number, job, it, &answer),
-            (Stage::MayAct, answer) => self.allowed(number, job, it, &answer),
+            (Stage::ClaimBegins | Stage::ClaimInserts | Stage::ClaimCommits, answer) => {
+                self.hang_up(number, job.process);
+                let heard = match answer {
+                    Answer::Claimed(Claimed::Taken) => Heard::Claim(ClaimAnswer::Taken),
+                    Answer::Claimed(Claimed::Held { reason }) => Heard::Claim(ClaimAnswer::Held { reason }),
+                    Answer::Claimed(Claimed::NotOwner) => Heard::Claim(ClaimAnswer::NotOwner),
+                    _ => nothing(),
+                };
+                self.hears(number, job, it, heard)
+            }
+            (Stage::Asked, answer) => self.answered_by(number, job, it, answer),
+            (Stage::NotYet, _) => {
+                it.stage = Stage::Asked;
+                self.asks(number, job, it)
+            }
             (Stage::LastCheck, _) => self.last_check(number, job, it),
             (Stage::Leaves, _) => self.leaves(number, job, it),
-            (Stage::Called, answer) => self.called(number, job, it, &answer),
-            (Stage::LookAfter, answer) => self.looks_after(number, job, it, &answer),
-            (Stage::LookAgain, _) => self.look_after(number, job, it),
-            (Stage::Finish, Answer::Ended) => false,
-            (Stage::Finish, _) => {
-                it.tries += 1;
-                it.stage = Stage::FinishAgain;
-                self.wait(number, job, 100 << it.tries);
-                it.tries < OUTCOME_TRIES
+            (Stage::Called, answer) => {
+                let result = match answer {
+                    Answer::CallDone => Ok(()),
+                    Answer::CallGone => Err(CallFault::Gone),
+                    Answer::CallRefused => Err(CallFault::Refused),
+                    _ => Err(CallFault::Lost),
+                };
+                let result = result.map_err(|kind| CallFailed { kind, why: String::new() });
+                let briefly = self.is(Weakening::LookAfterBriefly);
+                let now = self.processes[job.process].clock(self.now);
+                let left_at = if briefly { now.minus(span(RESTART_TIMEOUT + STOP_GRACE)) } else { it.left_at };
+                self.hears(number, job, it, Heard::Called { left_at, result })
             }
-            (Stage::FinishAgain, _) => self.finish_with(number, job, it),
         }
     }
 
-    fn epoch_of(&self, job: &Job, it: &Restart) -> Option<i64> {
-        self.processes[job.process].epoch(&self.engines[self.boxes[it.order.of].engine], self.now)
+    fn standing(&self, job: &Job, it: &Restart) -> Standing {
+        let process = &self.processes[job.process];
+        let epoch = process.epoch(&self.engines[self.boxes[it.order.of].engine], self.now);
+        Standing { now: process.clock(self.now), epoch, stopping: process.is_stopping() }
     }
 
-    fn claim_begins(&mut self, number: u64, job: &Job, it: &mut Restart) -> bool {
-        let Some(epoch) = self.epoch_of(job, it) else { return false };
-        it.epoch = epoch;
-        it.stage = Stage::ClaimBegins;
-        self.ask(number, job, Statement::ClaimBegin(Box::new(it.order.clone()), epoch));
+    fn hears(&mut self, number: u64, job: &Job, it: &mut Restart, heard: Heard) -> bool {
+        let mut standing = self.standing(job, it);
+        let looks_on = matches!((&it.step, &heard), (Step::Look { .. }, Heard::Seen(seen))
+            if matches!(seen, Observation::Running { incarnation, .. } if !it.order.convicted.may_be(incarnation)));
+        if looks_on && self.is(Weakening::AnyNewLifeIsOurs) {
+            standing.now = standing.now + span(hours(1));
+        }
+        let step = it.value.answer(standing, heard);
+        self.follow(number, job, it, step)
+    }
+
+    /// What the step asks for, now or when it is due.
+    fn follow(&mut self, number: u64, job: &Job, it: &mut Restart, step: Step) -> bool {
+        it.step = step;
+        match it.step {
+            Step::Look { wait } | Step::Finish { wait, .. } if !wait.is_zero() => {
+                it.stage = Stage::NotYet;
+                self.wait(number, job, ms(wait));
+                true
+            }
+            _ => {
+                it.stage = Stage::Asked;
+                self.asks(number, job, it)
+            }
+        }
+    }
+
+    fn asks(&mut self, number: u64, job: &Job, it: &mut Restart) -> bool {
+        match it.step {
+            Step::Done(_) => return false,
+            Step::Permit => it.stage = Stage::Permit,
+            Step::Claim { epoch, deadline } => {
+                it.stage = Stage::ClaimBegins;
+                (it.epoch, it.order.deadline) = (epoch, deadline);
+                self.ask(number, job, Statement::ClaimBegin(Box::new(it.order.clone()), epoch));
+            }
+            Step::Confirm if self.is(Weakening::NoFreshLook) => {
+                let incarnation = it.order.convicted.clone();
+                let observation = if it.order.kills {
+                    Observation::Running { incarnation, health: Health::None }
+                } else {
+                    Observation::Stopped { incarnation, exit: Exit::default() }
+                };
+                return self.has_seen(number, job, it, observation, self.now);
+            }
+            Step::Confirm | Step::Look { .. } => self.look(number, job.ticket, job.process, it.order.of),
+            Step::MayAct { row, epoch, within } => {
+                it.window = false;
+                it.asked_at = self.processes[job.process].clock(self.now);
+                if self.is(Weakening::MendUnasked) && it.value.mends().is_some() {
+                    return self.hears(number, job, it, Heard::MayAct(ActAnswer::Yes));
+                }
+                self.ask(number, job, Statement::MayAct { id: row, of: it.order.of, epoch, within });
+            }
+            Step::Leave => {
+                it.stage = Stage::LastCheck;
+                self.wait(number, job, 0);
+            }
+            Step::Finish { row, outcome, .. } => self.ask(number, job, Statement::Finish(row, outcome)),
+        }
         true
     }
 
-    fn confirm(&mut self, number: u64, job: &Job, it: &mut Restart) -> bool {
-        it.stage = Stage::Confirm;
-        if self.is(Weakening::NoFreshLook) {
+    fn answered_by(&mut self, number: u64, job: &Job, it: &mut Restart, answer: Answer) -> bool {
+        let heard = match answer {
+            Answer::Seen { observation, at, .. } => return self.has_seen(number, job, it, observation, at),
+            Answer::MayAct(MayAct::Yes) => Heard::MayAct(ActAnswer::Yes),
+            Answer::MayAct(MayAct::NotWanted) => Heard::MayAct(ActAnswer::NotWanted),
+            Answer::MayAct(MayAct::NotOwner) => Heard::MayAct(ActAnswer::NotOwner),
+            Answer::Ended => Heard::Written,
+            _ => nothing(),
+        };
+        self.hears(number, job, it, heard)
+    }
+
+    fn has_seen(&mut self, number: u64, job: &Job, it: &mut Restart, seen: Observation, at: Ms) -> bool {
+        it.looked_at = at;
+        if it.step == Step::Confirm {
             it.container = self.boxes[it.order.of].containers;
-            it.looked_at = self.now;
-            return self.ask_to_act(number, job, it);
         }
-        self.look(number, job.ticket, job.process, it.order.of);
-        true
-    }
-
-    fn confirmed(&mut self, number: u64, job: &Job, it: &mut Restart, answer: &Answer) -> bool {
-        let Answer::Seen { observation, at, .. } = answer else {
-            return self.finish(number, job, it, Outcome::Superseded);
-        };
-        let same = observation.incarnation().is_some_and(|life| it.order.convicted.may_be(life));
-        let agrees = match observation {
-            Observation::Running { .. } => it.order.kills,
-            Observation::Stopped { .. } => !it.order.kills,
-            _ => false,
-        };
-        if !same || !agrees {
-            return self.finish(number, job, it, Outcome::Superseded);
-        }
-        it.looked_at = *at;
-        it.container = self.boxes[it.order.of].containers;
-        if self.processes[job.process].is_stopping() {
-            return self.finish(number, job, it, Outcome::Abandoned);
-        }
-        self.ask_to_act(number, job, it)
-    }
-
-    fn ask_to_act(&mut self, number: u64, job: &Job, it: &mut Restart) -> bool {
-        let Some(id) = it.row else { return false };
-        it.stage = Stage::MayAct;
-        it.window = false;
-        it.asked_at = self.processes[job.process].clock(self.now);
-        let within = span(deadline_of(it.order.kills) + LOOK_AFTER_MAX + OUTCOME_MARGIN);
-        self.ask(number, job, Statement::MayAct { id, of: it.order.of, epoch: it.epoch, within });
-        true
-    }
-
-    fn allowed(&mut self, number: u64, job: &Job, it: &mut Restart, answer: &Answer) -> bool {
-        let refused = match answer {
-            Answer::MayAct(MayAct::Yes) => None,
-            Answer::MayAct(MayAct::NotWanted) => Some(Outcome::Vetoed),
-            _ => Some(Outcome::Abandoned),
-        };
-        if let Some(outcome) = refused {
-            return self.finish(number, job, it, if it.mends { Outcome::Failed } else { outcome });
-        }
-        it.stage = Stage::LastCheck;
-        self.wait(number, job, 0);
-        true
+        self.hears(number, job, it, Heard::Seen(seen))
     }
 
     fn last_check(&mut self, number: u64, job: &Job, it: &mut Restart) -> bool {
-        let since_asked = self.processes[job.process].clock(self.now) - it.asked_at;
-        let late = since_asked >= span(OUTCOME_MARGIN) && !self.is(Weakening::OnlyTheLeasesClock);
-        let lapsed = self.epoch_of(job, it) != Some(it.epoch);
-        if (late || lapsed) && !self.is(Weakening::NoLocalClock) {
-            let outcome = if it.mends { Outcome::Failed } else { Outcome::Abandoned };
-            return self.finish(number, job, it, outcome);
+        let mut standing = self.standing(job, it);
+        let unasked = self.is(Weakening::MendUnasked) && it.value.mends().is_some();
+        if self.is(Weakening::NoLocalClock) || unasked {
+            (standing.now, standing.epoch) = (it.asked_at, Some(it.epoch));
+        } else if self.is(Weakening::OnlyTheLeasesClock) {
+            standing.now = it.asked_at;
         }
-        it.stage = Stage::Leaves;
-        self.wait(number, job, 0);
-        true
+        match it.value.may_leave(standing) {
+            Err(instead) => self.follow(number, job, it, instead),
+            Ok(call) => {
+                it.call = Some(call);
+                it.stage = Stage::Leaves;
+                self.wait(number, job, 0);
+                true
+            }
+        }
     }
 
     fn leaves(&mut self, number: u64, job: &Job, it: &mut Restart) -> bool {
-        let Some(row) = it.row else { return false };
+        let (Some(row), Some(call)) = (it.row, it.call.take()) else { return false };
         it.stage = Stage::Called;
-        it.left_at = self.now;
+        it.left_at = self.processes[job.process].clock(self.now);
         self.call(Call {
             row,
             of: it.order.of,
             process: job.process,
             epoch: it.epoch,
-            kills: it.order.kills && !it.mends,
+            kills: matches!(call.how, How::KillAndStart { .. }),
             life: it.order.life,
             container: it.container,
             looked_at: it.looked_at,
             left_at: self.now,
+            deadline: ms(call.deadline),
             window: it.window,
             job: number,
             ticket: job.ticket,
         });
         true
     }
+}
 
-    fn called(&mut self, number: u64, job: &Job, it: &mut Restart, answer: &Answer) -> bool {
-        match answer {
-            Answer::CallDone => self.finish(number, job, it, Outcome::Succeeded),
-            _ if it.mends => self.finish(number, job, it, Outcome::Failed),
-            Answer::CallGone => self.finish(number, job, it, Outcome::Superseded),
-            _ => {
-                it.lost = matches!(answer, Answer::CallLost);
-                // An engine that is at a restart finishes it, whoever waits; a start that comes late does nothing.
-                let briefly = !it.order.kills || self.is(Weakening::LookAfterBriefly);
-                it.until = LOOK_AFTER_MAX + if briefly { self.now } else { it.left_at + deadline_of(true) };
-                self.look_after(number, job, it)
-            }
-        }
-    }
-
-    fn look_after(&mut self, number: u64, job: &Job, it: &mut Restart) -> bool {
-        it.stage = Stage::LookAfter;
-        self.look(number, job.ticket, job.process, it.order.of);
-        true
-    }
-
-    fn looks_after(&mut self, number: u64, job: &Job, it: &mut Restart, answer: &Answer) -> bool {
-        let Answer::Seen { observation, at, .. } = answer else { return false };
-        let same = observation.incarnation().is_some_and(|life| it.order.convicted.may_be(life));
-        let restarted = matches!(observation, Observation::Running { .. }) && !same;
-        let whatever_is_seen = it.order.kills && !self.is(Weakening::AnyNewLifeIsOurs);
-        if it.lost && (whatever_is_seen || !restarted) && self.now < it.until {
-            it.stage = Stage::LookAgain;
-            self.wait(number, job, LOOK_AFTER_SPACING);
-            return true;
-        }
-        if restarted {
-            return self.finish(number, job, it, Outcome::Succeeded);
-        }
-        let left_stopped = it.order.kills && same && matches!(observation, Observation::Stopped { .. });
-        if !left_stopped || self.epoch_of(job, it).is_none() {
-            return self.finish(number, job, it, Outcome::Failed);
-        }
-        it.mends = true;
-        it.looked_at = *at;
-        if self.is(Weakening::MendUnasked) {
-            it.window = false;
-            it.stage = Stage::Leaves;
-            self.wait(number, job, 0);
-            return true;
-        }
-        self.ask_to_act(number, job, it)
-    }
-
-    fn finish(&mut self, number: u64, job: &Job, it: &mut Restart, outcome: Outcome) -> bool {
-        it.outcome = outcome;
-        it.tries = 0;
-        self.finish_with(number, job, it)
-    }
-
-    fn finish_with(&mut self, number: u64, job: &Job, it: &mut Restart) -> bool {
-        let Some(id) = it.row else { return false };
-        it.stage = Stage::Finish;
-        self.ask(number, job, Statement::Finish(id, it.outcome));
-        true
-    }
+fn nothing() -> Heard {
+    Heard::Nothing("no answer".to_owned())
 }

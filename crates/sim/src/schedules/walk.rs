@@ -44,6 +44,7 @@ pub(super) struct Order {
     pub(super) attempt: u32,
     pub(super) status: &'static str,
     pub(super) heartbeat: Option<Timestamp>,
+    /// How long after its claim others may settle it, as the protocol says.
     pub(super) deadline: Duration,
 }
 
@@ -465,11 +466,20 @@ impl Walk {
                 Answer::Ended
             }
             Statement::Recovered(id, of) => {
-                self.ledger.recovered(*id, *of, &mut self.boxes[*of].facts, clock);
+                self.ledger.recovered(*id, *of, clock);
+                self.take_back(*id);
                 Answer::Ended
             }
             Statement::Read(engine) => Answer::Read(self.read(*engine)),
             Statement::Open(engines) => Answer::Open(self.ledger.open_attempts(engines, clock)),
+        }
+    }
+
+    /// A recovery is told to the platform at once. What is owed after an attempt that never asked the engine is left to the next recovery, as
+    /// by a recorder that comes late: otherwise the workspace would be read anew before most of the races that the walk looks for.
+    fn take_back(&mut self, id: i64) {
+        if let Some(of) = self.ledger.row(id).map(|row| row.of) {
+            self.ledger.take_back(of, &mut self.boxes[of].facts);
         }
     }
 

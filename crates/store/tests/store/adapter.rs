@@ -198,11 +198,12 @@ async fn claims_and_recoveries_write_the_platforms_status_and_its_events() {
         let second = fixture.grant(WORKER, 1, 2).await;
         assert_eq!(events(&fixture).await, offline, "it was offline already, so nothing changed");
         fixture.store.finish(second, Outcome::Succeeded, None).await.unwrap();
-        fixture.store.recovered(second, &WORKER.into(), &json!({})).await.unwrap();
+        fixture.store.recovered(second, &WORKER.into()).await.unwrap();
+        assert!(fixture.store.take_back(&WORKER.into(), &json!({})).await.unwrap());
         assert_eq!(status(&fixture, WORKER).await, "online");
         let both = format!("{offline}, WORKSPACE_ONLINE {WORKER} defib");
         assert_eq!(events(&fixture).await, both);
-        assert!(!fixture.store.mark_recovered(&WORKER.into(), &json!({})).await.unwrap(), "the platform was first");
+        assert!(!fixture.store.take_back(&WORKER.into(), &json!({})).await.unwrap(), "once");
         assert_eq!(events(&fixture).await, both);
         assert!(matches!(fixture.claim("not a uuid", json!({}), 2, 1).await, Claimed::Vetoed { .. }));
     }
@@ -219,7 +220,8 @@ async fn a_lost_external_one_is_marked_and_told_of() {
     let evidence = fixture.evidence(LAPTOP).await;
     assert!(fixture.store.mark_lost(&LAPTOP.into(), &evidence, lease(&"default".into())).await.unwrap());
     assert_eq!(status(&fixture, LAPTOP).await, "offline");
-    assert!(fixture.store.mark_recovered(&LAPTOP.into(), &json!({})).await.unwrap());
+    assert!(fixture.store.owe(&LAPTOP.into()).await.unwrap());
+    assert!(fixture.store.take_back(&LAPTOP.into(), &json!({})).await.unwrap());
     let told = format!("WORKSPACE_OFFLINE {LAPTOP} defib, WORKSPACE_ONLINE {LAPTOP} defib");
     assert_eq!((status(&fixture, LAPTOP).await, events(&fixture).await), ("online".into(), told));
 }

@@ -170,7 +170,11 @@ async fn a_row_that_stays_locked_is_no_claim_and_never_costs_the_platform_its_tr
     .unwrap();
     platform.batch_execute("update defib.workspaces set status = 'paused' where id = 'w'; commit").await.unwrap();
     let error = claiming.await.unwrap().unwrap_err();
-    assert_eq!((error.kind(), error.is_unavailable()), ("lock", false), "{error:?}");
+    assert_eq!(
+        (error.kind(), error.function(), error.is_unavailable()),
+        ("function", Some("mark_dead"), false),
+        "{error:?}"
+    );
     assert_eq!(fixture.text("select string_agg(status, ' ') from defib.workspaces").await, "paused paused");
     assert_eq!(fixture.text("select count(*) from defib.restarts").await, "0");
 }
@@ -201,13 +205,34 @@ async fn an_incarnation_is_restarted_once_for_each_number_of_its_run() {
     let first = fixture.grant("w", 1, 1).await;
     let evidence = fixture.evidence("w").await;
     assert_eq!(fixture.claim("w", evidence.clone(), 1, 2).await, Claimed::Taken, "one is under way");
+    assert_eq!(fixture.may_act(first).await, MayAct::Yes);
     assert!(fixture.store.finish(first, Outcome::Failed, Some("no")).await.unwrap());
     assert_eq!(fixture.claim("w", evidence.clone(), 1, 1).await, Claimed::Taken, "stale: it was made");
     let second = fixture.grant("w", 1, 2).await;
+    assert_eq!(fixture.may_act(second).await, MayAct::Yes);
     assert!(fixture.store.finish(second, Outcome::Succeeded, None).await.unwrap());
     let third = fixture.grant("w", 2, 1).await; // another incarnation
     assert!(fixture.store.finish(third, Outcome::Superseded, None).await.unwrap());
     fixture.grant("w", 2, 1).await; // which was not touched
+}
+
+#[tokio::test]
+async fn an_attempt_that_never_asked_the_engine_gives_its_number_back_however_it_ended() {
+    let fixture = Fixture::new().await;
+    fixture.workspace("w").await;
+    for outcome in Outcome::ALL {
+        let id = fixture.grant("w", 1, 1).await;
+        assert!(fixture.store.finish(id, outcome, None).await.unwrap());
+        // Whatever was owed of the mark is taken back, so that the next evidence fits.
+        fixture.store.take_back(&"w".into(), &json!({})).await.unwrap();
+    }
+    let id = fixture.grant("w", 1, 1).await;
+    assert!(fixture.store.abandon_unasked(id, "its owner is gone").await.unwrap());
+    let id = fixture.grant("w", 1, 1).await;
+    assert_eq!(fixture.may_act(id).await, MayAct::Yes);
+    assert!(fixture.store.finish(id, Outcome::Abandoned, None).await.unwrap());
+    let evidence = fixture.evidence("w").await;
+    assert_eq!(fixture.claim("w", evidence, 1, 1).await, Claimed::Taken, "this one may have touched the container");
 }
 
 #[tokio::test]
@@ -216,15 +241,16 @@ async fn the_end_of_a_run_frees_its_numbers() {
     fixture.workspace("w").await;
     for attempt in 1..=2 {
         let id = fixture.grant("w", 1, attempt).await;
+        assert_eq!(fixture.may_act(id).await, MayAct::Yes);
         assert!(fixture.store.finish(id, Outcome::Succeeded, None).await.unwrap());
         if attempt == 2 {
-            assert!(fixture.store.recovered(id, &"w".into(), &json!({})).await.unwrap());
-            assert!(!fixture.store.recovered(id, &"w".into(), &json!({})).await.unwrap(), "once");
+            assert!(fixture.store.recovered(id, &"w".into()).await.unwrap());
+            assert!(!fixture.store.recovered(id, &"w".into()).await.unwrap(), "once");
         }
     }
-    assert_eq!(fixture.text("select status from defib.workspaces").await, "online");
     // A missing container has no incarnation to tell its deaths apart.
     let id = fixture.grant("w", 1, 1).await;
+    assert_eq!(fixture.may_act(id).await, MayAct::Yes);
     assert!(fixture.store.finish(id, Outcome::Failed, None).await.unwrap());
     assert_eq!(fixture.store.acknowledge(&"w".into()).await.unwrap(), 3);
     assert_eq!(fixture.store.acknowledge(&"w".into()).await.unwrap(), 0);

@@ -39,6 +39,16 @@ impl Fixture {
         fixture
     }
 
+    /// The schema as an older defib left it, before migration 6.
+    pub(crate) async fn back_to_version_5(&self) {
+        self.run("drop schema defib cascade").await;
+        for file in ["0001_fleet", "0002_suspicions", "0003_ledger", "0004_verdicts", "0005_replicas"] {
+            let path = format!("{}/../../migrations/{file}.sql", env!("CARGO_MANIFEST_DIR"));
+            self.run(&std::fs::read_to_string(path).unwrap()).await;
+        }
+        self.run("insert into defib.schema_version (version, name) values (5, '0005_replicas')").await;
+    }
+
     /// Asks whether a granted attempt may turn to its engine.
     pub(crate) async fn may_act(&self, id: i64) -> MayAct {
         may_act(&self.store, id, &watched()).await
@@ -80,6 +90,7 @@ impl Fixture {
             "last_heartbeat_at": workspace.last_heartbeat_at,
             "last_activity_at": workspace.last_activity_at,
             "container_ref": workspace.container_ref,
+            "instance_ref": workspace.instance_ref,
             "policy": workspace.policy,
         })
     }
@@ -106,12 +117,13 @@ pub(crate) async fn claim(
     attempt: u32,
 ) -> Result<Claimed, defib_store::StoreError> {
     let text = |name: &str| evidence.get(name).and_then(Value::as_str).map(str::to_owned);
-    let (container_ref, policy) = (text("container_ref"), text("policy"));
+    let (container_ref, instance_ref, policy) = (text("container_ref"), text("instance_ref"), text("policy"));
     store
         .claim(&Claim {
             workspace: &id.into(),
             engine: &EngineName::from("default"),
             container_ref: container_ref.as_deref(),
+            instance_ref: instance_ref.as_deref(),
             policy: policy.as_deref(),
             container_id: Some(&"c0ffee".into()),
             started_at: Some(Timestamp(started * 1_000_000)),

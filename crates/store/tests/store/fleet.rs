@@ -266,3 +266,57 @@ async fn a_heartbeat_stays_a_hot_update() {
     assert_eq!(counted, "20 20");
     assert_eq!(fixture.text("select count(*) from pg_trigger where tgrelid = 'defib.workspaces'::regclass").await, "0");
 }
+
+/// The walk down from the parked ones, for the whole fleet, and the walk up from each of a few rows must find the same: in trees of every
+/// shape, with cycles, with parents that do not exist.
+#[tokio::test]
+async fn a_few_rows_are_suspended_as_the_whole_fleet_says() {
+    let fixture = Fixture::new().await;
+    let mut seed = 11_u64;
+    let mut number = |below: u64| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) % below
+    };
+    for round in 0..20 {
+        fixture.run("truncate defib.workspaces").await;
+        for n in 0..30 {
+            let parent = if number(4) == 0 { "null".to_owned() } else { format!("'w{}'", number(33)) };
+            let status = if number(6) == 0 { "paused" } else { "online" };
+            fixture
+                .run(&format!(
+                    "insert into defib.workspaces (id, parent_id, status) values ('w{n}', {parent}, '{status}')"
+                ))
+                .await;
+        }
+        let all: Vec<WorkspaceId> = (0..30).map(|n| format!("w{n}").as_str().into()).collect();
+        let (few, _) = fixture.store.read_fleet(FleetScope::Some(&all), &watched()).await.unwrap();
+        let few: Vec<String> = few.workspaces.iter().map(|workspace| workspace.id.to_string()).collect();
+        assert_eq!(few, fixture.fleet().await, "round {round}");
+    }
+}
+
+/// What a few rows cost does not depend on how many others are parked: the walk down is not made for them.
+#[tokio::test]
+async fn for_a_few_rows_no_parked_tree_is_walked() {
+    let fixture = Fixture::new().await;
+    fixture.run("insert into defib.workspaces (id, parent_id) values ('parent', null), ('w', 'parent')").await;
+    fixture
+        .run(
+            "create or replace function defib.below_parked() returns setof text language plpgsql stable security definer
+             set search_path = pg_catalog, pg_temp as $$ begin raise exception 'every parked tree is walked'; end $$",
+        )
+        .await;
+    let all = fixture.store.read_fleet(FleetScope::All, &watched()).await;
+    assert!(crate::fixture::shown(&all.unwrap_err()).contains("every parked tree"), "the whole fleet is read by it");
+    let id = fixture.grant("w", 1, 1).await; // reads the row, and claims
+    assert_eq!(fixture.may_act(id).await, defib_store::MayAct::Yes);
+    fixture.run("update defib.workspaces set status = 'paused' where id = 'parent'").await;
+    assert_eq!(fixture.may_act(id).await, defib_store::MayAct::NotWanted);
+    let w = [WorkspaceId::from("w")];
+    let (read, _) = fixture.store.read_fleet(FleetScope::Some(&w), &watched()).await.unwrap();
+    assert!(read.workspaces.is_empty());
+    assert!(
+        fixture.store.read_fleet(FleetScope::All, &watched()).await.is_err(),
+        "the setting ends with its transaction"
+    );
+}

@@ -39,7 +39,8 @@ async fn the_example_is_an_adapter() {
     assert_eq!(fixture.text(state).await, "down asleep down");
     assert_eq!(fixture.may_act(id).await, MayAct::Yes);
     fixture.store.finish(id, Outcome::Succeeded, None).await.unwrap();
-    assert!(fixture.store.recovered(id, &"1".into(), &json!({})).await.unwrap());
+    assert!(fixture.store.recovered(id, &"1".into()).await.unwrap());
+    assert!(fixture.store.take_back(&"1".into(), &json!({})).await.unwrap());
     assert_eq!(fixture.text(state).await, "up asleep down");
 
     for change in ["state = 'asleep'", "state = 'down'", "beat = clock_timestamp()"] {

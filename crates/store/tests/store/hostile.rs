@@ -2,11 +2,11 @@
 //! of `search_path`, with functions and operators by the names that they use, and tables and types of its session, which come before
 //! everything unless `pg_temp` is named. All of them betray themselves when they are used.
 
-use crate::adapter::{ADAPTER, WORKER};
+use crate::adapter::{ADAPTER, BOSS, WORKER};
 use crate::fixture::Fixture;
 use crate::privileges::adapted_with;
 
-const FUNCTIONS: [&str; 13] = [
+const FUNCTIONS: [&str; 14] = [
     "now() returns timestamptz",
     "clock_timestamp() returns timestamptz",
     "left(text, integer) returns text",
@@ -20,6 +20,7 @@ const FUNCTIONS: [&str; 13] = [
     "visible(text, integer) returns text",
     "has_advanced(timestamptz, text) returns boolean",
     "below_parked() returns setof text",
+    "has_parked_ancestor(text) returns boolean",
 ];
 
 /// Operator, left, right, result. The exact types, so that they would win where Postgres' own are polymorphic.
@@ -112,6 +113,8 @@ async fn the_adapters_functions_do_what_they_do() {
     assert_eq!(fixture.text(told).await, "WORKSPACE_OFFLINE WORKSPACE_ONLINE");
     fixture.run("update public.workspaces set status = 'paused' where parent_id is null").await;
     assert_eq!(daemon.client.query("select defib.below_parked()", &[]).await.unwrap().len(), 2);
+    let above = format!("has_parked_ancestor('{BOSS}')");
+    assert_eq!(call(&daemon, &above).await.unwrap(), Some(true));
     assert_eq!(call(&daemon, &dead).await.unwrap(), Some(false), "below a paused one");
 }
 

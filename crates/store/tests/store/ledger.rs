@@ -40,10 +40,12 @@ async fn the_platform_hears_of_ends_recoveries_and_losses() {
     let engine = "default".into();
     let id = fixture.grant("w", 1, 1).await;
     fixture.store.finish(id, Outcome::Succeeded, None).await.unwrap();
-    fixture.store.recovered(id, &"w".into(), &json!({})).await.unwrap();
+    fixture.store.recovered(id, &"w".into()).await.unwrap();
+    assert!(fixture.store.take_back(&"w".into(), &json!({})).await.unwrap());
     assert!(fixture.store.mark_lost(&"w".into(), &fixture.evidence("w").await, lease(&engine)).await.unwrap());
-    assert!(fixture.store.mark_recovered(&"w".into(), &json!({})).await.unwrap());
-    assert!(!fixture.store.mark_recovered(&"w".into(), &json!({})).await.unwrap(), "it is online");
+    assert!(fixture.store.owe(&"w".into()).await.unwrap());
+    assert!(fixture.store.take_back(&"w".into(), &json!({})).await.unwrap());
+    assert!(!fixture.store.take_back(&"w".into(), &json!({})).await.unwrap(), "it was taken back");
     assert!(!fixture.store.mark_lost(&"unknown".into(), &json!({}), lease(&engine)).await.unwrap());
     let mut heard = Vec::new();
     while heard.len() < 4 {
@@ -62,9 +64,9 @@ async fn attempts_are_read_while_their_run_matters() {
     let fixture = Fixture::new().await;
     fixture
         .run(
-            "insert into defib.restarts (workspace_id, engine, container_id, attempt, verdict, claimed_at, finished_at, outcome,
+            "insert into defib.restarts (workspace_id, engine, container_id, attempt, verdict, claimed_at, acting_at, finished_at, outcome,
                                          recovered_at, run_ended_at, acknowledged_at)
-             select w, 'e', n::text, n, 'dead', now() - age, now() - age, outcome, now() - back, now() - back, now() - ack from (values
+             select w, 'e', n::text, n, 'dead', now() - age, now() - age, now() - age, outcome, now() - back, now() - back, now() - ack from (values
                 ('crash-loop', 1, interval '25 min', 'succeeded', interval '24 min', null::interval),
                 ('crash-loop', 2, interval '15 min', 'succeeded', interval '14 min', null),
                 ('crash-loop', 3, interval '5 min', 'succeeded', interval '4 min', null),
@@ -85,7 +87,7 @@ async fn attempts_are_read_while_their_run_matters() {
     assert_eq!(of("well-since"), []);
     assert_eq!(of("never-back"), [(2, Some(Outcome::Failed)), (1, Some(Outcome::Failed))]);
     assert_eq!(of("acked"), []);
-    assert_eq!(of("open").len(), 6, "refusals do not crowd out what counts");
+    assert_eq!(of("open").len(), 9, "refusals do not crowd out what counts");
     assert!(of("open").contains(&(1, None)));
 
     let only = [WorkspaceId::from("crash-loop")];
@@ -101,8 +103,8 @@ async fn of_a_long_run_the_newest_twenty_are_read() {
     let fixture = Fixture::new().await;
     fixture
         .run(
-            "insert into defib.restarts (workspace_id, engine, attempt, verdict, finished_at, outcome)
-             select 'w', 'e', n, 'dead', now(), 'failed' from generate_series(1, 50) n",
+            "insert into defib.restarts (workspace_id, engine, attempt, verdict, acting_at, finished_at, outcome)
+             select 'w', 'e', n, 'dead', now(), now(), 'failed' from generate_series(1, 50) n",
         )
         .await;
     let numbers: Vec<u32> = attempts(&fixture).await.iter().map(|row| row.1).collect();

@@ -46,6 +46,27 @@ async fn a_second_run_changes_nothing_and_keeps_what_an_adapter_replaced() {
 }
 
 #[tokio::test]
+async fn a_view_is_made_anew_only_while_it_is_the_shipped_one() {
+    let fixture = Fixture::new().await;
+    let walks_up = "select pg_get_viewdef('defib.fleet'::regclass) like '%has_parked_ancestor%'";
+    fixture.back_to_version_5().await;
+    fixture.store.migrate().await.unwrap();
+    assert_eq!(fixture.text(walks_up).await, "true");
+    fixture.back_to_version_5().await;
+    fixture
+        .run(
+            "create or replace view defib.fleet as
+             select id as workspace_id, name, status, kind, 'mine' as engine, container_ref, instance_ref, false as suspended,
+                    last_heartbeat_at, last_activity_at, active_tasks, created_at, policy
+               from defib.workspaces",
+        )
+        .await;
+    fixture.store.migrate().await.unwrap();
+    fixture.workspace("w").await;
+    assert_eq!(fixture.text("select engine from defib.fleet").await, "mine");
+}
+
+#[tokio::test]
 async fn the_state_is_told_and_a_newer_schema_is_left_alone() {
     let url = PrivatePostgres::shared().await.unwrap().create_database().await.unwrap();
     assert_eq!(store(&url).schema_state().await.unwrap(), SchemaState::Missing);

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use defib_policy::attempt::Outcome;
 use defib_store::{
-    EventRow, FleetScope, HoldScope, MayAct, NewHold, NewSuspicion, RecordBatch, RetentionSettings, SchemaState,
+    EventRow, EventSubject, FleetScope, HoldScope, MayAct, NewHold, NewSuspicion, RetentionSettings, SchemaState,
 };
 use defib_testkit::PrivatePostgres;
 use serde_json::json;
@@ -128,9 +128,13 @@ async fn everything_works_through_a_transaction_pooler() {
         let attempt = fixture.grant(&id, 1, 1).await;
         assert_eq!(may_act(store, attempt, &watched()).await, MayAct::Yes);
         assert!(store.finish(attempt, Outcome::Succeeded, Some("fine")).await.unwrap());
-        assert!(store.recovered(attempt, &id.as_str().into(), &json!({})).await.unwrap());
-        let event = EventRow { workspace: id.as_str().into(), from: None, to: "dead".into(), evidence: json!({}) };
-        store.record(&RecordBatch { events: vec![event], ..RecordBatch::default() }).await.unwrap();
+        assert!(store.recovered(attempt, &id.as_str().into()).await.unwrap());
+        assert_eq!(store.owed_marks(None, 5).await.unwrap().len(), 1);
+        assert!(store.take_back(&id.as_str().into(), &json!({})).await.unwrap());
+        let about = EventSubject::Workspace(id.as_str().into());
+        let event = EventRow { about, from: None, to: "dead".into(), evidence: json!({}) };
+        assert_eq!(store.record_events(&[event]).await.unwrap(), []);
+        assert_eq!(store.record_verdicts(&[], &[id.as_str().into()]).await.unwrap(), []);
         store.read_attempts(FleetScope::All, Duration::from_secs(600)).await.unwrap();
         store.read_verdicts().await.unwrap();
         store.hold(&NewHold { scope: HoldScope::Fleet, owner: "o", reason: "r", expires_in: None }).await.unwrap();
@@ -141,6 +145,7 @@ async fn everything_works_through_a_transaction_pooler() {
         store.status().await.unwrap();
         store.explain(&id.as_str().into(), 10).await.unwrap();
         store.check_facts().await.unwrap();
+        store.status_that_mark_dead_writes().await.unwrap();
         let day = Duration::from_secs(86_400);
         store.retain(RetentionSettings { suspicions: day, events: day, attempts: day, batch: 10 }).await.unwrap();
         store.migrate().await.unwrap();

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use defib_policy::attempt::Outcome;
-use defib_store::{FleetScope, HoldScope, MayAct, NewHold, NewSuspicion, RecordBatch, RetentionSettings};
+use defib_store::{EventRow, EventSubject, FleetScope, HoldScope, MayAct, NewHold, NewSuspicion, RetentionSettings};
 use defib_testkit::{PrivatePostgres, postgres};
 use serde_json::json;
 use std::time::Duration;
@@ -84,8 +84,12 @@ async fn a_reporter_has_one_function_and_not_one_right_more() {
 async fn a_viewer_reads_all_of_defib_and_has_not_one_right_more() {
     let (fixture, viewer) = adapted_with("defib_viewer").await;
     // Functions in a view are called as the reader. Neither writes, and neither tells more than the view.
-    let mut expected =
-        expected(&[("function is_parked", "EXECUTE"), ("function below_parked", "EXECUTE"), ("schema defib", "USAGE")]);
+    let mut expected = expected(&[
+        ("function is_parked", "EXECUTE"),
+        ("function below_parked", "EXECUTE"),
+        ("function has_parked_ancestor", "EXECUTE"),
+        ("schema defib", "USAGE"),
+    ]);
     expected.extend(tables(&fixture).await.into_iter().map(|table| (table, "SELECT".to_owned())));
     assert_eq!(rights(&viewer).await, expected);
     assert_eq!(viewer.store.status().await.unwrap().len(), 3, "and the view can be read with that");
@@ -115,7 +119,8 @@ async fn the_daemon_writes_its_own_tables_and_has_no_right_on_the_platforms() {
     let id = daemon.grant(WORKER, 1, 1).await;
     assert_eq!(daemon.may_act(id).await, MayAct::Yes);
     daemon.store.finish(id, Outcome::Succeeded, None).await.unwrap();
-    assert!(daemon.store.recovered(id, &WORKER.into(), &json!({})).await.unwrap());
+    assert!(daemon.store.recovered(id, &WORKER.into()).await.unwrap());
+    assert!(daemon.store.take_back(&WORKER.into(), &json!({})).await.unwrap());
     let told = "select string_agg(event_type, ' ' order by created_at) from public.structure_events";
     assert_eq!(fixture.text(told).await, "WORKSPACE_OFFLINE WORKSPACE_ONLINE");
 }
@@ -167,13 +172,19 @@ async fn the_daemon_can_do_all_that_it_does_and_not_touch_the_fleet() {
     let id = daemon.grant("w", 1, 1).await;
     assert_eq!(daemon.may_act(id).await, MayAct::Yes);
     daemon.store.finish(id, Outcome::Succeeded, None).await.unwrap();
-    daemon.store.recovered(id, &"w".into(), &json!({})).await.unwrap();
+    daemon.store.recovered(id, &"w".into()).await.unwrap();
+    assert_eq!(daemon.store.owed_marks(Some(&["default".into()]), 5).await.unwrap().len(), 1);
+    assert!(daemon.store.take_back(&"w".into(), &json!({})).await.unwrap());
     daemon.store.read_attempts(FleetScope::All, Duration::ZERO).await.unwrap();
     daemon.store.acknowledge(&"w".into()).await.unwrap();
     let hold = NewHold { scope: HoldScope::Fleet, owner: "o", reason: "r", expires_in: None };
     daemon.store.hold(&hold).await.unwrap();
     daemon.store.release(&HoldScope::Fleet).await.unwrap();
-    daemon.store.record(&RecordBatch { cleared: vec!["w".into()], ..RecordBatch::default() }).await.unwrap();
+    daemon.store.record_verdicts(&[], &["w".into()]).await.unwrap();
+    let about = EventSubject::Engine("default".into());
+    let event = EventRow { about, from: None, to: "gone".into(), evidence: json!({}) };
+    daemon.store.record_events(&[event]).await.unwrap();
+    assert_eq!(daemon.store.status_that_mark_dead_writes().await.unwrap().as_deref(), Some("offline"));
     let day = Duration::from_secs(86_400);
     daemon.store.retain(RetentionSettings { suspicions: day, events: day, attempts: day, batch: 10 }).await.unwrap();
     daemon.store.explain(&"w".into(), 10).await.unwrap();
@@ -213,9 +224,18 @@ async fn a_viewer_can_read_and_nothing_else_and_anybody_else_nothing() {
     fixture.run("insert into defib.workspaces (id, parent_id) values ('p', null), ('w', 'p')").await;
     let url = login(&fixture, "defib_viewer").await;
     let viewer = Fixture { store: store(&url), client: postgres::connect(&url).await.unwrap(), url };
-    for table in
-        ["fleet", "workspaces", "suspicions", "restarts", "events", "verdicts", "leases", "holds", "schema_version"]
-    {
+    for table in [
+        "fleet",
+        "workspaces",
+        "suspicions",
+        "restarts",
+        "events",
+        "marks",
+        "verdicts",
+        "leases",
+        "holds",
+        "schema_version",
+    ] {
         viewer.run(&format!("select * from defib.{table}")).await;
     }
     assert_eq!(viewer.store.status().await.unwrap().len(), 2);

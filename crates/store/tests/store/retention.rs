@@ -12,8 +12,8 @@ async fn old_rows_go_in_batches_and_the_rest_stays() {
     fixture
         .run(
             "insert into defib.suspicions (workspace_id, reporter, reason, reported_at, taken_at)
-             select 'w', 'p', 'r', now() - interval '2 days', case when n % 2 = 0 then now() end from generate_series(1, 250) n;
-             insert into defib.suspicions (workspace_id, reporter, reason) select 'w', 'p', 'r' from generate_series(1, 7);
+             select 'w', 'p' || n, 'r', now() - interval '2 days', case when n % 2 = 0 then now() end from generate_series(1, 250) n;
+             insert into defib.suspicions (workspace_id, reporter, reason) select 'w', 'q' || n, 'r' from generate_series(1, 7) n;
              insert into defib.events (workspace_id, at, verdict_to) select 'w', now() - interval '8 days', 'dead' from generate_series(1, 100);
              insert into defib.events (workspace_id, verdict_to) select 'w', 'dead' from generate_series(1, 3);
              insert into defib.restarts (workspace_id, engine, attempt, verdict, claimed_at, finished_at, outcome)

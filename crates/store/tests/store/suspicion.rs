@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use crate::fixture::{Fixture, SOON, store};
 
 #[tokio::test]
-async fn text_is_cut_and_control_characters_are_spelled_out() {
+async fn text_is_cut_and_control_characters_are_spelled_out_except_in_the_id() {
     let fixture = Fixture::new().await;
     let long = "ü".repeat(3_000);
     fixture
@@ -37,8 +37,10 @@ async fn text_is_cut_and_control_characters_are_spelled_out() {
     let [cut, spelled] = taken.as_slice() else { panic!("{taken:?}") };
     let lengths =
         [cut.workspace.as_str(), &cut.reporter, &cut.reason, cut.detail.as_ref().unwrap()].map(|t| t.chars().count());
-    assert_eq!((lengths, cut.http_status), ([200, 100, 100, 1_000], Some(502)));
-    assert_eq!((spelled.workspace.as_str(), spelled.reporter.as_str()), ("w\\x1b[2J", "a\\x0ab"));
+    assert_eq!((lengths, cut.http_status), ([101, 100, 100, 1_000], Some(502)));
+    assert!(cut.workspace.as_str().ends_with('…'), "nobody who is judged has that id");
+    // The id stays as it is: whoever has such an id is judged by it.
+    assert_eq!((spelled.workspace.as_str(), spelled.reporter.as_str()), ("w\u{1b}[2J", "a\\x0ab"));
     assert_eq!(spelled.reason, "nul\u{fffd} tab\\x09 del\\x7f c1\\x9b");
     assert_eq!(spelled.detail.as_deref(), Some("turn \\u202earound\\u2028 'quoted' \\x1b ö"));
 }
@@ -110,7 +112,8 @@ async fn only_the_first_pending_one_of_a_workspace_notifies() {
     for id in ["a", "a", "b", "a", "b"] {
         fixture.run(&say(id)).await;
     }
-    assert_eq!(fixture.store.take_suspicions(100).await.unwrap().len(), 5);
+    fixture.run("select defib.report_suspicion('a', 'another', 'r')").await;
+    assert_eq!(fixture.store.take_suspicions(100).await.unwrap().len(), 3);
     for id in ["a", "a", &"z".repeat(9_000)] {
         fixture.run(&say(id)).await;
     }
@@ -122,5 +125,103 @@ async fn only_the_first_pending_one_of_a_workspace_notifies() {
             other => panic!("{other:?}"),
         }
     }
-    assert_eq!(heard, ["a", "b", "a", &"z".repeat(200), "last"]);
+    assert_eq!(heard, ["a", "b", "a", &format!("{}…", "z".repeat(100)), "last"]);
+}
+
+#[tokio::test]
+async fn ids_of_512_bytes_are_reported_as_they_are() {
+    let fixture = Fixture::new().await;
+    let id = format!("{}\u{1b}\u{202e}", "ü".repeat(254));
+    assert_eq!(id.len(), 512);
+    fixture.run(&format!("insert into defib.workspaces (id) values ('{id}')")).await;
+    let suspicion = NewSuspicion { workspace: &id, reporter: "p", reason: "r", ..NewSuspicion::default() };
+    fixture.store.suspect(suspicion).await.unwrap();
+    let taken = fixture.store.take_suspicions(5).await.unwrap();
+    assert_eq!(fixture.fleet().await, [taken[0].workspace.as_str()]);
+}
+
+#[tokio::test]
+async fn a_report_is_kept_once_for_a_login_a_name_and_a_reason_until_it_is_taken() {
+    let fixture = Fixture::new().await;
+    let url = crate::privileges::login(&fixture, "defib_reporter").await;
+    let proxy = defib_testkit::postgres::connect(&url).await.unwrap();
+    for (reporter, reason) in [("p", "r"), ("p", "r"), ("q", "r"), ("p", "s"), ("p", "r")] {
+        let sql = format!("select defib.report_suspicion('w', '{reporter}', '{reason}')");
+        fixture.run(&sql).await;
+        proxy.batch_execute(&sql).await.unwrap();
+    }
+    let taken = fixture.store.take_suspicions(100).await.unwrap();
+    let told: Vec<(bool, &str, &str)> =
+        taken.iter().map(|it| (it.login == "postgres", it.reporter.as_str(), it.reason.as_str())).collect();
+    let each = |reporter, reason| [(true, reporter, reason), (false, reporter, reason)];
+    assert_eq!(told, [each("p", "r"), each("q", "r"), each("p", "s")].concat());
+    fixture.run("select defib.report_suspicion('w', 'p', 'r')").await;
+    assert_eq!(fixture.store.take_suspicions(100).await.unwrap().len(), 1, "the first one was taken");
+}
+
+#[tokio::test]
+async fn a_login_that_uses_a_new_name_for_each_report_fills_no_table() {
+    let fixture = Fixture::new().await;
+    fixture.run("select defib.report_suspicion('w', 'request ' || n, 'r') from generate_series(1, 5000) n").await;
+    assert_eq!(fixture.text("select count(*) from defib.suspicions").await, "32");
+}
+
+#[tokio::test]
+async fn a_flood_about_one_workspace_leaves_a_row_for_each_reporter() {
+    let fixture = Fixture::new().await;
+    let mut flood = JoinSet::new();
+    for client in 0..4 {
+        let proxy = fixture.another().await;
+        flood.spawn(async move {
+            for round in 0..50 {
+                let sql = format!(
+                    "select defib.report_suspicion('w', 'proxy ' || n % 3, 'refused', 502, 'request {client}-{round}')
+                       from generate_series(1, 100) n"
+                );
+                proxy.batch_execute(&sql).await.unwrap();
+            }
+        });
+    }
+    flood.join_all().await;
+    assert_eq!(fixture.text("select count(*) from defib.suspicions").await, "3");
+}
+
+/// While daemons take, reports may be dropped that a take answers; none may be kept twice, and none that comes later may be lost.
+#[tokio::test]
+async fn reports_and_takers_at_once_keep_each_once_and_lose_none_that_comes_later() {
+    let fixture = Fixture::new().await;
+    let mut reporting = JoinSet::new();
+    for _ in 0..3 {
+        let proxy = fixture.another().await;
+        reporting.spawn(async move {
+            for n in 0..300 {
+                let sql = format!("select defib.report_suspicion('w{}', 'p', 'r')", n % 5);
+                proxy.batch_execute(&sql).await.unwrap();
+            }
+        });
+    }
+    let mut taken = 0;
+    while !reporting.is_empty() {
+        taken += fixture.store.take_suspicions(100).await.unwrap().len();
+        while reporting.try_join_next().is_some() {}
+    }
+    assert!(taken >= 5, "{taken}");
+    let twice = "select count(*) from (select from defib.suspicions where taken_at is null group by workspace_id having count(*) > 1) t";
+    assert_eq!(fixture.text(twice).await, "0");
+    fixture.store.take_suspicions(100).await.unwrap();
+    fixture.run("select defib.report_suspicion('w1', 'p', 'r')").await;
+    assert_eq!(fixture.store.take_suspicions(100).await.unwrap().len(), 1);
+}
+
+/// A platform that reports in the middle of its own long transaction keeps no other reporter waiting.
+#[tokio::test]
+async fn a_report_waits_for_no_transaction_of_anybody_else() {
+    let fixture = Fixture::new().await;
+    let slow = fixture.another().await;
+    slow.batch_execute("begin; select defib.report_suspicion('w', 'p', 'r')").await.unwrap();
+    let began = std::time::Instant::now();
+    fixture.run("select defib.report_suspicion('w', 'p', 'r')").await;
+    assert!(began.elapsed() < std::time::Duration::from_secs(2), "{:?}", began.elapsed());
+    slow.batch_execute("commit").await.unwrap();
+    assert_eq!(fixture.store.take_suspicions(10).await.unwrap().len(), 1);
 }

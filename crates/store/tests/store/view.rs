@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use defib_policy::attempt::Outcome;
-use defib_store::{EventRow, HoldScope, NewHold, NewSuspicion, RecordBatch, SchemaState, TimelineWhat, VerdictRow};
+use defib_store::{EventRow, EventSubject, HoldScope, NewHold, NewSuspicion, SchemaState, TimelineWhat, VerdictRow};
 use serde_json::json;
 
 use crate::fixture::{Fixture, store};
@@ -23,7 +23,12 @@ async fn a_workspaces_story_is_told_in_order() {
         })
         .await
         .unwrap();
-    let event = EventRow { workspace: "w".into(), from: None, to: "dead".into(), evidence: json!({"n": 1}) };
+    let event = EventRow {
+        about: EventSubject::Workspace("w".into()),
+        from: None,
+        to: "dead".into(),
+        evidence: json!({"n": 1}),
+    };
     let verdict = VerdictRow {
         workspace: "w".into(),
         verdict: "dead",
@@ -34,7 +39,8 @@ async fn a_workspaces_story_is_told_in_order() {
         evidence: json!({"n": 1}),
         held: None,
     };
-    store.record(&RecordBatch { events: vec![event], verdicts: vec![verdict], cleared: vec![] }).await.unwrap();
+    store.record_events(&[event]).await.unwrap();
+    store.record_verdicts(&[verdict], &[]).await.unwrap();
     let id = fixture.grant("w", 1, 1).await;
     store.finish(id, Outcome::Failed, Some("engine said no")).await.unwrap();
     store

@@ -1,7 +1,7 @@
 //! What a scripted container is, and the words in which Docker tells it.
 
 use std::collections::BTreeMap;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
@@ -24,6 +24,8 @@ pub struct ScriptedContainer {
     pub state: ContainerState,
     /// What its health check says.
     pub health: Health,
+    /// When the last health check ended, and how far apart the checks are. `None`: the engine tells nothing of them.
+    pub health_check: Option<(SystemTime, Duration)>,
     /// When it was made; the list is sorted by it, newest first.
     pub created_at: SystemTime,
     /// When it was last started. `None`: never.
@@ -84,6 +86,7 @@ impl ScriptedContainer {
             labels: BTreeMap::new(),
             state: ContainerState::Running,
             health: Health::None,
+            health_check: None,
             created_at: now,
             started_at: Some(now),
             finished_at: None,
@@ -120,6 +123,13 @@ impl ScriptedContainer {
     #[must_use]
     pub fn health(mut self, health: Health) -> Self {
         self.health = health;
+        self
+    }
+
+    /// Sets when its last health check ended, and how far apart the checks are.
+    #[must_use]
+    pub fn health_check(mut self, ended_at: SystemTime, interval: Duration) -> Self {
+        self.health_check = Some((ended_at, interval));
         self
     }
 
@@ -185,7 +195,21 @@ impl ScriptedContainer {
         });
         if let Some(word) = self.health.word() {
             let failing_streak = if self.health == Health::Unhealthy { 3 } else { 0 };
-            state["Health"] = json!({ "Status": word, "FailingStreak": failing_streak, "Log": [] });
+            let exit_code = i32::from(self.health == Health::Unhealthy);
+            let checks: Vec<Value> = self
+                .health_check
+                .iter()
+                .map(|(ended_at, _)| {
+                    let ended_at = time(Some(*ended_at));
+                    json!({ "Start": ended_at, "End": ended_at, "ExitCode": exit_code, "Output": "" })
+                })
+                .collect();
+            state["Health"] = json!({ "Status": word, "FailingStreak": failing_streak, "Log": checks });
+        }
+        let mut config = json!({ "Hostname": "", "Image": IMAGE, "Labels": self.labels, "Env": [], "Cmd": ["/agent"] });
+        if let Some((_, interval)) = self.health_check {
+            let nanos = u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX);
+            config["Healthcheck"] = json!({ "Test": ["CMD", "/healthy"], "Interval": nanos, "Timeout": nanos });
         }
         json!({
             "Id": self.id,
@@ -199,7 +223,7 @@ impl ScriptedContainer {
             "Driver": "overlay2",
             "Platform": "linux",
             "HostConfig": { "NetworkMode": "none", "RestartPolicy": { "Name": "no", "MaximumRetryCount": 0 } },
-            "Config": { "Hostname": "", "Image": IMAGE, "Labels": self.labels, "Env": [], "Cmd": ["/agent"] },
+            "Config": config,
             "NetworkSettings": { "Networks": {} },
             "Mounts": [],
         })

@@ -52,6 +52,8 @@ pub enum Fault {
     DoneThenHang,
     /// The connection is closed without an answer, and the call is carried out all the same, this much later.
     EofThenDone(Duration),
+    /// The call is carried out and answered; this much later the container exits with this code, if it lives that same life.
+    DoneThenExit(Duration, i64),
     /// List and inspect show a container as `exited` (137, just now), whatever it does. Elsewhere like no fault.
     FalselyStopped,
     /// List and inspect do not show a container. Elsewhere like no fault.

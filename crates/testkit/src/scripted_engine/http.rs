@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use anyhow::anyhow;
 use bytes::Bytes;
@@ -19,7 +20,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use super::container::time;
+use super::container::{ContainerState, time};
 use super::fault::{Call, Fault};
 use super::feed::Filters;
 use super::world::{CallRecord, Refusal, World};
@@ -98,6 +99,11 @@ async fn answer(request: Request<Incoming>, world: Shared) -> anyhow::Result<Res
             truth(&world, &question);
             std::future::pending().await
         }
+        Some(Fault::DoneThenExit(delay, exit_code)) => {
+            let answer = truth(&world, &question);
+            tokio::spawn(exit_later(world, question.container.unwrap_or_default(), delay, exit_code));
+            Ok(answer)
+        }
         Some(Fault::EofThenDone(delay)) => {
             tokio::spawn(async move {
                 sleep(delay).await;
@@ -111,6 +117,16 @@ async fn answer(request: Request<Incoming>, world: Shared) -> anyhow::Result<Res
             Ok(missing(question.container.as_deref().unwrap_or_default()))
         }
         Some(Fault::FalselyStopped | Fault::FalselyMissing) | None => Ok(truth(&world, &question)),
+    }
+}
+
+/// Ends the life that a container lives now, later.
+async fn exit_later(world: Shared, container: String, delay: Duration, exit_code: i64) {
+    let life = |world: &Shared| lock(world).find(&container).and_then(|container| container.started_at);
+    let begun = life(&world);
+    sleep(delay).await;
+    if begun == life(&world) {
+        lock(&world).set_state(&container, ContainerState::Exited { exit_code, oom: false });
     }
 }
 

@@ -45,6 +45,9 @@ pub use self::fault::{Call, Fault, FaultRule};
 pub use self::feed::EventFeed;
 pub use self::world::CallRecord;
 
+/// Tries for a free port, of a machine on which others look for some as well.
+const TRIES_MAX: u32 = 8;
+
 /// A handle on the engine; clones are the same engine. It stops when the last one is dropped.
 #[derive(Debug, Clone)]
 pub struct ScriptedEngine {
@@ -67,7 +70,14 @@ enum Address {
 impl ScriptedEngine {
     /// An engine without containers, on a TCP port of the loopback interface.
     pub async fn start() -> Result<Self> {
-        Self::start_at(Address::Tcp(free_port()?)).await
+        let mut tries = 0;
+        loop {
+            match Self::start_at(Address::Tcp(free_port()?)).await {
+                // Another process on this machine has taken the port since it was found free.
+                Err(_) if tries < TRIES_MAX => tries += 1,
+                started => return started,
+            }
+        }
     }
 
     /// An engine without containers, on a unix socket.

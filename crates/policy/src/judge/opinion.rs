@@ -11,7 +11,7 @@ use crate::probe::{Doubt, ProbeMap, ProbeRules};
 use crate::sample::{Exit, Health, Incarnation, Observation, Sample, Transition};
 use crate::settings::{Action, Settings};
 use crate::suspicion::Accused;
-use crate::track::{ReadStamp, Track};
+use crate::track::{Life, ReadStamp, Track};
 use crate::verdict::{Rule, Verdict, Witness};
 
 /// Beats that land this much later than a stop were on their way.
@@ -124,6 +124,8 @@ impl Context<'_> {
         let has_lived = track.cadence.has_lived();
         let (verdict, rule) = match heartbeat.witness {
             Witness::Stale if has_lived && self.is_mute(&heartbeat) => (Verdict::Lost, Rule::ExternalLost),
+            // The platform was told, and only a heartbeat takes that back: an outage in which heartbeats prove nothing does not.
+            Witness::Stale | Witness::None(_) if has_lived && track.is_lost() => (Verdict::Lost, Rule::ExternalLost),
             Witness::Stale => (Verdict::Silent, Rule::ExternalSilent),
             Witness::Fresh | Witness::None(_) => (Verdict::Alive, Rule::ExternalBeating),
         };
@@ -170,7 +172,7 @@ impl Context<'_> {
 
     fn judge_running(
         &self,
-        track: &Track,
+        track: &mut Track,
         probes: &mut ProbeMap,
         workspace: &Workspace,
         at: Moment,
@@ -178,15 +180,20 @@ impl Context<'_> {
         heartbeat: Heartbeat,
     ) -> Opinion {
         let plain = |verdict, rule| Opinion { verdict, rule, conviction: None, heartbeat, look_at: None };
+        let sick = self.is_sick(health);
+        if sick {
+            track.failing_since.get_or_insert(at);
+        } else {
+            track.failing_since = None;
+        }
         if heartbeat.witness == Witness::None(NoWitness::Starting)
-            && track.life.as_ref().is_some_and(|life| !life.found)
+            && track.life.as_ref().is_some_and(Life::is_surely_young)
         {
             probes.clear(&workspace.id);
             // Its first heartbeat arrives in the database, of which nobody tells.
             let look_at = Some(self.now + 2 * self.health.stretch(self.settings.probe_spacing));
             return Opinion { look_at, ..plain(Verdict::Settling, Rule::NewIncarnation) };
         }
-        let sick = self.is_sick(health);
         // One that never beat may never have been taught to: silent, however long.
         let wedged = heartbeat.witness == Witness::Stale
             && track.cadence.has_lived()
@@ -210,16 +217,10 @@ impl Context<'_> {
         }
         // Both second witnesses against a wedged one must last: one bad check, or one bad minute of the network, is neither.
         let lasting = 2 * heartbeat.window;
-        let failing = wedged && sick && {
-            let incarnation = track.life.as_ref().map(|life| &life.incarnation);
-            // By the moments of the checks and not of our looks: the same result seen twice is one witness.
-            let checked = self.moment_of_check(health).unwrap_or(at);
-            let run = self.miss(probes, workspace, incarnation, Doubt::Unhealthy, checked);
-            run.convicts && checked - run.first >= lasting
-        };
-        if !(wedged && sick) {
-            probes.clear(&workspace.id);
-        }
+        // The engine's standing word is meant, which it says after several checks have failed, and takes back with the first that passes.
+        // So it may be a single check that is seen here: some are made each five minutes.
+        let failing = wedged && track.failing_since.is_some_and(|since| at - since >= lasting);
+        probes.clear(&workspace.id);
         match heartbeat.witness {
             Witness::Fresh => plain(Verdict::Alive, Rule::RunningFresh),
             Witness::None(_) => plain(Verdict::Alive, Rule::RunningNoWitness),
@@ -253,13 +254,6 @@ impl Context<'_> {
         let engine_now = self.stamp.database_now.shifted(self.offset).plus(self.now - self.stamp.at);
         let overdue = due_within.is_some_and(|within| engine_now.since(checked) > within);
         !overdue && self.engine_back_at.is_none_or(|back| checked > back)
-    }
-
-    /// When a failing health check ended, on our clock, where its engine told.
-    fn moment_of_check(&self, health: Health) -> Option<Moment> {
-        let Health::Unhealthy { last_check_at, .. } = health else { return None };
-        let engine_now = self.stamp.database_now.shifted(self.offset);
-        last_check_at.map(|checked| self.stamp.at.minus(engine_now.since(checked)))
     }
 
     #[expect(clippy::too_many_arguments, reason = "the parts of one sample and what they are judged against")]

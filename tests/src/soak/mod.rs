@@ -4,22 +4,21 @@
 //! The engine is the scripted one, because it counts, and because its restarts can be made slow enough to be cut in two by a kill.
 //! Everything random comes from one seed; when what happens is the scheduler's, so a seed names a run and does not replay it.
 
+mod neighbours;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
-use defib_testkit::scripted_engine::{Call, ContainerState, Fault};
-use defib_testkit::{PrivatePostgres, ScriptedEngine, StopMode, eventually, postgres};
-use tokio::task::JoinHandle;
+use defib_testkit::scripted_engine::{Call, Fault};
+use defib_testkit::{PrivatePostgres, ScriptedEngine, StopMode, eventually};
 
-use crate::{Daemon, Stage, Workspace, container};
+use crate::{Daemon, Pulse, Stage, Workspace, container, is_running};
 
 const REPLICAS: usize = 3;
 const WORKSPACES: usize = 10;
-/// How often an agent that runs beats. Well below the window of `quick_heartbeats`.
-const BEAT: Duration = Duration::from_millis(200);
 /// Until everything that died runs again: a lease, an attempt's deadline, a few back-offs.
 const RECOVERY: Duration = Duration::from_secs(90);
 
@@ -32,6 +31,8 @@ pub enum Breaking {
     Postgres,
     /// One or the other.
     Both,
+    /// The neighbours of those that die: what they run in, the platform's functions, the tables, the proxies; and sometimes a replica.
+    Neighbours,
 }
 
 /// A soak.
@@ -54,6 +55,8 @@ pub struct SoakReport {
     pub starts: usize,
     /// Calls for a restart that reached the engine.
     pub calls: usize,
+    /// Workspaces that were in trouble of their own for a round.
+    pub troubles: usize,
     /// Replicas killed.
     pub kills: usize,
     /// Restarts of Postgres.
@@ -68,8 +71,8 @@ impl fmt::Display for SoakReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} deaths, {} starts by {} calls; {} replicas killed, {} outages of Postgres; {} attempts cut in two and settled, {} abandoned",
-            self.deaths, self.starts, self.calls, self.kills, self.outages, self.settled, self.abandoned
+            "{} deaths, {} of them in trouble of their own, {} starts by {} calls; {} replicas killed, {} outages of Postgres; {} attempts cut in two and settled, {} abandoned",
+            self.deaths, self.troubles, self.starts, self.calls, self.kills, self.outages, self.settled, self.abandoned
         )
     }
 }
@@ -109,13 +112,7 @@ struct Arena {
     /// Which lives ended, by workspace: the starts of those lives.
     deaths: BTreeMap<String, Vec<SystemTime>>,
     report: SoakReport,
-    beating: JoinHandle<()>,
-}
-
-impl Drop for Arena {
-    fn drop(&mut self) {
-        self.beating.abort();
-    }
+    _pulse: Pulse,
 }
 
 /// Runs it to its end.
@@ -123,7 +120,15 @@ impl Drop for Arena {
 /// # Errors
 /// When the engine and the ledger do not agree with the deaths, with what they say.
 pub async fn soak(soak: Soak) -> Result<SoakReport> {
-    let mut arena = Arena::new(soak.seed).await?;
+    let mut arena = Arena::new(soak).await?;
+    if soak.breaking == Breaking::Neighbours {
+        for round in 0..soak.rounds {
+            arena.round_among_neighbours().await.with_context(|| format!("seed {}, round {round}", soak.seed))?;
+        }
+        arena.nothing_is_left_open().await?;
+        arena.report.calls = ids().map(|id| arena.engine.restarts_of(&id)).sum();
+        return Ok(arena.report);
+    }
     for round in 0..soak.rounds {
         arena.round(soak.breaking).await.with_context(|| format!("seed {}, round {round}", soak.seed))?;
     }
@@ -131,7 +136,7 @@ pub async fn soak(soak: Soak) -> Result<SoakReport> {
 }
 
 impl Arena {
-    async fn new(seed: u64) -> Result<Self> {
+    async fn new(soak: Soak) -> Result<Self> {
         let server = PrivatePostgres::start().await?;
         let engine = Arc::new(ScriptedEngine::start().await?);
         let mut stage = Stage::on(&server, &engine.url()).await?.quick_heartbeats();
@@ -145,7 +150,9 @@ impl Arena {
             // Healthy for a second is healthy here, so that the next death is a first attempt again; and ten die so often that it is no storm.
             ("BACKOFF_RESET", "1s"),
             ("EXHAUSTED_AFTER", "1000"),
-            ("STORM_MIN", "1000000"),
+            ("MISSING_GRACE", "500ms"),
+            ("STORM_COOLDOWN", "2s"),
+            ("STORM_MIN", if soak.breaking == Breaking::Neighbours { "3" } else { "1000000" }),
         ] {
             stage = stage.knob(knob, value);
         }
@@ -154,18 +161,21 @@ impl Arena {
             engine.add(container(&id));
             stage.db.add(Workspace::new(&id)).await?;
         }
-        let beating = tokio::spawn(beat(Arc::clone(&engine), stage.db.url().to_owned()));
+        let pulse = Pulse::of(&engine, ids(), stage.db.url());
         let mut arena = Self {
             server,
             engine,
             stage,
             replicas: Vec::new(),
-            dice: Dice(seed),
+            dice: Dice(soak.seed),
             named: 0,
             deaths: BTreeMap::new(),
             report: SoakReport::default(),
-            beating,
+            _pulse: pulse,
         };
+        if soak.breaking == Breaking::Neighbours {
+            arena.platform_may_misbehave().await?;
+        }
         for _ in 0..REPLICAS {
             arena.start_replica().await?;
         }
@@ -192,7 +202,7 @@ impl Arena {
         // From before the first look to after the last answer.
         tokio::time::sleep(self.dice.millis(2_500)).await;
         let replicas = match breaking {
-            Breaking::Replicas => true,
+            Breaking::Replicas | Breaking::Neighbours => true,
             Breaking::Postgres => false,
             Breaking::Both => self.dice.below(2) == 0,
         };
@@ -300,25 +310,4 @@ impl Arena {
 
 fn ids() -> impl Iterator<Item = String> {
     (0..WORKSPACES).map(|n| format!("w{n}"))
-}
-
-fn is_running(engine: &ScriptedEngine, id: &str) -> bool {
-    engine.container(id).is_some_and(|container| container.state == ContainerState::Running)
-}
-
-/// The agents: whoever runs, beats. For ever, and across outages.
-async fn beat(engine: Arc<ScriptedEngine>, url: String) {
-    loop {
-        if let Ok(client) = postgres::connect(&url).await {
-            loop {
-                let running: Vec<String> = ids().filter(|id| is_running(&engine, id)).collect();
-                let beating = "update defib.workspaces set last_heartbeat_at = now() where id = any ($1)";
-                if client.execute(beating, &[&running]).await.is_err() {
-                    break;
-                }
-                tokio::time::sleep(BEAT).await;
-            }
-        }
-        tokio::time::sleep(BEAT).await;
-    }
 }

@@ -20,7 +20,8 @@ use crate::logging::printable;
 /// Longer `policy` texts are not read: six settings fit into a small part of it.
 const POLICY_MAX: usize = 4_096;
 
-type Labels = Vec<(String, String)>;
+/// The labels of a container that are settings: without their `defib.`, in order.
+pub(crate) type Labels = Vec<(String, String)>;
 
 /// What was made of the settings of each workspace that has any.
 #[derive(Debug, Default)]

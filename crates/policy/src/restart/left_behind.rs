@@ -1,45 +1,73 @@
-//! Settling what a daemon left behind that died, or lost its lease, between claim and outcome (section 5).
+//! What is done about the row of a daemon that died, or lost its lease, between claim and outcome.
 //!
-//! Its row is open, and while it is, nobody restarts that workspace. Whoever owns the engine now settles it:
+//! Its row is open, and while it is, nobody restarts that workspace. Whoever owns the engine now ends it:
 //!
 //! ```text
-//! claimed under a later epoch than ours ─► whoever took over from us is at work on it: not ours to settle, before its deadline
-//! acting_at null ─► abandoned at once: an older epoch can never turn to the engine any more (the statement that writes
-//!                   acting_at asks for the lease, and meets this one on the row)
+//! claimed under a later epoch than ours ─► another replica has taken the engine over from us and is at work on the row: leave it
+//!                                          alone before its deadline
+//! acting_at null ─► abandon it at once: the statement that writes acting_at asks for the lease and locks the row, so an older epoch
+//!                   can never turn to the engine any more
 //! acting_at set ──► the container tells: started since ─► succeeded
-//!                                       not (yet)      ─► wait, for an engine may still be at it; at the deadline abandoned
+//!                                        not (yet)     ─► wait, for the engine may still be at it; at the deadline, abandoned
 //! ```
 //!
-//! That somebody has started it does not say who. A start that is still on its way then does nothing; but a restart of what ran
-//! (a wedged one) would kill the successor of whoever was faster, and the one after that, if by then it had been restarted again. So
-//! that one is settled by its deadline alone.
+//! That the container has been started since does not say by whom. If our start is still on its way, it does nothing to a container
+//! that runs. But a restart of a container that ran (a wedged one) kills whatever runs when the engine gets to it. So an attempt that
+//! restarts what runs stays open until its deadline, whatever the container shows.
 //!
-//! An engine that gives no answer settles nothing: the row waits for one that does. Unless the workspace has moved: then the row
-//! would keep it from being restarted where it is now, for the sake of a container that is its no longer. The same goes for
-//! an engine that no replica is configured for, and so nobody asks ([`without_an_owner`]).
+//! An engine that gives no answer decides nothing: the row waits until it answers. The exception is a workspace that has moved to
+//! another engine: the row is abandoned at its deadline, so that the workspace can be restarted where it is now. The same goes for an
+//! engine that no replica is configured for, and that nobody asks ([`without_an_owner`]).
 
 use std::time::Duration;
 
+use crate::attempt::Outcome;
 use crate::moment::Timestamp;
 use crate::sample::Observation;
 use crate::verdict::Verdict;
 
-/// What is to be done about an open attempt that is nobody's any more.
+/// What is to be done about an open attempt whose daemon is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Settle {
-    /// Its owner never turned to the engine, and no longer can.
+    /// Abandon it: its owner never turned to the engine, and no longer can.
     Unasked,
-    /// The engine made the restart.
+    /// End it as succeeded: the engine made the restart.
     Succeeded,
-    /// The engine has not made it, and has had all the time there was.
+    /// Abandon it: the engine has not made the restart by its deadline.
     Abandoned,
-    /// Its engine cannot be asked, and nothing depends on the answer any more.
+    /// Abandon it: its engine cannot be asked, and nothing depends on the answer any more.
     OutOfReach,
-    /// Not known yet.
+    /// Leave it open: what came of it is not known yet.
     Wait,
 }
 
-/// How long after its deadline an attempt is kept for the sake of a replica that might come back to its engine.
+impl Settle {
+    /// The outcome to write, and why, for the ledger; `None` while there is none.
+    ///
+    /// For [`Settle::Unasked`], only if its owner has still not turned to the engine by then.
+    #[must_use]
+    pub const fn conclusion(self) -> Option<(Outcome, &'static str)> {
+        match self {
+            Self::Wait => None,
+            Self::Unasked => Some((Outcome::Abandoned, "its daemon went away before the engine was asked")),
+            Self::Succeeded => {
+                Some((Outcome::Succeeded, "its daemon went away; the container has been started since the claim"))
+            }
+            Self::Abandoned => {
+                let why = "its daemon went away, and the container was not started by the deadline";
+                Some((Outcome::Abandoned, why))
+            }
+            Self::OutOfReach => {
+                Some((Outcome::Abandoned, "its daemon went away, and its engine cannot be asked what came of it"))
+            }
+        }
+    }
+}
+
+/// How long after its deadline an attempt is kept open in case a replica that is configured for its engine comes back.
+///
+/// Longer: the row of an engine that was removed for good stays open for longer. Shorter: a replica that was away for a while no longer
+/// finds out what came of its restarts.
 pub const FORGOTTEN_AFTER: Duration = Duration::from_secs(3_600);
 
 /// An open attempt, as its row has it.
@@ -56,7 +84,7 @@ pub struct Row {
 /// What the ledger alone tells the owner of an engine of an open attempt there; `None` when the container must be asked
 /// ([`by_its_container`]).
 ///
-/// Epochs begin anew where somebody has deleted the leases, so a later one is no reason to wait for ever.
+/// Somebody may delete the leases, and epochs then begin at one again. So a later epoch is respected until the deadline only.
 #[must_use]
 pub fn by_its_row(attempt: Row, ours: i64) -> Option<Settle> {
     if attempt.epoch > ours && !attempt.overdue {
@@ -105,8 +133,8 @@ pub fn by_its_container(seen: &Observation, asked: Asked) -> Settle {
 /// What becomes of an open attempt on an engine that no live replica is configured for: `overdue_by` is how long ago its
 /// deadline passed, `elsewhere` as in [`Asked`].
 ///
-/// Its replica may only be away for a while, and would then find out what came of it; so it is not hurried where it is in
-/// nobody's way.
+/// The replica may only be away for a while, and can still find out what came of the attempt when it is back. So the row is kept for
+/// [`FORGOTTEN_AFTER`] unless it keeps the workspace from being restarted elsewhere.
 #[must_use]
 pub fn without_an_owner(overdue_by: Option<Duration>, elsewhere: bool) -> Settle {
     match overdue_by {
@@ -151,6 +179,16 @@ mod tests {
                 assert_eq!(by_its_container(&seen, asked(true, false)), Settle::Wait, "{seen:?}, it ran");
                 assert_eq!(by_its_container(&seen, asked(true, true)), after, "{seen:?}, it ran, overdue");
             }
+        }
+    }
+
+    #[test]
+    fn only_a_start_that_was_seen_is_a_success() {
+        let outcome = |settle: Settle| settle.conclusion().map(|(outcome, _)| outcome);
+        assert_eq!(outcome(Settle::Wait), None);
+        assert_eq!(outcome(Settle::Succeeded), Some(Outcome::Succeeded));
+        for settle in [Settle::Unasked, Settle::Abandoned, Settle::OutOfReach] {
+            assert_eq!(outcome(settle), Some(Outcome::Abandoned), "{settle:?}");
         }
     }
 

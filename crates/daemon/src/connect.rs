@@ -1,0 +1,72 @@
+//! Connections to the world: the database, the engines, and where to listen. Made from the configuration, for the daemon and for the
+//! commands.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use defib_engine::{Engine, EngineSettings, TlsPaths};
+use defib_policy::id::EngineName;
+use defib_store::{ListenSettings, Store, StoreSettings};
+
+use crate::clock::Clock;
+use crate::config::{Config, Secret};
+use crate::logging::chain;
+use crate::refused::Refused;
+
+/// A connection, TLS and login included.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// One call to the database. Ten polls of a large fleet fit into it.
+pub(crate) const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Connections of a command.
+const POOL_SIZE: usize = 4;
+
+/// A store for a command.
+pub(crate) fn store(url: &Secret, name: &str, clock: Clock) -> Result<Store, Refused> {
+    store_with(url, name, POOL_SIZE, clock)
+}
+
+/// A store with `pool_size` connections, made when they are needed.
+pub(crate) fn store_with(url: &Secret, name: &str, pool_size: usize, clock: Clock) -> Result<Store, Refused> {
+    let settings = StoreSettings {
+        url: url.expose().to_owned(),
+        application_name: name.to_owned(),
+        pool_size,
+        connect_timeout: CONNECT_TIMEOUT,
+        statement_timeout: STATEMENT_TIMEOUT,
+    };
+    Store::new(&settings, clock).map_err(|error| Refused(format!("DEFIB_DATABASE_URL: {}", chain(&error))))
+}
+
+/// The engines of the configuration.
+pub(crate) fn engines(config: &Config, clock: &Clock) -> Result<BTreeMap<EngineName, Arc<dyn Engine>>, Refused> {
+    let tls = std::env::var_os("DOCKER_CERT_PATH").map(|path| TlsPaths::in_directory(Path::new(&path)));
+    let verify = std::env::var_os("DOCKER_TLS_VERIFY").is_some_and(|value| !value.is_empty());
+    let mut engines = BTreeMap::new();
+    for (name, url) in &config.engines {
+        let https = matches!(url, defib_engine::EngineUrl::Https(_));
+        let settings = EngineSettings {
+            name: name.clone(),
+            url: url.clone(),
+            workspace_label: config.workspace_label.clone(),
+            call_timeout: config.engine_timeout,
+            tls: tls.clone().filter(|_| https || verify),
+        };
+        let engine = defib_engine::connect(settings, Arc::clone(clock))
+            .map_err(|error| Refused(format!("DEFIB_ENGINES: {}", chain(&error))))?;
+        engines.insert(name.clone(), engine);
+    }
+    Ok(engines)
+}
+
+/// Where to listen: a connection of its own.
+pub(crate) fn listen_settings(config: &Config) -> ListenSettings {
+    ListenSettings {
+        url: config.listen_database_url.expose().to_owned(),
+        application_name: "defib listen".to_owned(),
+        connect_timeout: CONNECT_TIMEOUT,
+    }
+}

@@ -1,0 +1,118 @@
+//! Settling what a daemon left behind that died, or lost its lease, between claim and outcome. The rule is
+//! [`defib_policy::restart::left_behind`]'s; here it is asked and carried out.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use defib_engine::{Engine, Target};
+use defib_policy::id::EngineName;
+use defib_policy::restart::End;
+use defib_policy::restart::left_behind::{self, Asked, Row, Settle};
+use defib_store::{OpenAttempt, Store, StoreError};
+use futures_util::{StreamExt as _, TryStreamExt as _, future, stream};
+use tracing::warn;
+
+use crate::logging::printable;
+use crate::news::News;
+use crate::restarter::{Ended, Restarter};
+use crate::state::State;
+
+/// Containers looked at side by side, on one engine.
+const LOOKS_MAX: usize = 16;
+
+/// Settles open attempts that nobody is at work on.
+pub(crate) struct LeftBehind {
+    pub(crate) state: Arc<State>,
+    pub(crate) store: Store,
+    pub(crate) engines: BTreeMap<EngineName, Arc<dyn Engine>>,
+    pub(crate) restarter: Arc<Restarter>,
+    pub(crate) news: Arc<News>,
+}
+
+impl LeftBehind {
+    /// Settles the open attempts that this process is not at work on: on engines of ours, and, if we speak for what no engine
+    /// has, on those that no replica is configured for. Engines are asked side by side: one that hangs delays none of the others.
+    pub(crate) async fn settle_all(&self) -> Result<(), StoreError> {
+        let speaks_for_the_fleet = self.state.ownership().fleet(self.state.now()).is_some();
+        if speaks_for_the_fleet {
+            for attempt in self.store.attempts_without_owner().await? {
+                let settle = left_behind::without_an_owner(attempt.overdue_by, attempt.elsewhere);
+                self.settle(&attempt, settle).await?;
+            }
+        }
+        // Before the rows are read: one that shows a later epoch was claimed by whoever has taken over from us since.
+        let owned = self.state.ownership().owned(self.state.now());
+        if owned.is_empty() {
+            return Ok(());
+        }
+        let engines: Vec<EngineName> = owned.keys().cloned().collect();
+        let open = self.store.open_attempts(&engines).await?;
+        // Read after the rows: what is ours and under way was in flight before its row was there.
+        let in_flight = self.restarter.in_flight();
+        let mut abandoned: BTreeMap<EngineName, Vec<OpenAttempt>> = BTreeMap::new();
+        for attempt in open.into_iter().filter(|attempt| !in_flight.contains(&attempt.workspace)) {
+            abandoned.entry(attempt.engine.clone()).or_default().push(attempt);
+        }
+        let settling = abandoned.into_iter().filter_map(|(name, attempts)| {
+            let (engine, epoch) = (self.engines.get(&name)?, *owned.get(&name)?);
+            Some(self.settle_on(engine.as_ref(), epoch, attempts))
+        });
+        future::join_all(settling).await.into_iter().collect()
+    }
+
+    async fn settle_on(&self, engine: &dyn Engine, epoch: i64, attempts: Vec<OpenAttempt>) -> Result<(), StoreError> {
+        let settling = stream::iter(attempts).map(|attempt| async move {
+            let row = Row { epoch: attempt.epoch, acting: attempt.acting, overdue: attempt.overdue_by.is_some() };
+            let settle = match left_behind::by_its_row(row, epoch) {
+                Some(settle) => settle,
+                None => self.look_back(engine, &attempt).await,
+            };
+            self.settle(&attempt, settle).await
+        });
+        // Who is not reached in time is left to the next pass.
+        let all = settling.buffer_unordered(LOOKS_MAX).try_collect::<()>();
+        tokio::time::timeout(2 * self.state.config.engine_timeout, all).await.unwrap_or(Ok(()))
+    }
+
+    async fn settle(&self, attempt: &OpenAttempt, settle: Settle) -> Result<(), StoreError> {
+        let Some((outcome, why)) = settle.conclusion() else { return Ok(()) };
+        let settled = if settle == Settle::Unasked {
+            self.store.abandon_unasked(attempt.id, why).await?
+        } else {
+            self.store.finish(attempt.id, outcome, Some(why)).await?
+        };
+        if settled {
+            self.news.settled(&attempt.engine, outcome);
+            self.restarter.tell(Ended {
+                engine: attempt.engine.clone(),
+                workspace: attempt.workspace.clone(),
+                end: End::of(outcome),
+                look_again: true,
+            });
+            warn!(
+                workspace = %printable(attempt.workspace.as_str()),
+                engine = %attempt.engine,
+                claimed_by = %printable(attempt.claimed_by.as_deref().unwrap_or("unknown")),
+                epoch = attempt.epoch,
+                outcome = outcome.label(),
+                "settled an attempt that its daemon left open"
+            );
+        }
+        Ok(())
+    }
+
+    async fn look_back(&self, engine: &dyn Engine, attempt: &OpenAttempt) -> Settle {
+        let target = Target {
+            known: attempt.container_id.clone(),
+            inspect: true,
+            ..Target::container(attempt.workspace.clone(), None)
+        };
+        let asked = Asked {
+            convicted: attempt.started_at,
+            ran: left_behind::restarts_what_runs(&attempt.verdict),
+            overdue: attempt.overdue_by.is_some(),
+            elsewhere: attempt.elsewhere,
+        };
+        left_behind::by_its_container(&engine.confirm(&target).await.observation, asked)
+    }
+}

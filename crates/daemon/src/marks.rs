@@ -1,0 +1,348 @@
+//! What the platform is told of its workspaces, through functions of its own: that one without a container is lost, and that one that
+//! was marked dead lives.
+//!
+//! Those functions are a stranger's code. They may raise, wait for a lock, or hang, for one workspace or for all. So nothing of it is done
+//! inside a pass: the pass leaves an errand here, and tasks of this module run the errands. One that fails concerns its workspace
+//! alone. It is tried again with a growing delay, in a lane of its own, so that those that always fail delay none of the others; it is
+//! counted, said once, and is no outage of the database.
+//!
+//! ```text
+//! recovery proved ─► ledger: recovered ─► owed ─┐
+//! external back ───► owed ──────────────────────┼─► take_back ─► mark_recovered()
+//! vetoed after the mark, rows left behind ─► owed (by the store) ─┘
+//! external lost ───► mark_lost ─► mark_dead()
+//! ```
+//!
+//! What is owed stands in `defib.marks`, with the delay of each: it survives this process, and is read again each poll interval.
+//! A daemon that only observes calls no function at all.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use defib_policy::id::{EngineName, WorkspaceId};
+use defib_policy::moment::Moment;
+use defib_policy::plan::Plan;
+use defib_policy::verdict::Evidence;
+use defib_store::{LeaseProof, StoreError};
+use serde_json::Value;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::database::PlatformMarks;
+use crate::news::News;
+use crate::state::State;
+use crate::sync::lock;
+
+/// Errands that are run side by side, of those that have not failed. One more lane is for those that have.
+const LANES: usize = 2;
+
+/// Errands that wait, at most. What falls out is found again: a recovery by the next pass, what is owed by the next read of the table.
+const ERRANDS_MAX: usize = 20_000;
+
+/// Marks that are read at once as owed.
+const OWED_MAX: i64 = 200;
+
+/// The delay after the first failure of an errand; it doubles with each, up to [`RETRY_MAX`].
+const RETRY_FIRST: Duration = Duration::from_secs(10);
+/// The longest delay. Larger: a workspace stays marked for longer after its function works again. Smaller: more failing calls.
+const RETRY_MAX: Duration = Duration::from_secs(600);
+
+const MARK_DEAD: &str = "mark_dead";
+const MARK_RECOVERED: &str = "mark_recovered";
+
+/// Runs the errands to the platform.
+pub(crate) struct Marks {
+    state: Arc<State>,
+    tables: Arc<dyn PlatformMarks>,
+    news: Arc<News>,
+    errands: Mutex<HashMap<WorkspaceId, Errand>>,
+    /// The external workspaces of which the platform knows that they are lost.
+    told_lost: Mutex<HashSet<WorkspaceId>>,
+    wake: [Notify; 2],
+}
+
+/// Which errands a lane runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lane {
+    /// Those that have not failed.
+    Fresh = 0,
+    /// Those that have.
+    Failed = 1,
+}
+
+/// Something to tell the platform.
+struct Errand {
+    what: What,
+    /// Distinguishes this errand from one that replaces it while it is being run.
+    number: u64,
+    failures: u32,
+    due: Moment,
+    under_way: bool,
+}
+
+/// What there is to tell.
+#[derive(Clone, Debug)]
+enum What {
+    /// An attempt brought it back.
+    Recovered { attempt: i64, evidence: Arc<Evidence> },
+    /// It has no container, and is lost.
+    Lost { evidence: Arc<Evidence> },
+    /// It has no container, was lost, and beats again.
+    Back { evidence: Arc<Evidence> },
+    /// The table says that it must be told that it lives.
+    Owed,
+}
+
+/// How an errand ended.
+enum Run {
+    Done,
+    /// Not yet: it is to be run again.
+    Again,
+}
+
+impl Marks {
+    /// Through these tables.
+    pub(crate) fn new(state: Arc<State>, tables: Arc<dyn PlatformMarks>, news: Arc<News>) -> Self {
+        Self {
+            state,
+            tables,
+            news,
+            errands: Mutex::default(),
+            told_lost: Mutex::default(),
+            wake: [Notify::new(), Notify::new()],
+        }
+    }
+
+    /// Takes the errands of a plan. Returns at once.
+    pub(crate) fn note(&self, plan: &Plan) {
+        for recovery in &plan.recoveries {
+            let evidence = Arc::new(recovery.evidence.clone());
+            self.add(&recovery.workspace, What::Recovered { attempt: recovery.attempt_id, evidence });
+        }
+        if self.state.only_observes() {
+            return;
+        }
+        for external in &plan.external {
+            // Every pass says so of one that is lost. The platform is told once, until it is back.
+            if external.lost && lock(&self.told_lost).contains(&external.workspace) {
+                continue;
+            }
+            let evidence = Arc::new(external.evidence.clone());
+            let what = if external.lost { What::Lost { evidence } } else { What::Back { evidence } };
+            self.add(&external.workspace, what);
+        }
+    }
+
+    /// Runs errands until `stop`.
+    pub(crate) async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let fresh = futures_util::future::join_all((0..LANES).map(|_| self.lane(Lane::Fresh)));
+        tokio::select! {
+            () = stop.cancelled() => {}
+            _ = fresh => {}
+            () = self.lane(Lane::Failed) => {}
+            () = self.read_owed() => {}
+        }
+    }
+
+    /// Adds an errand, unless the same one waits already.
+    fn add(&self, workspace: &WorkspaceId, what: What) {
+        let now = self.state.now();
+        let mut errands = lock(&self.errands);
+        if errands.len() >= ERRANDS_MAX && !errands.contains_key(workspace) {
+            return;
+        }
+        if let Some(errand) = errands.get_mut(workspace).filter(|errand| errand.what.is_same(&what)) {
+            errand.what = what; // on the newest evidence
+            return;
+        }
+        let known = errands.get(workspace);
+        // Another errand for the same workspace replaces the one before: what it would tell is no longer true.
+        let number = known.map_or(0, |errand| errand.number + 1);
+        let under_way = known.is_some_and(|errand| errand.under_way);
+        errands.insert(workspace.clone(), Errand { what, number, failures: 0, due: now, under_way });
+        drop(errands);
+        self.wake[Lane::Fresh as usize].notify_one();
+    }
+
+    async fn read_owed(&self) {
+        let mut poll = tokio::time::interval(self.state.config.policy.poll_interval);
+        poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            poll.tick().await;
+            let fleet = self.state.fleet();
+            lock(&self.told_lost).retain(|id| fleet.has(id));
+            if self.state.only_observes() {
+                continue;
+            }
+            let (owned, whole_fleet) = {
+                let (ownership, now) = (self.state.ownership(), self.state.now());
+                (ownership.owned(now), ownership.fleet(now).is_some())
+            };
+            let engines: Vec<EngineName> = owned.into_keys().collect();
+            if engines.is_empty() {
+                continue;
+            }
+            // Whoever speaks for what no engine has sees to the marks of engines that nobody is configured for, too. That another replica
+            // sees to one of them at the same moment does no harm: a mark is taken back once.
+            let engines = (!whole_fleet).then_some(engines.as_slice());
+            let due = self.tables.owed_marks(engines, OWED_MAX).await;
+            self.news.recorded("marks", due.as_ref().err());
+            for mark in due.into_iter().flatten() {
+                self.add_owed(&mark.workspace);
+            }
+        }
+    }
+
+    /// What is owed is due by the table's word, whatever is waited for here.
+    fn add_owed(&self, workspace: &WorkspaceId) {
+        let waits = lock(&self.errands).contains_key(workspace);
+        if !waits {
+            self.add(workspace, What::Owed);
+        }
+    }
+
+    async fn lane(&self, lane: Lane) {
+        loop {
+            let woken = self.wake[lane as usize].notified();
+            match self.next(lane) {
+                Ok((workspace, what, number)) => {
+                    let run = self.run_errand(&workspace, &what).await;
+                    self.ended(&workspace, number, &run);
+                }
+                Err(next_due) => {
+                    let wait = next_due.map_or(Duration::from_secs(3_600), |due| due - self.state.now());
+                    tokio::select! {
+                        () = woken => {}
+                        () = tokio::time::sleep(wait) => {}
+                    }
+                }
+            }
+        }
+    }
+
+    /// The next errand of a lane, or when it is due.
+    fn next(&self, lane: Lane) -> Result<(WorkspaceId, What, u64), Option<Moment>> {
+        let now = self.state.now();
+        let mut errands = lock(&self.errands);
+        let of_lane = |errand: &Errand| !errand.under_way && (errand.failures > 0) == (lane == Lane::Failed);
+        let first = errands
+            .iter()
+            .filter(|(_, errand)| of_lane(errand))
+            .min_by_key(|(id, errand)| (errand.due, (*id).clone()))
+            .map(|(id, errand)| (id.clone(), errand.due));
+        let Some((id, due)) = first else { return Err(None) };
+        if due > now {
+            return Err(Some(due));
+        }
+        let Some(errand) = errands.get_mut(&id) else { return Err(None) };
+        errand.under_way = true;
+        Ok((id, errand.what.clone(), errand.number))
+    }
+
+    fn ended(&self, workspace: &WorkspaceId, number: u64, run: &Run) {
+        let now = self.state.now();
+        let mut errands = lock(&self.errands);
+        let Some(errand) = errands.get_mut(workspace) else { return };
+        errand.under_way = false;
+        if errand.number != number {
+            self.wake[Lane::Fresh as usize].notify_one(); // replaced while it was run: what replaced it is due now
+            return;
+        }
+        match run {
+            Run::Done => _ = errands.remove(workspace),
+            Run::Again => {
+                let doublings = errand.failures.min(10);
+                errand.failures += 1;
+                errand.due = now + (RETRY_FIRST * 2_u32.pow(doublings)).min(RETRY_MAX);
+                self.wake[Lane::Failed as usize].notify_one();
+            }
+        }
+    }
+
+    async fn run_errand(&self, workspace: &WorkspaceId, what: &What) -> Run {
+        let done = match what {
+            What::Recovered { attempt, evidence } => self.tell_recovered(workspace, *attempt, evidence).await,
+            What::Lost { evidence } => return self.tell_lost(workspace, evidence).await,
+            What::Back { evidence } => {
+                lock(&self.told_lost).remove(workspace);
+                match self.tables.owe(workspace).await {
+                    Ok(()) => self.take_back(workspace, &as_json(evidence)).await,
+                    Err(error) => Err(error),
+                }
+            }
+            What::Owed => {
+                let evidence = serde_json::json!({ "because": "it lives, or nothing was done after it was marked" });
+                self.take_back(workspace, &evidence).await
+            }
+        };
+        match done {
+            Ok(()) => Run::Done,
+            Err(error) => self.failed(workspace, &error),
+        }
+    }
+
+    async fn tell_recovered(
+        &self,
+        workspace: &WorkspaceId,
+        attempt: i64,
+        evidence: &Evidence,
+    ) -> Result<(), StoreError> {
+        if self.tables.recovered(attempt, workspace).await? {
+            self.news.recovered(workspace, &evidence.because);
+        }
+        self.take_back(workspace, &as_json(evidence)).await
+    }
+
+    async fn take_back(&self, workspace: &WorkspaceId, evidence: &Value) -> Result<(), StoreError> {
+        if self.state.only_observes() {
+            return Ok(());
+        }
+        self.tables.take_back(workspace, evidence).await?;
+        self.news.adapter_works(MARK_RECOVERED, workspace);
+        Ok(())
+    }
+
+    async fn tell_lost(&self, workspace: &WorkspaceId, evidence: &Evidence) -> Run {
+        let lease = self.state.ownership().fleet(self.state.now()).map(|(engine, epoch)| (engine.clone(), epoch));
+        let Some((engine, epoch)) = lease else { return Run::Done }; // whoever has the lease tells it
+        let lease = LeaseProof { engine: &engine, holder: &self.state.config.replica_id, epoch };
+        match self.tables.mark_lost(workspace, &as_json(evidence), lease).await {
+            Ok(marked) => {
+                self.news.adapter_works(MARK_DEAD, workspace);
+                self.news.lost(workspace, marked);
+                if !marked {
+                    return Run::Again;
+                }
+                lock(&self.told_lost).insert(workspace.clone());
+                Run::Done
+            }
+            Err(error) => self.failed(workspace, &error),
+        }
+    }
+
+    fn failed(&self, workspace: &WorkspaceId, error: &StoreError) -> Run {
+        match error.function() {
+            Some(function) => self.news.adapter_failed(function, workspace, error),
+            None => self.news.recorded("marks", Some(error)),
+        }
+        Run::Again
+    }
+}
+
+impl What {
+    /// Whether both tell the same.
+    fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Recovered { attempt, .. }, Self::Recovered { attempt: other, .. }) => attempt == other,
+            (Self::Lost { .. }, Self::Lost { .. })
+            | (Self::Back { .. }, Self::Back { .. })
+            | (Self::Owed, Self::Owed) => true,
+            _ => false,
+        }
+    }
+}
+
+fn as_json(evidence: &Evidence) -> Value {
+    serde_json::to_value(evidence).unwrap_or_default()
+}

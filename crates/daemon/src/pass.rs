@@ -1,0 +1,327 @@
+//! One pass over the workspaces of one engine: ask the engine, read again, judge, note, hand the restarts over.
+//!
+//! It covers all of them or a few (the *focus*); both take the same path through the same rules. A pass does not retry, the
+//! next one is the retry. It waits for its engine and for what it reads, and for nothing else: verdicts are written, the
+//! platform is told and restarts are made by tasks of their own.
+//!
+//! ```text
+//! whole engine:  (last read of the fleet) ─► ask the engine ─► who may be convicted: rows, attempts and holds again ─► judge
+//! focus:          read their rows         ─► ask the engine ─► their attempts and holds                            ─► judge
+//! ```
+//!
+//! Attempts are read *after* the engine was asked. An engine may take seconds to answer, and in them a focused pass may have
+//! restarted somebody: judged on the attempts from before that, it would be offered its first attempt again, without the back-off.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use defib_policy::backoff;
+use defib_policy::fleet::{FleetRead, Workspace};
+use defib_policy::id::{EngineName, WorkspaceId};
+use defib_policy::judge::{Look, ReadStamp};
+use defib_policy::plan::{Plan, RestartOrder};
+use defib_policy::sample::{Health, Observation};
+use defib_policy::verdict::Verdict;
+use defib_store::{FleetScope, StoreError};
+
+use crate::database::FleetTables;
+use crate::holds::Holds;
+use crate::marks::Marks;
+use crate::metrics::PassScope;
+use crate::news::News;
+use crate::record::Recorder;
+use crate::report::{Counts, PassReport};
+use crate::restarter::{InFlight, Restarter};
+use crate::sampling::{Sampling, Seen};
+use crate::snapshot::{Attempts, Snapshot, by_workspace, judged_on};
+use crate::state::State;
+
+/// What a pass covers: workspaces of one engine (`None`: those that no engine has).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Scope {
+    pub(crate) engine: Option<EngineName>,
+    pub(crate) whom: Whom,
+}
+
+/// Which of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Whom {
+    /// All, on the last read of the fleet.
+    All,
+    /// A few, on a read of their own.
+    Some(Vec<WorkspaceId>),
+}
+
+impl Scope {
+    /// The metric label.
+    pub(crate) const fn label(&self) -> PassScope {
+        match self.whom {
+            Whom::All => PassScope::Engine,
+            Whom::Some(_) => PassScope::Focus,
+        }
+    }
+}
+
+/// Who makes restarts happen.
+pub(crate) trait Restarts: Send + Sync {
+    /// Starts to carry out orders. Returns at once.
+    fn carry_out(&self, orders: Vec<RestartOrder>);
+
+    /// Workspaces with a restart under way in this process.
+    fn in_flight(&self) -> InFlight;
+
+    /// Those of them that wait for others on their engine.
+    fn queued(&self) -> InFlight;
+}
+
+impl Restarts for Arc<Restarter> {
+    fn carry_out(&self, orders: Vec<RestartOrder>) {
+        Restarter::carry_out(self, orders);
+    }
+
+    fn in_flight(&self) -> InFlight {
+        Restarter::in_flight(self)
+    }
+
+    fn queued(&self) -> InFlight {
+        Restarter::queued(self)
+    }
+}
+
+/// Everything that a pass works with.
+pub(crate) struct Passes {
+    pub(crate) state: Arc<State>,
+    pub(crate) sampling: Sampling,
+    pub(crate) database: Arc<dyn FleetTables>,
+    pub(crate) recorder: Arc<Recorder>,
+    pub(crate) marks: Arc<Marks>,
+    pub(crate) restarts: Arc<dyn Restarts>,
+    pub(crate) news: Arc<News>,
+}
+
+/// The rows that a pass is about.
+enum Rows {
+    /// Those of the last read of the fleet.
+    Retained(Arc<Snapshot>),
+    /// A read of their own.
+    Fresh(FleetRead),
+}
+
+/// What was read after the engine had been asked.
+struct Due {
+    /// The present rows of those who may be convicted, where that was not the first read already.
+    again: Option<Again>,
+    attempts: Attempts,
+    holds: Arc<Holds>,
+}
+
+/// Rows that were read a second time.
+struct Again {
+    /// Of whom.
+    asked: HashSet<WorkspaceId>,
+    read: FleetRead,
+}
+
+impl Passes {
+    /// One pass. Takes no input but the world, so a pass after a crash is the same pass.
+    ///
+    /// # Errors
+    /// The database could not be read. Then nobody is judged.
+    pub(crate) async fn pass(&self, scope: &Scope) -> Result<PassReport, StoreError> {
+        let rows = self.rows_of(scope).await?;
+        let workspaces = rows.of(scope.engine.as_ref());
+        let seen = self.sampling.ask(scope.engine.as_ref(), &workspaces, scope.whom == Whom::All).await;
+        if let Some(report) = seen.asked() {
+            self.news.sampled(report, self.state.now());
+        }
+        let due = self.read_again(&rows, &workspaces, &seen).await?;
+        let (plan, mut report) = self.judge(scope, &rows, &workspaces, &seen, &due);
+        report.restarts = plan.restarts.len();
+        self.news.planned(&plan, self.state.speaks_for(scope.engine.as_ref(), self.state.now()));
+        self.recorder.note(scope.engine.as_ref(), seen.reach(), &plan.changes);
+        self.marks.note(&plan);
+        self.restarts.carry_out(plan.restarts);
+        Ok(report)
+    }
+
+    async fn rows_of(&self, scope: &Scope) -> Result<Rows, StoreError> {
+        match &scope.whom {
+            Whom::All => Ok(Rows::Retained(self.state.fleet())),
+            Whom::Some(ids) => {
+                let watched = &self.state.config.watched_statuses;
+                let (read, _) = self.database.read_fleet(FleetScope::Some(ids), watched).await?;
+                self.state.judge().observe_fleet(&read, false);
+                Ok(Rows::Fresh(read))
+            }
+        }
+    }
+
+    /// Nobody is convicted on a row, on attempts or on holds from before the engine was asked.
+    async fn read_again(&self, rows: &Rows, workspaces: &[&Workspace], seen: &Seen) -> Result<Due, StoreError> {
+        let reset = self.state.config.policy.attempts_horizon();
+        let database = &self.database;
+        match rows {
+            Rows::Fresh(_) => {
+                let ids: Vec<WorkspaceId> = workspaces.iter().map(|workspace| workspace.id.clone()).collect();
+                let (attempts, holds) =
+                    tokio::try_join!(database.read_attempts(FleetScope::Some(&ids), reset), database.holds())?;
+                let holds = Arc::new(Holds::new(holds));
+                Ok(Due { again: None, attempts: by_workspace(attempts), holds })
+            }
+            Rows::Retained(fleet) => {
+                let ids = self.convictable(workspaces, seen);
+                if ids.is_empty() {
+                    return Ok(Due { again: None, attempts: Attempts::new(), holds: Arc::clone(fleet.holds()) });
+                }
+                let watched = &self.state.config.watched_statuses;
+                let ((read, _), attempts, holds) = tokio::try_join!(
+                    database.read_fleet(FleetScope::Some(&ids), watched),
+                    database.read_attempts(FleetScope::Some(&ids), reset),
+                    database.holds()
+                )?;
+                self.state.judge().observe_fleet(&read, false);
+                let mut attempts = by_workspace(attempts);
+                for id in &ids {
+                    attempts.entry(id.clone()).or_default(); // those who have none have none now, whatever was read before
+                }
+                let again = Again { asked: ids.into_iter().collect(), read };
+                Ok(Due { again: Some(again), attempts, holds: Arc::new(Holds::new(holds)) })
+            }
+        }
+    }
+
+    /// Everybody whom this pass may convict: who was not seen running, and who runs and is in doubt.
+    fn convictable(&self, workspaces: &[&Workspace], seen: &Seen) -> Vec<WorkspaceId> {
+        let judge = self.state.judge();
+        let in_doubt = |workspace: &&&Workspace| match seen.of(&workspace.id).map(|sample| &sample.observation) {
+            Some(Observation::Running { health, .. }) => {
+                matches!(health, Health::Unhealthy { .. })
+                    || matches!(judge.verdict(&workspace.id), Some(Verdict::Wedged | Verdict::Unhealthy))
+            }
+            Some(Observation::Stopped { .. } | Observation::Missing | Observation::Transitional { .. }) => true,
+            Some(Observation::Frozen { .. } | Observation::Unknown { .. }) | None => false,
+        };
+        workspaces.iter().filter(in_doubt).map(|workspace| workspace.id.clone()).collect()
+    }
+
+    /// All deciding is in here, and nothing else.
+    fn judge(
+        &self,
+        scope: &Scope,
+        rows: &Rows,
+        workspaces: &[&Workspace],
+        seen: &Seen,
+        due: &Due,
+    ) -> (Plan, PassReport) {
+        let state = &self.state;
+        let workspaces = as_they_are_now(workspaces, due.again.as_ref());
+        let stamp = rows.stamp(seen, due.again.as_ref().map(|again| &again.read));
+        let (in_flight, queued) = (self.restarts.in_flight(), self.restarts.queued());
+        let own = state.own_settings(&workspaces, seen.own_labels());
+        let ours = state.speaks_for(scope.engine.as_ref(), state.now());
+        let looks: Vec<Look<'_>> = workspaces
+            .iter()
+            .map(|workspace| Look {
+                workspace,
+                sample: seen.of(&workspace.id),
+                attempts: rows.attempts_of(&workspace.id, due),
+                in_flight: in_flight.contains(&workspace.id),
+                queued: queued.contains(&workspace.id),
+                ours,
+                on_hold: due.holds.cover(workspace),
+                own: own.get(&workspace.id).map(Arc::as_ref),
+            })
+            .collect();
+        let evidence = seen.evidence(stamp);
+        let engine = scope.engine.as_ref().zip(evidence.as_ref());
+        let mut judge = state.judge();
+        let mut plan = judge.judge(state.now(), stamp, engine, &looks);
+        let whole = scope.whom == Whom::All;
+        let settings = &state.config.policy;
+        let counts = whole.then(|| {
+            let mut counts = Counts::default();
+            for look in &looks {
+                if let Some(verdict) = judge.verdict(&look.workspace.id) {
+                    counts.verdicts[verdict.index()] += 1;
+                }
+                let settings = look.own.map_or(settings, |own| &own.settings);
+                counts.exhausted += usize::from(backoff::is_exhausted(look.attempts, settings));
+            }
+            counts
+        });
+        let settling = |id: &WorkspaceId| judge.verdict(id) == Some(Verdict::Settling);
+        let looks = std::mem::take(&mut plan.looks).into_iter().map(|(id, at)| {
+            let settling = settling(&id);
+            (id, at, settling)
+        });
+        let report = PassReport {
+            judged: plan.judged,
+            changed: plan.changes.len(),
+            restarts: plan.restarts.len(),
+            looks: looks.collect(),
+            reach: seen.asked().map(|report| report.reach.as_ref().map(drop).map_err(|fault| *fault)),
+            slow: seen.is_slow(),
+            counts,
+        };
+        (plan, report)
+    }
+}
+
+impl Rows {
+    /// Those that `engine` judges: a row of another engine is for another pass.
+    fn of(&self, engine: Option<&EngineName>) -> Vec<&Workspace> {
+        match self {
+            Self::Retained(fleet) => fleet.rows_on(engine).collect(),
+            Self::Fresh(read) => read.workspaces.iter().filter(|row| judged_on(row) == engine).collect(),
+        }
+    }
+
+    /// The clock readings that ages are counted by: of the newest read that was made.
+    ///
+    /// Of a read that was made after the engine was asked they are taken back to that moment, because the judge counts what the engine
+    /// saw from its read onwards.
+    fn stamp(&self, seen: &Seen, again: Option<&FleetRead>) -> ReadStamp {
+        let of = |read: &FleetRead| ReadStamp { at: read.at, database_now: read.database_now };
+        let read = again.or(match self {
+            Self::Retained(fleet) => fleet.read(),
+            Self::Fresh(read) => Some(read),
+        });
+        let Some(stamp) = read.map(of) else {
+            return ReadStamp { at: seen.asked_at, database_now: defib_policy::moment::Timestamp(0) };
+        };
+        let late = stamp.at - seen.asked_at;
+        if late.is_zero() {
+            return stamp;
+        }
+        let micros = i64::try_from(late.as_micros()).unwrap_or(i64::MAX);
+        ReadStamp { at: seen.asked_at, database_now: stamp.database_now.shifted(-micros) }
+    }
+
+    /// The attempts of one workspace: as read after the engine was asked, else as of the last read of the fleet.
+    fn attempts_of<'a>(&'a self, id: &WorkspaceId, due: &'a Due) -> &'a [defib_policy::attempt::Attempt] {
+        let retained = match self {
+            Self::Retained(fleet) => fleet.attempts().get(id),
+            Self::Fresh(_) => None,
+        };
+        due.attempts.get(id).or(retained).map_or(&[][..], Vec::as_slice)
+    }
+}
+
+/// Rows, with what was read again in the place of what it was before. Whoever has left the fleet since, or belongs to another
+/// container by now, is not judged in this pass: what the engine said was said of something else.
+fn as_they_are_now<'a>(workspaces: &[&'a Workspace], again: Option<&'a Again>) -> Vec<&'a Workspace> {
+    let Some(again) = again else { return workspaces.to_vec() };
+    let now: HashMap<&WorkspaceId, &Workspace> = again.read.workspaces.iter().map(|row| (&row.id, row)).collect();
+    let present = |before: &&'a Workspace| {
+        if !again.asked.contains(&before.id) {
+            return Some(*before);
+        }
+        let row = *now.get(&before.id)?;
+        let same_thing = judged_on(row) == judged_on(before)
+            && row.kind == before.kind
+            && row.container_ref == before.container_ref
+            && row.instance_ref == before.instance_ref;
+        same_thing.then_some(row)
+    };
+    workspaces.iter().filter_map(present).collect()
+}

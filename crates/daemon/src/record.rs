@@ -1,0 +1,443 @@
+//! The recorder: makes `defib.verdicts` say what this replica says, and appends to the history. Nobody waits for it.
+//!
+//! Verdicts are level-triggered. What this replica last said of each workspace is kept in memory; the table is read at least once a poll
+//! interval; and whatever differs is written. So it does not matter how a write was lost (refused, timed out, overtaken by another
+//! replica's, deleted by somebody): the next comparison finds it.
+//!
+//! ```text
+//! pass ──note──► said ──difference──► defib.verdicts      one task, in batches; a lock on the table delays only this task
+//!           └──► history ───────────► defib.events        another task: bounded, best effort
+//! ```
+//!
+//! History is about workspaces, so an engine that gives no answer is one event of the engine and none of its workspaces. Who was alive
+//! before and after is not mentioned at all; who died in between comes straight from what it was before.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use defib_policy::id::{EngineName, WorkspaceId};
+use defib_policy::moment::Moment;
+use defib_policy::plan::Change;
+use defib_policy::sample::Fault;
+use defib_policy::verdict::{Evidence, Verdict};
+use defib_store::{EventRow, EventSubject, StoreError, StoredVerdict, VerdictRow};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::database::VerdictTables;
+use crate::news::News;
+use crate::state::State;
+use crate::sync::lock;
+
+/// Rows in one write. Larger: a write holds its rows for longer. Smaller: more round trips in a mass death.
+const BATCH_MAX: usize = 2_000;
+
+/// Events that wait to be written, at most. Beyond it the oldest are given up: verdicts are kept apart, so what falls out is history
+/// and not state.
+const HISTORY_MAX: usize = 20_000;
+
+/// Evidence of verdicts that are written already is kept for so many workspaces, so that they can be written again at once. Beyond it
+/// the judge is made to say it again. Larger: more memory in a mass death.
+const EVIDENCE_MAX: usize = 10_000;
+
+/// How long the end of a clean stop may wait for the last writes.
+const LAST_WRITE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Keeps the tables in step with what is said.
+pub(crate) struct Recorder {
+    state: Arc<State>,
+    tables: Arc<dyn VerdictTables>,
+    news: Arc<News>,
+    said: Mutex<Said>,
+    history: Mutex<History>,
+    unwritten: Notify,
+    untold: Notify,
+}
+
+/// What this replica has said of the workspaces that it speaks for.
+#[derive(Default)]
+struct Said {
+    /// Of those that are not alive.
+    entries: HashMap<WorkspaceId, Entry>,
+    /// Whose row has to be written or cleared, with the engine that it is recorded on.
+    unwritten: BTreeMap<WorkspaceId, EngineName>,
+    /// Whom the judge was made to speak of again: that is no news for the history.
+    repeated: HashSet<WorkspaceId>,
+    /// Whether each engine that we speak for answered last.
+    answers: BTreeMap<EngineName, bool>,
+}
+
+/// What was last said of one workspace.
+struct Entry {
+    verdict: Verdict,
+    rule: String,
+    held: Option<String>,
+    engine: EngineName,
+    since: Moment,
+    /// Its engine gives no answer: what it was before that, if that is known.
+    #[expect(clippy::option_option, reason = "unheard of since then, and whether the verdict before that is known")]
+    unheard: Option<Option<Verdict>>,
+    /// `None`: it was taken over from another process, or is written already and there are too many.
+    evidence: Option<Arc<Evidence>>,
+}
+
+#[derive(Default)]
+struct History {
+    events: VecDeque<EventRow>,
+    lost: usize,
+}
+
+/// One write.
+#[derive(Default)]
+struct Batch {
+    verdicts: Vec<VerdictRow>,
+    cleared: Vec<WorkspaceId>,
+    /// What was taken out of `unwritten` for it.
+    taken: Vec<(WorkspaceId, EngineName)>,
+}
+
+impl Recorder {
+    /// Writes to these tables.
+    pub(crate) fn new(state: Arc<State>, tables: Arc<dyn VerdictTables>, news: Arc<News>) -> Self {
+        Self {
+            state,
+            tables,
+            news,
+            said: Mutex::default(),
+            history: Mutex::default(),
+            unwritten: Notify::new(),
+            untold: Notify::new(),
+        }
+    }
+
+    /// Takes note of what a pass over workspaces of `engine` says; `reach` is whether that engine answered. Returns at once.
+    pub(crate) fn note(&self, engine: Option<&EngineName>, reach: Option<Result<(), Fault>>, changes: &[Change]) {
+        let ours = self.state.speaks_for(engine, self.state.now());
+        let unheard = matches!(reach, Some(Err(_)));
+        let mut events = Vec::new();
+        {
+            let mut said = lock(&self.said);
+            if let (Some(engine), Some(reach), true) = (engine, reach, ours) {
+                events.extend(said.engine_event(engine, reach));
+            }
+            for change in changes {
+                events.extend(said.note(change, unheard));
+            }
+        }
+        if !changes.is_empty() {
+            self.unwritten.notify_one();
+        }
+        self.tell(events);
+    }
+
+    fn tell(&self, events: Vec<EventRow>) {
+        if events.is_empty() {
+            return;
+        }
+        let mut history = lock(&self.history);
+        history.events.extend(events);
+        let excess = history.events.len().saturating_sub(HISTORY_MAX);
+        history.events.drain(..excess);
+        history.lost += excess;
+        drop(history);
+        self.untold.notify_one();
+    }
+
+    /// Workspaces are no longer watched: what is recorded of them is cleared.
+    pub(crate) fn forget<'a>(&self, departed: impl Iterator<Item = &'a WorkspaceId>) {
+        let mut said = lock(&self.said);
+        for id in departed {
+            if let Some(entry) = said.entries.remove(id) {
+                said.unwritten.insert(id.clone(), entry.engine);
+            }
+        }
+        let waits = !said.unwritten.is_empty();
+        drop(said);
+        if waits {
+            self.unwritten.notify_one();
+        }
+    }
+
+    /// Takes over from another process what it had recorded.
+    pub(crate) fn take_over(&self, recorded: &[(StoredVerdict, Verdict)], now: Moment) {
+        let mut said = lock(&self.said);
+        for (row, verdict) in recorded {
+            let entry = Entry {
+                verdict: *verdict,
+                rule: row.rule.clone(),
+                held: row.held.clone(),
+                engine: row.engine.clone(),
+                since: now.minus(row.since_ago),
+                unheard: (*verdict == Verdict::Unknown).then_some(None),
+                evidence: None,
+            };
+            said.entries.insert(row.workspace.clone(), entry);
+        }
+    }
+
+    /// Leaves workspaces to another replica: what is recorded of them is its word from here on.
+    pub(crate) fn hand_over<'a>(&self, workspaces: impl Iterator<Item = &'a WorkspaceId>) {
+        let mut said = lock(&self.said);
+        for id in workspaces {
+            said.entries.remove(id);
+            said.unwritten.remove(id);
+        }
+    }
+
+    /// Writes until `stop`, and then what is left, within a few seconds.
+    pub(crate) async fn run(self: Arc<Self>, stop: CancellationToken) {
+        tokio::join!(self.keep_verdicts(&stop), self.keep_history(&stop));
+        let last = async {
+            let _ = self.write().await;
+            let _ = self.write_history().await;
+        };
+        let _ = tokio::time::timeout(LAST_WRITE_TIMEOUT, last).await;
+    }
+
+    async fn keep_verdicts(&self, stop: &CancellationToken) {
+        let mut poll = tokio::time::interval(self.state.config.policy.poll_interval);
+        poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let compare = tokio::select! {
+                () = stop.cancelled() => return,
+                _ = poll.tick() => true,
+                () = self.unwritten.notified() => false,
+            };
+            let keeping = async {
+                if compare {
+                    self.compare().await?;
+                }
+                self.write().await
+            };
+            let kept = tokio::select! {
+                () = stop.cancelled() => return,
+                kept = keeping => kept,
+            };
+            self.news.recorded("verdicts", kept.as_ref().err());
+        }
+    }
+
+    async fn keep_history(&self, stop: &CancellationToken) {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.untold.notified() => {}
+            }
+            let written = tokio::select! {
+                () = stop.cancelled() => return,
+                written = self.write_history() => written,
+            };
+            self.news.recorded("history", written.as_ref().err());
+            if written.is_err() {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep(self.state.config.policy.poll_interval) => self.untold.notify_one(),
+                }
+            }
+        }
+    }
+
+    /// Reads what the table holds, and notes what has to be written for it to say what we say.
+    async fn compare(&self) -> Result<(), StoreError> {
+        if !self.state.fleet_known() {
+            return Ok(()); // whoever is in the table would seem to have left
+        }
+        let recorded = self.tables.read_verdicts().await?;
+        let voice = self.state.voice();
+        let mut guard = lock(&self.said);
+        let said = &mut *guard;
+        let in_table: HashSet<&WorkspaceId> = recorded.iter().map(|row| &row.workspace).collect();
+        let missing = said.entries.iter().filter(|(id, _)| !in_table.contains(id));
+        let mut differing: Vec<(WorkspaceId, EngineName)> =
+            missing.map(|(id, entry)| (id.clone(), entry.engine.clone())).collect();
+        let wrong = recorded.iter().filter(|row| !said.entries.get(&row.workspace).is_some_and(|it| it.is_in(row)));
+        differing.extend(wrong.map(|row| (row.workspace.clone(), row.engine.clone())));
+        differing.retain(|(id, engine)| voice.speaks_for(id, engine));
+        said.unwritten.extend(differing);
+        Ok(())
+    }
+
+    /// Writes all that is unwritten. What cannot be written now is kept for the next time.
+    async fn write(&self) -> Result<(), StoreError> {
+        loop {
+            let batch = self.next_batch();
+            if batch.verdicts.is_empty() && batch.cleared.is_empty() {
+                return Ok(());
+            }
+            match self.tables.record_verdicts(&batch.verdicts, &batch.cleared).await {
+                Ok(refused) => {
+                    // They still differ, and the next comparison finds them.
+                    self.news.refused("verdicts", refused.len());
+                    self.written();
+                }
+                Err(error) => {
+                    // A newer word on one of them stands: only that it is unwritten is kept, not what was to be written.
+                    lock(&self.said).unwritten.extend(batch.taken);
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    fn next_batch(&self) -> Batch {
+        let (voice, now) = (self.state.voice(), self.state.now());
+        let (mut batch, mut again) = (Batch::default(), Vec::new());
+        {
+            let mut said = lock(&self.said);
+            while batch.taken.len() < BATCH_MAX {
+                let Some((id, engine)) = said.unwritten.pop_first() else { break };
+                if !voice.speaks_for(&id, &engine) {
+                    continue; // another replica's word by now
+                }
+                match said.entries.get(&id).map(|entry| entry.row(&id, now)) {
+                    Some(Some(row)) => batch.verdicts.push(row),
+                    None => batch.cleared.push(id.clone()),
+                    Some(None) => {
+                        // Without its evidence it cannot be written. The judge is made to say it again, in the next pass.
+                        said.entries.remove(&id);
+                        said.repeated.insert(id.clone());
+                        again.push(id.clone());
+                        batch.cleared.push(id.clone());
+                    }
+                }
+                batch.taken.push((id, engine));
+            }
+        }
+        if !again.is_empty() {
+            let mut judge = self.state.judge();
+            for id in &again {
+                judge.hand_over(id);
+            }
+        }
+        batch
+    }
+
+    /// Evidence that is written need not be kept where there is much of it.
+    fn written(&self) {
+        let mut guard = lock(&self.said);
+        let said = &mut *guard;
+        if said.entries.len() > EVIDENCE_MAX {
+            for (id, entry) in &mut said.entries {
+                if !said.unwritten.contains_key(id) {
+                    entry.evidence = None;
+                }
+            }
+        }
+    }
+
+    async fn write_history(&self) -> Result<(), StoreError> {
+        loop {
+            let batch: Vec<EventRow> = {
+                let mut history = lock(&self.history);
+                let lost = std::mem::take(&mut history.lost);
+                if lost > 0 {
+                    self.news.history_lost(lost);
+                }
+                let rows = history.events.len().min(BATCH_MAX);
+                history.events.drain(..rows).collect()
+            };
+            if batch.is_empty() {
+                return Ok(());
+            }
+            match self.tables.record_events(&batch).await {
+                Ok(refused) => self.news.refused("history", refused),
+                Err(error) => {
+                    let mut history = lock(&self.history);
+                    for event in batch.into_iter().rev() {
+                        history.events.push_front(event);
+                    }
+                    let excess = history.events.len().saturating_sub(HISTORY_MAX);
+                    history.events.drain(..excess);
+                    history.lost += excess;
+                    return Err(error);
+                }
+            }
+        }
+    }
+}
+
+impl Said {
+    /// Takes note of one change. Returns the event that it is, if it is one.
+    fn note(&mut self, change: &Change, unheard: bool) -> Option<EventRow> {
+        let id = &change.workspace;
+        let engine = change.evidence.engine.clone();
+        let repeated = self.repeated.remove(id);
+        self.unwritten.insert(id.clone(), engine.clone());
+        let before = self.entries.remove(id);
+        // What it was before its engine fell silent, if it has.
+        let (was, had_fallen_silent) = match before.and_then(|entry| entry.unheard) {
+            Some(was) => (was, true),
+            None => (change.from, false),
+        };
+        let falls_silent = unheard && change.to == Verdict::Unknown;
+        if change.to != Verdict::Alive {
+            let entry = Entry {
+                verdict: change.to,
+                rule: change.evidence.rule.label().to_owned(),
+                held: change.evidence.held.map(|held| held.label().to_owned()),
+                engine,
+                since: change.since,
+                unheard: falls_silent.then_some(was),
+                evidence: Some(Arc::new(change.evidence.clone())),
+            };
+            self.entries.insert(id.clone(), entry);
+        }
+        let unremarkable = had_fallen_silent && was.is_none() && change.to == Verdict::Alive;
+        if repeated || falls_silent || unremarkable || was == Some(change.to) {
+            return None;
+        }
+        Some(EventRow {
+            about: EventSubject::Workspace(id.clone()),
+            from: was.map(|was| was.label().to_owned()),
+            to: change.to.label().to_owned(),
+            evidence: serde_json::to_value(&change.evidence).unwrap_or_default(),
+        })
+    }
+
+    /// The event of an engine that has gone away, or is back. That it answers when it is first asked is none.
+    fn engine_event(&mut self, engine: &EngineName, reach: Result<(), Fault>) -> Option<EventRow> {
+        if reach == Err(Fault::NotConfigured) {
+            return None;
+        }
+        let before = self.answers.insert(engine.clone(), reach.is_ok());
+        if before.unwrap_or(true) == reach.is_ok() {
+            return None;
+        }
+        Some(of_engine(engine, reach))
+    }
+}
+
+fn of_engine(engine: &EngineName, reach: Result<(), Fault>) -> EventRow {
+    let (from, to) = if reach.is_ok() { ("no_answer", "answers") } else { ("answers", "no_answer") };
+    let evidence = match reach {
+        Ok(()) => serde_json::json!({}),
+        Err(fault) => serde_json::json!({ "fault": fault.label() }),
+    };
+    EventRow { about: EventSubject::Engine(engine.clone()), from: Some(from.into()), to: to.into(), evidence }
+}
+
+impl Entry {
+    /// Whether a row of the table says this.
+    fn is_in(&self, row: &StoredVerdict) -> bool {
+        row.verdict == self.verdict.label()
+            && row.rule == self.rule
+            && row.held == self.held
+            && row.engine == self.engine
+    }
+
+    /// The row that says this; `None` without its evidence.
+    fn row(&self, id: &WorkspaceId, now: Moment) -> Option<VerdictRow> {
+        let evidence = self.evidence.as_ref()?;
+        Some(VerdictRow {
+            workspace: id.clone(),
+            verdict: self.verdict.label(),
+            since_ago: now - self.since,
+            engine: self.engine.clone(),
+            rule: self.rule.clone(),
+            because: evidence.because.clone(),
+            evidence: serde_json::to_value(&**evidence).unwrap_or_default(),
+            held: self.held.clone(),
+        })
+    }
+}

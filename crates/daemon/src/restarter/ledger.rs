@@ -1,0 +1,86 @@
+//! What a restart asks of the database: the attempt's row in the ledger, from its claim to its outcome.
+//!
+//! Every failure is an answer as well. What it means for the restart is decided in [`defib_policy::restart`]; here it is only told
+//! whether the platform's own function failed, which concerns one workspace, or the database did not answer.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use defib_policy::attempt::Outcome;
+use defib_policy::plan::RestartOrder;
+use defib_policy::restart::{ActAnswer, Answer, ClaimAnswer};
+use defib_store::{Claim, Claimed, LeaseProof, MayAct, Store};
+
+use crate::logging::{chain, database_fault};
+
+/// The ledger, as the restarter uses it.
+#[async_trait]
+pub(crate) trait Ledger: Send + Sync {
+    /// Claims the attempt under the lease of this epoch. After `deadline` others may settle it. Answers [`Answer::Claim`].
+    async fn claim(&self, order: &RestartOrder, epoch: i64, deadline: Duration) -> Answer;
+
+    /// Whether the engine may be asked now; if so, that it will be is written down, and others leave the row alone for `within`.
+    /// Answers [`Answer::MayAct`].
+    async fn may_act(&self, order: &RestartOrder, row: i64, epoch: i64, within: Duration) -> Answer;
+
+    /// Writes the outcome. Answers [`Answer::Written`].
+    async fn finish(&self, row: i64, outcome: Outcome, why: Option<&str>) -> Answer;
+}
+
+/// `defib.restarts` on Postgres.
+pub(crate) struct StoreLedger {
+    /// The database.
+    pub(crate) store: Store,
+    /// `DEFIB_REPLICA_ID`.
+    pub(crate) replica_id: String,
+    /// `DEFIB_WATCHED_STATUSES`.
+    pub(crate) watched_statuses: Vec<String>,
+}
+
+#[async_trait]
+impl Ledger for StoreLedger {
+    async fn claim(&self, order: &RestartOrder, epoch: i64, deadline: Duration) -> Answer {
+        let claim = Claim {
+            workspace: &order.workspace,
+            engine: &order.engine,
+            container_ref: order.container_ref.as_deref(),
+            instance_ref: order.instance_ref.as_deref(),
+            policy: order.policy.as_deref(),
+            container_id: order.container_id(),
+            started_at: order.started_at(),
+            attempt: order.attempt,
+            epoch,
+            verdict: order.verdict.label(),
+            evidence: serde_json::to_value(&order.evidence).unwrap_or_default(),
+            claimed_by: &self.replica_id,
+            deadline,
+        };
+        Answer::Claim(match self.store.claim(&claim).await {
+            Ok(Claimed::Granted { id }) => ClaimAnswer::Granted { row: id },
+            Ok(Claimed::Vetoed { .. }) => ClaimAnswer::Vetoed,
+            Ok(Claimed::Taken) => ClaimAnswer::Taken,
+            Ok(Claimed::Held { reason }) => ClaimAnswer::Held { reason },
+            Ok(Claimed::NotOwner) => ClaimAnswer::NotOwner,
+            // `StoreError::function` says the same, and which function; a claim calls only `mark_dead`.
+            Err(error) if error.kind() == "function" => ClaimAnswer::FunctionFailed { why: database_fault(&error) },
+            Err(error) => return Answer::Nothing(database_fault(&error)),
+        })
+    }
+
+    async fn may_act(&self, order: &RestartOrder, row: i64, epoch: i64, within: Duration) -> Answer {
+        let lease = LeaseProof { engine: &order.engine, holder: &self.replica_id, epoch };
+        match self.store.may_act(row, &self.watched_statuses, lease, within).await {
+            Ok(MayAct::Yes) => Answer::MayAct(ActAnswer::Yes),
+            Ok(MayAct::NotWanted) => Answer::MayAct(ActAnswer::NotWanted),
+            Ok(MayAct::NotOwner) => Answer::MayAct(ActAnswer::NotOwner),
+            Err(error) => Answer::Nothing(chain(&error)),
+        }
+    }
+
+    async fn finish(&self, row: i64, outcome: Outcome, why: Option<&str>) -> Answer {
+        match self.store.finish(row, outcome, why).await {
+            Ok(_) => Answer::Written,
+            Err(error) => Answer::Nothing(chain(&error)),
+        }
+    }
+}

@@ -1,0 +1,383 @@
+//! Makes restarts happen, each at most once. What is asked in which order, and what each answer means, is
+//! [`defib_policy::restart`]'s; here it is asked and done.
+//!
+//! The loop never waits for any of it. Orders are bounded by one a workspace, and by `DEFIB_RESTART_CONCURRENCY` places an engine. A
+//! workspace for which the platform's own function fails waits in a lane of its own ([`defib_policy::restart::lanes`]), so that it
+//! takes no place from the others. A process that dies between any two steps leaves an open row, which the engine's owner settles;
+//! nothing here needs to be undone.
+//!
+//! Every crash point stands between the two steps that it separates, and the last question for the lease on the line before the call.
+
+mod ledger;
+mod news;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use defib_engine::{Engine, EngineError, RestartCall, RestartHow, Target};
+use defib_policy::id::{EngineName, WorkspaceId};
+use defib_policy::ownership::Ownership;
+use defib_policy::plan::RestartOrder;
+use defib_policy::restart::lanes::{Lane, Lanes};
+use defib_policy::restart::{
+    Answer, Call, CallFailed, CallFault, Case, ClaimAnswer, Done, End, How, Restart, Rules, Standing, Step,
+};
+use defib_store::crash_point;
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{error, info, warn};
+
+pub(crate) use self::ledger::{Ledger, StoreLedger};
+pub(crate) use self::news::RestartNews;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::logging::{chain, printable};
+use crate::sync::lock;
+
+/// The set of workspaces with a restart under way.
+pub(crate) type InFlight = HashSet<WorkspaceId>;
+
+/// The knobs of restarts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Knobs {
+    /// `DEFIB_RESTART_CONCURRENCY`.
+    pub(crate) places: usize,
+    /// `DEFIB_RESTART_TIMEOUT`.
+    pub(crate) restart_timeout: Duration,
+    /// `DEFIB_STOP_GRACE`.
+    pub(crate) stop_grace: Duration,
+    /// The first delay after the platform's function has failed for a workspace (`DEFIB_BACKOFF_INITIAL`),
+    pub(crate) delay_initial: Duration,
+    /// and the longest (`DEFIB_BACKOFF_MAX`).
+    pub(crate) delay_max: Duration,
+}
+
+impl Knobs {
+    /// Those of a configuration.
+    pub(crate) const fn of(config: &Config) -> Self {
+        Self {
+            places: config.restart_concurrency,
+            restart_timeout: config.restart_timeout,
+            stop_grace: config.stop_grace,
+            delay_initial: config.policy.backoff_initial,
+            delay_max: config.policy.backoff_max,
+        }
+    }
+}
+
+/// An order that has ended, for the loop.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Ended {
+    /// On which engine.
+    pub(crate) engine: EngineName,
+    /// Whose.
+    pub(crate) workspace: WorkspaceId,
+    /// How, for the judge.
+    pub(crate) end: End,
+    /// A look at it now would tell something new.
+    pub(crate) look_again: bool,
+}
+
+/// Makes restarts happen.
+pub(crate) struct Restarter {
+    ledger: Arc<dyn Ledger>,
+    engines: BTreeMap<EngineName, OnEngine>,
+    clock: Clock,
+    news: RestartNews,
+    longest: Duration,
+    /// What is ours, as the last turn at the leases left it.
+    ownership: Arc<Mutex<Ownership>>,
+    in_flight: Mutex<InFlight>,
+    /// Those of them that wait for a place.
+    queued: Mutex<InFlight>,
+    /// The engines of those in flight, with how many there are.
+    busy: Mutex<BTreeMap<EngineName, usize>>,
+    lanes: Mutex<Lanes>,
+    /// Orders that have ended.
+    ended: mpsc::UnboundedSender<Ended>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+/// An engine, and the places in which its workspaces are restarted.
+struct OnEngine {
+    engine: Arc<dyn Engine>,
+    rules: Rules,
+    places: Semaphore,
+    /// The lane of one, for those for whom the platform's function has failed.
+    apart: Semaphore,
+}
+
+impl Restarter {
+    pub(crate) fn new(
+        knobs: Knobs,
+        ledger: Arc<dyn Ledger>,
+        engines: &BTreeMap<EngineName, Arc<dyn Engine>>,
+        clock: Clock,
+        ownership: Arc<Mutex<Ownership>>,
+        news: RestartNews,
+        ended: mpsc::UnboundedSender<Ended>,
+    ) -> Self {
+        let on_engine = |engine: &Arc<dyn Engine>| OnEngine {
+            engine: Arc::clone(engine),
+            rules: Rules::new(knobs.restart_timeout, knobs.stop_grace, engine.abilities()),
+            places: Semaphore::new(knobs.places),
+            apart: Semaphore::new(1),
+        };
+        let any = Rules::new(knobs.restart_timeout, knobs.stop_grace, defib_policy::abilities::Abilities::default());
+        Self {
+            ledger,
+            engines: engines.iter().map(|(name, engine)| (name.clone(), on_engine(engine))).collect(),
+            clock,
+            news,
+            longest: any.longest(),
+            ownership,
+            in_flight: Mutex::default(),
+            queued: Mutex::default(),
+            busy: Mutex::default(),
+            lanes: Mutex::new(Lanes::new(knobs.delay_initial, knobs.delay_max)),
+            ended,
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        }
+    }
+
+    /// Tells the loop that an order has ended, ours or one that another process left behind. Nobody listens any more when the daemon
+    /// stops.
+    pub(crate) fn tell(&self, ended: Ended) {
+        let _ = self.ended.send(ended);
+    }
+
+    /// Engines on which a restart is under way in this process.
+    pub(crate) fn busy_engines(&self) -> BTreeSet<EngineName> {
+        lock(&self.busy).keys().cloned().collect()
+    }
+
+    /// Workspaces with a restart under way in this process.
+    pub(crate) fn in_flight(&self) -> InFlight {
+        lock(&self.in_flight).clone()
+    }
+
+    /// Those of them that wait for others on their engine.
+    pub(crate) fn queued(&self) -> InFlight {
+        lock(&self.queued).clone()
+    }
+
+    /// Starts to carry out orders. Returns at once. An order for a workspace that has one under way is dropped, because the next pass
+    /// judges it afresh; so is one that the platform's function has failed for, until its delay is over.
+    pub(crate) fn carry_out(self: &Arc<Self>, orders: Vec<RestartOrder>) {
+        for order in orders {
+            if self.stop.is_cancelled() || !lock(&self.in_flight).insert(order.workspace.clone()) {
+                continue;
+            }
+            let lane = lock(&self.lanes).of(&order.workspace, (self.clock)());
+            if let Lane::NotBefore(_) = lane {
+                lock(&self.in_flight).remove(&order.workspace);
+                self.tell(Ended::not_asked(&order));
+                continue;
+            }
+            *lock(&self.busy).entry(order.engine.clone()).or_default() += 1;
+            let restarter = Arc::clone(self);
+            self.tasks.spawn(async move {
+                // Told, and taken out of flight, on every way out, a panic included.
+                let mut under_way = UnderWay { restarter: &restarter, order: &order, ended: Ended::not_asked(&order) };
+                if let Some(on) = restarter.engines.get(&order.engine) {
+                    let done = restarter.drive(&order, on, lane).await;
+                    restarter.news.done(&order, &done);
+                    (under_way.ended.end, under_way.ended.look_again) = (done.end, done.look_again);
+                }
+            });
+        }
+    }
+
+    /// Stops taking orders, and hands back what has not reached its engine.
+    pub(crate) fn stop(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+    }
+
+    /// Waits for what has reached its engine.
+    pub(crate) async fn shut_down(&self) {
+        self.stop();
+        let under_way = self.tasks.len();
+        if under_way > 0 {
+            info!(restarts = under_way, "waiting for the restarts under way");
+        }
+        if tokio::time::timeout(self.longest, self.tasks.wait()).await.is_err() {
+            error!("restarts did not end in time; their ledger rows stay open and are settled by looking");
+        }
+    }
+
+    /// Does what each step says and hands the answer back, to the end.
+    async fn drive(&self, order: &RestartOrder, on: &OnEngine, lane: Lane) -> Done {
+        let engine = on.engine.as_ref();
+        let target = Target {
+            workspace: order.workspace.clone(),
+            kind: order.kind,
+            container_ref: order.container_ref.clone(),
+            instance_ref: order.instance_ref.clone(),
+            known: order.container_id().cloned(),
+            inspect: true,
+        };
+        let (mut restart, mut step) = Restart::new(Case::of(order), on.rules);
+        let (mut held, mut asked) = (None, (0, 0));
+        loop {
+            let answer = match step {
+                Step::Permit => match self.place(order, on, lane).await {
+                    Some(place) => {
+                        held = Some(place);
+                        Answer::Place
+                    }
+                    None => Answer::Nothing("defib is stopping".to_owned()),
+                },
+                Step::Claim { epoch, deadline } => {
+                    crash_point!("before_claim");
+                    let answer = self.ledger.claim(order, epoch, deadline).await;
+                    self.heard(order, &answer);
+                    answer
+                }
+                Step::Confirm => {
+                    crash_point!("claimed");
+                    Answer::Seen(engine.confirm(&target).await.observation)
+                }
+                Step::MayAct { row, epoch, within } => {
+                    crash_point!("confirmed");
+                    asked = (row, epoch);
+                    self.ledger.may_act(order, row, epoch, within).await
+                }
+                Step::Leave => {
+                    crash_point!("acting");
+                    let (attempt, epoch) = asked;
+                    self.news.leaves(order, epoch, restart.mends(), (self.clock)());
+                    // The last line before the call: whatever time has passed since the lease was asked for, it has passed on our
+                    // clock too.
+                    match restart.may_leave(self.standing(order)) {
+                        Ok(call) => {
+                            let left_at = (self.clock)();
+                            let result = ask(engine, call, &target, attempt).await;
+                            self.news.called(order, (self.clock)() - left_at);
+                            crash_point!("answered");
+                            Answer::Called { left_at, result }
+                        }
+                        Err(instead) => {
+                            step = instead;
+                            continue;
+                        }
+                    }
+                }
+                Step::Look { wait } => {
+                    pause(wait).await;
+                    Answer::Seen(engine.confirm(&target).await.observation)
+                }
+                Step::Finish { row, outcome, why, wait } => {
+                    if wait.is_zero() {
+                        self.news.outcome(order, outcome, why.as_deref());
+                    }
+                    crash_point!("before_outcome");
+                    pause(wait).await;
+                    let answer = self.ledger.finish(row, outcome, why.as_deref()).await;
+                    crash_point!("after_outcome");
+                    if let Answer::Nothing(why) = &answer {
+                        warn!(workspace = %printable(order.workspace.as_str()), error = %why, "outcome not written yet");
+                    }
+                    answer
+                }
+                Step::Done(done) => {
+                    drop(held);
+                    return done;
+                }
+            };
+            step = restart.answer(self.standing(order), answer);
+        }
+    }
+
+    /// Waits for a place. `None`: this process is stopping.
+    async fn place<'a>(&self, order: &RestartOrder, on: &'a OnEngine, lane: Lane) -> Option<SemaphorePermit<'a>> {
+        let places = if lane == Lane::Places { &on.places } else { &on.apart };
+        lock(&self.queued).insert(order.workspace.clone());
+        let place = tokio::select! {
+            place = places.acquire() => place.ok(),
+            () = self.stop.cancelled() => None,
+        };
+        lock(&self.queued).remove(&order.workspace);
+        place
+    }
+
+    /// Takes note of how the platform's function has done for a workspace.
+    fn heard(&self, order: &RestartOrder, answer: &Answer) {
+        let Answer::Claim(claim) = answer else { return };
+        let trouble = lock(&self.lanes).heard(&order.workspace, claim, (self.clock)());
+        if let (Some((retry_in, failures)), ClaimAnswer::FunctionFailed { why }) = (trouble, claim) {
+            self.news.function_failed(order, failures, retry_in, why);
+        }
+    }
+
+    /// Where this process stands at this moment.
+    fn standing(&self, order: &RestartOrder) -> Standing {
+        let now = (self.clock)();
+        let epoch = lock(&self.ownership).epoch(&order.engine, now);
+        Standing { now, epoch, stopping: self.stop.is_cancelled() }
+    }
+}
+
+impl Ended {
+    /// How an order ends of which nothing else is known.
+    fn not_asked(order: &RestartOrder) -> Self {
+        Self { engine: order.engine.clone(), workspace: order.workspace.clone(), end: End::NotAsked, look_again: false }
+    }
+}
+
+/// Takes a workspace out of flight and tells the loop, however its restart ends.
+struct UnderWay<'a> {
+    restarter: &'a Restarter,
+    order: &'a RestartOrder,
+    ended: Ended,
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        lock(&self.restarter.in_flight).remove(&self.order.workspace);
+        let mut busy = lock(&self.restarter.busy);
+        if let Some(under_way) = busy.get_mut(&self.order.engine) {
+            *under_way -= 1;
+            if *under_way == 0 {
+                busy.remove(&self.order.engine);
+            }
+        }
+        drop(busy);
+        self.restarter.tell(self.ended.clone());
+    }
+}
+
+/// Makes the call, in the engine's words.
+async fn ask(engine: &dyn Engine, call: Call, target: &Target, attempt: i64) -> Result<(), CallFailed> {
+    let how = match call.how {
+        How::Start => RestartHow::Start,
+        How::KillAndStart { grace } => RestartHow::KillAndStart { grace },
+        // No kind of engine says that it is able to, so the protocol refuses such an order before it comes to this.
+        How::Recreate => {
+            let why = "no engine can make a container again: recreate it through the platform".to_owned();
+            return Err(CallFailed { kind: CallFault::Refused, why });
+        }
+    };
+    let (container_id, deadline) = (call.container, call.deadline);
+    let call = RestartCall { target: target.clone(), container_id, how, deadline, attempt };
+    engine.restart(&call).await.map_err(|error| {
+        let kind = match error {
+            EngineError::Gone { .. } => CallFault::Gone,
+            _ if error.may_have_happened() => CallFault::Lost,
+            _ => CallFault::Refused,
+        };
+        CallFailed { kind, why: chain(&error) }
+    })
+}
+
+async fn pause(wait: Duration) {
+    if !wait.is_zero() {
+        tokio::time::sleep(wait).await;
+    }
+}

@@ -1,0 +1,343 @@
+//! `defib run`: from a checked configuration to a running loop, and back to an orderly end.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use defib_engine::Engine;
+use defib_policy::id::EngineName;
+use defib_store::{ListenEvent, Listener, SchemaState, Store, StoreError, listen};
+use sd_notify::NotifyState;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::clock;
+use crate::config::Config;
+use crate::connect::{self, STATEMENT_TIMEOUT};
+use crate::driver::{self, Inputs, Parts};
+use crate::files;
+use crate::health::Health;
+use crate::http::{self, Shown};
+use crate::jobs;
+use crate::leases::Leases;
+use crate::left_behind::LeftBehind;
+use crate::logging::{chain, database_fault};
+use crate::marked_status::{self, MarkedStatus};
+use crate::marks::Marks;
+use crate::metrics::Metrics;
+use crate::news::News;
+use crate::pass::Passes;
+use crate::reading::Reading;
+use crate::record::Recorder;
+use crate::refused::Refused;
+use crate::restarter::{Ended, Knobs, RestartNews, Restarter, StoreLedger};
+use crate::sampling::Sampling;
+use crate::state::State;
+use crate::suspicions::Suspicions;
+
+/// Connections for what decisions rest on: the read of the fleet (three at once), focused passes, suspicions and leases.
+const READS_POOL: usize = 6;
+
+/// Connections for the ledger. They are apart because a claim calls the platform's `mark_dead`, which may block: that must keep
+/// nobody from reading.
+const LEDGER_POOL: usize = 4;
+
+/// Connections for what nobody waits for: verdicts, history, and marks, which call the platform's functions too.
+const BOOKS_POOL: usize = 4;
+
+/// Events of one engine that wait for its worker; more are dropped, and the worker looks at the whole engine instead.
+const EVENTS_MAX: usize = 4_096;
+
+/// Between looks for a database that is away at the start.
+const SCHEMA_RETRY: Duration = Duration::from_secs(1);
+
+/// The daemon, put together.
+struct Daemon {
+    state: Arc<State>,
+    store: Store,
+    engines: BTreeMap<EngineName, Arc<dyn Engine>>,
+    news: Arc<News>,
+    recorder: Arc<Recorder>,
+    marks: Arc<Marks>,
+    leases: Arc<Leases>,
+    restarter: Arc<Restarter>,
+}
+
+/// Runs until a signal. The configuration has been checked; what can still be wrong is the world.
+pub(crate) async fn run(config: Config, migrate: bool) -> anyhow::Result<()> {
+    files::raise_limit();
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let config = Arc::new(config);
+    let clock = clock::monotonic();
+    let engines = connect::engines(&config, &clock)?;
+    let names: Vec<EngineName> = engines.keys().cloned().collect();
+    let metrics = Arc::new(Metrics::new(&names).context("the metrics")?);
+    let health = Arc::new(Health::new(clock(), turn_within(&config), names.into_iter()));
+    let http = http::bind(config.listen_addr).await?;
+    let shown = Shown { clock: Arc::clone(&clock), health: Arc::clone(&health), metrics: Arc::clone(&metrics) };
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        replica = %config.replica_id,
+        listen = %http.local_addr().map(|address| address.to_string()).unwrap_or_default(),
+        engines = %config.engines.iter().map(|(name, url)| format!("{name}={url}")).collect::<Vec<_>>().join(","),
+        mode = ?config.policy.mode,
+        "defib starts"
+    );
+    extend_watchdog(&config);
+    let (stop, serving) = (CancellationToken::new(), CancellationToken::new());
+    let server = tokio::spawn(http::serve(http, shown, serving.clone()));
+
+    let signalled = async {
+        tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        }
+    };
+    let (ended_sender, ended) = mpsc::unbounded_channel();
+    let daemon = Arc::new(Daemon::new(config, engines, clock, metrics, Arc::clone(&health), ended_sender)?);
+    let books_stop = CancellationToken::new();
+    let books = daemon.keep_books(&books_stop);
+    let mut looping = tokio::spawn(Arc::clone(&daemon).watch_fleet(migrate, ended, stop.clone()));
+    let result = tokio::select! {
+        by = signalled => {
+            info!(by, "stopping");
+            health.stopping();
+            let _ = sd_notify::notify(&[NotifyState::Stopping]);
+            stop.cancel();
+            (&mut looping).await.context("the loop")?
+        }
+        // Only when it cannot start, or by a fault of its own: once it turns, it turns until it is stopped.
+        ended = &mut looping => ended.context("the loop")?,
+    };
+    stop.cancel();
+    daemon.restarter.stop();
+    // What we have said is written while it is still ours to say.
+    books_stop.cancel();
+    for book in books {
+        let _ = book.await;
+    }
+    // Idle engines are released now, so that others take over at once; the busy ones when their restarts have ended.
+    daemon.leases.release().await;
+    daemon.restarter.shut_down().await;
+    daemon.leases.release().await;
+    serving.cancel();
+    let _ = server.await;
+    if result.is_ok() {
+        info!("stopped");
+    }
+    result
+}
+
+impl Daemon {
+    fn new(
+        config: Arc<Config>,
+        engines: BTreeMap<EngineName, Arc<dyn Engine>>,
+        clock: clock::Clock,
+        metrics: Arc<Metrics>,
+        health: Arc<Health>,
+        ended: mpsc::UnboundedSender<Ended>,
+    ) -> Result<Self, Refused> {
+        let store = |pool| connect::store_with(&config.database_url, "defib", pool, Arc::clone(&clock));
+        let (reads, ledger, books) = (store(READS_POOL)?, store(LEDGER_POOL)?, store(BOOKS_POOL)?);
+        let ownership = Arc::default();
+        let ledger = StoreLedger {
+            store: ledger,
+            replica_id: config.replica_id.clone(),
+            watched_statuses: config.watched_statuses.clone(),
+        };
+        let restarter = Arc::new(Restarter::new(
+            Knobs::of(&config),
+            Arc::new(ledger),
+            &engines,
+            Arc::clone(&clock),
+            Arc::clone(&ownership),
+            RestartNews::new(Arc::clone(&metrics)),
+            ended,
+        ));
+        let state = Arc::new(State::new(config, clock, ownership));
+        let news = Arc::new(News::new(metrics, health));
+        let recorder = Arc::new(Recorder::new(Arc::clone(&state), Arc::new(books.clone()), Arc::clone(&news)));
+        let marks = Arc::new(Marks::new(Arc::clone(&state), Arc::new(books), Arc::clone(&news)));
+        let busy = Arc::clone(&restarter);
+        let leases = Arc::new(Leases::new(
+            Arc::clone(&state),
+            Arc::new(reads.clone()),
+            Arc::new(reads.clone()),
+            Arc::clone(&recorder),
+            Arc::clone(&news),
+            Box::new(move || busy.busy_engines()),
+            engines.keys().cloned().collect(),
+        ));
+        Ok(Self { state, store: reads, engines, news, recorder, marks, leases, restarter })
+    }
+
+    /// Starts what nobody waits for.
+    fn keep_books(&self, stop: &CancellationToken) -> [JoinHandle<()>; 2] {
+        [
+            tokio::spawn(Arc::clone(&self.recorder).run(stop.clone())),
+            tokio::spawn(Arc::clone(&self.marks).run(stop.clone())),
+        ]
+    }
+
+    /// Waits for the database and its schema, then turns the loop until stopped.
+    async fn watch_fleet(
+        self: Arc<Self>,
+        migrate: bool,
+        ended: mpsc::UnboundedReceiver<Ended>,
+        stop: CancellationToken,
+    ) -> anyhow::Result<()> {
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            ready = self.wait_for_schema(migrate) => ready?,
+        }
+        let listener = listen(&connect::listen_settings(&self.state.config), driver::CHANNELS)
+            .map_err(|error| Refused(format!("DEFIB_LISTEN_DATABASE_URL: {}", chain(&error))))?;
+        let inputs = Inputs { notifications: notifications(listener), engines: self.listen_to_engines(&stop), ended };
+        let mut jobs = jobs::start(&self.state, &self.store).await?;
+        let ran = driver::run(self.parts(), inputs, stop).await;
+        if let Err(error) = jobs.shutdown().await {
+            warn!(%error, "the maintenance scheduler did not stop");
+        }
+        ran
+    }
+
+    /// Each engine's events have a queue of their own, so that a flood from one makes no other one miss any.
+    fn listen_to_engines(
+        &self,
+        stop: &CancellationToken,
+    ) -> BTreeMap<EngineName, mpsc::Receiver<defib_engine::EngineEvent>> {
+        let listen = |(name, engine): (&EngineName, &Arc<dyn Engine>)| {
+            let (sender, events) = mpsc::channel(EVENTS_MAX);
+            let (engine, stop) = (Arc::clone(engine), stop.clone());
+            tokio::spawn(async move { engine.watch(sender, stop).await });
+            (name.clone(), events)
+        };
+        self.engines.iter().map(listen).collect()
+    }
+
+    fn parts(&self) -> Parts {
+        let database = Arc::new(self.store.clone());
+        let state = &self.state;
+        Parts {
+            state: Arc::clone(state),
+            reading: Arc::new(Reading {
+                state: Arc::clone(state),
+                database: Arc::clone(&database) as _,
+                leases: Arc::clone(&self.leases),
+                recorder: Arc::clone(&self.recorder),
+                news: Arc::clone(&self.news),
+            }),
+            passes: Arc::new(Passes {
+                state: Arc::clone(state),
+                sampling: Sampling::new(Arc::clone(state), self.engines.clone()),
+                database: Arc::clone(&database) as _,
+                recorder: Arc::clone(&self.recorder),
+                marks: Arc::clone(&self.marks),
+                restarts: Arc::new(Arc::clone(&self.restarter)),
+                news: Arc::clone(&self.news),
+            }),
+            suspicions: Arc::new(Suspicions::new(Arc::clone(state), database, Arc::clone(&self.news))),
+            leases: Arc::clone(&self.leases),
+            left_behind: Some(Arc::new(LeftBehind {
+                state: Arc::clone(state),
+                store: self.store.clone(),
+                engines: self.engines.clone(),
+                restarter: Arc::clone(&self.restarter),
+                news: Arc::clone(&self.news),
+            })),
+            news: Arc::clone(&self.news),
+        }
+    }
+
+    async fn wait_for_schema(&self, migrate: bool) -> anyhow::Result<()> {
+        loop {
+            match self.prepare(migrate).await {
+                Ok(refusal) => return refusal.map_or(Ok(()), |refusal| Err(refusal.into())),
+                Err(error) if error.is_unavailable() => {
+                    self.news.database::<()>(&Err(error));
+                    // A database that is away is no reason to be killed by a liveness probe or a watchdog.
+                    let first = self.news.health().turned(self.state.now());
+                    let mut states = vec![NotifyState::Watchdog, NotifyState::Status("waiting for the database")];
+                    if first {
+                        states.push(NotifyState::Ready);
+                    }
+                    let _ = sd_notify::notify(&states);
+                }
+                Err(error) => return Err(Refused(database_fault(&error)).into()),
+            }
+            tokio::time::sleep(SCHEMA_RETRY).await;
+        }
+    }
+
+    /// Brings the schema up to date if asked to, refuses one that does not fit, and takes the leases that are free.
+    async fn prepare(&self, migrate: bool) -> Result<Option<Refused>, StoreError> {
+        if migrate || self.state.config.auto_migrate {
+            let report = self.store.migrate().await?;
+            if !report.applied.is_empty() {
+                info!(from = report.from, to = report.to, "schema migrated");
+            }
+        }
+        let mut refusal = match self.store.schema_state().await? {
+            SchemaState::Current => None,
+            SchemaState::Missing => {
+                Some("the database has no schema defib: run `defib migrate`, or start with --migrate".to_owned())
+            }
+            SchemaState::Older { have, want } => Some(format!(
+                "the schema defib is version {have} and this program needs {want}: run `defib migrate`, or start with --migrate"
+            )),
+            SchemaState::Newer { have, want } => {
+                Some(format!("the schema defib is version {have} and this program knows {want}: start a newer defib"))
+            }
+        };
+        if refusal.is_none() {
+            refusal = self.unwatched_mark().await?;
+        }
+        if refusal.is_none() {
+            // So that the first pass has a voice. If it fails the loop tries again.
+            let _ = self.leases.turn().await;
+        }
+        Ok(refusal.map(Refused))
+    }
+}
+
+impl Daemon {
+    /// Refuses to start where a dead workspace would leave the fleet with its first mark.
+    async fn unwatched_mark(&self) -> Result<Option<String>, StoreError> {
+        match marked_status::find(&self.store, &self.state.config).await {
+            Ok(MarkedStatus::Unwatched(why)) => Ok(Some(why)),
+            Ok(MarkedStatus::Watched(_) | MarkedStatus::Unknown | MarkedStatus::NeverWritten) => Ok(None),
+            Err(error) if error.is_unavailable() => Err(error),
+            Err(error) => {
+                let error = database_fault(&error);
+                warn!(error, "it cannot be told which status defib.mark_dead writes, nor whether it is watched");
+                Ok(None)
+            }
+        }
+    }
+}
+
+/// What the database notifies of, as a queue. Ends with whoever reads it.
+fn notifications(mut listener: Listener) -> mpsc::Receiver<ListenEvent> {
+    let (sender, receiver) = mpsc::channel(64);
+    tokio::spawn(async move { while sender.send(listener.next().await).await.is_ok() {} });
+    receiver
+}
+
+/// The unit's watchdog knows nothing of our poll interval: a longer one is asked for, or a healthy daemon would be killed.
+fn extend_watchdog(config: &Config) {
+    let needed = turn_within(config);
+    if sd_notify::watchdog_enabled().is_some_and(|watchdog| watchdog < needed) {
+        let micros = u32::try_from(needed.as_micros()).unwrap_or(u32::MAX);
+        let _ = sd_notify::notify(&[NotifyState::WatchdogUsec(micros)]);
+    }
+}
+
+/// A pass over the fleet ends at least this often, however badly it goes.
+fn turn_within(config: &Config) -> Duration {
+    3 * config.policy.poll_interval + 4 * config.engine_timeout + 2 * STATEMENT_TIMEOUT
+}

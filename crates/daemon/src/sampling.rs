@@ -1,0 +1,135 @@
+//! Asking an engine about its workspaces. Cannot fail: a fault is a sample.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use defib_engine::{Engine, EngineReport, Target};
+use defib_policy::abilities::Abilities;
+use defib_policy::fleet::Workspace;
+use defib_policy::id::{EngineName, WorkspaceId};
+use defib_policy::judge::{EngineEvidence, ReadStamp};
+use defib_policy::moment::Moment;
+use defib_policy::sample::{Fault, Observation, Sample};
+use defib_policy::verdict::Verdict;
+
+use crate::clock::offset_micros;
+use crate::own_settings::Labels;
+use crate::state::State;
+
+/// The engines of the configuration, and how they are asked.
+pub(crate) struct Sampling {
+    state: Arc<State>,
+    engines: BTreeMap<EngineName, Arc<dyn Engine>>,
+}
+
+/// What an engine said of the workspaces that it was asked about.
+pub(crate) struct Seen {
+    /// When it was asked.
+    pub(crate) asked_at: Moment,
+    /// `None` for workspaces that no engine has.
+    report: Option<EngineReport>,
+    /// Where each workspace's sample is in the report. Paired by id: nothing depends on the order of a report.
+    places: HashMap<WorkspaceId, usize>,
+    abilities: Abilities,
+    /// Half of an engine's time-out: beyond it a call was slow.
+    slow_after: std::time::Duration,
+}
+
+impl Sampling {
+    /// Of these engines.
+    pub(crate) fn new(state: Arc<State>, engines: BTreeMap<EngineName, Arc<dyn Engine>>) -> Self {
+        Self { state, engines }
+    }
+
+    /// Asks `engine` (`None`: no engine has them) about `workspaces`: all that it has (`whole`), or a few of them.
+    pub(crate) async fn ask(&self, engine: Option<&EngineName>, workspaces: &[&Workspace], whole: bool) -> Seen {
+        let asked_at = self.state.now();
+        let known = engine.and_then(|name| self.engines.get(name));
+        let report = match (engine, known) {
+            (None, _) => None,
+            (Some(name), None) => Some(not_configured(name, workspaces, asked_at)),
+            (Some(_), Some(engine)) => {
+                let targets = self.targets(workspaces);
+                Some(if whole { engine.sample_all(&targets).await } else { engine.sample_some(&targets).await })
+            }
+        };
+        let samples = report.as_ref().map_or(&[][..], |report| &report.samples);
+        let places = samples.iter().enumerate().map(|(place, (id, _))| (id.clone(), place)).collect();
+        let abilities = known.map(|engine| engine.abilities()).unwrap_or_default();
+        Seen { asked_at, report, places, abilities, slow_after: self.state.config.engine_timeout / 2 }
+    }
+
+    fn targets(&self, workspaces: &[&Workspace]) -> Vec<Target> {
+        let judge = self.state.judge();
+        let target = |workspace: &&Workspace| Target {
+            workspace: workspace.id.clone(),
+            kind: workspace.kind,
+            container_ref: workspace.container_ref.clone(),
+            instance_ref: workspace.instance_ref.clone(),
+            known: judge.known_container(&workspace.id).cloned(),
+            // In doubt although it may run: its health or its start decides.
+            inspect: matches!(judge.verdict(&workspace.id), Some(Verdict::Wedged | Verdict::Unhealthy | Verdict::Dead)),
+        };
+        workspaces.iter().map(target).collect()
+    }
+}
+
+impl Seen {
+    /// What was seen of one workspace; `None` where no engine has it.
+    pub(crate) fn of(&self, workspace: &WorkspaceId) -> Option<&Sample> {
+        let place = *self.places.get(workspace)?;
+        self.report.as_ref()?.samples.get(place).map(|(_, sample)| sample)
+    }
+
+    /// The whole report of an engine that was asked; `None` where there is none that this replica is configured for.
+    pub(crate) fn asked(&self) -> Option<&EngineReport> {
+        self.report.as_ref().filter(|report| !matches!(report.reach, Err(Fault::NotConfigured)))
+    }
+
+    /// The settings that containers carry, where a complete list was read.
+    pub(crate) fn own_labels(&self) -> Option<&BTreeMap<WorkspaceId, Labels>> {
+        self.report.as_ref()?.own_labels.as_ref()
+    }
+
+    /// Whether the engine as such answered; `None` for workspaces that no engine has.
+    pub(crate) fn reach(&self) -> Option<Result<(), Fault>> {
+        self.report.as_ref().map(|report| report.reach.as_ref().map(drop).map_err(|fault| *fault))
+    }
+
+    /// A call took long, or got no answer in time. Only slowness may be our own doing; who refuses at once is not slow.
+    pub(crate) fn is_slow(&self) -> bool {
+        let Some(report) = &self.report else { return false };
+        let slow = report.calls.iter().any(|call| call.took > self.slow_after);
+        slow || matches!(report.reach, Err(Fault::TimedOut))
+    }
+
+    /// What this says of the engine as such, for a judgement on a read of the fleet at `stamp`.
+    pub(crate) fn evidence(&self, stamp: ReadStamp) -> Option<EngineEvidence> {
+        let abilities = self.abilities;
+        Some(match &self.report.as_ref()?.reach {
+            Err(fault) => EngineEvidence { fault: Some(*fault), abilities, ..EngineEvidence::default() },
+            Ok(reached) => EngineEvidence {
+                fault: None,
+                identity: reached.identity.clone(),
+                restarted: reached.reconnected,
+                clock_offset_micros: reached
+                    .engine_now
+                    .map(|theirs| offset_micros(theirs, (stamp.at, stamp.database_now))),
+                abilities,
+            },
+        })
+    }
+}
+
+/// What is known of workspaces on an engine that this replica is not configured for: nothing.
+fn not_configured(name: &EngineName, workspaces: &[&Workspace], at: Moment) -> EngineReport {
+    let sample = Sample { at, observation: Observation::Unknown { fault: Fault::NotConfigured } };
+    EngineReport {
+        engine: name.clone(),
+        at,
+        reach: Err(Fault::NotConfigured),
+        samples: workspaces.iter().map(|workspace| (workspace.id.clone(), sample.clone())).collect(),
+        own_labels: None,
+        calls: Vec::new(),
+    }
+}

@@ -1,0 +1,134 @@
+//! What the daemon knows, for all who need it: the judge, the last read of the fleet, whose word counts, and the settings of
+//! single workspaces.
+//!
+//! Nothing in here waits. Every lock is held for a computation in memory and never across an await.
+//!
+//! **Lock order.** Whoever needs two of them at once takes them in this order, and then the recorder's, which is the last:
+//!
+//! ```text
+//! own_settings ─► fleet ─► ownership ─► judge ─► (Recorder) said ─► history
+//! ```
+//!
+//! `fleet` holds an `Arc` that is replaced as a whole, so a reader holds that lock only to clone it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use defib_policy::fleet::Workspace;
+use defib_policy::id::{EngineName, WorkspaceId};
+use defib_policy::judge::{Judge, OwnSettings};
+use defib_policy::moment::Moment;
+use defib_policy::ownership::Ownership;
+use defib_policy::settings::Mode;
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::own_settings::{Labels, OwnBook};
+use crate::snapshot::Snapshot;
+use crate::sync::lock;
+
+/// The state of one process. Its parts are independent; see the module for the order of their locks.
+pub(crate) struct State {
+    /// The checked configuration.
+    pub(crate) config: Arc<Config>,
+    clock: Clock,
+    own_settings: Mutex<OwnBook>,
+    fleet: Mutex<Arc<Snapshot>>,
+    ownership: Arc<Mutex<Ownership>>,
+    judge: Mutex<Judge>,
+}
+
+impl State {
+    /// With a judge who knows nothing yet.
+    pub(crate) fn new(config: Arc<Config>, clock: Clock, ownership: Arc<Mutex<Ownership>>) -> Self {
+        let judge = Mutex::new(Judge::new(config.policy.clone()));
+        Self { config, clock, own_settings: Mutex::default(), fleet: Mutex::default(), ownership, judge }
+    }
+
+    /// Our monotonic clock.
+    pub(crate) fn now(&self) -> Moment {
+        (self.clock)()
+    }
+
+    /// The judge. For a computation; never across an await.
+    pub(crate) fn judge(&self) -> MutexGuard<'_, Judge> {
+        lock(&self.judge)
+    }
+
+    /// Whose word counts. For a computation; never across an await.
+    pub(crate) fn ownership(&self) -> MutexGuard<'_, Ownership> {
+        lock(&self.ownership)
+    }
+
+    /// The last read of the whole fleet.
+    pub(crate) fn fleet(&self) -> Arc<Snapshot> {
+        Arc::clone(&lock(&self.fleet))
+    }
+
+    /// Replaces the last read of the whole fleet. Returns the one before.
+    pub(crate) fn publish(&self, read: Arc<Snapshot>) -> Arc<Snapshot> {
+        std::mem::replace(&mut *lock(&self.fleet), read)
+    }
+
+    /// Whether the fleet has been read: only then can suspicions and events be told from noise.
+    pub(crate) fn fleet_known(&self) -> bool {
+        self.fleet().read().is_some()
+    }
+
+    /// Whether what is said of the workspaces of `engine` (`None`: those without one) is this replica's to say.
+    pub(crate) fn speaks_for(&self, engine: Option<&EngineName>, now: Moment) -> bool {
+        self.ownership().speaks_for(engine, now)
+    }
+
+    /// Whose word counts at this moment, for asking about many workspaces.
+    pub(crate) fn voice(&self) -> Voice {
+        let fleet = self.fleet();
+        Voice { fleet, ownership: self.ownership().clone(), now: self.now() }
+    }
+
+    /// The settings of those of `workspaces` that have some of their own.
+    pub(crate) fn own_settings(
+        &self,
+        workspaces: &[&Workspace],
+        labels: Option<&BTreeMap<WorkspaceId, Labels>>,
+    ) -> HashMap<WorkspaceId, Arc<OwnSettings>> {
+        lock(&self.own_settings).settings(workspaces, labels, &self.config.policy)
+    }
+
+    /// Forgets the settings of workspaces that are no longer watched.
+    pub(crate) fn forget_settings<'a>(&self, departed: impl Iterator<Item = &'a WorkspaceId>) {
+        lock(&self.own_settings).forget(departed);
+    }
+
+    /// Judging and recording only: no function of the platform is called, and nothing is restarted.
+    pub(crate) fn only_observes(&self) -> bool {
+        self.config.policy.mode == Mode::Observe
+    }
+}
+
+/// Whose word counts, as of one moment.
+pub(crate) struct Voice {
+    fleet: Arc<Snapshot>,
+    ownership: Ownership,
+    now: Moment,
+}
+
+impl Voice {
+    /// The last read of the fleet.
+    pub(crate) fn fleet(&self) -> &Snapshot {
+        &self.fleet
+    }
+
+    /// Whether what is said of a workspace is ours to say. One that is not in the fleet belongs to whoever speaks for the engine
+    /// that it is recorded on.
+    pub(crate) fn speaks_for(&self, workspace: &WorkspaceId, recorded_on: &EngineName) -> bool {
+        let engine = if self.fleet.has(workspace) { self.fleet.engine_of(workspace) } else { Some(recorded_on) };
+        self.ownership.speaks_for(engine, self.now)
+    }
+
+    /// The lease that decides who speaks for a workspace: its engine's, or `None` for the fleet's.
+    pub(crate) fn lease_of(&self, workspace: &WorkspaceId, recorded_on: Option<&EngineName>) -> Option<EngineName> {
+        let engine = if self.fleet.has(workspace) { self.fleet.engine_of(workspace) } else { recorded_on };
+        self.ownership.lease_for(engine)
+    }
+}

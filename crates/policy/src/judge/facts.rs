@@ -1,0 +1,71 @@
+//! The facts that a pass hands to the judge.
+
+use crate::abilities::Abilities;
+use crate::attempt::Attempt;
+use crate::fleet::Workspace;
+use crate::id::WorkspaceId;
+use crate::sample::{Fault, Sample};
+use crate::settings::Settings;
+
+/// What a pass learned about an engine as such.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EngineEvidence {
+    /// Why it could not be asked; `None` when it answered.
+    pub fault: Option<Fault>,
+    /// Its own identity, where it was asked for it.
+    pub identity: Option<String>,
+    /// It restarted since the last pass, as far as the caller could tell (its socket was gone in between).
+    pub restarted: bool,
+    /// Its clock minus the database's, in microseconds, where measured.
+    pub clock_offset_micros: Option<i64>,
+    /// What its kind is able to do.
+    pub abilities: Abilities,
+}
+
+/// One workspace to judge, with what is known of it.
+#[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts about one workspace, not a state")]
+pub struct Look<'a> {
+    /// The fleet row.
+    pub workspace: &'a Workspace,
+    /// What its engine said; `None` for external ones.
+    pub sample: Option<&'a Sample>,
+    /// Its attempts in the ledger, newest first.
+    pub attempts: &'a [Attempt],
+    /// A restart of it is being made by this process.
+    pub in_flight: bool,
+    /// That attempt waits for others on its engine, and has not been claimed yet.
+    pub queued: bool,
+    /// This replica owns its engine. A replica that does not judges all the same, so that it is warm when it has to take
+    /// over, but says and does nothing.
+    pub ours: bool,
+    /// An operator's hold stands on it, on its engine or on the fleet.
+    pub on_hold: bool,
+    /// What it is judged by instead of the fleet's knobs, if it has settings of its own.
+    pub own: Option<&'a OwnSettings>,
+}
+
+/// The settings of one workspace, and where they differ from the fleet's.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OwnSettings {
+    /// The fleet's settings with its own in their place.
+    pub settings: Settings,
+    /// Its own, as text for the evidence, and what was wrong with them.
+    pub described: Vec<String>,
+}
+
+impl<'a> Look<'a> {
+    /// The settings it is judged by.
+    pub(super) fn settings(self, fleet: &'a Settings) -> &'a Settings {
+        self.own.map_or(fleet, |own| &own.settings)
+    }
+}
+
+/// A workspace that is no longer watched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Departed {
+    /// Which.
+    pub id: WorkspaceId,
+    /// This replica has recorded a verdict on it, which has to be cleared.
+    pub recorded: bool,
+}

@@ -1,0 +1,235 @@
+//! The storm guard: what one bad view of the fleet can do is bounded.
+//!
+//! When more than max(`DEFIB_STORM_MIN`, `DEFIB_STORM_FRACTION` of the watched) die within one dead window, the scope (one
+//! engine, or the fleet) is in a storm. Either something really killed them all, or our view is wrong; the guard is right in
+//! both cases, because it lets restarts through half-open:
+//!
+//! ```text
+//!   3 ──verified──► 6 ──verified──► 12 ──► 24 …       a real mass death recovers in logarithmic rounds
+//!   │                │
+//!   └─most failed────┴──► wait one cooldown ──► 3     a bad view restarts nobody, or three
+//! ```
+//!
+//! The first batch is as many as may die without being a storm (`DEFIB_STORM_MIN`); one canary alone would let one workspace speak for
+//! all. Who goes is drawn by lot (`queue.rs`), and what a batch says is decided in `round.rs`.
+//!
+//! Only those are in the queue whom a restart is really due for: not the exhausted, held, parked or report-only ones, and not those
+//! whose back-off still runs. A storm ends when a cooldown has passed since the last workspace that died for the first time in it, and
+//! nobody waits, neither for a turn nor for a second witness, nor is anybody waited for. One workspace that dies again and again is no
+//! news after its first death.
+
+mod queue;
+mod round;
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::time::Duration;
+
+use crate::id::{EngineName, WorkspaceId};
+use crate::moment::Moment;
+use crate::restart::End;
+use crate::settings::Settings;
+use queue::{Queue, lot};
+pub(crate) use round::{Canary, Seen, What};
+use round::{Come, Round};
+
+/// The guard of one scope.
+#[derive(Clone, Debug, Default)]
+pub struct StormGuard {
+    /// Who was newly found dead, and when; bounded by the dead window.
+    recent: VecDeque<(Moment, WorkspaceId)>,
+    /// The same, for finding them.
+    counted: HashSet<WorkspaceId>,
+    storm: Option<Storm>,
+}
+
+/// What a death is weighed by.
+#[derive(Clone, Copy, Debug)]
+pub struct Scale<'a> {
+    /// The engine whose guard it is; `None` is the fleet's.
+    pub scope: Option<&'a EngineName>,
+    /// Its workspaces in the last read of the whole fleet.
+    pub watched: usize,
+    /// Deaths within this belong together.
+    pub window: Duration,
+    /// The hour on the database's clock, which all replicas share: another storm has another draw.
+    pub hour: i64,
+}
+
+#[derive(Clone, Debug)]
+struct Storm {
+    /// When it began.
+    began: Moment,
+    /// What its draws are seeded with.
+    seed: u64,
+    /// Everybody who has died in it.
+    died: HashSet<WorkspaceId>,
+    /// The last of them to die for the first time: a cooldown after it the storm may end.
+    last_death: Moment,
+    /// Those whom a restart is due for.
+    queue: Queue,
+    /// Those who lack one kind of witness, and would be restarted on the other if the storm ended.
+    doubted: HashSet<WorkspaceId>,
+    /// How often each was a canary.
+    drawn: HashMap<WorkspaceId, u32>,
+    round: Round,
+}
+
+impl Storm {
+    fn begin(now: Moment, scale: Scale<'_>, died: HashSet<WorkspaceId>, settings: &Settings) -> Self {
+        let scope = scale.scope.map_or("", EngineName::as_str);
+        let seed = lot(scale.hour.cast_unsigned(), scope);
+        Self {
+            began: now,
+            seed,
+            died,
+            last_death: now,
+            queue: Queue::new(seed),
+            doubted: HashSet::new(),
+            drawn: HashMap::new(),
+            round: Round::first(settings.storm_min as usize),
+        }
+    }
+
+    fn next_round(&mut self, failed: Option<(Moment, usize)>) {
+        self.round = self.round.next(failed);
+        self.queue.shuffle(self.seed.wrapping_add(self.round.number.into()));
+    }
+}
+
+impl StormGuard {
+    /// Takes note of a workspace that was newly found dead. Returns whether this began a storm.
+    pub fn death(&mut self, id: &WorkspaceId, now: Moment, scale: Scale<'_>, settings: &Settings) -> bool {
+        while let Some((at, _)) = self.recent.front()
+            && now - *at > scale.window
+        {
+            if let Some((_, old)) = self.recent.pop_front() {
+                self.counted.remove(&old);
+            }
+        }
+        if self.counted.insert(id.clone()) {
+            self.recent.push_back((now, id.clone()));
+        }
+        if let Some(storm) = &mut self.storm {
+            if storm.died.insert(id.clone()) {
+                storm.last_death = now;
+            }
+            return false;
+        }
+        if self.recent.len() <= threshold(scale.watched, settings) {
+            return false;
+        }
+        self.storm = Some(Storm::begin(now, scale, self.counted.clone(), settings));
+        true
+    }
+
+    /// Whether the scope is in a storm.
+    #[must_use]
+    pub const fn is_storm(&self) -> bool {
+        self.storm.is_some()
+    }
+
+    /// A restart of one is due, and waits for its turn. `tried_ago` is how long ago it was last tried, as the ledger has it: a process
+    /// that has just taken over knows by that who was a canary before.
+    pub fn waits(&mut self, id: &WorkspaceId, engine: &EngineName, now: Moment, tried_ago: Option<Duration>) {
+        if let Some(storm) = &mut self.storm {
+            let tried = tried_ago.is_some_and(|ago| ago <= now - storm.began);
+            let drawn = storm.drawn.get(id).copied().unwrap_or_default().max(u32::from(tried));
+            storm.queue.insert(id, engine, drawn);
+            storm.doubted.remove(id);
+        }
+    }
+
+    /// One lacks one kind of witness.
+    pub fn doubts(&mut self, id: &WorkspaceId) {
+        if let Some(storm) = &mut self.storm {
+            storm.queue.remove(id);
+            storm.doubted.insert(id.clone());
+        }
+    }
+
+    /// One waits for nothing any more.
+    pub fn leaves(&mut self, id: &WorkspaceId) {
+        if let Some(storm) = &mut self.storm {
+            storm.queue.remove(id);
+            storm.doubted.remove(id);
+        }
+    }
+
+    /// One is watched no more.
+    pub fn forget(&mut self, id: &WorkspaceId) {
+        self.leaves(id);
+        if let Some(storm) = &mut self.storm {
+            storm.round.leaves(id);
+        }
+    }
+
+    /// How many more may go now: any number where there is no storm.
+    #[must_use]
+    pub fn room(&self, now: Moment) -> usize {
+        self.storm.as_ref().map_or(usize::MAX, |storm| storm.round.room(now))
+    }
+
+    /// Whose turn it is now, of each engine no more than `room_on` says.
+    pub fn draw(&self, now: Moment, room_on: impl Fn(&EngineName) -> usize) -> Vec<(EngineName, WorkspaceId)> {
+        self.storm.as_ref().map_or_else(Vec::new, |storm| storm.queue.draw(storm.round.room(now), room_on))
+    }
+
+    /// Whether `id` was let through in this round, and its answer is awaited.
+    #[must_use]
+    pub fn awaits(&self, id: &WorkspaceId) -> bool {
+        self.storm.as_ref().is_some_and(|storm| storm.round.has(id))
+    }
+
+    /// A restart of `id` goes now.
+    pub(crate) fn release(&mut self, id: &WorkspaceId, canary: Canary) {
+        self.leaves(id);
+        if let Some(storm) = &mut self.storm {
+            *storm.drawn.entry(id.clone()).or_default() += 1;
+            storm.round.release(id, canary);
+        }
+    }
+
+    /// The order for one has ended. Returns whether it was a canary of this scope.
+    pub fn ended(&mut self, id: &WorkspaceId, end: End, now: Moment) -> bool {
+        let awaited = self.awaits(id);
+        if let Some(storm) = &mut self.storm {
+            storm.round.ended(id, end, now);
+        }
+        awaited
+    }
+
+    /// A pass saw one of the canaries.
+    pub(crate) fn sees(&mut self, id: &WorkspaceId, seen: Seen<'_>, now: Moment) {
+        if let Some(storm) = &mut self.storm {
+            storm.round.sees(id, seen, now);
+        }
+    }
+
+    /// Moves rounds and the end along. Returns whether this ended the storm.
+    pub fn turn(&mut self, now: Moment, settings: &Settings) -> bool {
+        let Some(storm) = &mut self.storm else { return false };
+        storm.round.give_up_on_the_late(now);
+        match storm.round.come() {
+            Come::Through => storm.next_round(None),
+            Come::Failed => storm.next_round(Some((now + settings.storm_cooldown, settings.storm_min as usize))),
+            Come::Open => {}
+        }
+        let waited_for = !(storm.round.is_idle() && storm.queue.is_empty() && storm.doubted.is_empty());
+        let over = now - storm.last_death > settings.storm_cooldown && !waited_for;
+        if over {
+            *self = Self::default();
+        }
+        over
+    }
+}
+
+fn threshold(watched: usize, settings: &Settings) -> usize {
+    let fraction = settings.storm_fraction * watched as f64;
+    let least = settings.storm_min as usize;
+    // Truncation is right: "more than 20 % of 18" begins at 4, since 3 is not more than 3.6.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a fraction of a count of workspaces")]
+    least.max(fraction as usize)
+}
+
+#[cfg(test)]
+mod tests;

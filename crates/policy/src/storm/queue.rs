@@ -1,0 +1,158 @@
+//! Who waits for a restart in a storm, in the order in which they are drawn.
+//!
+//! Whoever was a canary waits for all others that were not. Among equals lots are drawn: a hash of the scope, the round and the
+//! workspace, which every replica computes alike. So no round begins with the same workspaces as the one before it, and one that cannot
+//! be helped is not tried again and again while others wait.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
+
+use crate::id::{EngineName, WorkspaceId};
+
+/// A place in the order; the smallest is drawn first.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    /// How often it was a canary in this storm.
+    drawn: u32,
+    /// Its lot in this round.
+    lot: u64,
+    id: WorkspaceId,
+}
+
+/// Those who wait, by engine.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Queue {
+    seed: u64,
+    places: BTreeMap<EngineName, BTreeSet<Place>>,
+    waiting: HashMap<WorkspaceId, (EngineName, Place)>,
+}
+
+impl Queue {
+    /// An empty queue of the first round.
+    pub(super) fn new(seed: u64) -> Self {
+        Self { seed, ..Self::default() }
+    }
+
+    /// Whether nobody waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// One waits on an engine that was a canary so often before.
+    pub(super) fn insert(&mut self, id: &WorkspaceId, engine: &EngineName, drawn: u32) {
+        let unchanged = |(on, place): &(EngineName, Place)| on == engine && place.drawn == drawn;
+        if self.waiting.get(id).is_some_and(unchanged) {
+            return;
+        }
+        self.remove(id);
+        let place = Place { drawn, lot: lot(self.seed, id.as_str()), id: id.clone() };
+        self.places.entry(engine.clone()).or_default().insert(place.clone());
+        self.waiting.insert(id.clone(), (engine.clone(), place));
+    }
+
+    /// One does not wait any more.
+    pub(super) fn remove(&mut self, id: &WorkspaceId) {
+        let Some((engine, place)) = self.waiting.remove(id) else { return };
+        if let Some(places) = self.places.get_mut(&engine) {
+            places.remove(&place);
+            if places.is_empty() {
+                self.places.remove(&engine);
+            }
+        }
+    }
+
+    /// A new round: everybody's lot is drawn again.
+    pub(super) fn shuffle(&mut self, seed: u64) {
+        self.seed = seed;
+        self.places.clear();
+        for (id, (engine, place)) in &mut self.waiting {
+            place.lot = lot(seed, id.as_str());
+            self.places.entry(engine.clone()).or_default().insert(place.clone());
+        }
+    }
+
+    /// The first `room` of those who wait, of each engine no more than `room_on` says.
+    pub(super) fn draw(&self, room: usize, room_on: impl Fn(&EngineName) -> usize) -> Vec<(EngineName, WorkspaceId)> {
+        let mut drawn = Vec::new();
+        if room == 0 {
+            return drawn;
+        }
+        let mut engines: Vec<_> =
+            self.places.iter().map(|(name, places)| (name, places.iter().take(room_on(name)))).collect();
+        let mut first = BinaryHeap::new();
+        for (n, (_, places)) in engines.iter_mut().enumerate() {
+            first.extend(places.next().map(|place| Reverse((place, n))));
+        }
+        while drawn.len() < room
+            && let Some(Reverse((place, n))) = first.pop()
+        {
+            let (engine, places) = &mut engines[n];
+            drawn.push(((*engine).clone(), place.id.clone()));
+            first.extend(places.next().map(|place| Reverse((place, n))));
+        }
+        drawn
+    }
+}
+
+/// A number that looks random and is a function of `seed` and `text`: FNV-1a (Fowler, Noll, Vo), finished as splitmix64 does.
+pub(super) fn lot(seed: u64, text: &str) -> u64 {
+    let mut hash = seed ^ 0xcbf2_9ce4_8422_2325;
+    for byte in text.bytes() {
+        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    }
+    hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    hash ^ (hash >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn queue(waiting: &[(&str, &str, u32)]) -> Queue {
+        let mut queue = Queue::new(7);
+        for (id, engine, drawn) in waiting {
+            queue.insert(&(*id).into(), &(*engine).into(), *drawn);
+        }
+        queue
+    }
+
+    fn drawn(queue: &Queue, room: usize, room_on: usize) -> Vec<String> {
+        queue.draw(room, |_| room_on).into_iter().map(|(engine, id)| format!("{engine}/{id}")).collect()
+    }
+
+    #[test]
+    fn those_who_were_canaries_come_after_all_who_were_not_and_among_equals_the_lot_decides() {
+        let ids: Vec<String> = (0..40).map(|n| format!("w{n:02}")).collect();
+        let waiting: Vec<(&str, &str, u32)> =
+            ids.iter().zip(0..).map(|(id, n): (_, u32)| (id.as_str(), "e", u32::from(n < 20))).collect();
+        let mut queue = queue(&waiting);
+        let order = drawn(&queue, 40, 40);
+        assert!(order[..20].iter().all(|id| id.as_str() >= "e/w20"), "{order:?}");
+        assert!(order[..5] != ["e/w20", "e/w21", "e/w22", "e/w23", "e/w24"], "{order:?}");
+        queue.shuffle(8);
+        assert_ne!(drawn(&queue, 40, 40)[..5], order[..5], "another round, another draw");
+        queue.shuffle(7);
+        assert_eq!(drawn(&queue, 40, 40), order, "the same for everybody who knows the round");
+    }
+
+    #[test]
+    fn no_more_are_drawn_than_there_is_room_for_on_each_engine_and_in_all() {
+        let queue = queue(&[("a", "x", 0), ("b", "x", 0), ("c", "x", 0), ("d", "y", 5)]);
+        assert_eq!(drawn(&queue, 3, 1), [drawn(&queue, 1, 1)[0].clone(), "y/d".to_owned()]);
+        assert_eq!(drawn(&queue, 2, 3).len(), 2);
+        assert_eq!(drawn(&queue, 9, 9).len(), 4);
+        assert_eq!((drawn(&queue, 0, 9), drawn(&queue, 9, 0)), (vec![], vec![]));
+    }
+
+    #[test]
+    fn one_that_moves_or_leaves_is_nowhere_else() {
+        let mut queue = queue(&[("a", "x", 0), ("b", "x", 0)]);
+        queue.insert(&"a".into(), &"y".into(), 1);
+        assert_eq!(drawn(&queue, 9, 9), ["x/b", "y/a"]);
+        queue.remove(&"b".into());
+        assert_eq!(queue.places.len(), 1, "nothing is kept of an engine on which nobody waits");
+        queue.remove(&"a".into());
+        assert!(queue.is_empty() && queue.places.is_empty());
+    }
+}

@@ -1,0 +1,65 @@
+//! Whose word counts against one that runs: the names are the callers' text, the logins are the database's.
+
+use crate::common::*;
+use defib_policy::settings::{Action, Settings};
+use defib_policy::verdict::Verdict;
+
+/// Whether one that has been silent for long is restarted within twenty minutes in which `reports` come each 5 s: the login and the
+/// name of each, and the workspace that is accused.
+fn restarted_by(reports: impl Fn(i64) -> Vec<(&'static str, String, &'static str)>) -> Option<i64> {
+    let settings = Settings { wedged_action: Action::Restart, ..Settings::default() };
+    let mut world = World::new(settings).with("w", Some(-700), running()).watched();
+    for id in ["v", "u"] {
+        world.add(id, Some(-1), running());
+    }
+    world.tick();
+    for n in 0..240 {
+        for (login, reporter, id) in reports(n) {
+            world.report(&id.into(), login, &reporter);
+        }
+        for id in ["v", "u"] {
+            // Silent, but far from wedged: an accusation of it stands.
+            if n % 60 == 59 {
+                world.beat(id);
+            }
+        }
+        if let Some((at_ms, id)) = world.run(5).first() {
+            assert_eq!(id, "w");
+            return Some(*at_ms / 1_000);
+        }
+    }
+    assert_eq!(world.verdict("w"), Some(Verdict::Wedged));
+    None
+}
+
+/// Seen from outside: a proxy used its request ids as names, and a workspace that ran was restarted on its word alone.
+#[test]
+fn one_login_with_a_new_name_for_each_request_is_one_reporter() {
+    assert_eq!(restarted_by(|n| vec![("proxy", format!("request-{n}"), "w")]), None);
+    assert_eq!(
+        restarted_by(|n| vec![("proxy", format!("request-{n}"), "w"), ("proxy", format!("request-{n}"), "v")]),
+        None,
+        "nor do they become known by accusing two"
+    );
+}
+
+#[test]
+fn two_names_of_one_login_that_accuse_nobody_else_are_one_reporter() {
+    assert_eq!(restarted_by(|n| vec![("proxy", format!("pod-{}", n % 2), "w")]), None);
+}
+
+#[test]
+fn two_logins_are_two_reporters_whatever_they_call_themselves() {
+    let two = |_| vec![("proxy", "a".to_owned(), "w"), ("gateway", "a".to_owned(), "w")];
+    assert_eq!(restarted_by(two), Some(155), "two windows of 75 s");
+}
+
+#[test]
+fn a_second_name_of_one_login_counts_when_it_is_known_and_has_accused_for_two_windows_itself() {
+    let proxies = |n: i64| {
+        let second = if n >= 40 { "b" } else { "a" };
+        let both = ["w", "v"].into_iter();
+        both.flat_map(|id| [("proxy", "a".to_owned(), id), ("proxy", second.to_owned(), id)]).collect()
+    };
+    assert_eq!(restarted_by(proxies), Some(355), "its second name began at 200 s");
+}

@@ -1,0 +1,94 @@
+//! Batches in which one row may be at fault: the batch is halved until that row is alone, so that it costs itself and no other.
+
+use std::ops::Range;
+use std::time::Duration;
+
+/// Rows of one transaction. More: other replicas wait longer for its locks. Fewer: a mass death takes more round trips.
+const BATCH_MAX: usize = 2_000;
+
+/// Refusals of one call. A single row at fault in a whole batch takes eleven; where most rows are refused (a constraint that somebody
+/// added to the table), the rest is given up after this many.
+const REFUSALS_MAX: usize = 128;
+
+/// How long a transaction that records waits for one lock. Nobody waits for what is recorded, and it is tried again.
+pub(crate) const LOCK_TIMEOUT: Duration = Duration::from_millis(250);
+
+/// A transaction that records and falls silent (its process was frozen) is ended by the server after this, and its locks with it.
+pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Which part of a batch to write next.
+#[derive(Debug)]
+pub(crate) struct Halving {
+    waiting: Vec<Range<usize>>,
+    refusals: usize,
+}
+
+impl Halving {
+    /// For a batch of `rows` rows.
+    pub(crate) fn new(rows: usize) -> Self {
+        let starts = (0..rows).step_by(BATCH_MAX).rev();
+        Self { waiting: starts.map(|start| start..rows.min(start + BATCH_MAX)).collect(), refusals: 0 }
+    }
+
+    /// The next part to write; `None`: all has been written or given up.
+    pub(crate) fn next(&mut self) -> Option<Range<usize>> {
+        self.waiting.pop()
+    }
+
+    /// The database refused this part for what a row of it holds. Returns the rows that are given up: the row itself when it was alone,
+    /// and all of the part once too much has been refused.
+    pub(crate) fn refused(&mut self, part: Range<usize>) -> Range<usize> {
+        self.refusals += 1;
+        if part.len() <= 1 || self.refusals >= REFUSALS_MAX {
+            return part;
+        }
+        let middle = part.start + part.len() / 2;
+        self.waiting.push(middle..part.end);
+        self.waiting.push(part.start..middle);
+        part.start..part.start
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is written, what is given up, and how many transactions that takes.
+    fn write(rows: usize, is_at_fault: impl Fn(usize) -> bool) -> (usize, Vec<usize>, usize) {
+        let mut halving = Halving::new(rows);
+        let (mut written, mut given_up, mut transactions) = (0, Vec::new(), 0);
+        while let Some(part) = halving.next() {
+            transactions += 1;
+            if part.clone().any(&is_at_fault) {
+                given_up.extend(halving.refused(part));
+            } else {
+                written += part.len();
+            }
+        }
+        (written, given_up, transactions)
+    }
+
+    #[test]
+    fn an_empty_batch_is_nothing_to_write() {
+        assert_eq!(write(0, |_| true), (0, vec![], 0));
+    }
+
+    #[test]
+    fn a_large_batch_is_written_in_parts() {
+        assert_eq!(write(5_000, |_| false), (5_000, vec![], 3));
+    }
+
+    #[test]
+    fn one_row_at_fault_costs_that_row() {
+        let (written, given_up, transactions) = write(2_000, |row| row == 777);
+        assert_eq!((written, given_up), (1_999, vec![777]));
+        assert!(transactions <= 24, "{transactions}");
+    }
+
+    #[test]
+    fn where_every_row_is_at_fault_the_work_is_bounded_and_every_row_is_told() {
+        let (written, given_up, transactions) = write(20_000, |_| true);
+        assert_eq!((written, given_up.len()), (0, 20_000));
+        assert!(transactions < 400, "{transactions}");
+    }
+}

@@ -1,0 +1,76 @@
+//! The moment before the engine is asked: whether it still may be, and that it will be.
+
+use std::time::Duration;
+
+use tokio_postgres::types::Type;
+
+use super::{LeaseProof, MayAct};
+use crate::Store;
+use crate::decode::micros;
+use crate::error::StoreError;
+
+/// All in one statement: the row lock of the update is what a new owner that settles the attempt waits for.
+const MAY_ACT: &str = "
+    with facts as materialized (
+        select exists (select from defib.leases l
+                        where l.engine = $3 and l.holder = $4 and l.epoch = $5 and l.expires_at > clock_timestamp()) as owner,
+               exists (select from defib.fleet f
+                        where f.workspace_id::text =
+                              (select r.workspace_id from defib.restarts r where r.id = $1)
+                          and (f.status::text = any ($2)
+                               or f.status::text = (select m.status from defib.marks m
+                                                  where m.workspace_id = f.workspace_id::text and m.attempt_id = $1))
+                          and f.suspended is false
+                          and f.engine::text = $3 and f.kind::text <> 'external'
+                          and defib.hold_reason(f.workspace_id::text, f.engine::text) is null) as wanted),
+         acting as (
+        update defib.restarts r
+           set acting_at = clock_timestamp(),
+               deadline_at = clock_timestamp() + $6 * interval '1 microsecond'
+          from facts
+         where r.id = $1 and r.finished_at is null and facts.owner and facts.wanted
+        returning r.id)
+    select facts.owner, facts.wanted, exists (select from acting) from facts";
+
+impl Store {
+    /// Asks whether attempt `id` may turn to the engine, right before it does, and writes down that it did: after a yes the
+    /// attempt is `acting`, and `within` is how long until it is settled by others if it never ends.
+    ///
+    /// Yes while the lease is ours and unexpired, the attempt is under way, its workspace is in the fleet, watched and unsuspended, and
+    /// no hold stands. The status that `mark_dead` has written for this attempt counts as watched.
+    pub async fn may_act(
+        &self,
+        id: i64,
+        watched: &[String],
+        lease: LeaseProof<'_>,
+        within: Duration,
+    ) -> Result<MayAct, StoreError> {
+        self.within_deadline(async {
+            let (engine, within) = (lease.engine.as_str(), micros(within));
+            let mut connection = self.pool.get().await?;
+            connection.begin_for_a_few_rows().await?;
+            let row = connection
+                .query_one(
+                    MAY_ACT,
+                    &[
+                        (&id, Type::INT8),
+                        (&watched, Type::TEXT_ARRAY),
+                        (&engine, Type::TEXT),
+                        (&lease.holder, Type::TEXT),
+                        (&lease.epoch, Type::INT8),
+                        (&within, Type::INT8),
+                    ],
+                )
+                .await?;
+            connection.commit().await?;
+            let (owner, wanted, acting): (bool, bool, bool) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+            Ok(match (owner, wanted, acting) {
+                (_, _, true) => MayAct::Yes,
+                (true, false, false) => MayAct::NotWanted,
+                (false, ..) | (true, true, false) => MayAct::NotOwner,
+            })
+        })
+        .await
+        .map_err(StoreError::MayAct)
+    }
+}

@@ -1,0 +1,131 @@
+//! The end of an attempt, the recovery that a heartbeat proves later, and an operator's acknowledgement.
+
+use defib_policy::attempt::Outcome;
+use defib_policy::id::WorkspaceId;
+use tokio_postgres::types::Type;
+
+use super::notify;
+use crate::Store;
+use crate::decode::{beginning, text};
+use crate::error::StoreError;
+
+/// Characters of an error that the ledger keeps. Engines quote whole responses.
+const ERROR_LENGTH_MAX: usize = 2_000;
+
+/// Ends an attempt, and decides what becomes of the mark that its claim made.
+///
+/// An attempt that was vetoed or abandoned before the engine was asked has done nothing. Unless an earlier attempt under the same mark has
+/// asked the engine, the mark is owed back; a mark that changed no status (the platform had written that word itself) is forgotten. An
+/// attempt that was superseded leaves the mark standing until a heartbeat proves that the workspace is back.
+///
+/// The notification is short and holds nobody's text but two ids: a payload has 8,000 bytes.
+pub(super) const FINISH: &str = "
+    with finished as (
+        update defib.restarts
+           set finished_at = clock_timestamp(), outcome = $2, error = $3,
+               run_ended_at = case when $2 in ('vetoed', 'superseded') or acting_at is null then clock_timestamp() end
+         where id = $1 and finished_at is null %unasked%
+        returning id, workspace_id, engine, outcome, acting_at),
+         idle as (
+        select m.workspace_id, m.status is distinct from m.status_before as wrote
+          from finished f join defib.marks m on m.workspace_id = f.workspace_id and m.attempt_id = f.id
+         where f.acting_at is null and f.outcome in ('vetoed', 'abandoned')
+           and not exists (select from defib.restarts r
+                            where r.workspace_id = f.workspace_id and r.id >= m.since_attempt and r.acting_at is not null)),
+         owed as (
+        update defib.marks m set owed = true, tries = 0, next_at = clock_timestamp()
+          from idle where m.workspace_id = idle.workspace_id and idle.wrote),
+         forgotten as (
+        delete from defib.marks m using idle where m.workspace_id = idle.workspace_id and not idle.wrote)
+    select pg_notify('defib_events', json_build_object(
+               'event', 'restart', 'id', id, 'workspace_id', left(workspace_id, 200), 'engine', left(engine, 200),
+               'outcome', outcome)::text) is null
+      from finished";
+
+/// The platform is told by `Store::take_back`, outside of this transaction: a function of the platform that raises must not keep the recovery
+/// out of the ledger.
+const OWE: &str = "
+    update defib.marks set owed = true, tries = 0, next_at = clock_timestamp() where workspace_id = $1 and not owed";
+
+impl Store {
+    /// Ends attempt `id` and tells `defib_events`. False when it had ended already: somebody settled it for us.
+    pub async fn finish(&self, id: i64, outcome: Outcome, error: Option<&str>) -> Result<bool, StoreError> {
+        self.end(&FINISH.replace("%unasked%", ""), id, outcome, error).await
+    }
+
+    /// Abandons attempt `id` of an owner that is gone, unless it has turned to the engine. False when it has, or had ended already.
+    pub async fn abandon_unasked(&self, id: i64, why: &str) -> Result<bool, StoreError> {
+        self.end(&FINISH.replace("%unasked%", "and acting_at is null"), id, Outcome::Abandoned, Some(why)).await
+    }
+
+    async fn end(&self, sql: &str, id: i64, outcome: Outcome, error: Option<&str>) -> Result<bool, StoreError> {
+        self.within_deadline(async {
+            let error = error.map(|error| text(beginning(error, ERROR_LENGTH_MAX)));
+            let outcome = outcome.label();
+            let mut connection = self.pool.get().await?;
+            let parameters = [(&id as _, Type::INT8), (&outcome as _, Type::TEXT), (&error as _, Type::TEXT)];
+            Ok(connection.query_opt(sql, &parameters).await?.is_some())
+        })
+        .await
+        .map_err(StoreError::Finish)
+    }
+
+    /// A heartbeat proved that attempt `id` brought `workspace` back: ends its run, and tells `defib_events`. False when that was recorded
+    /// before. From then on the mark is owed: [`take_back`](Self::take_back) tells the platform.
+    pub async fn recovered(&self, id: i64, workspace: &WorkspaceId) -> Result<bool, StoreError> {
+        self.within_deadline(async {
+            let of = workspace.as_str();
+            let mut connection = self.pool.get().await?;
+            connection.begin().await?;
+            let first = connection
+                .execute(
+                    "update defib.restarts set recovered_at = now(), run_ended_at = now()
+                      where id = $1 and workspace_id = $2 and recovered_at is null and finished_at is not null",
+                    &[(&id, Type::INT8), (&of, Type::TEXT)],
+                )
+                .await?
+                > 0;
+            if first {
+                connection
+                    .execute(
+                        "update defib.restarts set run_ended_at = now()
+                          where workspace_id = $2 and id < $1 and run_ended_at is null and finished_at is not null",
+                        &[(&id, Type::INT8), (&of, Type::TEXT)],
+                    )
+                    .await?;
+                connection.execute(OWE, &[(&of, Type::TEXT)]).await?;
+                notify(&mut connection, "recovered", of).await?;
+            }
+            connection.commit().await?;
+            Ok(first)
+        })
+        .await
+        .map_err(StoreError::Recovered)
+    }
+
+    /// An external workspace is back: its mark is to be taken back. False when no mark stands, or it is owed already.
+    pub async fn owe(&self, workspace: &WorkspaceId) -> Result<bool, StoreError> {
+        self.within_deadline(async {
+            let mut connection = self.pool.get().await?;
+            Ok(connection.execute(OWE, &[(&workspace.as_str(), Type::TEXT)]).await? > 0)
+        })
+        .await
+        .map_err(StoreError::Marks)
+    }
+
+    /// An operator looked into it: the finished attempts of `workspace` no longer count. Returns how many did.
+    pub async fn acknowledge(&self, workspace: &WorkspaceId) -> Result<u64, StoreError> {
+        self.within_deadline(async {
+            let mut connection = self.pool.get().await?;
+            connection
+                .execute(
+                    "update defib.restarts set acknowledged_at = now(), run_ended_at = coalesce(run_ended_at, now())
+                      where workspace_id = $1 and acknowledged_at is null and finished_at is not null",
+                    &[(&workspace.as_str(), Type::TEXT)],
+                )
+                .await
+        })
+        .await
+        .map_err(StoreError::Acknowledge)
+    }
+}

@@ -1,0 +1,47 @@
+//! Nobody's trouble is anybody else's: what happens to a fleet when some of it, its platform, its database, its proxies or strangers
+//! misbehave. `defib run` as a black box on a real Postgres and on engines that misbehave on command.
+//!
+//! In each test somebody is in trouble that cannot be helped, and somebody else can be healed, or must be left alone: what is claimed is
+//! that the second is treated as if the first were not there.
+
+#![allow(clippy::float_cmp, reason = "Prometheus writes counts as floats; they are whole")]
+
+mod adapter;
+mod attempts;
+mod bookkeeping;
+mod observers;
+mod reporters;
+mod running;
+mod settings;
+mod storms;
+mod strangers;
+mod volume;
+
+use anyhow::Result;
+use defib_testkit::ScriptedEngine;
+use defib_tests::{Pulse, Stage, Workspace, container};
+
+/// So many workspaces, `w00` and on, that run, beat and are called stale after a second of silence.
+async fn fleet(size: usize) -> Result<(Stage, ScriptedEngine, Pulse)> {
+    let engine = ScriptedEngine::start().await?;
+    let stage = Stage::new(&engine.url()).await?.quick_heartbeats();
+    let stage = [
+        ("PROBE_SPACING", "100ms"),
+        ("MISSING_GRACE", "500ms"),
+        ("SETTLE", "2s"),
+        ("BACKOFF_INITIAL", "500ms"),
+        ("BACKOFF_MAX", "10s"),
+    ]
+    .into_iter()
+    .fold(stage, |stage, (knob, value)| stage.knob(knob, value));
+    for id in ids(0..size) {
+        engine.add(container(&id));
+        stage.db.add(Workspace::new(&id)).await?;
+    }
+    let pulse = Pulse::of(&engine, ids(0..size), stage.db.url());
+    Ok((stage, engine, pulse))
+}
+
+fn ids(numbers: std::ops::Range<usize>) -> impl Iterator<Item = String> {
+    numbers.map(|n| format!("w{n:02}"))
+}
