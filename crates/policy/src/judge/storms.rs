@@ -137,15 +137,13 @@ impl Judge {
         if self.fleet_storm.is_storm() {
             return self.fleet_storm.draw(now, room);
         }
-        match engine {
-            Some(name) => self.engines.get(name).map_or_else(Vec::new, |engine| engine.storm.draw(now, |_| usize::MAX)),
-            None => {
-                // In the order of their names, so that the same evidence always leads to the same looks.
-                let mut engines: Vec<_> = self.engines.iter().filter(|(_, engine)| engine.storm.is_storm()).collect();
-                engines.sort_unstable_by_key(|(name, _)| *name);
-                engines.into_iter().flat_map(|(_, engine)| engine.storm.draw(now, |_| usize::MAX)).collect()
-            }
+        if let Some(name) = engine {
+            return self.engines.get(name).map_or_else(Vec::new, |engine| engine.storm.draw(now, |_| usize::MAX));
         }
+        // In the order of their names, so that the same evidence always leads to the same looks.
+        let mut engines: Vec<_> = self.engines.iter().filter(|(_, engine)| engine.storm.is_storm()).collect();
+        engines.sort_unstable_by_key(|(name, _)| *name);
+        engines.into_iter().flat_map(|(_, engine)| engine.storm.draw(now, |_| usize::MAX)).collect()
     }
 
     /// Those of this engine whose turn it is; looks at whoever of them is not in the pass.
