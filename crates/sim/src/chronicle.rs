@@ -260,13 +260,29 @@ impl Chronicle {
         }
     }
 
+    /// The deaths until a moment, itself included. They are kept in the order of time.
+    #[must_use]
+    pub fn losses_until(&self, until: Ms) -> &[Loss] {
+        &self.losses[..self.losses.partition_point(|loss| loss.at <= until)]
+    }
+
+    /// The restart calls between two moments, both included. They are kept in the order of time.
+    #[must_use]
+    pub fn restarts_between(&self, from: Ms, until: Ms) -> &[Restart] {
+        let rest = &self.restarts[self.restarts.partition_point(|restart| restart.at < from)..];
+        &rest[..rest.partition_point(|restart| restart.at <= until)]
+    }
+
     /// Whether a workspace that was restarted at a moment worked again within so long, and not only to die at once.
     #[must_use]
     pub fn was_well_again(&self, workspace: usize, restarted_at: Ms, within: Ms) -> bool {
         let until = restarted_at + within;
-        let of_it = || self.losses.iter().filter(|loss| loss.workspace == workspace);
-        let back = of_it().any(|loss| loss.back_at.is_some_and(|at| (restarted_at..=until).contains(&at)));
-        back && !of_it().any(|loss| loss.at > restarted_at && loss.at <= until)
+        // The deaths are in the order of time, and a workspace that is dead does not die: its last death until then is the one that
+        // the restart answered, unless it died again.
+        self.losses_until(until).iter().rev().find(|loss| loss.workspace == workspace).is_some_and(|last| {
+            let back = last.back_at.is_some_and(|at| (restarted_at..=until).contains(&at));
+            back && last.at <= restarted_at
+        })
     }
 
     /// How much of a span nothing stood in the way of a workspace on `engine`: in all, and the longest piece of it.
@@ -325,6 +341,22 @@ mod tests {
         assert_eq!(chronicle.unobstructed(3, 0, 12, 100), (70, 50), "20 to 40 and 50 to 100");
         assert_eq!(chronicle.unobstructed(3, 2, 5, 45), (0, 0));
         assert_eq!(chronicle.unobstructed(7, 1, 0, 45), (11, 10), "9 to 10 and 30 to 40");
+    }
+
+    #[test]
+    fn one_was_well_again_that_came_back_in_time_and_did_not_die_again() {
+        let mut chronicle = Chronicle { open: vec![None, None], ..Chronicle::default() };
+        let die = |chronicle: &mut Chronicle, of, at| chronicle.death(of, at, Death::Exited, 0, true, true);
+        die(&mut chronicle, 0, 10);
+        assert!(!chronicle.was_well_again(0, 12, 100), "still dead");
+        chronicle.back(0, 20);
+        die(&mut chronicle, 1, 21);
+        assert!(chronicle.was_well_again(0, 12, 8) && !chronicle.was_well_again(0, 12, 7));
+        assert!(!chronicle.was_well_again(0, 21, 100), "it was back before");
+        die(&mut chronicle, 0, 30);
+        chronicle.back(0, 31);
+        assert!(chronicle.was_well_again(0, 12, 17) && !chronicle.was_well_again(0, 12, 18), "it died again");
+        assert!(!chronicle.was_well_again(1, 22, 100));
     }
 
     #[test]

@@ -83,13 +83,11 @@ pub fn in_storms(world: &World, loss: &Loss) -> Ms {
     let in_scope = |of: usize| whole_fleet || world.workspaces[of].engine == engine;
     let window = ms(world.settings.dead_window);
     // Those that died a window before it may have begun the storm.
-    let together =
-        |other: &&Loss| in_scope(other.workspace) && other.at <= until && answered_at(world, other) + window >= from;
-    let dead = chronicle.losses.iter().filter(together).count().max(1);
+    let together = |other: &&Loss| in_scope(other.workspace) && answered_at(world, other) + window >= from;
+    let dead = chronicle.losses_until(until).iter().filter(together).count().max(1);
     let back_within = round(&world.settings);
-    let failed = chronicle.restarts.iter().any(|restart| {
-        let within = restart.at + window >= from && restart.at <= until && in_scope(restart.workspace);
-        within && !chronicle.was_well_again(restart.workspace, restart.at, back_within)
+    let failed = chronicle.restarts_between(from.saturating_sub(window), until).iter().any(|restart| {
+        in_scope(restart.workspace) && !chronicle.was_well_again(restart.workspace, restart.at, back_within)
     });
     let rounds = if failed { tries_of_everybody(&world.settings, dead) } else { 0 };
     2 * mass_recovery(&world.settings, dead) + rounds * (back_within + ms(world.settings.storm_cooldown))

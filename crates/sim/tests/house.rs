@@ -11,7 +11,7 @@ use std::path::Path;
 /// Which modules each module imports, by paths such as `ledger::row`.
 type Imports = BTreeMap<String, BTreeSet<String>>;
 
-/// Rooms whose own files still import each other: one state each (`Defib`, `Walk`), whose verbs are spread over several files.
+/// Rooms whose own files still import each other, as their parent names its children and they name it.
 const FILES_NOT_YET_IN_ORDER: [&str; 2] = ["defib", "schedules"];
 
 fn sources(folder: &Path, module: &str, into: &mut BTreeMap<String, String>) {

@@ -137,10 +137,13 @@ impl Judge {
         if self.fleet_storm.is_storm() {
             return self.fleet_storm.draw(now, room);
         }
-        match engine {
-            Some(name) => self.engines.get(name).map_or_else(Vec::new, |engine| engine.storm.draw(now, |_| usize::MAX)),
-            None => self.engines.values().flat_map(|engine| engine.storm.draw(now, |_| usize::MAX)).collect(),
+        if let Some(name) = engine {
+            return self.engines.get(name).map_or_else(Vec::new, |engine| engine.storm.draw(now, |_| usize::MAX));
         }
+        // In the order of their names, so that the same evidence always leads to the same looks.
+        let mut engines: Vec<_> = self.engines.iter().filter(|(_, engine)| engine.storm.is_storm()).collect();
+        engines.sort_unstable_by_key(|(name, _)| *name);
+        engines.into_iter().flat_map(|(_, engine)| engine.storm.draw(now, |_| usize::MAX)).collect()
     }
 
     /// Those of this engine whose turn it is; looks at whoever of them is not in the pass.
@@ -155,7 +158,7 @@ impl Judge {
             return std::collections::HashSet::new();
         }
         let drawn = self.draw(now, Some(engine)).into_iter().filter(|(on, _)| on == engine).map(|(_, id)| id);
-        let drawn: std::collections::HashSet<WorkspaceId> = drawn.collect();
+        let drawn: Vec<WorkspaceId> = drawn.collect();
         if !drawn.is_empty() {
             let here: std::collections::HashSet<&WorkspaceId> =
                 calls.iter().map(|call| &call.look.workspace.id).collect();
@@ -163,7 +166,7 @@ impl Judge {
             let absent = drawn.iter().filter(|id| !here.contains(id)).take(LOOKS_MAX);
             plan.looks.extend(absent.map(|id| (id.clone(), soon)));
         }
-        drawn
+        drawn.into_iter().collect()
     }
 
     /// Lets one through.

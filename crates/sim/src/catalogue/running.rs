@@ -68,13 +68,14 @@ pub(super) fn s69(world: &mut World) -> Oracle {
     Oracle::deaths(mins(15)).within(mins(10)).at_most(8).at_most_of(0, 0)
 }
 
-/// Three run and have lost their heartbeats for 25 min. One login accuses them, in the name of each of its requests, or by seed under its
-/// own name and, for less than two windows, under a second one.
+/// Three run and have lost their heartbeats for 25 min. One login accuses them, in the name of each of its requests; or by seed under its
+/// own name and, from shortly before they are found hanging, under a second one, for less than the two windows after which the second
+/// would be a witness.
 pub(super) fn s70(world: &mut World) -> Oracle {
     world.settings.wedged_action = Action::Restart;
     fleet(world, 30, 2);
     let by_requests = world.dice.chance(0.5);
-    let second_name = mins(9)..mins(9) + secs(100);
+    let (begins, ends) = if by_requests { (0, mins(25)) } else { (mins(9), mins(9) + secs(50)) };
     if by_requests {
         world.names_requests = Some(2);
     } else {
@@ -83,8 +84,10 @@ pub(super) fn s70(world: &mut World) -> Oracle {
     world.at(0, |world| (0..3).for_each(|of| world.mute(of, mins(25))));
     for n in 0..150 {
         let (of, at) = (someone(world, 3), secs(10) * n + sometime(world, secs(9)));
-        let proxy = if by_requests || (second_name.contains(&at) && world.dice.chance(0.5)) { 2 } else { 0 };
-        world.at(at, move |world| world.request_failed(of, proxy));
+        let proxy = if by_requests || (at > begins && world.dice.chance(0.5)) { 2 } else { 0 };
+        if at < ends {
+            world.at(at, move |world| world.request_failed(of, proxy));
+        }
     }
     Oracle::nobody(mins(40))
 }

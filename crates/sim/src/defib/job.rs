@@ -81,12 +81,10 @@ trait Outside {
     /// Makes a call. Returns how long the answer takes.
     fn call(&mut self, order: &RestartOrder, call: &Call) -> (Result<(), CallFailed>, Ms);
     fn finish(&mut self, row: i64, outcome: Outcome, why: Option<&str>) -> Answer;
+    /// How long the transaction of a claim takes, with the platform's function in it.
+    fn claim_takes(&self) -> Ms;
     /// How long a statement takes.
     fn latency(&self) -> Ms;
-    /// How long a claim takes: a statement, and the platform's function in it.
-    fn claim_takes(&self) -> Ms {
-        self.latency()
-    }
     /// How long a look takes.
     fn look_takes(&self) -> Ms;
 }
@@ -176,7 +174,7 @@ impl Outside for Inside<'_> {
             Some(Claimed::Held { reason }) => ClaimAnswer::Held { reason },
             Some(Claimed::NotOwner) => ClaimAnswer::NotOwner,
             None if self.world.db.functions[self.of].mark_dead.fails() => {
-                ClaimAnswer::FunctionFailed { why: "defib.mark_dead fails".to_owned() }
+                ClaimAnswer::FunctionFailed { why: "mark_dead raised, blocked or took too long".to_owned() }
             }
             None => return Answer::Nothing("a lock was waited for in vain".to_owned()),
         };
@@ -232,12 +230,12 @@ impl Outside for Inside<'_> {
         Answer::Written
     }
 
-    fn latency(&self) -> Ms {
-        self.world.db.latency
-    }
-
     fn claim_takes(&self) -> Ms {
         self.world.db.claim_takes(self.of)
+    }
+
+    fn latency(&self) -> Ms {
+        self.world.db.latency
     }
 
     fn look_takes(&self) -> Ms {
@@ -246,14 +244,6 @@ impl Outside for Inside<'_> {
 }
 
 impl Defib {
-    /// Tells the judge how an order has ended, and looks at those whose turn it is now.
-    fn tell_end(&mut self, me: u8, workspace: &WorkspaceId, end: End, world: &mut World) {
-        let now = world.now;
-        for (_, next) in self.judge.order_ended(workspace, end, self.moment(now)) {
-            self.look_at(me, index_of(&next), now, world);
-        }
-    }
-
     pub(super) fn submit(&mut self, me: u8, order: RestartOrder, world: &mut World) {
         let of = index_of(&order.workspace);
         if self.in_flight[of] {
@@ -262,13 +252,13 @@ impl Defib {
         let at = self.moment(world.now);
         let lane = self.lanes.of(&order.workspace, at);
         if let Lane::NotBefore(_) = lane {
-            self.tell_end(me, &order.workspace, End::NotAsked, world);
+            self.ended(me, &order.workspace, End::NotAsked, world);
             return;
         }
         let (engine, apart) = (world.workspaces[of].engine, lane == Lane::Apart);
         let drive = Drive::new(order, rules(world.engines[engine].abilities));
         if let Some(done) = drive.done() {
-            self.tell_end(me, &drive.order.workspace, done.end, world);
+            self.ended(me, &drive.order.workspace, done.end, world);
             return;
         }
         self.in_flight[of] = true;
@@ -276,6 +266,14 @@ impl Defib {
         self.jobs.insert(number, Job { of, apart, drive });
         if self.places[engine].take(number, apart) {
             world.push(world.now, Event::Wake(me, Wake::Job(number)));
+        }
+    }
+
+    /// Tells the judge how an order ended, and looks at once at those whose turn it is now.
+    fn ended(&mut self, me: u8, workspace: &WorkspaceId, end: End, world: &mut World) {
+        let now = world.now;
+        for (_, next) in self.judge.order_ended(workspace, end, self.moment(now)) {
+            self.look_at(me, index_of(&next), now, world);
         }
     }
 
@@ -294,7 +292,7 @@ impl Defib {
         }
         if let Some(done) = job.drive.done() {
             let now = world.now;
-            self.tell_end(me, &job.drive.order.workspace, done.end, world);
+            self.ended(me, &job.drive.order.workspace, done.end, world);
             if let Conclusion::NotClaimed(why) = &done.conclusion {
                 world.note(job.of, &format!("no claim: {why:?}"));
             }
@@ -356,6 +354,10 @@ mod tests {
 
         fn finish(&mut self, _: i64, outcome: Outcome, _: Option<&str>) -> Answer {
             self.script.ask(Question::Finish(outcome)).unwrap()
+        }
+
+        fn claim_takes(&self) -> Ms {
+            2
         }
 
         fn latency(&self) -> Ms {

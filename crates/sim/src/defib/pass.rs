@@ -81,10 +81,8 @@ impl Defib {
             let at = self.moment(report.at);
             if !suspicion::is_too_old(at, started, self.settings.dead_window) {
                 let (reporter, login) = (format!("reporter-{}", report.name), format!("login-{}", report.login));
-                self.judge.observe_suspicion(
-                    &world.workspaces[report.of].id,
-                    Report { reporter: &reporter, login: &login, at },
-                );
+                let id = &world.workspaces[report.of].id;
+                self.judge.observe_suspicion(id, Report { reporter: &reporter, login: &login, at });
             }
         }
     }
