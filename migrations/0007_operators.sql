@@ -107,7 +107,7 @@ create index orders_of on defib.orders (workspace_id, id);
 comment on index defib.orders_of is 'For defib explain.';
 
 alter table defib.suspicions add column finding text;
-comment on column defib.suspicions.finding is 'What the look that it asked for found: the verdict after it. Null: nobody has looked, or the word of it was lost.';
+comment on column defib.suspicions.finding is 'What the look that it asked for found: the verdict after it, or why nothing was looked at. Null: nobody has looked, or the word of it was lost.';
 
 alter table defib.holds
     add column login text default session_user,

@@ -13,6 +13,7 @@ mod connect;
 mod database;
 mod driver;
 mod files;
+mod findings;
 mod focus;
 mod health;
 mod holds;

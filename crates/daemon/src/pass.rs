@@ -239,6 +239,11 @@ impl Passes {
         let engine = scope.engine.as_ref().zip(evidence.as_ref());
         let mut judge = state.judge();
         let mut plan = judge.judge(state.now(), stamp, engine, &looks);
+        if ours && state.findings().are_awaited() {
+            let judged: HashSet<&WorkspaceId> = looks.iter().map(|look| &look.workspace.id).collect();
+            let told = |id: &WorkspaceId| judge.told(id).filter(|_| judged.contains(id));
+            state.findings().judged(seen.asked_at, state.now(), told);
+        }
         let whole = scope.whom == Whom::All;
         let settings = &state.config.policy;
         let counts = whole.then(|| {

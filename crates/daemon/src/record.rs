@@ -229,7 +229,10 @@ impl Recorder {
                 }
                 self.write().await?;
                 match words {
-                    Some((words, taken)) => words.write(&taken).await,
+                    Some((words, taken)) => {
+                        words.write(&taken).await?;
+                        words.write_findings().await
+                    }
                     None => Ok(()),
                 }
             };

@@ -7,6 +7,7 @@
 //!
 //! ```text
 //! own_settings ─► fleet ─► ownership ─► judge ─► (Recorder) said ─► history
+//!                                         └────► findings
 //! ```
 //!
 //! `fleet` holds an `Arc` that is replaced as a whole, so a reader holds that lock only to clone it.
@@ -23,6 +24,7 @@ use defib_policy::settings::Mode;
 
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::findings::Findings;
 use crate::own_settings::{Labels, OwnBook};
 use crate::snapshot::Snapshot;
 use crate::sync::lock;
@@ -36,13 +38,15 @@ pub(crate) struct State {
     fleet: Mutex<Arc<Snapshot>>,
     ownership: Arc<Mutex<Ownership>>,
     judge: Mutex<Judge>,
+    findings: Findings,
 }
 
 impl State {
     /// With a judge who knows nothing yet.
     pub(crate) fn new(config: Arc<Config>, clock: Clock, ownership: Arc<Mutex<Ownership>>) -> Self {
         let judge = Mutex::new(Judge::new(config.policy.clone()));
-        Self { config, clock, own_settings: Mutex::default(), fleet: Mutex::default(), ownership, judge }
+        let findings = Findings::default();
+        Self { config, clock, own_settings: Mutex::default(), fleet: Mutex::default(), ownership, judge, findings }
     }
 
     /// Our monotonic clock.
@@ -53,6 +57,11 @@ impl State {
     /// The judge. For a computation; never across an await.
     pub(crate) fn judge(&self) -> MutexGuard<'_, Judge> {
         lock(&self.judge)
+    }
+
+    /// What the looks that suspicions asked for have found. Its locks are the last of all.
+    pub(crate) const fn findings(&self) -> &Findings {
+        &self.findings
     }
 
     /// Whose word counts. For a computation; never across an await.

@@ -45,13 +45,16 @@ impl Suspicions {
             let reported_at = now.minus(report.age);
             if suspicion::is_too_old(reported_at, self.started, self.state.config.policy.dead_window) {
                 self.news.suspicion("too_old");
+                self.state.findings().found(report.id, "nothing was looked at: it is older than this daemon");
             } else if !judge.observe_suspicion(
                 &report.workspace,
                 Report { reporter: &report.reporter, login: &report.login, at: reported_at },
             ) {
                 self.news.suspicion("unknown_workspace");
+                self.state.findings().found(report.id, "nothing was looked at: no workspace with this id is watched");
             } else {
                 self.news.suspicion(suspicion_reason(&report.reason, report.http_status));
+                self.state.findings().awaits(report.id, &report.workspace, now);
                 suspects.insert(report.workspace);
             }
         }

@@ -35,6 +35,9 @@ pub(crate) trait WordTables: Send + Sync {
 
     /// Writes what it says of an engine that it owns. False when it does not own it.
     async fn report_engine(&self, report: &EngineReportRow<'_>) -> Result<bool, StoreError>;
+
+    /// Writes what the looks that suspicions asked for have found.
+    async fn report_finding(&self, suspicions: &[i64], finding: &str) -> Result<(), StoreError>;
 }
 
 #[async_trait]
@@ -45,6 +48,10 @@ impl WordTables for Store {
 
     async fn report_engine(&self, report: &EngineReportRow<'_>) -> Result<bool, StoreError> {
         Self::report_engine(self, report).await
+    }
+
+    async fn report_finding(&self, suspicions: &[i64], finding: &str) -> Result<(), StoreError> {
+        Self::report_finding(self, suspicions, finding).await
     }
 }
 
@@ -121,6 +128,14 @@ impl Words {
             last_pass_ago: now - last,
         };
         self.tables.report_replica(&report).await
+    }
+
+    /// Writes what was found of suspicions. What cannot be written is lost.
+    pub(crate) async fn write_findings(&self) -> Result<(), StoreError> {
+        for (finding, suspicions) in self.state.findings().take() {
+            self.tables.report_finding(&suspicions, &finding).await?;
+        }
+        Ok(())
     }
 
     /// The storm on an engine, or that of the whole fleet, which holds its restarts too.

@@ -122,6 +122,18 @@ impl Store {
         self.take(&sql, (&ids, Type::INT8_ARRAY)).await
     }
 
+    /// Writes what the look that these suspicions asked for has found. Rows that are gone by now are none.
+    pub async fn report_finding(&self, suspicions: &[i64], finding: &str) -> Result<(), StoreError> {
+        self.within_deadline(async {
+            let finding = text(finding);
+            let mut connection = self.pool.get().await?;
+            let sql = "update defib.suspicions set finding = $2 where id = any ($1)";
+            connection.execute(sql, &[(&suspicions, Type::INT8_ARRAY), (&finding, Type::TEXT)]).await.map(drop)
+        })
+        .await
+        .map_err(StoreError::Report)
+    }
+
     /// Reports a suspicion, as a proxy would.
     pub async fn suspect(&self, suspicion: NewSuspicion<'_>) -> Result<(), StoreError> {
         self.within_deadline(async {

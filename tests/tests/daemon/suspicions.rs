@@ -139,6 +139,31 @@ async fn the_suspect_command_is_a_suspicion_like_any_other() -> Result<()> {
 }
 
 #[tokio::test]
+async fn what_the_look_found_is_told_with_the_suspicion() -> Result<()> {
+    let engine = ScriptedEngine::start().await?;
+    let stage = Stage::new(&engine.url()).await?;
+    engine.add(container("w1"));
+    stage.db.add(Workspace::new("w1")).await?;
+    let _daemon = stage.run().await?;
+    for id in ["w1", "nobody"] {
+        stage.db.query("select defib.report_suspicion($1, 'proxy-1', 'timeout')", &[&id]).await?;
+    }
+    eventually(SOON, "both are told", async || {
+        let found = "select count(*) from defib.suspicions
+                      where finding = case workspace_id when 'w1' then 'alive (running_fresh)'
+                                      else 'nothing was looked at: no workspace with this id is watched' end";
+        match stage.db.count(found).await {
+            Ok(2) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await?;
+    let explained = stage.defib(&["explain", "w1"]).await?.with_code(0)?.stdout;
+    ensure!(explained.contains("by proxy-1: timeout; the look found: alive (running_fresh)"), "{explained}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_reporter_may_report_and_nothing_else() -> Result<()> {
     let engine = ScriptedEngine::start().await?;
     let stage = Stage::new(&engine.url()).await?;
