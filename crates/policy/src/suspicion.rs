@@ -12,8 +12,9 @@
 //!   something.
 //! - The word of one login alone lasts only as long as the word of its second name: what runs is not restarted at once because a
 //!   login has just begun to use another name.
-//! - A reporter who accuses a large part of the fleet is the broken one, and is not counted: one caller with a broken network accuses
-//!   everybody it talks to.
+//! - A reporter who accuses a large part of those whose reports come to this replica is the broken one, and is not counted: one caller
+//!   with a broken network accuses everybody it talks to. Whoever was accused and shows a sign of life still counts for that, or else
+//!   only the silent ones would, which are few.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -65,14 +66,18 @@ struct Accusation {
     name: Option<Arc<str>>,
     first: Moment,
     last: Moment,
+    /// The workspace has shown a sign of life since. It says nothing against the workspace any more, and something about the reporter.
+    refuted: bool,
 }
 
 impl Accusation {
-    fn renew(&mut self, at: Moment, lapse: Duration) {
-        if at > self.last + lapse {
+    /// Returns whether it stands again after it was refuted.
+    fn renew(&mut self, at: Moment, lapse: Duration) -> bool {
+        if self.refuted || at > self.last + lapse {
             self.first = at;
         }
         self.last = self.last.max(at);
+        std::mem::take(&mut self.refuted)
     }
 
     fn span(&self) -> Duration {
@@ -84,15 +89,17 @@ impl Accusation {
 /// over all.
 #[derive(Debug, Default)]
 struct Login {
-    /// How many workspaces it accuses, under whatever names.
+    /// How many workspaces it has lately accused, under whatever names.
     accuses: usize,
     names: HashMap<Arc<str>, Name>,
 }
 
 #[derive(Debug, Default)]
 struct Name {
-    /// How many workspaces it accuses.
+    /// How many workspaces it has lately accused.
     accuses: usize,
+    /// Against how many of them its word stands, because they have shown no sign of life since.
+    stands: usize,
     /// It has accused two workspaces at once, at some time since it was first heard of.
     known: bool,
 }
@@ -126,7 +133,9 @@ impl SuspicionLog {
             of_login(accusation) && accusation.name.as_deref().is_none_or(|name| name == report.reporter)
         };
         if let Some(known) = accusations.iter_mut().find(same) {
-            known.renew(report.at, pace.lapse);
+            if known.renew(report.at, pace.lapse) {
+                stand_again(logins, known);
+            }
             return;
         }
         let lately = |it: &&Accusation| of_login(it) && report.at - it.last <= pace.spell;
@@ -138,6 +147,9 @@ impl SuspicionLog {
             return;
         }
         if accusations.len() >= ACCUSATIONS_MAX {
+            forget_refuted(accusations, logins);
+        }
+        if accusations.len() >= ACCUSATIONS_MAX {
             make_room(accusations, logins);
         }
         if accusations.len() >= ACCUSATIONS_MAX {
@@ -145,15 +157,15 @@ impl SuspicionLog {
         }
         let first_of_login = !accusations.iter().any(of_login);
         let (login, name) = note_name(logins, report, first_of_login);
-        accusations.push(Accusation { login, name: Some(name), first: report.at, last: report.at });
+        accusations.push(Accusation { login, name: Some(name), first: report.at, last: report.at, refuted: false });
     }
 
-    /// What stands against `id`, counting reports of the last `within` in a fleet of `watched`.
+    /// What stands against `id`, counting reports of the last `within`, where the reports about `watched` workspaces come here.
     #[must_use]
     pub fn against(&self, id: &WorkspaceId, now: Moment, within: Duration, watched: usize) -> Accused {
         let Some(accusations) = self.accused.get(id) else { return Accused::default() };
         let mut counted: Vec<Accusation> = Vec::new();
-        for accusation in accusations.iter().filter(|accusation| now - accusation.last <= within) {
+        for accusation in accusations.iter().filter(|it| !it.refuted && now - it.last <= within) {
             let standing = self.standing(accusation);
             if is_broken(standing.accuses, watched) {
                 continue;
@@ -188,11 +200,23 @@ impl SuspicionLog {
         let Some(login) = self.logins.get(&accusation.login) else { return Name::default() };
         match accusation.name.as_ref().and_then(|name| login.names.get(name)) {
             Some(name) if name.known => Name { ..*name },
-            _ => Name { accuses: login.accuses, known: false },
+            _ => Name { accuses: login.accuses, ..Name::default() },
         }
     }
 
-    /// Forgets a workspace (it showed a sign of life).
+    /// A workspace shows a sign of life: nothing stands against it any more. Who accused it is remembered.
+    pub fn refute(&mut self, id: &WorkspaceId) {
+        let Some(accusations) = self.accused.get_mut(id) else { return };
+        for accusation in accusations {
+            if !std::mem::replace(&mut accusation.refuted, true)
+                && let Some(name) = name_of(&mut self.logins, accusation)
+            {
+                name.falls();
+            }
+        }
+    }
+
+    /// Forgets a workspace (it lives another life, or is watched no more).
     pub fn clear(&mut self, id: &WorkspaceId) {
         let Some(mut accusations) = self.accused.remove(id) else { return };
         while let Some(accusation) = accusations.pop() {
@@ -231,18 +255,57 @@ fn note_name(logins: &mut HashMap<Arc<str>, Login>, report: Report<'_>, first_of
     let text = names.get_key_value(report.reporter).map_or_else(|| report.reporter.into(), |(it, _)| Arc::clone(it));
     let name = names.entry(Arc::clone(&text)).or_default();
     name.accuses += 1;
-    name.known |= name.accuses >= 2;
+    name.rises();
     (key, text)
+}
+
+impl Name {
+    /// Its word stands against one more workspace.
+    fn rises(&mut self) {
+        self.stands += 1;
+        self.known |= self.stands >= 2;
+    }
+
+    /// Its word stands against one workspace less.
+    fn falls(&mut self) {
+        self.stands -= 1;
+        self.known &= self.stands > 0;
+    }
+}
+
+fn name_of<'a>(logins: &'a mut HashMap<Arc<str>, Login>, accusation: &Accusation) -> Option<&'a mut Name> {
+    logins.get_mut(&accusation.login)?.names.get_mut(accusation.name.as_ref()?)
+}
+
+/// An accusation that was refuted is made again.
+fn stand_again(logins: &mut HashMap<Arc<str>, Login>, accusation: &Accusation) {
+    if let Some(name) = name_of(logins, accusation) {
+        name.rises();
+    }
+}
+
+/// Frees the places of those whose word does not stand.
+fn forget_refuted(accusations: &mut Vec<Accusation>, logins: &mut HashMap<Arc<str>, Login>) {
+    let mut n = 0;
+    while n < accusations.len() {
+        if accusations[n].refuted {
+            let old = accusations.swap_remove(n);
+            withdraw(logins, &old, accusations);
+        } else {
+            n += 1;
+        }
+    }
 }
 
 /// Takes all the names of a login against one workspace for one reporter.
 fn merge_names(accusations: &mut Vec<Accusation>, logins: &mut HashMap<Arc<str>, Login>, login: &str) {
     let (names, rest): (Vec<_>, Vec<_>) = std::mem::take(accusations).into_iter().partition(|it| *it.login == *login);
     *accusations = rest;
-    let first = names.iter().map(|it| it.first).min();
+    let refuted = names.iter().all(|it| it.refuted);
+    let first = names.iter().filter(|it| it.refuted == refuted).map(|it| it.first).min();
     let last = names.iter().map(|it| it.last).max();
     let (Some(any), Some(first), Some(last)) = (names.first(), first, last) else { return };
-    accusations.push(Accusation { login: Arc::clone(&any.login), name: None, first, last });
+    accusations.push(Accusation { login: Arc::clone(&any.login), name: None, first, last, refuted });
     for accusation in &names {
         withdraw(logins, accusation, accusations);
     }
@@ -264,6 +327,9 @@ fn withdraw(logins: &mut HashMap<Arc<str>, Login>, accusation: &Accusation, rest
         && let Some(name) = login.names.get_mut(text)
     {
         name.accuses -= 1;
+        if !accusation.refuted {
+            name.falls();
+        }
         if name.accuses == 0 {
             login.names.remove(text);
         }
@@ -303,6 +369,59 @@ mod tests {
         let window = Duration::from_secs(60);
         assert!(is_too_old(at(39), at(100), window));
         assert!(!is_too_old(at(40), at(100), window) && !is_too_old(at(200), at(100), window));
+    }
+
+    /// Two callers with broken networks, of two logins, accused everybody. All but a few showed a sign of life at each look, so that only
+    /// the silent ones were counted, and those that ran were restarted.
+    #[test]
+    fn one_that_accuses_everybody_is_broken_though_all_of_them_but_one_are_well() {
+        let mut log = SuspicionLog::default();
+        for (n, second) in (0..26).zip(0..) {
+            report(&mut log, &format!("w{n}"), "one/proxy", second);
+            report(&mut log, &format!("w{n}"), "two/proxy", second);
+            if n > 0 {
+                log.refute(&format!("w{n}").as_str().into());
+                assert_eq!(against(&log, &format!("w{n}"), 30), (0, 0));
+            }
+            assert_eq!(against(&log, "w0", 30).0, if n < 25 { 2 } else { 0 }, "after {n}");
+        }
+        log.prune(at(605), WITHIN);
+        assert_eq!(against(&log, "w25", 605), (0, 0), "a sign of life is not taken back");
+        log.prune(at(2_000), WITHIN);
+        assert!(log.logins.is_empty() && log.accused.is_empty());
+    }
+
+    #[test]
+    fn one_that_is_accused_again_after_a_sign_of_life_is_accused_from_then_on() {
+        let mut log = SuspicionLog::default();
+        for second in [0, 50] {
+            report(&mut log, "w", "one/proxy", second);
+            report(&mut log, "w", "two/proxy", second);
+        }
+        assert_eq!(against(&log, "w", 50), (2, 50));
+        log.refute(&"w".into());
+        log.refute(&"w".into());
+        report(&mut log, "w", "one/proxy", 60);
+        report(&mut log, "w", "two/proxy", 80);
+        assert_eq!(against(&log, "w", 80), (2, 20));
+        report(&mut log, "v", "one/a", 80);
+        log.refute(&"v".into());
+        report(&mut log, "w", "one/a", 90);
+        assert!(!log.logins["one"].names["a"].known, "its word against the other does not stand");
+        log.clear(&"w".into());
+        log.clear(&"v".into());
+        assert!(log.logins.is_empty());
+    }
+
+    #[test]
+    fn whoever_was_refuted_makes_room_for_another() {
+        let mut log = SuspicionLog::default();
+        for n in 0..ACCUSATIONS_MAX {
+            report(&mut log, "w", &format!("login{n}/proxy"), 0);
+        }
+        log.refute(&"w".into());
+        report(&mut log, "w", "another/proxy", 1);
+        assert_eq!((against(&log, "w", 1).0, log.logins.len()), (1, 1));
     }
 
     #[test]

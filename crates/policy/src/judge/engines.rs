@@ -47,6 +47,8 @@ pub(super) struct EngineTrack {
     pub(super) back_at: Option<Timestamp>,
     /// Its workspaces in the last read of the whole fleet.
     pub(super) watched: usize,
+    /// It is this replica's, as of the last look.
+    pub(super) is_ours: bool,
     pub(super) storm: StormGuard,
 }
 

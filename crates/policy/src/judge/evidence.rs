@@ -44,7 +44,10 @@ impl Judge {
             sample: sample.map(|sample| sample.observation.clone()),
             sample_age_seconds: sample.map(|sample| (now - sample.at).as_secs_f64()),
             probe,
-            reporters: self.suspicions.against(&workspace.id, now, self.suspicion_memory(), self.watched).reporters,
+            reporters: self
+                .suspicions
+                .against(&workspace.id, now, self.suspicion_memory(), self.reported_to_us)
+                .reporters,
             attempt: allowance.map(|allowance| allowance.attempt),
             retry_in_seconds: allowance.map(|allowance| allowance.wait.as_secs_f64()).filter(|wait| *wait > 0.0),
             local_health_multiplier: self.health.multiplier(),

@@ -1,10 +1,10 @@
 //! The fleet as the judge knows it: who is watched, and whose word on a workspace counts.
 
 use super::engines::EngineTrack;
-use super::{Departed, Judge};
+use super::{Departed, Judge, Look};
 use crate::cadence::BeatRead;
 use crate::fleet::FleetRead;
-use crate::id::WorkspaceId;
+use crate::id::{EngineName, WorkspaceId};
 use crate::moment::Moment;
 use crate::track::Track;
 use crate::verdict::{Held, Rule, Verdict};
@@ -109,7 +109,20 @@ impl Judge {
             return Vec::new();
         }
         self.pipeline.weigh(read.at, stale, self.watched);
+        self.count_ours();
         self.forget_unwatched()
+    }
+
+    /// Takes note of whose an engine is.
+    pub(super) fn note_owner(&mut self, name: &EngineName, looks: &[Look<'_>]) {
+        let (Some(look), Some(engine)) = (looks.first(), self.engines.get_mut(name)) else { return };
+        if std::mem::replace(&mut engine.is_ours, look.ours) != look.ours {
+            self.count_ours();
+        }
+    }
+
+    fn count_ours(&mut self) {
+        self.reported_to_us = self.engines.values().filter(|engine| engine.is_ours).map(|engine| engine.watched).sum();
     }
 
     fn forget_unwatched(&mut self) -> Vec<Departed> {

@@ -18,7 +18,7 @@ impl Judge {
             .engines
             .get(workspace.engine.as_str())
             .map_or((0, false, None), |engine| (engine.offset, engine.is_other, engine.back_at));
-        let accused = self.suspicions.against(&workspace.id, now, self.suspicion_memory(), self.watched);
+        let accused = self.suspicions.against(&workspace.id, now, self.suspicion_memory(), self.reported_to_us);
         let track = self.tracks.get_mut(&workspace.id)?;
         let context = Context {
             now,
@@ -60,7 +60,7 @@ impl Judge {
         }
         let opinion = context.judge_container(track, &mut self.probes, workspace, sample);
         if opinion.rule == Rule::RunningFresh {
-            self.suspicions.clear(&workspace.id);
+            self.suspicions.refute(&workspace.id);
         }
         Some(opinion)
     }

@@ -55,6 +55,8 @@ pub struct Judge {
     fleet_storm: StormGuard,
     generation: u32,
     watched: usize,
+    /// How many of them are on engines of ours: the reports about the others go to other replicas.
+    reported_to_us: usize,
     counts: [usize; Verdict::ALL.len()],
     exhausted: usize,
 }
@@ -75,6 +77,7 @@ impl Judge {
             fleet_storm: StormGuard::default(),
             generation: 0,
             watched: 0,
+            reported_to_us: 0,
             counts: [0; Verdict::ALL.len()],
             exhausted: 0,
         }
@@ -131,6 +134,7 @@ impl Judge {
         if let Some((name, evidence)) = engine {
             self.observe_engine(name, evidence, stamp, now);
             self.recognise_engine(name, looks);
+            self.note_owner(name, looks);
         }
         let mut calls = Vec::new();
         for look in looks {

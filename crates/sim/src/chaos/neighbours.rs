@@ -158,13 +158,15 @@ fn liars(world: &mut World, of: usize) {
             world.logins.insert(NAMES_REQUESTS, NAMES_REQUESTS);
             world.names_requests = Some(NAMES_REQUESTS);
             world.mute(of, lasting);
-            accuse(world, of, &[NAMES_REQUESTS], world.now + lasting);
+            accuse(world, of, NAMES_REQUESTS, world.now + lasting);
         }
         1 => {
-            // One login that has begun to use a second name.
+            // One login that begins to use a second name, for less than the two windows after which that would be a witness.
             world.logins.insert(SECOND_NAME, 0);
             world.mute(of, lasting);
-            accuse(world, of, &[0, SECOND_NAME], world.now + lasting);
+            accuse(world, of, 0, world.now + lasting);
+            let (begins, speaks_for) = (world.dice.below(lasting), 4 * world.workspaces[of].spec.interval);
+            world.later(begins, move |world| accuse(world, of, SECOND_NAME, world.now + speaks_for));
         }
         _ => {
             // Two logins whose networks are broken: between them they accuse everybody, the silent ones too.
@@ -178,13 +180,12 @@ fn liars(world: &mut World, of: usize) {
     }
 }
 
-/// The proxies say of a workspace, again and again, that they cannot reach it. The second waits until the first has said so for long.
-fn accuse(world: &mut World, of: usize, proxies: &'static [u8], until: Ms) {
-    let turn = world.dice.index(proxies.len());
-    world.request_failed(of, proxies[turn]);
-    let wait = world.dice.between(secs(1), secs(40));
+/// A proxy says of a workspace, again and again, that it cannot reach it.
+fn accuse(world: &mut World, of: usize, proxy: u8, until: Ms) {
+    world.request_failed(of, proxy);
+    let wait = world.dice.between(secs(1), secs(20));
     if world.now + wait < until {
-        world.later(wait, move |world| accuse(world, of, proxies, until));
+        world.later(wait, move |world| accuse(world, of, proxy, until));
     }
 }
 
