@@ -315,16 +315,24 @@ impl Held {
         match self {
             Self::Operator => "an operator holds it (`defib status` says who and why, `defib release` ends it)",
             Self::Backoff => "the back-off after earlier attempts is still running",
-            Self::Exhausted => "too many attempts did not help; tried rarely until it recovers or `defib ack`",
-            Self::Storm => "many died at once; restarts go in small verified batches",
-            Self::EngineReturned => "its engine just came back and may restart it by itself",
+            Self::Exhausted => {
+                "many restarts did not help, so it is tried rarely, until it recovers or somebody runs `defib ack`"
+            }
+            Self::Storm => "many died at once, so restarts go in small batches, each verified before the next",
+            Self::EngineReturned => "its engine just came back, and its own restart policy may start it",
             Self::Observe => "it is only observed (DEFIB_MODE, or `mode` of its own settings)",
-            Self::ReportOnly => "the configured action is to report",
-            Self::SecondWitness => "it still runs, and no second witness agrees",
-            Self::Queued => "others on its engine are restarted first (DEFIB_RESTART_CONCURRENCY)",
-            Self::StartUnknown => "it still runs, and its engine has yet to say since when",
+            Self::ReportOnly => "the action configured for this verdict is to report it",
+            Self::SecondWitness => {
+                "its container still runs, and no second witness (reporters, its health check) agrees that it is beyond help"
+            }
+            Self::Queued => {
+                "as many others on its engine are being restarted as may be at once (DEFIB_RESTART_CONCURRENCY)"
+            }
+            Self::StartUnknown => {
+                "its container still runs, and its engine has not said since when; the next look asks for it"
+            }
             Self::CannotRecreate => {
-                "its container was removed and its engine cannot make it again; the platform must recreate it"
+                "its container was removed, and its engine cannot make it again; the platform has to recreate it"
             }
         }
     }

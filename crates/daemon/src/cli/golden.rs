@@ -1,4 +1,4 @@
-//! What `status` and `explain` print, word by word, for a made-up fleet: `golden/*.txt`. `UPDATE_GOLDEN=1 cargo test -p defib golden`
+//! What `status` and `explain` print and what the log says of each verdict, word by word, for a made-up fleet: `golden/*.txt`. `UPDATE_GOLDEN=1 cargo test -p defib golden`
 //! writes them anew; read the difference before you commit it.
 
 use std::collections::HashMap;
@@ -17,7 +17,7 @@ use super::standing::Voices;
 const NOW: Timestamp = Timestamp(1_764_000_000_000_000);
 
 /// Compares with the file, or writes it.
-pub(super) fn matches(name: &str, text: &str) {
+pub(crate) fn matches(name: &str, text: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cli/golden").join(format!("{name}.txt"));
     let text = format!("{}\n", text.trim_end());
     if std::env::var_os("UPDATE_GOLDEN").is_some() {

@@ -16,7 +16,7 @@ mod docs;
 mod explain;
 mod findings;
 #[cfg(test)]
-mod golden;
+pub(crate) mod golden;
 mod mapping;
 mod names;
 mod operator;
