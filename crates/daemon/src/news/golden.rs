@@ -1,4 +1,4 @@
-//! What the log says when a verdict changes, word by word, for each verdict and each rule: `cli/golden/log-verdicts.txt`.
+//! What the log says when a verdict changes, word by word, for each verdict and each rule: `golden/log-verdicts.txt`.
 
 use std::io::Write;
 use std::sync::{Arc, Mutex};
@@ -11,7 +11,7 @@ use defib_policy::sample::{Exit, Fault, Health, Incarnation, Observation, Transi
 use defib_policy::verdict::{Evidence, HeartbeatEvidence, Held, ProbeEvidence, Rule, Verdict, Witness};
 
 use super::announce;
-use crate::cli::golden;
+use crate::golden_file;
 use crate::sync::lock;
 
 /// What is said of one: the verdict, the rule, what the engine said, the heartbeat, the looks that found it so, and why it is held.
@@ -34,13 +34,13 @@ fn life() -> Incarnation {
     Incarnation { container_id: "c0ffee012345".into(), started_at: Some(Timestamp(1_764_000_000_000_000)) }
 }
 
-fn runs(health: Health) -> Option<Observation> {
-    Some(Observation::Running { incarnation: life(), health })
+fn runs(health: Health) -> Observation {
+    Observation::Running { incarnation: life(), health }
 }
 
-fn stopped(exit_code: i64, oom_killed: bool) -> Option<Observation> {
+fn stopped(exit_code: i64, oom_killed: bool) -> Observation {
     let exit = Exit { exit_code: Some(exit_code), oom_killed, ..Exit::default() };
-    Some(Observation::Stopped { incarnation: life(), exit })
+    Observation::Stopped { incarnation: life(), exit }
 }
 
 fn cases() -> Vec<Case> {
@@ -50,29 +50,36 @@ fn cases() -> Vec<Case> {
     let (fresh, stale) = (Witness::Fresh, Witness::Stale);
     let none = Witness::None;
     vec![
-        (Verdict::Alive, Rule::RunningFresh, runs(Health::Healthy), fresh, None, None),
-        (Verdict::Alive, Rule::RunningNoWitness, runs(Health::None), none(NoWitness::PipelineDown), None, None),
-        (Verdict::Alive, Rule::RunningNoWitness, runs(Health::None), none(NoWitness::ReadGap), None, None),
-        (Verdict::Alive, Rule::RunningNoWitness, runs(Health::None), none(NoWitness::DatabaseStarted), None, None),
-        (Verdict::Alive, Rule::RunningNoWitness, runs(Health::None), none(NoWitness::Frozen), None, None),
+        (Verdict::Alive, Rule::RunningFresh, Some(runs(Health::Healthy)), fresh, None, None),
+        (Verdict::Alive, Rule::RunningNoWitness, Some(runs(Health::None)), none(NoWitness::PipelineDown), None, None),
+        (Verdict::Alive, Rule::RunningNoWitness, Some(runs(Health::None)), none(NoWitness::ReadGap), None, None),
+        (
+            Verdict::Alive,
+            Rule::RunningNoWitness,
+            Some(runs(Health::None)),
+            none(NoWitness::DatabaseStarted),
+            None,
+            None,
+        ),
+        (Verdict::Alive, Rule::RunningNoWitness, Some(runs(Health::None)), none(NoWitness::Frozen), None, None),
         (Verdict::Alive, Rule::ExternalBeating, None, fresh, None, None),
-        (Verdict::Busy, Rule::RunningBusy, runs(Health::None), stale, None, None),
-        (Verdict::Silent, Rule::RunningSilent, runs(Health::None), stale, None, None),
+        (Verdict::Busy, Rule::RunningBusy, Some(runs(Health::None)), stale, None, None),
+        (Verdict::Silent, Rule::RunningSilent, Some(runs(Health::None)), stale, None, None),
         (Verdict::Silent, Rule::ExternalSilent, None, stale, None, None),
-        (Verdict::Wedged, Rule::RunningWedged, runs(Health::None), stale, None, Some(Held::SecondWitness)),
-        (Verdict::Unhealthy, Rule::RunningUnhealthy, runs(unhealthy), fresh, Some(2), Some(Held::ReportOnly)),
-        (Verdict::Suspect, Rule::StoppedOnce, stopped(1, false), fresh, Some(1), None),
+        (Verdict::Wedged, Rule::RunningWedged, Some(runs(Health::None)), stale, None, Some(Held::SecondWitness)),
+        (Verdict::Unhealthy, Rule::RunningUnhealthy, Some(runs(unhealthy)), fresh, Some(2), Some(Held::ReportOnly)),
+        (Verdict::Suspect, Rule::StoppedOnce, Some(stopped(1, false)), fresh, Some(1), None),
         (Verdict::Suspect, Rule::MissingGrace, Some(Observation::Missing), stale, Some(1), None),
         (Verdict::Suspect, Rule::MissingBeating, Some(Observation::Missing), fresh, Some(3), None),
-        (Verdict::Suspect, Rule::StormNeedsBoth, stopped(137, false), fresh, Some(2), None),
-        (Verdict::Dead, Rule::StoppedStale, stopped(137, true), stale, Some(1), None),
-        (Verdict::Dead, Rule::StoppedSpaced, stopped(0, false), fresh, Some(2), Some(Held::Storm)),
+        (Verdict::Suspect, Rule::StormNeedsBoth, Some(stopped(137, false)), fresh, Some(2), None),
+        (Verdict::Dead, Rule::StoppedStale, Some(stopped(137, true)), stale, Some(1), None),
+        (Verdict::Dead, Rule::StoppedSpaced, Some(stopped(0, false)), fresh, Some(2), Some(Held::Storm)),
         (Verdict::Dead, Rule::MissingStale, Some(Observation::Missing), stale, Some(4), Some(Held::CannotRecreate)),
         (Verdict::Dead, Rule::MissingOverdue, Some(Observation::Missing), fresh, Some(4), Some(Held::Operator)),
-        (Verdict::Exhausted, Rule::StoppedStale, stopped(1, false), stale, Some(2), Some(Held::Exhausted)),
-        (Verdict::Contradiction, Rule::BeatsWithoutContainer, stopped(137, false), fresh, Some(2), None),
+        (Verdict::Exhausted, Rule::StoppedStale, Some(stopped(1, false)), stale, Some(2), Some(Held::Exhausted)),
+        (Verdict::Contradiction, Rule::BeatsWithoutContainer, Some(stopped(137, false)), fresh, Some(2), None),
         (Verdict::Frozen, Rule::EngineFrozen, Some(Observation::Frozen { incarnation: life() }), stale, None, None),
-        (Verdict::Settling, Rule::NewIncarnation, runs(Health::Starting), none(NoWitness::Starting), None, None),
+        (Verdict::Settling, Rule::NewIncarnation, Some(runs(Health::Starting)), none(NoWitness::Starting), None, None),
         (Verdict::Settling, Rule::EngineTransition, Some(works), stale, None, None),
         (Verdict::Unknown, Rule::NoAnswer, Some(silent), stale, None, None),
         (Verdict::Lost, Rule::ExternalLost, None, stale, None, None),
@@ -134,11 +141,11 @@ fn the_log_line_of_each_verdict_is_as_it_was_read_and_approved() {
         }
     });
     let text = String::from_utf8(lock(&log.0).clone()).unwrap();
-    golden::matches("log-verdicts", &text);
+    golden_file::matches("log-verdicts", &text);
 }
 
 #[test]
 fn each_reason_to_hold_a_restart_back_has_its_sentence() {
     let lines: Vec<String> = Held::ALL.iter().map(|held| format!("{}: {}", held.label(), held.sentence())).collect();
-    golden::matches("held", &lines.join("\n"));
+    golden_file::matches("held", &lines.join("\n"));
 }
