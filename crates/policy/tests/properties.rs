@@ -11,11 +11,13 @@
 //! - and the maps stay bounded by their knobs and by the fleet as it is.
 //!
 //! Liveness: whatever happened before, one that stops for good in a world that is well from then on is restarted within a
-//! bound computed from the knobs and from what was tried before.
+//! bound computed from the knobs and from what was tried before. And of those who die together, the hopeless starve nobody.
 #![allow(missing_docs, clippy::expect_used, reason = "the names of the tests say it; helpers of tests may panic")]
 
 #[path = "rules/common.rs"]
 mod common;
+#[path = "rules/mass_death.rs"]
+mod mass_death;
 mod model;
 
 use std::collections::BTreeSet;
@@ -24,6 +26,7 @@ use common::*;
 use defib_policy::attempt::Outcome;
 use defib_policy::sample::Fault;
 use defib_policy::settings::{Action, Settings};
+use mass_death::{COOLDOWN, Fate, MassDeath, NEVER_MADE, SETTLE, STARTED_IN_VAIN};
 use model::{Event, FLEET, Model, event, name};
 use proptest::prelude::*;
 
@@ -41,6 +44,18 @@ fn silence() -> impl Strategy<Value = Silence> {
         1 => Just(Silence::Beat),
         8 => (0_usize..3).prop_map(Silence::Suspect),
     ]
+}
+
+/// Those who die together: at least one of them can be helped, and of the others any number cannot.
+fn fates() -> impl Strategy<Value = Vec<Fate>> {
+    let hopeless = NEVER_MADE.into_iter().chain(STARTED_IN_VAIN).collect::<Vec<_>>();
+    let fate = prop_oneof![Just(Fate::Returns), proptest::sample::select(hopeless)];
+    proptest::collection::vec(fate, 4..24)
+        .prop_map(|mut fates| {
+            fates[0] = Fate::Returns;
+            fates
+        })
+        .prop_shuffle()
 }
 
 proptest! {
@@ -153,5 +168,47 @@ proptest! {
             }
         }
         prop_assert!(restarted, "still {:?} after {} s", model.world.verdict(&name(victim)), bound_ms / 1_000);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whoever_and_however_many_are_hopeless_nobody_else_starves(fates in fates(), draw in 0_u64..10_000) {
+        let unhindered = MassDeath::new(draw, &vec![Fate::Returns; fates.len()]).until_all_returned();
+        let in_vain = fates.iter().filter(|fate| STARTED_IN_VAIN.contains(fate)).count();
+        // Each of them fails one round at most before everybody else was tried once.
+        let bound = 2 * unhindered + i64::try_from(in_vain).expect("small") * (COOLDOWN + SETTLE);
+        let took = MassDeath::new(draw, &fates).until_all_returned();
+        prop_assert!(took <= bound, "{took} s, and at most {bound} s are due to {fates:?}");
+    }
+
+    #[test]
+    fn one_that_beats_is_never_restarted_whatever_reporters_say_of_it(
+        reports in proptest::collection::vec((0_usize..4, 0_usize..6, 0_i64..300), 1..80),
+    ) {
+        let settings = Settings { wedged_action: Action::Restart, ..Settings::default() };
+        let mut world = World::new(settings).with("w", Some(-1), running()).watched();
+        for (login, name, span) in reports {
+            world.report(&"w".into(), &format!("login-{login}"), &format!("name-{name}"));
+            world.beat("w");
+            for _ in 0..span / 5 {
+                world.beat("w");
+                prop_assert_eq!(world.run(5), []);
+            }
+        }
+    }
+
+    #[test]
+    fn one_that_is_silent_is_never_restarted_on_the_word_of_one_login_whatever_names_it_makes_up(
+        gaps in proptest::collection::vec(1_i64..120, 1..80),
+    ) {
+        let settings = Settings { wedged_action: Action::Restart, ..Settings::default() };
+        let mut world = World::new(settings).with("w", Some(-700), running()).watched();
+        for (n, gap) in gaps.into_iter().enumerate() {
+            world.report(&"w".into(), "proxy", &format!("request-{n}"));
+            prop_assert_eq!(world.run(gap), []);
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! The rules of DESIGN.md, section 4, a rule a test. They are one program so that a mutant of the policy is linked with it once.
+//! The rules by which the judge decides, a rule a test. They are one program so that a mutant of the policy is linked with it once.
 #![allow(
     missing_docs,
     clippy::expect_used,
@@ -11,6 +11,8 @@ mod common;
 mod explanations;
 mod externals;
 mod guards;
+mod hopeless;
+mod mass_death;
 mod recoveries;
 mod replicas;
 mod reporters;

@@ -36,21 +36,32 @@ fn run_while_others_beat(world: &mut World, alive: std::ops::Range<usize>, span:
     restarts
 }
 
-/// A fleet of 20 of which the first 12 died at once and have both kinds of witness now. One of them, drawn by lot, was let through:
-/// with `DEFIB_STORM_MIN` at 1 the first batch is of one.
-fn storm_with_a_canary_out() -> (World, String) {
-    let mut world = fleet_with(Settings { storm_min: 1, ..Settings::default() }, 20, Some(-1));
+/// A fleet of 20 of which the first 12 died at once and have both kinds of witness now. The canaries of the first batch, drawn by lot,
+/// were let through: as many as `DEFIB_STORM_MIN` says.
+fn storm_with_canaries_out(storm_min: u32) -> (World, Vec<String>) {
+    let mut world = fleet_with(Settings { storm_min, ..Settings::default() }, 20, Some(-1));
     world.tick();
     (0..12).for_each(|n| kill(&mut world, n));
     for _ in 0..40 {
-        let mut restarts = run_while_others_beat(&mut world, 12..20, 5);
-        if !restarts.is_empty() {
-            assert_eq!(restarts.len(), 1, "{restarts:?}");
-            let (_, canary) = restarts.remove(0);
-            return (world, canary);
+        let canaries = at_once(run_while_others_beat(&mut world, 12..20, 5));
+        if !canaries.is_empty() {
+            assert_eq!(canaries.len(), storm_min as usize, "{canaries:?}");
+            return (world, canaries);
         }
     }
     panic!("no canary after {} s", world.now_ms / 1_000);
+}
+
+/// The same where the first batch is of one.
+fn storm_with_a_canary_out() -> (World, String) {
+    let (world, mut canaries) = storm_with_canaries_out(1);
+    (world, canaries.remove(0))
+}
+
+/// Who was restarted, all of them in one pass.
+fn at_once(restarts: Vec<(i64, String)>) -> Vec<String> {
+    assert!(restarts.iter().all(|(at, _)| *at == restarts[0].0), "{restarts:?}");
+    restarts.into_iter().map(|(_, id)| id).collect()
 }
 
 #[test]
@@ -67,7 +78,7 @@ fn in_a_storm_every_death_needs_both_kinds_of_witness() {
     let plan = world.tick();
     assert!(plan.restarts.is_empty(), "{:?}", restarted(&plan));
     assert_eq!(rule_of(&plan, "w005"), Some(Rule::StormNeedsBoth));
-    // The rest of the fleet goes on beating; the dead become stale and go one by one.
+    // The rest of the fleet goes on beating; the dead become stale, and the first batch of them goes.
     let mut restarts = Vec::new();
     for _ in 0..20 {
         for n in 12..20 {
@@ -379,6 +390,40 @@ fn a_canary_that_is_found_dead_again_fails_its_round_at_once() {
     // It is found stopped again after 10 s, which fails the round: the next goes one cooldown from there.
     assert_eq!(next.first().map(|(at, _)| *at), Some(released + 10_000 + 120_000), "{next:?}");
     assert_eq!(next.len(), 1, "one canary again");
+}
+
+#[test]
+fn a_batch_of_which_most_are_found_dead_again_fails_at_once_and_others_go_after_one_cooldown() {
+    let (mut world, canaries) = storm_with_canaries_out(3);
+    let released = world.now_ms;
+    for id in &canaries {
+        world.see(id, running_since(released));
+    }
+    assert_eq!(run_while_others_beat(&mut world, 12..20, 5), []);
+    canaries[..2].iter().for_each(|id| world.see(id, stopped_life(released, released + 5_000)));
+    // They are found stopped after 10 s, and that pass ends the round: one cooldown from there.
+    assert_eq!(run_while_others_beat(&mut world, 12..20, 120), []);
+    let next = at_once(run_while_others_beat(&mut world, 12..20, 5));
+    assert_eq!((world.now_ms, next.len()), (released + 10_000 + 120_000, 3), "the first batch again");
+    assert!(next.iter().all(|id| !canaries.contains(id)), "{next:?} after {canaries:?}");
+}
+
+#[test]
+fn one_canary_of_three_that_is_found_dead_again_speaks_for_itself_alone() {
+    let (mut world, canaries) = storm_with_canaries_out(3);
+    let released = world.now_ms;
+    for id in &canaries {
+        world.see(id, running_since(released));
+    }
+    assert_eq!(run_while_others_beat(&mut world, 12..20, 5), []);
+    world.see(&canaries[0], stopped_life(released, released + 5_000));
+    assert_eq!(run_while_others_beat(&mut world, 12..20, 5), []);
+    for id in &canaries[1..] {
+        world.beat(id);
+    }
+    let next = at_once(run_while_others_beat(&mut world, 12..20, 5));
+    assert_eq!(next.len(), 6, "most are back, so twice as many go: {next:?}");
+    assert!(!next.contains(&canaries[0]), "and it waits for all who were not tried yet");
 }
 
 #[test]
