@@ -191,7 +191,7 @@ pub(crate) const HELP: [Declared; 27] = [
     declared(
         "defib_exhausted_workspaces",
         &[],
-        "Workspaces that many restarts did not help; a person has to look at them",
+        "Workspaces that many restarts did not help, or not for long; a person has to look at them",
     ),
     declared("defib_holds", &[], "Operators' holds in force; no workspace in their scope is restarted"),
     declared("defib_lease_held", &["engine"], "1 while this replica owns the engine; only the owner restarts"),

@@ -20,7 +20,7 @@ pub(crate) fn sentence(evidence: &Evidence) -> String {
     if !matches!(evidence.rule, Rule::NoAnswer) {
         text.push_str(&heartbeat(evidence));
     }
-    if let Some(probe) = evidence.probe {
+    if let Some(probe) = evidence.probe.filter(|_| evidence.rule != Rule::Finished) {
         // Writing to a String cannot fail.
         let _ = write!(text, "; found so in {}", count(probe.misses, "look"));
         match evidence.rule {
@@ -32,6 +32,9 @@ pub(crate) fn sentence(evidence: &Evidence) -> String {
             }
             _ => {}
         }
+    }
+    if evidence.rule == Rule::Finished {
+        text.push_str("; an exit with code 0 means that it has finished (on_exit_0=leave), so it is left as it is");
     }
     if evidence.rule == Rule::StormNeedsBoth {
         text.push_str("; many died at once, so a restart needs both a container that stays down and a stale heartbeat");

@@ -79,6 +79,7 @@ fn cases() -> Vec<Case> {
         (Verdict::Exhausted, Rule::StoppedStale, Some(stopped(1, false)), stale, Some(2), Some(Held::Exhausted)),
         (Verdict::Contradiction, Rule::BeatsWithoutContainer, Some(stopped(137, false)), fresh, Some(2), None),
         (Verdict::Frozen, Rule::EngineFrozen, Some(Observation::Frozen { incarnation: life() }), stale, None, None),
+        (Verdict::Frozen, Rule::Finished, Some(stopped(0, false)), stale, Some(2), None),
         (Verdict::Settling, Rule::NewIncarnation, Some(runs(Health::Starting)), none(NoWitness::Starting), None, None),
         (Verdict::Settling, Rule::EngineTransition, Some(works), stale, None, None),
         (Verdict::Unknown, Rule::NoAnswer, Some(silent), stale, None, None),
