@@ -15,6 +15,8 @@ mod driver;
 mod files;
 mod findings;
 mod focus;
+#[cfg(test)]
+mod golden_file;
 mod health;
 mod holds;
 #[cfg(test)]

@@ -134,14 +134,22 @@ const fn declared(name: &'static str, labels: &'static [&'static str], help: &'s
 
 /// Every metric. The README's table and the help texts of `/metrics` come from here.
 pub(crate) const HELP: [Declared; 27] = [
-    declared("defib_ticks_total", &["scope", "result"], "Passes of the loop, by scope and result"),
+    declared(
+        "defib_ticks_total",
+        &["scope", "result"],
+        "Passes, each a look at workspaces and the judging of them, by scope and result",
+    ),
     declared("defib_tick_duration_seconds", &["scope"], "How long a pass took"),
     declared("defib_workspaces", &["verdict"], "Workspaces by present verdict"),
-    declared("defib_probe_map_entries", &[], "Workspaces with remembered misses"),
+    declared(
+        "defib_probe_map_entries",
+        &[],
+        "Workspaces that were lately found stopped, missing or unhealthy, and whose looks are counted",
+    ),
     declared(
         "defib_probe_map_evictions_total",
         &[],
-        "Entries that DEFIB_PROBE_MAP_MAX pushed out; their misses are counted anew",
+        "Workspaces whose counted looks were forgotten because there were more than DEFIB_PROBE_MAP_MAX; counting begins anew",
     ),
     declared("defib_probe_observations_total", &["engine", "sample"], "Samples taken, by engine and what they saw"),
     declared("defib_suspicions_total", &["reason"], "Suspicions taken, by reason"),
@@ -150,37 +158,53 @@ pub(crate) const HELP: [Declared; 27] = [
     declared(
         "defib_restarts_held_total",
         &["reason"],
-        "Restarts that the evidence called for and that were held back, by reason",
+        "Restarts that the evidence called for and that were held back, by reason; counted once, when the reason begins",
     ),
     declared("defib_restart_duration_seconds", &["engine"], "How long the engine took to restart a container"),
-    declared("defib_detection_seconds", &[], "From the stop of a container to the call that restarts it"),
+    declared(
+        "defib_detection_seconds",
+        &[],
+        "Seconds from the stop of a container, as its engine tells it, to the call that restarts it",
+    ),
     declared("defib_engine_up", &["engine"], "1 while the engine answers"),
     declared("defib_engine_request_seconds", &["engine", "call"], "How long calls to an engine took"),
-    declared("defib_storm", &["engine"], "1 while restarts on the engine go in small verified batches"),
+    declared(
+        "defib_storm",
+        &["engine"],
+        "1 while restarts on the engine go in small batches, each verified before the next, because many died at once",
+    ),
     declared(
         "defib_workspace_longest_seconds",
         &["verdict"],
-        "How long the workspace that has had this verdict for longest has had it; 0: nobody has it",
+        "For each verdict, the longest time that a workspace has had it until now; 0 where nobody has it",
     ),
     declared(
         "defib_unowned_workspaces",
         &[],
-        "Workspaces on an engine that no replica is configured for: nobody judges them; is `engine` in their row wrong?",
+        "Workspaces that nobody judges, because no replica is configured for the engine in their row",
     ),
     declared(
         "defib_mode",
         &["mode"],
         "1 for the mode that this replica runs in (DEFIB_MODE); one that observes restarts nobody",
     ),
-    declared("defib_exhausted_workspaces", &[], "Workspaces that restarting does not help; page somebody"),
-    declared("defib_holds", &[], "Operators' holds that stand; nothing in their scope is restarted"),
+    declared(
+        "defib_exhausted_workspaces",
+        &[],
+        "Workspaces that many restarts did not help, or not for long; a person has to look at them",
+    ),
+    declared("defib_holds", &[], "Operators' holds in force; no workspace in their scope is restarted"),
     declared("defib_lease_held", &["engine"], "1 while this replica owns the engine; only the owner restarts"),
     declared("defib_database_up", &[], "1 while the database answers"),
-    declared("defib_heartbeats_usable", &[], "0 while heartbeats are no witness, because some may have been missed"),
+    declared(
+        "defib_heartbeats_usable",
+        &[],
+        "1 while a stale heartbeat counts as evidence; 0 while it does not, because heartbeats may have been missed",
+    ),
     declared(
         "defib_local_health_multiplier",
         &[],
-        "1 while defib itself is quick, up to 8 while it is not; stretches every grace",
+        "1 while defib's own passes are quick, up to 8 while they are slow; the waiting times before a restart are multiplied by it",
     ),
     declared(
         "defib_adapter_errors_total",

@@ -139,10 +139,7 @@ impl Orders {
             return Ok(());
         }
         let refusal = match row {
-            None => Some(
-                "its status is not watched, or it is suspended: --force restarts one whose status is not watched"
-                    .to_owned(),
-            ),
+            None => Some(why_not_read(order, force, &self.state.config.watched_statuses)),
             Some(row) => self.carry_out(order, row, force).await?,
         };
         if let Some(why) = refusal {
@@ -207,6 +204,52 @@ impl Orders {
                 Ok(None)
             }
             Err(why) => Ok(Some(why)),
+        }
+    }
+}
+
+/// Why the fleet, read with the watched statuses (and by force with its own), has no row of the workspace of an order.
+fn why_not_read(order: &StandingOrder, force: bool, watched: &[String]) -> String {
+    match order.status.as_deref() {
+        None => "it is not in defib.fleet, or has no status there".to_owned(),
+        Some(_) if order.suspended => {
+            "it is suspended (it, or one above it, was put away), and --force does not change that: wake it through the platform".to_owned()
+        }
+        Some(status) if !force && !watched.iter().any(|watched| watched == status) => {
+            let status = printable(status);
+            format!("its status {status} is not watched (DEFIB_WATCHED_STATUSES); --force restarts it all the same")
+        }
+        Some(_) => "its row in defib.fleet breaks the contract (`defib explain` and `defib check` say how), so it cannot be restarted".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_offers_force_only_where_force_helps() {
+        let watched = ["online".to_owned()];
+        for (status, suspended, force, said, offers) in [
+            (None, false, true, "not in defib.fleet", false),
+            (Some("parked"), false, false, "status parked is not watched", true),
+            (Some("parked"), true, false, "it is suspended", false),
+            (Some("parked"), true, true, "it is suspended", false),
+            (Some("parked"), false, true, "breaks the contract", false),
+            (Some("online"), false, false, "breaks the contract", false),
+        ] {
+            let order = StandingOrder {
+                id: 1,
+                what: Ordered::StormEnd { engine: None },
+                reason: String::new(),
+                by: String::new(),
+                age: Duration::ZERO,
+                taken_by: None,
+                status: status.map(str::to_owned),
+                suspended,
+            };
+            let why = why_not_read(&order, force, &watched);
+            assert!(why.contains(said) && why.contains("--force restarts") == offers, "{order:?} {force}: {why}");
         }
     }
 }

@@ -249,11 +249,13 @@ impl Passes {
         let counts = whole.then(|| {
             let mut counts = Counts::default();
             for look in &looks {
-                if let Some(verdict) = judge.verdict(&look.workspace.id) {
+                let verdict = judge.verdict(&look.workspace.id);
+                if let Some(verdict) = verdict {
                     counts.verdicts[verdict.index()] += 1;
                 }
                 let settings = look.own.map_or(settings, |own| &own.settings);
-                counts.exhausted += usize::from(backoff::is_exhausted(look.attempts, settings));
+                counts.exhausted +=
+                    usize::from(verdict == Some(Verdict::Exhausted) || backoff::is_exhausted(look.attempts, settings));
             }
             counts
         });

@@ -63,7 +63,21 @@ pub fn allowance(
 #[must_use]
 pub fn is_exhausted(attempts: &[Attempt], settings: &Settings) -> bool {
     let newest = attempts.iter().find(|attempt| attempt.counts());
-    newest.is_some_and(|it| !it.acknowledged && it.recovered_ago.is_none() && it.attempt >= settings.exhausted_after)
+    newest.is_some_and(|it| {
+        let helped = it.recovered_ago.is_some() && !is_crash_loop(attempts, settings);
+        !it.acknowledged && !helped && it.attempt >= settings.exhausted_after
+    })
+}
+
+/// Whether a workspace recovers after each restart and dies again soon: the last `DEFIB_EXHAUSTED_AFTER` attempts are of one run, all of them
+/// recovered, and the last of these recoveries has not yet held for `DEFIB_BACKOFF_RESET`. That the earlier ones did not either is what
+/// makes a run of them.
+fn is_crash_loop(attempts: &[Attempt], settings: &Settings) -> bool {
+    let enough = settings.exhausted_after as usize;
+    let last: Vec<&Attempt> = attempts.iter().filter(|attempt| attempt.counts()).take(enough).collect();
+    last.len() == enough
+        && last.iter().all(|attempt| attempt.recovered_ago.is_some())
+        && last[0].recovered_ago.is_some_and(|ago| ago < settings.backoff_reset)
 }
 
 /// The highest number that was given for this very life. The newest attempt need not have it: one that was judged on a read from

@@ -6,22 +6,42 @@ use crate::pipeline::NoWitness;
 use crate::sample::{Fault, Observation};
 use crate::verdict::{Evidence, Rule, Witness};
 
+impl Evidence {
+    /// The reason as a sentence, made anew from the facts.
+    #[must_use]
+    pub fn in_words(&self) -> String {
+        sentence(self)
+    }
+}
+
 /// The sentence for `evidence`, without a full stop.
 pub(crate) fn sentence(evidence: &Evidence) -> String {
     let mut text = container(evidence);
     if !matches!(evidence.rule, Rule::NoAnswer) {
         text.push_str(&heartbeat(evidence));
     }
-    if let Some(probe) = evidence.probe {
+    if let Some(probe) = evidence.probe.filter(|_| evidence.rule != Rule::Finished) {
         // Writing to a String cannot fail.
-        let _ = write!(text, "; {} of {} spaced misses", probe.misses, probe.threshold);
+        let _ = write!(text, "; found so in {}", count(probe.misses, "look"));
+        match evidence.rule {
+            Rule::StoppedStale | Rule::MissingStale => {
+                text.push_str(", and a stale heartbeat is the second witness");
+            }
+            Rule::StoppedOnce | Rule::StoppedSpaced | Rule::RunningUnhealthy => {
+                let _ = write!(text, ", {} are needed", probe.threshold);
+            }
+            _ => {}
+        }
+    }
+    if evidence.rule == Rule::Finished {
+        text.push_str("; an exit with code 0 means that it has finished (on_exit_0=leave), so it is left as it is");
     }
     if evidence.rule == Rule::StormNeedsBoth {
-        text.push_str("; many died at once, so both kinds of witness are needed");
+        text.push_str("; many died at once, so a restart needs both a container that stays down and a stale heartbeat");
     }
     if evidence.rule == Rule::BeatsWithoutContainer {
         text.push_str(
-            "; it beats although its container is gone, so the mapping is wrong or something else beats for it",
+            "; heartbeats go on although its container is down, so the mapping is wrong or something else sends them",
         );
     }
     if evidence.reporters > 0 {
@@ -31,7 +51,7 @@ pub(crate) fn sentence(evidence: &Evidence) -> String {
 }
 
 fn container(evidence: &Evidence) -> String {
-    let Some(observation) = &evidence.sample else { return "no container by design".to_owned() };
+    let Some(observation) = &evidence.sample else { return "it has no container (kind external)".to_owned() };
     match observation {
         Observation::Running { .. } if evidence.rule == Rule::RunningUnhealthy => {
             "container runs and its health check fails".to_owned()
@@ -56,12 +76,15 @@ fn container(evidence: &Evidence) -> String {
             Fault::EngineError => format!("engine {} answered with an error", evidence.engine),
             Fault::Garbled => format!("engine {} gave an answer that cannot be read", evidence.engine),
             Fault::OtherEngine => {
-                format!("{} is another engine than before, so absence proves nothing", evidence.engine)
+                format!(
+                    "engine {} is not the engine that it was before, so what it does not list may still exist",
+                    evidence.engine
+                )
             }
             Fault::NotConfigured => format!("engine {} is not in DEFIB_ENGINES", evidence.engine),
             Fault::BadReference => "its container_ref cannot be the name of a container".to_owned(),
-            Fault::WrongKind => format!("engine {} does not run what is of its kind", evidence.engine),
-            Fault::NotAsked => format!("engine {} was not asked, to spare it", evidence.engine),
+            Fault::WrongKind => format!("engine {} cannot have a workspace of its kind", evidence.engine),
+            Fault::NotAsked => format!("engine {} was not asked about it, to limit the load on it", evidence.engine),
         },
     }
 }
@@ -78,18 +101,18 @@ fn heartbeat(evidence: &Evidence) -> String {
     match heartbeat.witness {
         Witness::Fresh => aged("fresh"),
         Witness::Stale => aged("stale"),
-        Witness::None(NoWitness::Starting) => ", no heartbeat of this start yet".to_owned(),
+        Witness::None(NoWitness::Starting) => ", no heartbeat since it started".to_owned(),
         Witness::None(NoWitness::Frozen) => {
-            ", its heartbeat is no witness (the container was paused until lately)".to_owned()
+            ", its heartbeat is not held against it (the container was paused until lately)".to_owned()
         }
         Witness::None(NoWitness::ReadGap) => {
-            ", heartbeats are no witness (the fleet could not be read for a while)".to_owned()
+            ", old heartbeats are not held against anybody (the fleet could not be read for a while)".to_owned()
         }
         Witness::None(NoWitness::DatabaseStarted) => {
-            ", heartbeats are no witness (the database started recently)".to_owned()
+            ", old heartbeats are not held against anybody (the database started recently)".to_owned()
         }
         Witness::None(NoWitness::PipelineDown) => {
-            ", heartbeats are no witness (much of the fleet went silent at once)".to_owned()
+            ", old heartbeats are not held against anybody (much of the fleet went silent at once)".to_owned()
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::settings::{Action, Mode, Settings};
+use crate::settings::{Action, Mode, OnExit0, Settings};
 
 /// Settings of one workspace. Absent ones are the fleet's.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,10 +20,12 @@ pub struct Overrides {
     pub wedged_action: Option<Action>,
     /// `mode`: `enforce` or `observe`.
     pub mode: Option<Mode>,
+    /// `on_exit_0`: `restart` or `leave`.
+    pub on_exit_0: Option<OnExit0>,
 }
 
 /// The keys that there are.
-pub const KEYS: [&str; 6] = ["threshold", "window", "spacing", "settle", "wedged_action", "mode"];
+pub const KEYS: [&str; 7] = ["threshold", "window", "spacing", "settle", "wedged_action", "mode", "on_exit_0"];
 
 impl Overrides {
     /// Reads one setting. Durations come parsed, because their notation is the caller's: `duration` is `value` as one.
@@ -62,6 +64,13 @@ impl Overrides {
                     _ => return Err(format!("{key}={value} is not one of: enforce, observe")),
                 });
             }
+            "on_exit_0" => {
+                self.on_exit_0 = Some(match value {
+                    "restart" => OnExit0::Restart,
+                    "leave" => OnExit0::Leave,
+                    _ => return Err(format!("{key}={value} is not one of: restart, leave")),
+                });
+            }
             _ => return Err(format!("{key} is not a setting of a workspace: there are {}", KEYS.join(", "))),
         }
         Ok(())
@@ -77,6 +86,7 @@ impl Overrides {
             settle: self.settle.or(other.settle),
             wedged_action: self.wedged_action.or(other.wedged_action),
             mode: self.mode.or(other.mode),
+            on_exit_0: self.on_exit_0.or(other.on_exit_0),
         }
     }
 
@@ -93,6 +103,7 @@ impl Overrides {
             wedged_action: self.wedged_action.unwrap_or(fleet.wedged_action),
             // A fleet that only observes is not made to act by one of its rows.
             mode: if fleet.mode == Mode::Observe { Mode::Observe } else { self.mode.unwrap_or(fleet.mode) },
+            on_exit_0: self.on_exit_0.unwrap_or(fleet.on_exit_0),
             ..fleet.clone()
         };
         let faults = settings.faults();
@@ -121,6 +132,7 @@ mod tests {
             ("settle", "10m", Some(600)),
             ("wedged_action", "restart", None),
             ("mode", "observe", None),
+            ("on_exit_0", "leave", None),
         ]);
         assert_eq!(faults, Vec::<String>::new());
         let fleet = Settings::default();
@@ -132,6 +144,7 @@ mod tests {
             settle: Duration::from_secs(600),
             wedged_action: Action::Restart,
             mode: Mode::Observe,
+            on_exit_0: OnExit0::Leave,
             ..fleet.clone()
         };
         assert_eq!(settings, expected);
@@ -146,6 +159,10 @@ mod tests {
         for (value, mode) in [("enforce", Mode::Enforce), ("observe", Mode::Observe)] {
             assert_eq!(set(&[("mode", value, None)]).0.mode, Some(mode));
         }
+        for (value, on_exit_0) in [("restart", OnExit0::Restart), ("leave", OnExit0::Leave)] {
+            assert_eq!(set(&[("on_exit_0", value, None)]).0.on_exit_0, Some(on_exit_0));
+        }
+        assert_eq!(set(&[("on_exit_0", "stop", None)]).1, ["on_exit_0=stop is not one of: restart, leave"]);
     }
 
     #[test]

@@ -26,6 +26,17 @@ pub enum Mode {
     Observe,
 }
 
+/// What it means that a container exited with code 0 (`on_exit_0` of a workspace's own settings).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnExit0 {
+    /// It died like any other.
+    #[default]
+    Restart,
+    /// It has finished, and is left as it is.
+    Leave,
+}
+
 /// Everything the rules may be tuned by. The names are those of the `DEFIB_*` variables.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
@@ -77,6 +88,8 @@ pub struct Settings {
     pub storm_cooldown: Duration,
     /// Whether verdicts have consequences.
     pub mode: Mode,
+    /// What an exit with code 0 means. No knob: only a workspace's own settings change it.
+    pub on_exit_0: OnExit0,
 }
 
 impl Default for Settings {
@@ -106,6 +119,7 @@ impl Default for Settings {
             storm_min: 3,
             storm_cooldown: Duration::from_secs(120),
             mode: Mode::Enforce,
+            on_exit_0: OnExit0::Restart,
         }
     }
 }

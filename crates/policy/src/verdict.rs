@@ -32,7 +32,7 @@ pub enum Verdict {
     Exhausted,
     /// Its container is dead and its heartbeat goes on: something beats that is not this container.
     Contradiction,
-    /// An operator froze its container.
+    /// An operator froze its container, or it has finished and its owner wants it left so.
     Frozen,
     /// A new incarnation that has not shown life yet, or an engine at work on it.
     Settling,
@@ -127,6 +127,8 @@ pub enum Rule {
     BeatsWithoutContainer,
     /// Frozen by an operator.
     EngineFrozen,
+    /// It exited with code 0, which its own settings take for finished.
+    Finished,
     /// The engine is doing something with it.
     EngineTransition,
     /// A new incarnation within its settle window.
@@ -145,7 +147,7 @@ pub enum Rule {
 
 impl Rule {
     /// Every rule.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::RunningFresh,
         Self::RunningNoWitness,
         Self::RunningBusy,
@@ -161,6 +163,7 @@ impl Rule {
         Self::MissingBeating,
         Self::BeatsWithoutContainer,
         Self::EngineFrozen,
+        Self::Finished,
         Self::EngineTransition,
         Self::NewIncarnation,
         Self::NoAnswer,
@@ -189,6 +192,7 @@ impl Rule {
             Self::MissingBeating => "missing_beating",
             Self::BeatsWithoutContainer => "beats_without_container",
             Self::EngineFrozen => "engine_frozen",
+            Self::Finished => "finished",
             Self::EngineTransition => "engine_transition",
             Self::NewIncarnation => "new_incarnation",
             Self::NoAnswer => "no_answer",
@@ -222,6 +226,7 @@ impl Rule {
                 "the heartbeat stopping, or a corrected mapping (container_ref, workspace label)"
             }
             Self::EngineFrozen => "somebody unpausing the container",
+            Self::Finished => "somebody starting the container, or its own setting on_exit_0 no longer being leave",
             Self::EngineTransition => "the engine finishing, or DEFIB_SETTLE passing",
             Self::NewIncarnation => "its first heartbeat, its exit, or DEFIB_SETTLE passing",
             Self::NoAnswer => "an answer from its engine",
@@ -315,14 +320,22 @@ impl Held {
         match self {
             Self::Operator => "an operator holds it (`defib status` says who and why, `defib release` ends it)",
             Self::Backoff => "the back-off after earlier attempts is still running",
-            Self::Exhausted => "too many attempts did not help; tried rarely until it recovers or `defib ack`",
-            Self::Storm => "many died at once; restarts go in small verified batches",
-            Self::EngineReturned => "its engine just came back and may restart it by itself",
+            Self::Exhausted => {
+                "many restarts did not help, or not for long, so it is tried rarely, until it recovers or somebody runs `defib ack`"
+            }
+            Self::Storm => "many died at once, so restarts go in small batches, each verified before the next",
+            Self::EngineReturned => "its engine just came back, and its own restart policy may start it",
             Self::Observe => "it is only observed (DEFIB_MODE, or `mode` of its own settings)",
-            Self::ReportOnly => "the configured action is to report",
-            Self::SecondWitness => "it still runs, and no second witness agrees",
-            Self::Queued => "others on its engine are restarted first (DEFIB_RESTART_CONCURRENCY)",
-            Self::StartUnknown => "it still runs, and its engine has yet to say since when",
+            Self::ReportOnly => "the action configured for this verdict is to report it",
+            Self::SecondWitness => {
+                "its container still runs, and no second witness (reporters, its health check) agrees that it is beyond help"
+            }
+            Self::Queued => {
+                "as many others on its engine are being restarted as may be at once (DEFIB_RESTART_CONCURRENCY)"
+            }
+            Self::StartUnknown => {
+                "its container still runs, and its engine has not said since when; the next look asks for it"
+            }
             Self::CannotRecreate => {
                 "its container was removed and its engine cannot make it again; the platform must recreate it, and is asked to if DEFIB_PLATFORM_URL says where"
             }
@@ -442,6 +455,7 @@ mod tests {
             (Rule::MissingBeating, "missing_beating", "overdue"),
             (Rule::BeatsWithoutContainer, "beats_without_container", "container_ref"),
             (Rule::EngineFrozen, "engine_frozen", "unpausing"),
+            (Rule::Finished, "finished", "on_exit_0"),
             (Rule::EngineTransition, "engine_transition", "DEFIB_SETTLE"),
             (Rule::NewIncarnation, "new_incarnation", "DEFIB_SETTLE"),
             (Rule::NoAnswer, "no_answer", "an answer"),

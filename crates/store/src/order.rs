@@ -58,6 +58,8 @@ pub struct StandingOrder {
     pub taken_by: Option<String>,
     /// The present status of the workspace.
     pub status: Option<String>,
+    /// Whether it, or one above it, is put away now.
+    pub suspended: bool,
 }
 
 /// What came of an order so far.
@@ -81,7 +83,8 @@ const STANDING: &str = "
     select id, kind, workspace_id, engine, force, reason,
            case when ordered_by = login then login else ordered_by || ' (login ' || login || ')' end,
            ordered_at, taken_by, clock_timestamp(),
-           (select f.status::text from defib.fleet f where f.workspace_id::text = o.workspace_id limit 1)
+           (select f.status::text from defib.fleet f where f.workspace_id::text = o.workspace_id limit 1),
+           (select f.suspended from defib.fleet f where f.workspace_id::text = o.workspace_id limit 1)
       from defib.orders o where ended_at is null order by id limit $1";
 
 /// By the ledger's row of it, once that has ended.
@@ -183,6 +186,7 @@ impl Store {
                         age: timestamp(row, 9)?.since(timestamp(row, 7)?),
                         taken_by: row.try_get(8)?,
                         status: row.try_get(10)?,
+                        suspended: row.try_get::<_, Option<bool>>(11)?.unwrap_or(false),
                     })
                 })
                 .collect()

@@ -354,3 +354,45 @@ async fn stage() -> Result<(Stage, ScriptedEngine)> {
     stage.db.add(Workspace::new("w1")).await?;
     Ok((stage, engine))
 }
+
+/// `golden/<name>.txt` beside this file is all that a check printed. `UPDATE_GOLDEN=1` writes it anew; read the difference before you
+/// commit it. What differs between machines (addresses, versions, limits, ages) is left out of it.
+fn is_golden(name: &str, engine: &ScriptedEngine, said: &str) -> Result<()> {
+    let machines = ["database: ", "files: ", "engine default: scripted "];
+    let as_anywhere = |line: &str| match machines.iter().find_map(|what| line.split_once(what).zip(Some(what))) {
+        Some(((weight, _), what)) => format!("{weight}{what}<as this machine has it>"),
+        None => line.to_owned(),
+    };
+    // Whether the database has just started depends on which tests ran before this one.
+    let lines: Vec<String> = said
+        .replace(&engine.url(), "<engine>")
+        .lines()
+        .filter(|line| !line.contains("heartbeats: "))
+        .map(as_anywhere)
+        .collect();
+    let said = format!("{}\n", lines.join("\n"));
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/daemon/golden/{name}.txt"));
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&path, &said)?;
+    }
+    let golden = std::fs::read_to_string(&path).unwrap_or_default();
+    ensure!(golden == said, "{name} is not as in {}, but:\n{said}", path.display());
+    Ok(())
+}
+
+#[tokio::test]
+async fn all_that_it_prints_is_as_it_was_read_and_approved() -> Result<()> {
+    let (stage, engine) = stage().await?;
+    let well = stage.defib(&["check"]).await?.with_code(0)?.stdout;
+    is_golden("check-well", &engine, &well)?;
+    for id in ["w2", "w3", "w4", "w5"] {
+        stage.db.add(Workspace::new(id)).await?;
+    }
+    for id in ["stray", "too"] {
+        stage.db.add(Workspace::new(id).engine("nosuch")).await?;
+    }
+    engine.add(container("nobodys"));
+    let stage = stage.knob("MODE", "observe").knob("WATCHED_STATUSES", "online,onlin");
+    let ill = stage.defib(&["check"]).await?.with_code(1)?.stdout;
+    is_golden("check-ill", &engine, &ill)
+}

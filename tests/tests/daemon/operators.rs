@@ -340,10 +340,14 @@ async fn a_restart_by_hand_is_made_once_recorded_and_refused_where_it_must_be() 
     stage.defib(&["release", "w2"]).await?.with_code(0)?;
     stage.db.set_status("w2", "failed").await?;
     let unwatched = stage.defib(&["restart", "w2", "--reason", "r"]).await?.with_code(1)?.stderr;
-    ensure!(unwatched.contains("its status is not watched"), "{unwatched}");
+    ensure!(unwatched.contains("its status failed is not watched"), "{unwatched}");
     stage.defib(&["restart", "w2", "--reason", "r", "--force"]).await?.with_code(0)?;
     stage.db.set_status("w2", "paused").await?;
-    stage.defib(&["restart", "w2", "--reason", "r"]).await?.with_code(1)?;
+    for force in [&["--force"][..], &[]] {
+        let order = [&["restart", "w2", "--reason", "r"], force].concat();
+        let refused = stage.defib(&order).await?.with_code(1)?.stderr;
+        ensure!(refused.contains("it is suspended") && !refused.contains("--force restarts"), "{refused}");
+    }
     let all = stage.db.count("select count(*) from defib.restarts where outcome = 'succeeded'").await?;
     ensure!(all == 3 && engine.restarts() == 3, "{all} in the ledger, {} on the engine", engine.restarts());
     Ok(())

@@ -1,8 +1,6 @@
-//! What `status` and `explain` print, word by word, for a made-up fleet: `golden/*.txt`. `UPDATE_GOLDEN=1 cargo test -p defib golden`
-//! writes them anew; read the difference before you commit it.
+//! The made-up fleet whose `status` and `explain` are kept word by word in `golden/*.txt`.
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::time::Duration;
 
 use defib_policy::moment::Timestamp;
@@ -13,19 +11,9 @@ use defib_store::{
 use serde_json::{Value, json};
 
 use super::standing::Voices;
+pub(super) use crate::golden_file::matches;
 
 const NOW: Timestamp = Timestamp(1_764_000_000_000_000);
-
-/// Compares with the file, or writes it.
-pub(super) fn matches(name: &str, text: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cli/golden").join(format!("{name}.txt"));
-    let text = format!("{}\n", text.trim_end());
-    if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        std::fs::write(&path, &text).unwrap();
-    }
-    let golden = std::fs::read_to_string(&path).unwrap_or_default();
-    assert_eq!(golden, text, "{name} differs from {}; UPDATE_GOLDEN=1 writes it anew", path.display());
-}
 
 pub(super) const fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)

@@ -250,7 +250,7 @@ struct RestartArgs {
 
 #[derive(Debug, Subcommand)]
 enum StormCommand {
-    /// End the storm on an engine: its dead are restarted without waiting for small verified batches
+    /// End the storm on an engine: its dead are restarted at once, without small batches that are verified one by one
     End(StormEndArgs),
 }
 

@@ -16,7 +16,7 @@ use std::time::Duration;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 use defib_engine::{EngineUrl, RestartBy};
 use defib_policy::id::EngineName;
-use defib_policy::settings::{Action, Mode, Settings};
+use defib_policy::settings::{Action, Mode, OnExit0, Settings};
 
 use self::knobs::{KNOBS, Kind, Knob};
 use self::parse::Reader;
@@ -191,6 +191,7 @@ impl RawKnobs {
             storm_min: read.integer("STORM_MIN"),
             storm_cooldown: read.duration("STORM_COOLDOWN"),
             mode: if read.word("MODE") == "observe" { Mode::Observe } else { Mode::Enforce },
+            on_exit_0: OnExit0::default(),
         };
         let config = Config {
             listen_database_url: listen_database_url.or_else(|| database_url.clone()).unwrap_or(Secret(String::new())),

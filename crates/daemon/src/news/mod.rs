@@ -412,3 +412,6 @@ fn announce(change: &Change) {
         _ => info!(%workspace, from, verdict = change.to.label(), rule, %because, held, "verdict"),
     }
 }
+
+#[cfg(test)]
+mod golden;

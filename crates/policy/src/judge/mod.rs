@@ -12,6 +12,7 @@ mod by_operator;
 mod engines;
 mod evidence;
 mod facts;
+mod finished;
 mod fleet;
 mod looks;
 mod opinion;
@@ -139,6 +140,7 @@ impl Judge {
         let mut calls = Vec::new();
         for look in looks {
             let Some(opinion) = self.opine(now, stamp, look) else { continue };
+            let opinion = self.leave_finished(look, opinion);
             if self.counts_for_storm(look, &opinion) {
                 self.note_death(now, stamp, engine.map(|(name, _)| name), &look.workspace.id, &mut plan);
             }

@@ -27,15 +27,15 @@ fn the_sentence_names_the_container_the_heartbeat_the_misses_and_who_suspects_it
     let default = Settings::default;
     let fresh = ", heartbeat fresh (5.0 s old, window 75 s)";
     let seen = |observation| sentence(default(), Some(-5), observation, &[]);
-    assert_eq!(seen(stopped(-100)), format!("container stopped (exit 137){fresh}; 1 of 2 spaced misses"));
+    assert_eq!(seen(stopped(-100)), format!("container stopped (exit 137){fresh}; found so in 1 look, 2 are needed"));
+    assert_eq!(seen(Observation::Missing), format!("container is missing from its engine{fresh}; found so in 1 look"));
     assert_eq!(
-        seen(Observation::Missing),
-        format!("container is missing from its engine{fresh}; 1 of 2 spaced misses")
+        seen(unhealthy(-1)),
+        format!("container runs and its health check fails{fresh}; found so in 1 look, 2 are needed")
     );
-    assert_eq!(seen(unhealthy(-1)), format!("container runs and its health check fails{fresh}; 1 of 2 spaced misses"));
     assert_eq!(seen(transition(Transition::Removing)), format!("engine is at work on the container (removing){fresh}"));
     assert_eq!(seen(running()), format!("container runs{fresh}"));
-    assert_eq!(seen(running_since(-3)), "container just started, no heartbeat of this start yet");
+    assert_eq!(seen(running_since(-3)), "container just started, no heartbeat since it started");
     let stale = |reporters: &[&str]| sentence(default(), Some(-80), running(), reporters);
     assert_eq!(stale(&[]), "container runs, heartbeat stale (80 s old, window 75 s)");
     assert_eq!(stale(&["a"]), "container runs, heartbeat stale (80 s old, window 75 s); suspected by 1 reporter");
@@ -52,11 +52,14 @@ fn the_sentence_names_the_container_the_heartbeat_the_misses_and_who_suspects_it
         (Fault::TimedOut, "engine default did not answer in time"),
         (Fault::EngineError, "engine default answered with an error"),
         (Fault::Garbled, "engine default gave an answer that cannot be read"),
-        (Fault::OtherEngine, "default is another engine than before, so absence proves nothing"),
+        (
+            Fault::OtherEngine,
+            "engine default is not the engine that it was before, so what it does not list may still exist",
+        ),
         (Fault::NotConfigured, "engine default is not in DEFIB_ENGINES"),
         (Fault::BadReference, "its container_ref cannot be the name of a container"),
-        (Fault::WrongKind, "engine default does not run what is of its kind"),
-        (Fault::NotAsked, "engine default was not asked, to spare it"),
+        (Fault::WrongKind, "engine default cannot have a workspace of its kind"),
+        (Fault::NotAsked, "engine default was not asked about it, to limit the load on it"),
     ] {
         assert_eq!(seen(unknown(fault)), text);
     }

@@ -8,8 +8,10 @@
 
 mod bounds;
 mod common;
+mod crash_loops;
 mod explanations;
 mod externals;
+mod finished;
 mod guards;
 mod hopeless;
 mod mass_death;
