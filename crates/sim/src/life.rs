@@ -229,6 +229,16 @@ impl World {
         });
     }
 
+    /// The networks of these proxies are broken for a while: they reach nobody.
+    pub fn break_proxies(&mut self, proxies: &'static [u8], lasting: Ms) {
+        self.broken_proxies.extend(proxies);
+        self.remark(&format!("the networks of the proxies {proxies:?} break"));
+        self.later(lasting, move |world| {
+            world.broken_proxies.retain(|proxy| !proxies.contains(proxy));
+            world.remark(&format!("the networks of the proxies {proxies:?} work"));
+        });
+    }
+
     /// The next look at it is wrong.
     pub fn lie_about(&mut self, of: usize, lie: crate::workspace::Lie) {
         self.workspaces[of].lie = Some(lie);

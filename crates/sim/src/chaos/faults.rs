@@ -107,11 +107,8 @@ fn disturb(world: &mut World, of: usize) {
             }
         }
         _ => {
-            world.broken_proxies.insert(1);
             let lasting = world.dice.between(mins(1), mins(20));
-            world.later(lasting, |world| {
-                world.broken_proxies.remove(&1);
-            });
+            world.break_proxies(&[1], lasting);
         }
     }
 }
