@@ -10,8 +10,8 @@
 //!   reporter there.
 //! - Names that have only ever accused one workspace count once for their login: to invent a name is free, to be known by others costs
 //!   something.
-//! - The word of one login alone lasts only as long as the word of its second name: what runs is not restarted at once because a
-//!   login has just begun to use another name.
+//! - The word of two lasts only as long as that of the second: what runs is not restarted at once because a login has just begun to
+//!   use another name, or because the network of another caller has just broken, before it is seen to accuse everybody.
 //! - A reporter who accuses a large part of those whose reports come to this replica is the broken one, and is not counted: one caller
 //!   with a broken network accuses everybody it talks to. Whoever was accused and shows a sign of life still counts for that, or else
 //!   only the silent ones would, which are few.
@@ -116,7 +116,8 @@ pub struct SuspicionLog {
 pub struct Accused {
     /// Distinct reporters who are not discounted.
     pub reporters: u32,
-    /// From the first of their reports to the last. Of one login alone: as long as its second name has been accusing.
+    /// From the first report of the second of them to the last of any; of one alone, from its first to its last. Of two names of one
+    /// login: as long as its second name has been accusing.
     pub over: Duration,
 }
 
@@ -181,15 +182,12 @@ impl SuspicionLog {
             }
         }
         let one_login = counted.iter().all(|accusation| accusation.login == counted[0].login);
-        let over = if one_login && counted.len() > 1 {
-            let mut spans: Vec<Duration> = counted.iter().map(Accusation::span).collect();
-            spans.sort_unstable();
-            spans[spans.len() - 2]
-        } else {
-            let first = counted.iter().map(|accusation| accusation.first).min();
-            let last = counted.iter().map(|accusation| accusation.last).max();
-            first.zip(last).map_or(Duration::ZERO, |(first, last)| last - first)
-        };
+        let last = counted.iter().map(|accusation| accusation.last).max().unwrap_or(Moment::ZERO);
+        // Of one login, how long a name has itself been accusing; else how long ago it began.
+        let mut spans: Vec<Duration> =
+            counted.iter().map(|it| if one_login { it.span() } else { last - it.first }).collect();
+        spans.sort_unstable_by_key(|span| std::cmp::Reverse(*span));
+        let over = spans.get(1).or(spans.first()).copied().unwrap_or_default();
         Accused { reporters: u32::try_from(counted.len()).unwrap_or(u32::MAX), over }
     }
 
@@ -403,7 +401,8 @@ mod tests {
         log.refute(&"w".into());
         report(&mut log, "w", "one/proxy", 60);
         report(&mut log, "w", "two/proxy", 80);
-        assert_eq!(against(&log, "w", 80), (2, 20));
+        report(&mut log, "w", "one/proxy", 100);
+        assert_eq!(against(&log, "w", 100), (2, 20));
         report(&mut log, "v", "one/a", 80);
         log.refute(&"v".into());
         report(&mut log, "w", "one/a", 90);
@@ -432,7 +431,9 @@ mod tests {
         }
         assert_eq!(against(&log, "w", 50), (1, 49));
         report(&mut log, "w", "two/proxy", 60);
-        assert_eq!(against(&log, "w", 60), (2, 60), "the same name of another login is another reporter");
+        assert_eq!(against(&log, "w", 60), (2, 0), "the same name of another login is another reporter");
+        report(&mut log, "w", "one/proxy", 90);
+        assert_eq!(against(&log, "w", 90), (2, 30), "since the second has spoken");
     }
 
     /// Seen from outside: a proxy that reported under its request ids was two reporters, and a workspace that ran was restarted.
@@ -470,7 +471,7 @@ mod tests {
             report(&mut log, "w", &format!("proxy/request-{n}"), n / 10);
         }
         report(&mut log, "w", "other/proxy", 200);
-        assert_eq!(against(&log, "w", 200), (2, 200), "and do not keep others from being heard");
+        assert_eq!(against(&log, "w", 200), (2, 0), "and do not keep others from being heard");
         assert_eq!(log.logins["proxy"].names.len(), 0, "nor are they remembered one by one");
     }
 
@@ -487,7 +488,9 @@ mod tests {
         }
         assert_eq!(against(&log, "w", 200), (2, 10));
         report(&mut log, "w", "other/proxy", 200);
-        assert_eq!(against(&log, "w", 200), (3, 200), "another login speaks for itself");
+        assert_eq!(against(&log, "w", 200), (3, 10), "nor is another login believed at once");
+        report(&mut log, "w", "other/proxy", 320);
+        assert_eq!(against(&log, "w", 320), (3, 130));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::chronicle::{By, Death};
 use crate::ledger::Restart;
 use crate::queue::Event;
-use crate::time::{Ms, secs};
+use crate::time::{Ms, ms, secs};
 use crate::workspace::{Body, EnginePolicy, Fate, Mind};
 use crate::world::{World, id};
 
@@ -226,6 +226,21 @@ impl World {
             if workspace.life == life && workspace.mind == Mind::Mute {
                 workspace.mind = Mind::Working;
             }
+        });
+    }
+
+    /// The networks of these proxies are broken for a while: they reach nobody. They are not believed for as long after that as what they
+    /// said is remembered.
+    pub fn break_proxies(&mut self, proxies: &'static [u8], lasting: Ms) {
+        self.broken_proxies.extend(proxies);
+        self.remark(&format!("the networks of the proxies {proxies:?} break"));
+        self.later(lasting, move |world| {
+            let memory = world.settings.wedged_after.max(2 * world.settings.recent_max);
+            for proxy in proxies {
+                world.broken_proxies.remove(proxy);
+                world.discredited.insert(*proxy, world.now + ms(memory));
+            }
+            world.remark(&format!("the networks of the proxies {proxies:?} work"));
         });
     }
 

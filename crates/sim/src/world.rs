@@ -65,6 +65,8 @@ pub struct World {
     pub chronicle: Chronicle,
     /// Proxies that cannot reach anybody, by number.
     pub broken_proxies: BTreeSet<u8>,
+    /// Until when what they said while they were broken speaks against them.
+    pub discredited: BTreeMap<u8, Ms>,
     /// A proxy that gives the id of each request as its name.
     pub names_requests: Option<u8>,
     /// The database login of each proxy; a number of its own for one that is not here.
@@ -97,6 +99,7 @@ impl World {
             db: Database::new(ORIGIN),
             chronicle: Chronicle::default(),
             broken_proxies: BTreeSet::new(),
+            discredited: BTreeMap::new(),
             names_requests: None,
             logins: BTreeMap::new(),
             requests: 0,
@@ -290,7 +293,8 @@ impl World {
     /// A request failed: the proxy tells whoever listens.
     pub fn request_failed(&mut self, of: usize, proxy: u8) {
         self.wake_all(self.now, Wake::Failed(id(of), proxy));
-        if !self.broken_proxies.contains(&proxy) && self.db.up && self.db.writable {
+        let believed = self.discredited.get(&proxy).is_none_or(|until| *until <= self.now);
+        if believed && !self.broken_proxies.contains(&proxy) && self.db.up && self.db.writable {
             // Two windows, of a little more than two intervals each.
             let login = self.logins.get(&proxy).copied().unwrap_or(proxy);
             self.chronicle.unreached(of, login, self.now, 5 * self.workspaces[of].spec.interval);

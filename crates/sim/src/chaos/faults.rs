@@ -94,6 +94,9 @@ fn disturb(world: &mut World, of: usize) {
         8 => {
             let n = world.workspaces.len();
             for victim in world.dice.some_of(n / 2, n) {
+                if world.workspaces[victim].mind == Mind::Mute {
+                    continue; // two witnesses that both lie of it are no fault of the rules
+                }
                 let at = stamp(world.now, 0);
                 world.workspaces[victim].frozen_health = Some(Health::Unhealthy {
                     last_check_at: Some(at),
@@ -107,11 +110,8 @@ fn disturb(world: &mut World, of: usize) {
             }
         }
         _ => {
-            world.broken_proxies.insert(1);
             let lasting = world.dice.between(mins(1), mins(20));
-            world.later(lasting, |world| {
-                world.broken_proxies.remove(&1);
-            });
+            world.break_proxies(&[1], lasting);
         }
     }
 }

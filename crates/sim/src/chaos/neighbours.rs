@@ -158,12 +158,14 @@ fn liars(world: &mut World, of: usize) {
             world.logins.insert(NAMES_REQUESTS, NAMES_REQUESTS);
             world.names_requests = Some(NAMES_REQUESTS);
             world.mute(of, lasting);
+            world.note(of, "(one login accuses it in the name of each request)");
             accuse(world, of, NAMES_REQUESTS, world.now + lasting);
         }
         1 => {
             // One login that begins to use a second name, for less than the two windows after which that would be a witness.
             world.logins.insert(SECOND_NAME, 0);
             world.mute(of, lasting);
+            world.note(of, "(one login accuses it, and then under a second name)");
             accuse(world, of, 0, world.now + lasting);
             let (begins, speaks_for) = (world.dice.below(lasting), 4 * world.workspaces[of].spec.interval);
             world.later(begins, move |world| accuse(world, of, SECOND_NAME, world.now + speaks_for));
@@ -174,8 +176,7 @@ fn liars(world: &mut World, of: usize) {
             for silent in world.dice.some_of(3, n) {
                 world.mute(silent, lasting);
             }
-            world.broken_proxies = [0, 1].into();
-            world.later(lasting, |world| world.broken_proxies.clear());
+            world.break_proxies(&[0, 1], lasting);
         }
     }
 }
@@ -241,7 +242,11 @@ fn hold(world: &mut World, of: usize) {
 /// It hangs, and comes to by itself after a while.
 fn comes_to(world: &mut World, of: usize) {
     if is_up(world, of) {
-        let (lasting, beats_again) = (world.dice.between(secs(30), mins(30)), world.dice.chance(0.7));
+        let lasting = world.dice.between(secs(30), mins(30));
+        // Whoever was silent and out of reach for long and goes on being silent cannot be told from one that is still out of reach, until
+        // what its callers said is old.
+        let for_long = lasting > 4 * world.workspaces[of].spec.interval;
+        let beats_again = for_long || world.dice.chance(0.7);
         world.wedge_for(of, lasting, beats_again);
     }
 }
