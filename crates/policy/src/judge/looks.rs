@@ -48,6 +48,10 @@ impl Judge {
         if new_life || matches!(sample.observation, Observation::Frozen { .. }) {
             // What was said of the life before, or while somebody had it frozen, says nothing about this one.
             self.suspicions.clear(&workspace.id);
+        } else if matches!(sample.observation, Observation::Stopped { .. } | Observation::Missing) {
+            // Nothing speaks against what is down but its engine, and whoever accuses it is right: many who are down at once must not make
+            // their callers look broken.
+            self.suspicions.clear(&workspace.id);
         }
         if new_life
             && matches!(sample.observation, Observation::Running { .. })

@@ -1,6 +1,7 @@
 //! Whose word counts against one that runs: the names are the callers' text, the logins are the database's.
 
 use crate::common::*;
+use defib_policy::sample::Observation;
 use defib_policy::settings::{Action, Settings};
 use defib_policy::verdict::Verdict;
 
@@ -62,4 +63,25 @@ fn a_second_name_of_one_login_counts_when_it_is_known_and_has_accused_for_two_wi
         both.flat_map(|id| [("proxy", "a".to_owned(), id), ("proxy", second.to_owned(), id)]).collect()
     };
     assert_eq!(restarted_by(proxies), Some(355), "its second name began at 200 s");
+}
+
+/// Seen in hostile chaos: with a quarter of the fleet down and beyond help, honest callers looked broken, and nobody spoke against one
+/// that hung.
+#[test]
+fn callers_who_accuse_those_that_are_down_are_believed_of_one_that_runs() {
+    let settings = Settings { wedged_action: Action::Restart, storm_min: 100, ..Settings::default() };
+    let mut world = World::new(settings).with("w", Some(-700), running());
+    for n in 0..9 {
+        world.add(&format!("d{n}"), Some(-1), Observation::Missing);
+    }
+    world.tick();
+    let restarted = (0..240).any(|round| {
+        for login in ["one", "two"] {
+            world.report(&"w".into(), login, "proxy");
+            // Each of them is called once in a while.
+            world.report(&format!("d{}", round % 9).as_str().into(), login, "proxy");
+        }
+        world.run(5).iter().any(|(_, id)| id == "w")
+    });
+    assert!(restarted);
 }
