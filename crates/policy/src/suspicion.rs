@@ -222,13 +222,15 @@ impl SuspicionLog {
         }
     }
 
-    /// Drops what is older than `within`.
+    /// Drops what is older than `within`. What was refuted is kept for a quarter longer: whoever lied about everybody must not be
+    /// believed of the one that is silent while that is remembered.
     pub fn prune(&mut self, now: Moment, within: Duration) {
         let Self { accused, logins } = self;
         accused.retain(|_, accusations| {
             let mut n = 0;
             while n < accusations.len() {
-                if now - accusations[n].last <= within {
+                let kept = if accusations[n].refuted { within + within / 4 } else { within };
+                if now - accusations[n].last <= kept {
                     n += 1;
                 } else {
                     let old = accusations.swap_remove(n);
@@ -385,6 +387,12 @@ mod tests {
         }
         log.prune(at(605), WITHIN);
         assert_eq!(against(&log, "w25", 605), (0, 0), "a sign of life is not taken back");
+        report(&mut log, "w0", "one/proxy", 620);
+        report(&mut log, "w0", "two/proxy", 620);
+        log.prune(at(750), WITHIN);
+        assert_eq!(against(&log, "w0", 750).0, 0, "they are remembered for a quarter longer than they count");
+        log.prune(at(760), WITHIN);
+        assert_eq!(against(&log, "w0", 760).0, 2);
         log.prune(at(2_000), WITHIN);
         assert!(log.logins.is_empty() && log.accused.is_empty());
     }

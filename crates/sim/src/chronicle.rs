@@ -246,6 +246,13 @@ impl Chronicle {
         }
     }
 
+    /// A caller is believed no more: whoever hangs waits until two agree again.
+    pub fn callers_fall_out(&mut self) {
+        for loss in self.open.iter().flatten() {
+            self.losses[*loss].callers = Callers::default();
+        }
+    }
+
     /// The detector called for a restart of one that was dead.
     pub fn answer(&mut self, workspace: usize, at: Ms) {
         if let Some(loss) = self.open[workspace] {

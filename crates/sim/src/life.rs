@@ -233,9 +233,10 @@ impl World {
     /// said is remembered.
     pub fn break_proxies(&mut self, proxies: &'static [u8], lasting: Ms) {
         self.broken_proxies.extend(proxies);
+        self.chronicle.callers_fall_out();
         self.remark(&format!("the networks of the proxies {proxies:?} break"));
         self.later(lasting, move |world| {
-            let memory = world.settings.wedged_after.max(2 * world.settings.recent_max);
+            let memory = world.settings.wedged_after.max(2 * world.settings.recent_max) * 5 / 4;
             for proxy in proxies {
                 world.broken_proxies.remove(proxy);
                 world.discredited.insert(*proxy, world.now + ms(memory));
