@@ -11,9 +11,6 @@ use std::path::Path;
 /// Which modules each module imports, by paths such as `ledger::row`.
 type Imports = BTreeMap<String, BTreeSet<String>>;
 
-/// Rooms whose own files still import each other, as their parent names its children and they name it.
-const FILES_NOT_YET_IN_ORDER: [&str; 2] = ["defib", "schedules"];
-
 fn sources(folder: &Path, module: &str, into: &mut BTreeMap<String, String>) {
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -122,12 +119,7 @@ fn no_room_imports_in_a_circle() {
 
 #[test]
 fn no_file_imports_in_a_circle() {
-    let mut files = imports();
-    let in_order = |module: &String| !FILES_NOT_YET_IN_ORDER.contains(&room(module));
-    files.retain(|module, _| in_order(module));
-    for named in files.values_mut() {
-        named.retain(in_order);
-    }
+    let files = imports();
     assert!(files.len() > 30, "the sources were not found: {files:#?}");
     assert_eq!(circles(files), Imports::new(), "these import each other");
 }

@@ -1,8 +1,6 @@
 //! A restart on its way, with the world turning in between. What is asked in which order, and what each answer means, is
 //! [`defib_policy::restart`]'s, as in the daemon; here the world is asked, and each answer takes its time.
 
-use std::collections::VecDeque;
-
 use defib_policy::abilities::Abilities;
 use defib_policy::attempt::Outcome;
 use defib_policy::id::WorkspaceId;
@@ -13,30 +11,16 @@ use defib_policy::restart::{
     Standing, Step,
 };
 
-use super::{Defib, ENGINE_TIMEOUT, LOOK_AFTER_SPACING, RESTART_CONCURRENCY, RESTART_TIMEOUT, STOP_GRACE, index_of};
+use super::state::{
+    Defib, Drive, ENGINE_TIMEOUT, Job, LOOK_AFTER_SPACING, Places, RESTART_CONCURRENCY, RESTART_TIMEOUT, STOP_GRACE,
+    index_of,
+};
 use crate::lease::LeaseProof;
 use crate::ledger::{Claimed, MayAct};
 use crate::queue::{Event, Wake};
 use crate::remedy::{self, CallError};
 use crate::time::{Ms, ms, span};
 use crate::world::World;
-
-/// One restart.
-#[derive(Debug)]
-pub(super) struct Job {
-    pub(super) of: usize,
-    apart: bool,
-    drive: Drive,
-}
-
-/// The places in which an engine's workspaces are restarted, and who waits for one.
-#[derive(Debug, Default)]
-pub(super) struct Places {
-    taken: usize,
-    waiting: VecDeque<u32>,
-    apart_taken: bool,
-    waiting_apart: VecDeque<u32>,
-}
 
 impl Places {
     fn take(&mut self, number: u32, apart: bool) -> bool {
@@ -87,15 +71,6 @@ trait Outside {
     fn latency(&self) -> Ms;
     /// How long a look takes.
     fn look_takes(&self) -> Ms;
-}
-
-/// The value, its next step, and an answer that is on its way.
-#[derive(Debug)]
-struct Drive {
-    order: RestartOrder,
-    restart: Restart,
-    step: Step,
-    answer: Option<Answer>,
 }
 
 impl Drive {

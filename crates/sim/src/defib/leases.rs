@@ -12,7 +12,7 @@ use defib_policy::restart::left_behind::{self, Asked, Settle};
 use defib_policy::sample::{Fault, Observation};
 use defib_policy::verdict::Verdict;
 
-use super::{Defib, ENGINE_TIMEOUT, LEASE_TTL};
+use super::state::{Defib, ENGINE_TIMEOUT, LEASE_TTL};
 use crate::lease::LeaseTurn;
 use crate::time::{moment, span};
 use crate::world::World;

@@ -11,69 +11,22 @@
 mod job;
 mod leases;
 mod pass;
+mod state;
 
 use std::collections::BTreeMap;
 
-use defib_policy::attempt::Attempt;
-use defib_policy::id::WorkspaceId;
 use defib_policy::judge::Judge;
 use defib_policy::moment::Moment;
 use defib_policy::ownership::Ownership;
 use defib_policy::restart::lanes::Lanes;
 use defib_policy::settings::Settings;
-use defib_policy::verdict::Verdict;
 
 use crate::database::Database;
 use crate::queue::{Event, Wake};
-use crate::time::{Ms, moment, ms};
+use crate::time::{Ms, moment};
 use crate::world::{Detector, World};
-use job::{Job, Places};
-use pass::Pending;
-
-/// `DEFIB_ENGINE_TIMEOUT`.
-const ENGINE_TIMEOUT: Ms = 5_000;
-/// `DEFIB_LEASE_TTL`.
-pub const LEASE_TTL: Ms = 15_000;
-/// `DEFIB_STOP_GRACE`.
-const STOP_GRACE: Ms = 10_000;
-/// `DEFIB_RESTART_TIMEOUT`.
-const RESTART_TIMEOUT: Ms = 30_000;
-/// Between two looks after a restart whose answer was lost. Longer than the daemon's, for fewer steps in which nothing happens.
-const LOOK_AFTER_SPACING: Ms = 1_000;
-/// `DEFIB_RESTART_CONCURRENCY`.
-const RESTART_CONCURRENCY: usize = 4;
-
-/// One replica.
-#[derive(Debug)]
-pub struct Defib {
-    settings: Settings,
-    judge: Judge,
-    runs: bool,
-    started_at: Ms,
-    processes: u32,
-    name: String,
-    lost: Ms,
-    frozen: Option<(Ms, bool)>,
-    started_freezing: Ms,
-    is_cut_off: bool,
-    sweep_due: Ms,
-    asked_until: Vec<Ms>,
-    was_late: bool,
-    ownership: Ownership,
-    pruned_at: Ms,
-    attempts: Vec<Vec<Attempt>>,
-    in_flight: Vec<bool>,
-    /// What it has said of workspaces and not written down yet.
-    unwritten: BTreeMap<usize, (Verdict, Ms)>,
-    focused_at: Vec<Ms>,
-    look_due: Vec<Ms>,
-    returns: Vec<u32>,
-    pending: BTreeMap<u32, Pending>,
-    jobs: BTreeMap<u32, Job>,
-    places: Vec<Places>,
-    lanes: Lanes,
-    next_number: u32,
-}
+use state::Places;
+pub use state::{Defib, LEASE_TTL};
 
 impl Defib {
     /// A replica with the knobs of the world.
@@ -222,14 +175,4 @@ impl Detector for Defib {
     fn cut_off(&mut self, cut: bool) {
         self.is_cut_off = cut;
     }
-}
-
-/// The number in a workspace's name.
-fn index_of(id: &WorkspaceId) -> usize {
-    id.as_str().trim_start_matches('w').parse().unwrap_or(usize::MAX)
-}
-
-/// The spacing in force, as milliseconds.
-fn spacing(judge: &Judge) -> Ms {
-    ms(judge.settings().probe_spacing) * u64::from(judge.multiplier())
 }

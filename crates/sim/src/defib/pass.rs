@@ -4,27 +4,17 @@ use std::time::Duration;
 
 use defib_policy::fleet::{FleetRead, Kind, Workspace as Row};
 use defib_policy::id::WorkspaceId;
-use defib_policy::judge::{EngineEvidence, Look, ReadStamp};
+use defib_policy::judge::{EngineEvidence, Judge, Look, ReadStamp};
 use defib_policy::moment::Moment;
 use defib_policy::plan::Plan;
 use defib_policy::sample::{Fault, Observation, Sample};
 use defib_policy::suspicion::{self, Report};
 use defib_policy::verdict::Verdict;
 
-use super::{Defib, ENGINE_TIMEOUT, index_of, spacing};
+use super::state::{Defib, ENGINE_TIMEOUT, Pending, index_of};
 use crate::queue::{Event, Wake};
 use crate::time::{Ms, mins, ms};
 use crate::world::{World, id};
-
-/// An answer on its way: what it was asked about, and what it will say.
-#[derive(Debug)]
-pub(super) struct Pending {
-    engine: usize,
-    evidence: EngineEvidence,
-    stamp: ReadStamp,
-    rows: Vec<Row>,
-    samples: Vec<Sample>,
-}
 
 impl Defib {
     pub(super) fn sweep(&mut self, me: u8, world: &mut World) {
@@ -382,4 +372,9 @@ fn read_stamp(world: &World, at: Moment) -> ReadStamp {
 
 fn millis(duration: Duration) -> Ms {
     ms(duration)
+}
+
+/// The spacing in force, as milliseconds.
+fn spacing(judge: &Judge) -> Ms {
+    ms(judge.settings().probe_spacing) * u64::from(judge.multiplier())
 }

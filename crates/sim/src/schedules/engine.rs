@@ -3,42 +3,14 @@
 use defib_policy::id::ContainerId;
 use defib_policy::sample::{Exit, Fault, Health, Incarnation, Observation};
 
-use super::walk::{Answer, Event, Walk};
+use super::state::{Answer, Call, Container, Deed, Event, Mood, Starter, Walk};
 use crate::facts::Facts;
 use crate::time::{Ms, secs, stamp};
 
 /// One look at an engine.
-pub(super) const ENGINE_TIMEOUT: Ms = 5_000;
+const ENGINE_TIMEOUT: Ms = 5_000;
 /// A workspace beats this often.
 const BEAT: Ms = 10_000;
-
-/// Who began a life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Starter {
-    /// The platform, or an operator.
-    Platform,
-    /// A call of ours: whether its attempt had been settled by then, whether that was in one of the windows, and
-    /// whether it stops what runs.
-    Call { late: bool, excused: bool, kills: bool },
-}
-
-/// A workspace's container.
-#[derive(Debug)]
-pub(super) struct Container {
-    pub(super) engine: usize,
-    pub(super) facts: Facts,
-    /// How many containers it has had.
-    pub(super) containers: u32,
-    /// How many lives.
-    pub(super) life: u64,
-    pub(super) starter: Starter,
-    pub(super) began: Ms,
-    pub(super) runs: bool,
-    pub(super) hangs: bool,
-    pub(super) down_since: Option<Ms>,
-    /// Parked or held since.
-    pub(super) put_away_at: Option<Ms>,
-}
 
 impl Container {
     pub(super) fn new(engine: usize, now: Ms) -> Self {
@@ -89,50 +61,6 @@ impl Container {
         self.starter = starter;
         (self.runs, self.hangs, self.down_since) = (true, false, None);
     }
-}
-
-/// An engine's mood.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Mood {
-    /// It takes its time.
-    pub(super) slow: bool,
-    /// It answers nobody, and does what it was asked later.
-    pub(super) silent: bool,
-    /// It refuses to start anything.
-    pub(super) fails: bool,
-}
-
-/// A call on its way, or carried out.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Call {
-    pub(super) row: i64,
-    pub(super) of: usize,
-    pub(super) process: usize,
-    pub(super) epoch: i64,
-    /// Kill and start; else only start.
-    pub(super) kills: bool,
-    /// The life that it is meant for, in which container,
-    pub(super) life: u64,
-    pub(super) container: u32,
-    /// as seen when.
-    pub(super) looked_at: Ms,
-    pub(super) left_at: Ms,
-    /// How long its process waits for the answer.
-    pub(super) deadline: Ms,
-    /// Its process was stopped in the window.
-    pub(super) window: bool,
-    /// Who waits for its answer.
-    pub(super) job: u64,
-    pub(super) ticket: u32,
-}
-
-/// What an engine does for a call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Deed {
-    /// Stops what runs.
-    Kill,
-    /// Starts what does not.
-    Start,
 }
 
 impl Walk {
@@ -278,6 +206,6 @@ impl Walk {
     }
 }
 
-pub(super) fn unknown() -> Answer {
+fn unknown() -> Answer {
     Answer::Seen { observation: Observation::Unknown { fault: Fault::TimedOut }, life: 0, hangs: false, at: 0 }
 }

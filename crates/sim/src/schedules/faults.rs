@@ -2,20 +2,9 @@
 
 use std::time::Duration;
 
-use super::walk::{Event, Walk};
+use super::state::{Event, Mend, Mood, Walk};
 use crate::ledger::{Hold, HoldScope};
 use crate::time::{Ms, secs};
-
-/// The end of something that went wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Mend {
-    Database(usize),
-    Engines(usize),
-    Mood(usize),
-    Parked(usize),
-    Held,
-    Reborn(usize),
-}
 
 impl Walk {
     /// One fault, and when the next is due.
@@ -154,7 +143,7 @@ impl Walk {
         match mend {
             Mend::Database(process) => self.processes[process].cut_from_database = false,
             Mend::Engines(process) => self.processes[process].cut_from_engines = false,
-            Mend::Mood(engine) => self.moods[engine] = super::engine::Mood::default(),
+            Mend::Mood(engine) => self.moods[engine] = Mood::default(),
             Mend::Parked(of) if self.boxes[of].facts.is_watched() => {}
             Mend::Parked(of) => {
                 if self.ledger.is_inserting(of) {
@@ -182,7 +171,7 @@ impl Walk {
             (it.cut_from_database, it.cut_from_engines) = (false, false);
         }
         for engine in 0..self.moods.len() {
-            self.moods[engine] = super::engine::Mood::default();
+            self.moods[engine] = Mood::default();
         }
         self.mend(Mend::Held);
         for of in 0..self.boxes.len() {

@@ -14,35 +14,27 @@
 //! ```
 //!
 //! The ledger is the model that a test holds against the SQL ([`crate::ledger`]). What is written anew here is what a statement does
-//! between its beginning and its commit, and who is stopped when. `check.rs` holds what must be true after each step.
+//! between its beginning and its commit, and who is stopped when. `check.rs` holds what must be true after each step. The types are in
+//! `state.rs`; the other files act on them and do not import each other.
 //!
 //! A walk is a random one: it proves nothing of the schedules that it did not take. So every rule of the protocol is left out once
-//! ([`Weakening`]), and each time the walk must notice. The value knows nothing of that: it is told what it would hear if the rule were
-//! not there (a look that nobody made, a clock that has not moved on).
+//! ([`Weakening`](crate::weakening::Weakening)), and each time the walk must notice. The value knows nothing of that: it is told what
+//! it would hear if the rule were not there (a look that nobody made, a clock that has not moved on).
 
 mod check;
+mod deadlines;
 mod engine;
 mod faults;
 mod process;
 mod restart;
+mod state;
+mod tally;
 mod walk;
 
 use crate::time::Ms;
-use crate::weakening::Weakening;
-pub use check::Tally;
-
-/// What is to be walked through.
-#[derive(Clone, Copy, Debug)]
-pub struct Schedules {
-    /// Replicas at a time.
-    pub replicas: usize,
-    /// Steps in all.
-    pub steps: u64,
-    /// Where chance begins.
-    pub seed: u64,
-    /// The rule that is left out.
-    pub weakening: Option<Weakening>,
-}
+pub use state::Schedules;
+use state::Walk;
+pub use tally::Tally;
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -115,7 +107,7 @@ pub fn explore(schedules: &Schedules) -> Findings {
     let mut seed = schedules.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     while findings.steps < schedules.steps && findings.violation.is_none() {
         seed = seed.wrapping_add(1);
-        let walked = walk::Walk::through(schedules, seed, false);
+        let walked = Walk::through(schedules, seed, false);
         findings.steps += walked.steps;
         findings.worlds += 1;
         findings.lasted += walked.now - crate::time::ORIGIN;
@@ -130,5 +122,5 @@ pub fn explore(schedules: &Schedules) -> Findings {
 /// Walks through one world again and tells what happened.
 #[must_use]
 pub fn replay(schedules: &Schedules, seed: u64) -> Vec<String> {
-    walk::Walk::through(schedules, seed, true).trace.unwrap_or_default()
+    Walk::through(schedules, seed, true).trace.unwrap_or_default()
 }

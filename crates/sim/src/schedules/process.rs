@@ -10,61 +10,14 @@ use defib_policy::ownership::Ownership;
 use defib_policy::restart::left_behind::{self, Settle};
 use defib_policy::sample::Observation;
 
-use super::restart::{Restart, Stage};
-use super::walk::{Answer, Event, Order, Read, STATEMENT_TIMEOUT, Statement, Walk};
+use super::deadlines::LEASE_TTL;
+use super::state::{Answer, Event, Job, Kind, Mend, Order, Process, Read, Restart, Stage, Statement, Walk};
 use crate::ledger::OpenAttempt;
 use crate::time::{Ms, moment, secs, span};
 use crate::weakening::Weakening;
 
-/// `DEFIB_LEASE_TTL`.
-pub(super) const LEASE_TTL: Ms = 15_000;
 /// `DEFIB_POLL_INTERVAL`, and the third of the TTL at which turns are taken.
 const TICK: Ms = 5_000;
-
-/// A process.
-#[derive(Debug)]
-#[expect(clippy::struct_excessive_bools, reason = "independent facts, not a state")]
-pub(super) struct Process {
-    /// Which of the replicas it is the latest process of.
-    pub(super) slot: usize,
-    /// `DEFIB_REPLICA_ID`.
-    pub(super) name: String,
-    pub(super) alive: bool,
-    pub(super) paused_until: Ms,
-    pub(super) cut_from_database: bool,
-    pub(super) cut_from_engines: bool,
-    pub(super) in_flight: BTreeSet<usize>,
-    /// What its clock has not counted.
-    lost: Ms,
-    ownership: Ownership,
-    turning: bool,
-    settling: bool,
-    passing: BTreeSet<usize>,
-    stopping: bool,
-}
-
-/// Something that a process is at.
-#[derive(Debug)]
-pub(super) struct Job {
-    pub(super) process: usize,
-    /// Which answer it waits for: later ones to the same question are nobody's.
-    pub(super) ticket: u32,
-    pub(super) kind: Kind,
-}
-
-#[derive(Debug)]
-pub(super) enum Kind {
-    /// A turn at the leases, begun at this moment of its clock.
-    Turn { at: Moment, begun: bool },
-    /// A statement whose answer does not matter.
-    Say(Option<Statement>),
-    /// A pass over an engine.
-    Pass { engine: usize, read: Option<Vec<Read>>, looked: usize },
-    /// Settling what was left behind, on what was owned when it began.
-    Settle { owned: BTreeMap<EngineName, i64>, left: Option<Vec<OpenAttempt>>, looks: bool },
-    /// A restart.
-    Restart(Box<Restart>),
-}
 
 impl Job {
     fn new(process: usize, kind: Kind) -> Self {
@@ -170,7 +123,7 @@ impl Walk {
         let slot = self.processes[process].slot;
         if !self.processes.iter().any(|it| it.alive && it.slot == slot) {
             let wait = self.dice.below(secs(30));
-            self.push(wait, Event::Mend(super::faults::Mend::Reborn(slot)));
+            self.push(wait, Event::Mend(Mend::Reborn(slot)));
         }
     }
 
@@ -432,5 +385,3 @@ impl Restart {
         self.window |= after_its_clock || (suspended && after_the_yes);
     }
 }
-
-const _: () = assert!(STATEMENT_TIMEOUT < LEASE_TTL, "a transaction that sleeps must not outlive the leases of others");

@@ -3,72 +3,17 @@
 //!
 //! A rule is left out by telling the value what it would hear without it: of a look that nobody made, or by a clock that has not moved.
 
-use defib_policy::abilities::Abilities;
 use defib_policy::moment::Moment;
 use defib_policy::restart::{
-    ActAnswer, Answer as Heard, CallFailed, CallFault, Case, ClaimAnswer, Ground, How, Restart as Value, Rules,
-    Standing, Step,
+    ActAnswer, Answer as Heard, CallFailed, CallFault, Case, ClaimAnswer, Ground, How, Restart as Value, Standing, Step,
 };
 use defib_policy::sample::{Exit, Health, Observation};
 
-use super::engine::Call;
-use super::process::Job;
-use super::walk::{Answer, Order, Statement, Walk};
+use super::deadlines::{RESTART_TIMEOUT, STOP_GRACE, rules};
+use super::state::{Answer, Call, Job, Order, Restart, Stage, Statement, Walk};
 use crate::ledger::{Claimed, MayAct};
 use crate::time::{Ms, hours, ms, secs, span};
 use crate::weakening::Weakening;
-
-/// `DEFIB_RESTART_TIMEOUT`.
-const RESTART_TIMEOUT: Ms = 30_000;
-/// `DEFIB_STOP_GRACE`.
-const STOP_GRACE: Ms = 10_000;
-/// Between two looks after a lost answer. Longer than the daemon's, for fewer steps in which nothing happens.
-const LOOK_AFTER_SPACING: Ms = 2_000;
-
-/// What holds for every restart.
-pub(super) fn rules() -> Rules {
-    let rules = Rules::new(span(RESTART_TIMEOUT), span(STOP_GRACE), Abilities::CONTAINER_ENGINE);
-    Rules { look_spacing: span(LOOK_AFTER_SPACING), ..rules }
-}
-
-/// What it waits for, where a step is more than one thing to wait for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stage {
-    /// Others are at work on its engine.
-    Permit,
-    ClaimBegins,
-    ClaimInserts,
-    ClaimCommits,
-    /// The answer to its step.
-    Asked,
-    /// Its step is not due yet.
-    NotYet,
-    /// The line that looks at the own clock.
-    LastCheck,
-    /// The line after it, which calls.
-    Leaves,
-    Called,
-}
-
-/// A restart.
-#[derive(Debug)]
-pub(super) struct Restart {
-    pub(super) order: Order,
-    pub(super) stage: Stage,
-    /// Its process was stopped where nothing can notice it any more.
-    pub(super) window: bool,
-    /// For a place.
-    has_waited: bool,
-    value: Value,
-    step: Step,
-    epoch: i64,
-    row: Option<i64>,
-    looked_at: Ms,
-    asked_at: Moment,
-    left_at: Moment,
-    container: u32,
-    call: Option<defib_policy::restart::Call>,
-}
 
 impl Restart {
     pub(super) fn new(order: Order, ordered_at: Moment) -> Self {

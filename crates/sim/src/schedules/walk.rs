@@ -1,29 +1,22 @@
 //! One world, its agenda, its database, and the loop that lets one thing happen after the other.
 
-use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::time::Duration;
 
-use defib_policy::attempt::{Attempt, Outcome};
 use defib_policy::id::{EngineName, WorkspaceId};
 use defib_policy::moment::Timestamp;
-use defib_policy::sample::{Incarnation, Observation};
 use defib_policy::settings::Settings;
 
-use super::Schedules;
-use super::check::Tally;
-use super::engine::{Call, Container, Deed, Mood};
-use super::faults::Mend;
-use super::process::{Job, LEASE_TTL, Process};
+use super::deadlines::{LEASE_TTL, STATEMENT_TIMEOUT};
+use super::state::{Answer, Container, Due, Event, Job, Mood, Open, Order, Read, Schedules, Statement, Walk};
+use super::tally::Tally;
 use crate::dice::Dice;
-use crate::facts::{Evidence, Facts};
-use crate::lease::{LeaseProof, LeaseTable, LeaseTurn, Turn};
-use crate::ledger::{Claim, ClaimUnderWay, Claimed, Ledger, MayAct, OpenAttempt, Refusal};
+use crate::facts::Evidence;
+use crate::lease::{LeaseProof, LeaseTurn};
+use crate::ledger::{Claim, Claimed, Ledger, Refusal};
 use crate::time::{Ms, ORIGIN, mins, secs, span, stamp};
 use crate::weakening::Weakening;
 
-/// One call to the database, and how long a transaction may sit idle before the server ends it.
-pub(super) const STATEMENT_TIMEOUT: Ms = 10_000;
 /// How long the server waits for a lock.
 const LOCK_TIMEOUT: Ms = 750;
 /// Steps in a world before everything is mended.
@@ -33,69 +26,6 @@ const TROUBLED_STEPS: u64 = 4_000;
 const REST_WITHIN: Ms = mins(6);
 const WORKSPACES: usize = 4;
 const ENGINES: usize = 2;
-
-/// What is claimed.
-#[derive(Clone, Debug)]
-pub(super) struct Order {
-    pub(super) of: usize,
-    pub(super) kills: bool,
-    pub(super) convicted: Incarnation,
-    pub(super) life: u64,
-    pub(super) attempt: u32,
-    pub(super) status: &'static str,
-    pub(super) heartbeat: Option<Timestamp>,
-    /// How long after its claim others may settle it, as the protocol says.
-    pub(super) deadline: Duration,
-}
-
-/// What is sent to the database.
-#[derive(Clone, Debug)]
-pub(super) enum Statement {
-    TurnBegin { owned: Option<BTreeMap<EngineName, i64>>, busy: BTreeSet<EngineName> },
-    TurnCommit,
-    Release(BTreeMap<EngineName, i64>),
-    ClaimBegin(Box<Order>, i64),
-    ClaimInsert(Box<Order>, i64),
-    ClaimCommit,
-    MayAct { id: i64, of: usize, epoch: i64, within: Duration },
-    Finish(i64, Outcome),
-    Abandon(i64),
-    Recovered(i64, usize),
-    Read(usize),
-    Open(Vec<EngineName>),
-}
-
-/// What a replica hears.
-#[derive(Clone, Debug)]
-pub(super) enum Answer {
-    /// Time has passed.
-    Go,
-    /// The database gave no answer.
-    Lost,
-    /// The database refused: a lock, a transaction that it had ended.
-    Refused,
-    /// Go on with the transaction.
-    Begun,
-    Turned(LeaseTable),
-    Claimed(Claimed),
-    Committed,
-    /// What `may_act` has read, before it writes.
-    Facts((bool, bool)),
-    MayAct(MayAct),
-    Ended,
-    Read(Vec<Read>),
-    Open(Vec<OpenAttempt>),
-    Seen {
-        observation: Observation,
-        life: u64,
-        hangs: bool,
-        at: Ms,
-    },
-    CallDone,
-    CallLost,
-    CallRefused,
-    CallGone,
-}
 
 impl Answer {
     fn is_the_databases(&self) -> bool {
@@ -110,97 +40,6 @@ impl Answer {
                 | Self::CallGone
         )
     }
-}
-
-/// A workspace as a pass reads it.
-#[derive(Clone, Debug)]
-pub(super) struct Read {
-    pub(super) of: usize,
-    pub(super) facts: Facts,
-    pub(super) on_hold: bool,
-    pub(super) attempts: Vec<Attempt>,
-}
-
-/// Something that happens.
-#[derive(Debug)]
-pub(super) enum Event {
-    Tick(usize),
-    Execute { job: u64, ticket: u32, process: usize, statement: Statement },
-    Answer(u64, u32, Answer),
-    WriteActing { job: u64, ticket: u32, process: usize, id: i64, facts: (bool, bool), within: Duration },
-    Look(u64, u32, usize),
-    Deed(usize, Deed, bool),
-    ServerEnds(u64, u32),
-    Fault,
-    Mend(Mend),
-    Kill(usize),
-}
-
-struct Due {
-    at: Ms,
-    sequence: u64,
-    event: Event,
-}
-
-impl PartialEq for Due {
-    fn eq(&self, other: &Self) -> bool {
-        self.sequence == other.sequence
-    }
-}
-
-impl Eq for Due {}
-
-impl PartialOrd for Due {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-/// The heap has the greatest first, and that is the earliest.
-impl Ord for Due {
-    fn cmp(&self, other: &Self) -> Ordering {
-        (other.at, other.sequence).cmp(&(self.at, self.sequence))
-    }
-}
-
-/// A transaction that is open in the database.
-struct Open<T> {
-    process: usize,
-    statements: u32,
-    of: T,
-}
-
-/// One world.
-pub(super) struct Walk {
-    pub(super) now: Ms,
-    pub(super) dice: Dice,
-    pub(super) steps: u64,
-    pub(super) tally: Tally,
-    pub(super) violation: Option<String>,
-    pub(super) trace: Option<Vec<String>>,
-    pub(super) weakening: Option<Weakening>,
-    pub(super) settings: Settings,
-    pub(super) heals: bool,
-    pub(super) ledger: Ledger,
-    pub(super) names: Vec<WorkspaceId>,
-    pub(super) engines: Vec<EngineName>,
-    pub(super) boxes: Vec<Container>,
-    pub(super) moods: Vec<Mood>,
-    pub(super) processes: Vec<Process>,
-    pub(super) jobs: BTreeMap<u64, Job>,
-    pub(super) calls: Vec<Call>,
-    /// The process that took each engine last.
-    pub(super) takers: BTreeMap<EngineName, usize>,
-    /// Whose each attempt is, and which life it was meant for.
-    pub(super) owners: BTreeMap<i64, usize>,
-    pub(super) meant: BTreeMap<i64, u64>,
-    pub(super) settled_by_others: BTreeSet<i64>,
-    jobs_made: u64,
-    turn: Option<(u64, Open<Turn>)>,
-    claims: BTreeMap<u64, Open<ClaimUnderWay>>,
-    agenda: BinaryHeap<Due>,
-    sequence: u64,
-    deeds_due: usize,
 }
 
 impl Walk {
