@@ -554,6 +554,35 @@ async fn a_stream_that_breaks_while_the_engine_answers_is_no_outage() {
 }
 
 #[tokio::test]
+async fn a_look_that_heard_nothing_does_not_say_that_a_hung_engine_answers() {
+    let server = scripted().await;
+    server.add(workspace("a"));
+    let engine = engine_with_timeout(&server.url(), SHORT);
+    let target = [known(by_label("a"), "a")];
+    assert!(engine.sample_all(&target).await.reach.is_ok());
+
+    // One container whose inspect hangs is its own trouble.
+    server.set_fault(Call::Inspect, Fault::Hang);
+    let report = engine.sample_some(&target).await;
+    assert_eq!((report.reach.is_ok(), only(&report).as_str()), (true, "unknown:timed_out"));
+
+    // This look was begun on the connection of before the engine hung, and ends after another look has found out that it does.
+    server.set_fault(Call::List, Fault::Hang);
+    let (begun_before, found_out) = tokio::join!(
+        async {
+            let report = engine.sample_some(&[by_label("a"), known(by_label("a"), "a")]).await;
+            (report.reach, report.calls.len())
+        },
+        engine.sample_all(&target)
+    );
+    assert_eq!(found_out.reach, Err(PolicyFault::TimedOut));
+    assert_eq!(begun_before, (Err(PolicyFault::TimedOut), 2), "an inspect and a list, and neither was answered");
+
+    server.clear_faults();
+    assert!(engine.sample_some(&target).await.reach.expect("reached").reconnected);
+}
+
+#[tokio::test]
 async fn a_failed_look_makes_the_watch_subscribe_anew() {
     let server = scripted().await;
     let engine = engine_with_timeout(&server.url(), SHORT);

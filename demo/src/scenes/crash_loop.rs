@@ -1,11 +1,13 @@
 //! A bad configuration makes an agent exit at every start. Restarting does not help, so it is tried less and less often, and
 //! then somebody is called. The rest of the fleet does not notice.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Context as _, Result, ensure};
 
 use crate::http;
 use crate::news::What;
-use crate::scene::{Scene, is_recovery, is_restarted, time_of};
+use crate::scene::{PATIENCE, Scene, is_recovery, is_restarted, time_of};
 use crate::stage::Stage;
 
 /// Seconds that lie between the restarts at least, with a back-off that starts at 1 s and doubles.
@@ -31,7 +33,15 @@ pub(crate) async fn play(stage: &Stage<'_>, number: usize) -> Result<()> {
     );
     let backs_off = waits.iter().zip(BACKOFF_FLOORS).all(|(wait, floor)| *wait >= floor);
     scene.promise(starts.len() == 4 && backs_off, &text)?;
-    let gauge = stage.daemon.metric("defib_exhausted_workspaces").await?;
+    // The gauges are counted anew by the next pass over all workspaces, so this one may follow the verdict by a poll interval.
+    let until = Instant::now() + PATIENCE;
+    let gauge = loop {
+        let gauge = stage.daemon.metric("defib_exhausted_workspaces").await?;
+        if gauge == Some(1.0) || Instant::now() > until {
+            break gauge;
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    };
     scene.promise(gauge == Some(1.0), "defib_exhausted_workspaces is 1: the gauge that calls somebody")?;
     scene.promise_that_nobody_else_was_touched("the rest of the fleet was left alone")?;
 

@@ -87,6 +87,11 @@ impl Budget {
         !spent.is_empty() && spent.iter().all(|timing| timing.fault == Some(Fault::Unreachable))
     }
 
+    /// Whether no call was answered, be it because none was made.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.lock().iter().all(|timing| timing.fault.is_some())
+    }
+
     /// Whether a call of this kind was answered, be it by "no such container".
     pub(crate) fn any_answer(&self, call: Call) -> bool {
         self.lock().iter().any(|timing| timing.call == call && timing.fault.is_none())

@@ -387,11 +387,13 @@ impl<'a> Look<'a> {
     fn report(self, targets: &[Target], samples: Result<Vec<Sample>, Fault>) -> EngineReport {
         let engine = self.engine;
         let (reach, samples) = match samples {
+            Ok(samples) if self.budget.is_silent() => (engine.note_silence(), samples),
             Ok(samples) => {
                 let spoiled = self.spoiled.load(Ordering::Relaxed);
                 (Ok(Reached { spoiled, ..engine.note_reached() }), samples)
             }
             Err(fault) => {
+                engine.note_down(fault);
                 // Whoever answers nonsense is there, and was not away.
                 if fault != Fault::Garbled {
                     engine.note_outage();

@@ -76,6 +76,8 @@ struct Link {
     version_agreed: bool,
     /// The engine was away since the last report that said so.
     outage: bool,
+    /// Why the last look that heard anything of the engine as such did not reach it; `None` where it did, and before the first.
+    down: Option<Fault>,
     /// As last heard, be it before an outage: whoever answers then is compared with it.
     identity: Option<String>,
     engine_now: Option<(Moment, Timestamp)>,
@@ -257,12 +259,37 @@ impl DockerEngine {
     /// Ends a look at the engine that reached it, and takes what it has to report.
     fn note_reached(&self) -> Reached {
         let mut link = self.link();
+        link.down = None;
         Reached {
             identity: link.identity.clone().filter(|_| link.identified),
             engine_now: link.engine_now,
             reconnected: std::mem::take(&mut link.outage),
             spoiled: false,
         }
+    }
+
+    /// Ends a look in which no call was answered, though the failure of none of them speaks for the whole engine: an inspect that
+    /// hangs may be the trouble of one container. The engine is taken to be what the look before found it to be.
+    ///
+    /// # Errors
+    ///
+    /// The fault of an earlier look that did not reach the engine, if none has reached it since.
+    fn note_silence(&self) -> Result<Reached, Fault> {
+        let link = self.link();
+        match link.down {
+            Some(fault) => Err(fault),
+            None => Ok(Reached {
+                identity: link.identity.clone().filter(|_| link.identified),
+                engine_now: link.engine_now,
+                reconnected: false,
+                spoiled: false,
+            }),
+        }
+    }
+
+    /// Takes note of why the engine as such could not be reached.
+    fn note_down(&self, fault: Fault) {
+        self.link().down = Some(fault);
     }
 
     /// Ends a look at the engine that did not reach it.
