@@ -89,7 +89,7 @@ pub(crate) async fn run(config: Config, migrate: bool) -> anyhow::Result<()> {
         replica = %config.replica_id,
         listen = %http.local_addr().map(|address| address.to_string()).unwrap_or_default(),
         engines = %config.engines.iter().map(|(name, url)| format!("{name}={url}")).collect::<Vec<_>>().join(","),
-        mode = ?config.policy.mode,
+        mode = config.policy.mode.label(),
         "defib starts"
     );
     extend_watchdog(&config);

@@ -12,7 +12,6 @@ use async_trait::async_trait;
 use defib_policy::id::{EngineName, WorkspaceId};
 use defib_policy::moment::Moment;
 use defib_policy::sample::Fault;
-use defib_policy::settings::Mode;
 use defib_store::{EngineReportRow, ReplicaReport, Store, StoreError};
 use serde_json::{Value, json};
 
@@ -121,7 +120,7 @@ impl Words {
         let usable = self.state.judge().heartbeats_usable(now);
         let report = ReplicaReport {
             replica: &config.replica_id,
-            mode: mode(config.policy.mode),
+            mode: config.policy.mode.label(),
             version: env!("CARGO_PKG_VERSION"),
             watched_statuses: &config.watched_statuses,
             heartbeats_usable: usable,
@@ -157,12 +156,4 @@ impl Words {
 /// How long after a pass the next one is overdue.
 fn good_for(config: &Config) -> Duration {
     3 * config.policy.poll_interval + 4 * config.engine_timeout + LATENESS
-}
-
-/// `DEFIB_MODE` as it is written.
-pub(crate) const fn mode(mode: Mode) -> &'static str {
-    match mode {
-        Mode::Enforce => "enforce",
-        Mode::Observe => "observe",
-    }
 }

@@ -26,6 +26,17 @@ pub enum Mode {
     Observe,
 }
 
+impl Mode {
+    /// The mode as `DEFIB_MODE` has it.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Enforce => "enforce",
+            Self::Observe => "observe",
+        }
+    }
+}
+
 /// What it means that a container exited with code 0 (`on_exit_0` of a workspace's own settings).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]

@@ -105,9 +105,10 @@ pub(super) async fn acknowledge(store: &Store, args: &AckArgs) -> anyhow::Result
     let count = store.acknowledge_as(&id, &show::user()).await?;
     let shown = printable(&args.workspace);
     if count > 0 {
-        let attempts = if count == 1 { "attempt" } else { "attempts" };
+        let attempts = if count == 1 { "1 attempt".to_owned() } else { format!("{count} attempts") };
+        let count = if count == 1 { "counts" } else { "count" };
         say!(
-            "{count} {attempts} of {shown} no longer count: if it is dead it is tried at once, and its back-off starts anew"
+            "{attempts} of {shown} no longer {count}: if it is dead it is tried at once, and its back-off starts anew"
         );
         return Ok(Ended::Well);
     }
