@@ -26,7 +26,7 @@ pub struct Cadence {
     lived_at: i64,
     /// The last heartbeat stamp alone (`stamp` also counts activity), for learning the interval.
     beat: i64,
-    /// The read that first saw the present stamp, if we saw it advance.
+    /// The read that first saw the present stamp, whether or not we saw it advance.
     seen_at: Moment,
     mean_ms: f32,
     deviation_ms: f32,
@@ -93,9 +93,9 @@ impl Cadence {
         let advanced = stamp > self.stamp && !(first && read.previous.is_none());
         if stamp > self.stamp {
             self.lived_at = stamp.min(read.database_now.0);
+            self.seen_at = read.at;
             if advanced {
                 self.seen = true;
-                self.seen_at = read.at;
                 let unseen = read.previous.map_or(Duration::MAX, |previous| read.at - previous);
                 self.unseen_for_ms = u32::try_from(unseen.as_millis()).unwrap_or(u32::MAX);
             }
@@ -153,6 +153,12 @@ impl Cadence {
     #[must_use]
     pub fn lived_at(&self) -> Option<Timestamp> {
         self.has_lived().then_some(Timestamp(self.lived_at))
+    }
+
+    /// The read that first saw the last sign of life.
+    #[must_use]
+    pub const fn first_read_at(&self) -> Moment {
+        self.seen_at
     }
 
     /// When we saw it advance, if we did: it happened between the first moment and the second.

@@ -21,6 +21,10 @@ use crate::moment::{Moment, Timestamp};
 /// Fewer stale workspaces than this never mean that the pipeline is down.
 const PIPELINE_MIN: usize = 5;
 
+/// A read in which the database's clock has gone on by this much more or less than ours shows a step of it. Larger: a smaller step goes
+/// unnoticed, and a heartbeat stamped before it may seem to be of a life that began after it. Smaller: a slow read looks like a step.
+const STEP_MIN: Duration = Duration::from_secs(2);
+
 /// Why a heartbeat that is not fresh is not held against a workspace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -45,6 +49,10 @@ pub struct Pipeline {
     /// The end of the last outage and its cause: ages count from here.
     usable_from: Option<(Moment, NoWitness)>,
     down: bool,
+    /// Our clock and the database's in the newest read, of whichever rows.
+    clocks: Option<(Moment, Timestamp)>,
+    /// The last read before which the database's clock had stepped.
+    stepped_at: Option<Moment>,
 }
 
 impl Pipeline {
@@ -71,6 +79,28 @@ impl Pipeline {
         }
         self.last_read = Some(read.at);
         outage
+    }
+
+    /// Takes note of the database's clock in a read, be it of the whole fleet or of a few rows.
+    pub fn observe_clock(&mut self, at: Moment, database_now: Timestamp) {
+        if let Some((last, theirs)) = self.clocks {
+            if at < last {
+                return; // reads may overtake each other
+            }
+            let ours = theirs.plus(at - last);
+            let apart = ours.since(database_now).max(database_now.since(ours));
+            if apart >= STEP_MIN {
+                self.stepped_at = Some(at);
+            }
+        }
+        self.clocks = Some((at, database_now));
+    }
+
+    /// Whether the database's clock has stepped since a read, or right before it: then a stamp that this read was the first to see may be
+    /// of another clock than what is compared with it now.
+    #[must_use]
+    pub fn has_stepped_since(&self, read_at: Moment) -> bool {
+        self.stepped_at.is_some_and(|stepped| stepped >= read_at)
     }
 
     /// The read of the whole fleet before the present one.
@@ -153,6 +183,28 @@ mod tests {
             let mut pipeline = Pipeline::default();
             pipeline.weigh(at(0), stale, watched);
             assert_eq!(pipeline.is_down(), down, "{stale} of {watched}");
+        }
+    }
+
+    #[test]
+    fn a_step_of_the_databases_clock_makes_the_stamps_that_were_read_before_it_incomparable() {
+        let clock = |millis: i64| Timestamp(millis * 1_000);
+        for (second_read, stepped) in
+            [(5_000, false), (6_999, false), (7_000, true), (3_001, false), (3_000, true), (-278_000, true)]
+        {
+            let mut pipeline = Pipeline::default();
+            pipeline.observe_clock(at(0), clock(0));
+            pipeline.observe_clock(at(5), clock(second_read));
+            assert_eq!(pipeline.has_stepped_since(at(0)), stepped, "{second_read}");
+            assert_eq!(
+                pipeline.has_stepped_since(at(5)),
+                stepped,
+                "what the read after the step saw may be from before it"
+            );
+            pipeline.observe_clock(at(10), clock(second_read + 5_000));
+            assert!(!pipeline.has_stepped_since(at(10)));
+            pipeline.observe_clock(at(7), clock(0));
+            assert!(!pipeline.has_stepped_since(at(10)), "a read that was overtaken says nothing");
         }
     }
 

@@ -143,8 +143,13 @@ impl Track {
             .started_at(offset)
             .zip(self.cadence.lived_at())
             .is_some_and(|(started, lived)| lived.plus(CLOCKS_APART) >= started);
-        let sighted = self.cadence.seen_between().is_some_and(|(after, _)| after >= life.seen_at);
-        life.has_beaten || stamped || sighted
+        life.has_beaten || stamped || self.beat_was_seen()
+    }
+
+    /// Whether its last sign of life was seen to come in while the present life was going on, whatever its stamp says.
+    pub(crate) fn beat_was_seen(&self) -> bool {
+        let seen = self.cadence.seen_between().zip(self.life.as_ref());
+        seen.is_some_and(|((after, _), life)| after >= life.seen_at)
     }
 
     /// Whether it was found lost, by this process or by whoever had the word on it before, and has not been heard of since.

@@ -6,7 +6,7 @@
 //! beside ([`Oracle::left_to_the_platform`]).
 
 use crate::chronicle::{Death, Loss, Merit};
-use crate::liveness::late;
+use crate::liveness::{Within, by_the_knobs, late};
 use crate::time::{Ms, clock};
 use crate::world::World;
 
@@ -130,7 +130,8 @@ impl Oracle {
     fn late_ones(&self, world: &World, healable: bool) -> Vec<String> {
         let counts = |loss: &&Loss| loss.healable == healable && (loss.how != Death::Wedged || self.wedged_too);
         let losses = world.chronicle.losses.iter().filter(counts);
-        losses.filter_map(|loss| late(world, loss, self.detect_within)).collect()
+        let within = |loss: &Loss| self.detect_within.map_or_else(|| by_the_knobs(world, loss), Within::Exactly);
+        losses.filter_map(|loss| late(world, loss, within(loss))).collect()
     }
 }
 

@@ -66,6 +66,7 @@ impl Judge {
     /// Takes note of a read of the fleet; `whole` says that it was all of it. Returns who is no longer watched.
     pub fn observe_fleet(&mut self, read: &FleetRead, whole: bool) -> Vec<Departed> {
         let previous = self.pipeline.last_read();
+        self.pipeline.observe_clock(read.at, read.database_now);
         let outage = whole && self.pipeline.observe(read, self.settings.poll_interval);
         if whole {
             self.generation = self.generation.wrapping_add(1);

@@ -37,6 +37,8 @@ pub struct World {
     /// How long a pass takes from its read to its judgement.
     pub lag_ms: u64,
     pub database_up_since: i64,
+    /// How far the database's clock is ahead of the others, in milliseconds.
+    pub database_ahead_ms: i64,
     pub fleet: BTreeMap<String, Workspace>,
     pub seen: BTreeMap<String, Observation>,
     pub attempts: BTreeMap<String, Vec<Attempt>>,
@@ -60,6 +62,7 @@ impl World {
             now_ms: 0,
             lag_ms: 0,
             database_up_since: -100_000,
+            database_ahead_ms: 0,
             fleet: BTreeMap::new(),
             seen: BTreeMap::new(),
             attempts: BTreeMap::new(),
@@ -130,8 +133,15 @@ impl World {
         self.seen.insert(id.to_owned(), observation);
     }
 
+    /// The database's.
     pub fn clock(&self) -> Timestamp {
-        clock_at(self.now_ms)
+        clock_at(self.now_ms + self.database_ahead_ms)
+    }
+
+    /// The database's clock steps. The engine is asked for its own soon, and stays where it is.
+    pub fn step_clock(&mut self, ahead_ms: i64) {
+        self.database_ahead_ms = ahead_ms;
+        self.evidence.clock_offset_micros = Some(-ahead_ms * 1_000);
     }
 
     pub fn now(&self) -> Moment {

@@ -57,7 +57,7 @@ pub(super) fn s61(world: &mut World) -> Oracle {
     let lasts: Vec<usize> = victims.into_iter().skip(hopeless.len()).collect();
     Oracle::deaths(hours(2)).not_all_well().check(move |world| {
         let mut late = world.chronicle.losses.iter().filter(|loss| lasts.contains(&loss.workspace));
-        late.find_map(|loss| liveness::late(world, loss, None))
+        late.find_map(|loss| liveness::late(world, loss, liveness::by_the_knobs(world, loss)))
     })
 }
 
@@ -96,7 +96,7 @@ pub(super) fn s62(world: &mut World) -> Oracle {
     });
     oracle.check(move |world| {
         let loss = world.chronicle.losses.iter().find(|loss| loss.workspace == last)?;
-        liveness::late(world, loss, Some(liveness::bound(&world.settings, loss)))
+        liveness::late(world, loss, liveness::Within::Exactly(liveness::bound(&world.settings, loss)))
     })
 }
 

@@ -15,7 +15,7 @@ mod neighbours;
 use defib_policy::settings::Action;
 
 use crate::chronicle::{Death, Loss};
-use crate::liveness;
+use crate::liveness::{self, Within};
 use crate::oracle;
 use crate::scenario::Policy;
 use crate::time::{Ms, clock, days, hours, mins, ms, secs};
@@ -112,7 +112,7 @@ fn strike(world: &mut World, every: Ms, last: Ms, count: &std::rc::Rc<std::cell:
 fn failures(world: &World) -> Vec<String> {
     let mut failures = oracle::mistakes(world);
     for loss in world.chronicle.losses.iter().filter(|loss| loss.healable) {
-        failures.extend(liveness::late(world, loss, Some(bound(world, loss))));
+        failures.extend(liveness::late(world, loss, Within::BesideStorms(bound(world, loss))));
     }
     for storm in &world.chronicle.storms {
         if storm.until.min(world.now) - storm.from > STORM_MAX {
@@ -133,11 +133,5 @@ fn bound(world: &World, loss: &Loss) -> Ms {
     // What its engine keeps restarting is judged after the settle time.
     let by_engine = world.workspaces[loss.workspace].spec.policy == EnginePolicy::UnlessStopped;
     let settle = if by_engine { 2 * ms(settings.settle) } else { 0 };
-    let storms = liveness::in_storms(world, loss);
-    liveness::bound(settings, loss)
-        + storms
-        + learned
-        + settle
-        + ms(settings.backoff_initial)
-        + 2 * ms(settings.poll_interval)
+    liveness::bound(settings, loss) + learned + settle + ms(settings.backoff_initial) + 2 * ms(settings.poll_interval)
 }

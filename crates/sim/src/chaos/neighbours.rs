@@ -167,7 +167,9 @@ fn liars(world: &mut World, of: usize) {
             world.mute(of, lasting);
             world.note(of, "(one login accuses it, and then under a second name)");
             accuse(world, of, 0, world.now + lasting);
-            let (begins, speaks_for) = (world.dice.below(lasting), 4 * world.workspaces[of].spec.interval);
+            // A window is two intervals at least, and of the assumed interval until its own is learned.
+            let interval = world.workspaces[of].spec.interval.min(ms(world.settings.heartbeat_interval));
+            let (begins, speaks_for) = (world.dice.below(lasting), 4 * interval);
             world.later(begins, move |world| accuse(world, of, SECOND_NAME, world.now + speaks_for));
         }
         _ => {
