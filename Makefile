@@ -112,6 +112,12 @@ bench: ## simulated workspace-seconds per wall second on one core
 	$(CARGO) build --release --package defib-sim --locked
 	target/release/defib-sim bench
 
+# Not a part of `test`, which holds the links of the same pages without it.
+.PHONY: docs
+docs: ## the pages of docs/ as a small site in target/book
+	@command -v mdbook >/dev/null || { echo "no mdbook: cargo install --locked mdbook" >&2; exit 1; }
+	mdbook build --dest-dir "$(abspath $(TARGET_DIR))/book"
+
 .PHONY: env-file
 env-file: ## writes deploy/defib.env anew from the table of knobs
 	$(CARGO) build --workspace --bins --locked
