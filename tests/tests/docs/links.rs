@@ -16,11 +16,7 @@ fn resolve(folder: &Path, link: &str) -> Option<PathBuf> {
     for part in folder.join(link).components() {
         match part {
             Component::Normal(name) => path.push(name),
-            Component::ParentDir => {
-                if !path.pop() {
-                    return None;
-                }
-            }
+            Component::ParentDir if !path.pop() => return None,
             _ => {}
         }
     }
