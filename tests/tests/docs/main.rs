@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot read the repository is broken")]
 
+mod how_to;
 mod links;
 mod numbers;
 
