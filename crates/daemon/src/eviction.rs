@@ -187,7 +187,8 @@ impl Waiting {
 
     /// Those that have waited for the longest since their last try.
     fn next(&self, at_most: usize) -> Vec<WorkspaceId> {
-        let mut all: Vec<(u64, &WorkspaceId)> = self.by_workspace.iter().map(|(workspace, it)| (it.turn, workspace)).collect();
+        let mut all: Vec<(u64, &WorkspaceId)> =
+            self.by_workspace.iter().map(|(workspace, it)| (it.turn, workspace)).collect();
         all.sort_unstable();
         all.into_iter().take(at_most).map(|(_, workspace)| workspace.clone()).collect()
     }

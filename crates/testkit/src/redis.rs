@@ -217,7 +217,7 @@ impl Drop for PrivateRedis {
 async fn ask(stream: &mut BufReader<TcpStream>, words: &[&str]) -> Result<Option<String>> {
     let mut request = format!("*{}\r\n", words.len());
     for word in words {
-        request.push_str(&format!("${}\r\n{word}\r\n", word.len()));
+        request.extend(["$", &word.len().to_string(), "\r\n", word, "\r\n"]);
     }
     stream.get_mut().write_all(request.as_bytes()).await?;
     let mut line = String::new();
@@ -241,7 +241,8 @@ async fn ask(stream: &mut BufReader<TcpStream>, words: &[&str]) -> Result<Option
 
 fn find_program() -> Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).map(|directory| directory.join("redis-server")).find(|file| file.is_file());
+    let found =
+        std::env::split_paths(&path).map(|directory| directory.join("redis-server")).find(|file| file.is_file());
     found.context("no redis-server on PATH: run deploy/dev/install.sh")
 }
 

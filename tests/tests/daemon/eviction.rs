@@ -18,6 +18,13 @@ async fn the_keys_of_a_dead_one_are_gone_before_its_engine_is_called() -> Result
 }
 
 #[tokio::test]
+async fn a_login_that_may_delete_these_keys_and_nothing_else_is_enough() -> Result<()> {
+    let redis = PrivateRedis::start().await?;
+    redis.command(&["ACL", "SETUSER", "defib", "on", ">s3cret", "~ws:*", "+del"]).await?;
+    is_evicted_at(&redis, &format!("redis://defib:s3cret@{}", redis.host()), &redis).await
+}
+
+#[tokio::test]
 async fn in_a_cluster_too() -> Result<()> {
     let redis = PrivateRedis::cluster().await?;
     is_evicted_at(&redis, &format!("cluster+redis://{}", redis.host()), &redis).await
@@ -61,7 +68,10 @@ async fn is_evicted_at(redis: &PrivateRedis, url: &str, _through: &PrivateRedis)
     .await?;
     let left = [redis.get("ws:dies").await?, redis.get("ws:dies:url").await?];
     ensure!(left == [None, None], "the engine was called while these were there: {left:?}");
-    ensure!(redis.get("ws:lives").await?.is_some() && redis.get("ws:dies:other").await?.is_some(), "others' keys are gone");
+    ensure!(
+        redis.get("ws:lives").await?.is_some() && redis.get("ws:dies:other").await?.is_some(),
+        "others' keys are gone"
+    );
     stage.db.wait_for_restart("dies", "succeeded", SOON).await?;
     ensure!(evictions(&daemon, "deleted").await? == 1 && evictions(&daemon, "failed").await? == 0);
     Ok(())
@@ -145,7 +155,10 @@ async fn what_cannot_be_meant_stops_the_start_with_one_line() -> Result<()> {
         let program = defib_testkit::Program::defib(["run"], &all)?;
         let code = program.wait_exit(SOON).await?.code();
         let said = program.stderr();
-        ensure!(code == Some(2) && said.lines().count() == 1 && said.contains(says), "{url:?} {evict:?}: {code:?} {said}");
+        ensure!(
+            code == Some(2) && said.lines().count() == 1 && said.contains(says),
+            "{url:?} {evict:?}: {code:?} {said}"
+        );
         ensure!(!said.contains("s3cret"), "{said}");
     }
     Ok(())

@@ -41,8 +41,8 @@ struct Login {
 
 /// The library's client for an address.
 pub(super) enum Reached {
-    One(Client),
-    Cluster(ClusterClient),
+    One(Box<Client>),
+    Cluster(Box<ClusterClient>),
     Sentinel(Box<SentinelClient>),
 }
 
@@ -56,6 +56,9 @@ impl fmt::Debug for Address {
 const FORMS: &str = "write redis://user:password@host:6379/0, rediss:// for TLS, cluster+redis://host:6379,host:6379, or \
                      sentinel+redis://host:26379,host:26379/service";
 
+/// The schemes that the library knows, after `cluster+` or `sentinel+`.
+const SCHEMES: [&str; 6] = ["redis", "rediss", "valkey", "valkeys", "redis+unix", "unix"];
+
 impl Address {
     /// Reads an address and checks all of it, the file of certificate authorities included. Does not connect.
     ///
@@ -68,6 +71,9 @@ impl Address {
         };
         let not_one = || format!("it is not an address of a Redis: {FORMS}");
         let (scheme, after) = plain.split_once("://").ok_or_else(not_one)?;
+        if !SCHEMES.contains(&scheme) {
+            return Err(not_one());
+        }
         let (place, query) = after.split_once('?').unwrap_or((after, ""));
         let (authority, path) = place.split_once('/').unwrap_or((place, ""));
         let (login, hosts) = match authority.rsplit_once('@') {
@@ -79,17 +85,24 @@ impl Address {
         }
         let parameters = redis::parse_redis_url(&format!("redis://host/?{query}")).ok_or_else(not_one)?;
         let parameter = |name: &str| {
-            parameters.query_pairs().find(|(key, value)| key == name && !value.is_empty()).map(|(_, value)| value.into_owned())
+            parameters
+                .query_pairs()
+                .find(|(key, value)| key == name && !value.is_empty())
+                .map(|(_, value)| value.into_owned())
         };
         let ours = ["ca", "sentinel_user", "sentinel_password"];
-        let theirs: Vec<&str> =
-            query.split('&').filter(|pair| !pair.is_empty() && !ours.iter().any(|name| pair.split('=').next() == Some(name))).collect();
+        let theirs: Vec<&str> = query
+            .split('&')
+            .filter(|pair| !pair.is_empty() && !ours.iter().any(|name| pair.split('=').next() == Some(name)))
+            .collect();
         let theirs = if theirs.is_empty() { String::new() } else { format!("?{}", theirs.join("&")) };
         let nodes = || hosts.split(',').map(|host| format!("{scheme}://{login}{host}")).collect();
         let place = match kind {
             None => Place::One(format!("{scheme}://{login}{hosts}/{path}{theirs}")),
             Some("cluster") if !path.is_empty() => {
-                return Err("it names a database, and a cluster has only one: leave out what follows the hosts".to_owned());
+                return Err(
+                    "it names a database, and a cluster has only one: leave out what follows the hosts".to_owned()
+                );
             }
             Some("cluster") => Place::Cluster(nodes()),
             Some(_) if path.is_empty() => {
@@ -104,12 +117,17 @@ impl Address {
         };
         let kind = kind.map(|kind| format!("{kind}+")).unwrap_or_default();
         let slash = if path.is_empty() { "" } else { "/" };
-        let mut address =
-            Self { place, ca: parameter("ca"), shown: format!("{kind}{scheme}://{hosts}{slash}{path}"), secrets: Vec::new() };
-        address.secrets = [parameter("sentinel_password"), parameter("pass"), address.password(), given_password(&login)]
-            .into_iter()
-            .flatten()
-            .collect();
+        let mut address = Self {
+            place,
+            ca: parameter("ca"),
+            shown: format!("{kind}{scheme}://{hosts}{slash}{path}"),
+            secrets: Vec::new(),
+        };
+        address.secrets =
+            [parameter("sentinel_password"), parameter("pass"), address.password(), given_password(&login)]
+                .into_iter()
+                .flatten()
+                .collect();
         address.reach().map_err(|why| address.redacted(&format!("{why}: {FORMS}")))?;
         Ok(address)
     }
@@ -126,25 +144,29 @@ impl Address {
 
     /// The library's client. Does not connect.
     pub(super) fn reach(&self) -> Result<Reached, String> {
-        let ca = self.ca.as_ref().map(|path| std::fs::read(path).map_err(|error| format!("the file {path:?} of its parameter ca cannot be read ({error})")));
+        let ca = self.ca.as_ref().map(|path| {
+            std::fs::read(path)
+                .map_err(|error| format!("the file {path:?} of its parameter ca cannot be read ({error})"))
+        });
         let certificates = ca.transpose()?.map(|ca| TlsCertificates { client_tls: None, root_cert: Some(ca) });
         self.client(certificates).map_err(|error| error.to_string())
     }
 
     fn client(&self, certificates: Option<TlsCertificates>) -> Result<Reached, RedisError> {
         match &self.place {
-            Place::One(url) => Ok(Reached::One(match certificates {
+            Place::One(url) => Ok(Reached::One(Box::new(match certificates {
                 Some(certificates) => Client::build_with_tls(url.as_str(), certificates)?,
                 None => Client::open(url.as_str())?,
-            })),
+            }))),
             Place::Cluster(nodes) => {
                 let builder = ClusterClientBuilder::new(nodes.iter().map(String::as_str));
                 let builder = builder.retries(1).connection_timeout(ANSWER_MAX).response_timeout(ANSWER_MAX);
                 let builder = certificates.into_iter().fold(builder, ClusterClientBuilder::certs);
-                Ok(Reached::Cluster(builder.build()?))
+                Ok(Reached::Cluster(Box::new(builder.build()?)))
             }
             Place::Sentinel { nodes, service, asks_as } => {
-                let infos = nodes.iter().map(|node| node.as_str().into_connection_info()).collect::<Result<Vec<_>, _>>()?;
+                let infos =
+                    nodes.iter().map(|node| node.as_str().into_connection_info()).collect::<Result<Vec<_>, _>>()?;
                 let addresses: Vec<ConnectionAddr> = infos.iter().map(|info| info.addr().clone()).collect();
                 let mut builder = SentinelClientBuilder::new(addresses, service.clone(), SentinelServerType::Master)?;
                 if nodes.iter().any(|node| node.starts_with("rediss") || node.starts_with("valkeys")) {
@@ -156,8 +178,10 @@ impl Address {
                 }
                 if let Some(info) = infos.first().map(redis::ConnectionInfo::redis_settings) {
                     builder = builder.set_client_to_redis_db(info.db());
-                    builder = info.username().into_iter().fold(builder, SentinelClientBuilder::set_client_to_redis_username);
-                    builder = info.password().into_iter().fold(builder, SentinelClientBuilder::set_client_to_redis_password);
+                    builder =
+                        info.username().into_iter().fold(builder, SentinelClientBuilder::set_client_to_redis_username);
+                    builder =
+                        info.password().into_iter().fold(builder, SentinelClientBuilder::set_client_to_redis_password);
                 }
                 builder = asks_as.user.iter().fold(builder, SentinelClientBuilder::set_client_to_sentinel_username);
                 builder = asks_as.password.iter().fold(builder, SentinelClientBuilder::set_client_to_sentinel_password);

@@ -41,7 +41,8 @@ impl Pattern {
                 parts.push(Part::WorkspaceId);
                 rest = after;
             } else {
-                return Err("it has a brace without its other half: write {{ or }} for a brace that is part of a key".to_owned());
+                return Err("it has a brace without its other half: write {{ or }} for a brace that is part of a key"
+                    .to_owned());
             }
         }
         plain.push_str(rest);

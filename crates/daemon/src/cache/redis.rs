@@ -5,6 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::future::try_join_all;
 use redis::aio::MultiplexedConnection;
+use redis::cluster::ClusterClient;
 use redis::cluster_async::ClusterConnection;
 use redis::sentinel::SentinelClient;
 use redis::{AsyncConnectionConfig, Client, RedisError, cmd};
@@ -26,8 +27,8 @@ pub(crate) struct RedisCache {
 }
 
 enum How {
-    One(Client),
-    Cluster(redis::cluster::ClusterClient),
+    One(Box<Client>),
+    Cluster(Box<ClusterClient>),
     /// Asks the sentinels each time which server is the primary now.
     Sentinel(Mutex<Box<SentinelClient>>),
 }

@@ -251,7 +251,8 @@ impl<'a> Reader<'a> {
                 Err(why) => self.faults.push(format!("{called}: {}: {why}", text.escape_debug())),
             }
         }
-        let redis = Address::parse(url.expose()).map_err(|why| self.faults.push(format!("DEFIB_REDIS_URL: {why}"))).ok()?;
+        let redis =
+            Address::parse(url.expose()).map_err(|why| self.faults.push(format!("DEFIB_REDIS_URL: {why}"))).ok()?;
         if patterns.is_empty() && self.faults.len() == faults {
             self.faults.push(format!("{called} names no key: write ws:{{workspace_id}}"));
         }
