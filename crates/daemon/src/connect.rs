@@ -10,6 +10,7 @@ use defib_engine::{Engine, EngineSettings, PlatformRestart, TlsPaths, WithPlatfo
 use defib_policy::id::EngineName;
 use defib_store::{ListenSettings, Store, StoreSettings};
 
+use crate::cache::RedisCache;
 use crate::clock::Clock;
 use crate::config::{Config, Secret};
 use crate::logging::chain;
@@ -47,6 +48,12 @@ pub(crate) fn platform(config: &Config) -> Result<Option<PlatformRestart>, Refus
     let token = config.platform_token.as_ref().map(|token| token.expose().into());
     let platform = PlatformRestart::new(url.expose(), token.as_ref());
     platform.map(Some).map_err(|error| Refused(format!("DEFIB_PLATFORM_URL: {}", chain(&error))))
+}
+
+/// The platform's cache, where the configuration has one.
+pub(crate) fn cache(config: &Config) -> Result<Option<RedisCache>, Refused> {
+    let Some(evict) = &config.evict else { return Ok(None) };
+    RedisCache::new(evict.redis.clone()).map(Some).map_err(|why| Refused(format!("DEFIB_REDIS_URL: {why}")))
 }
 
 /// The engines of the configuration, each with the platform's own restart where there is one.

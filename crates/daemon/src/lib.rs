@@ -6,12 +6,14 @@
 //!                                                            └──► record, marks (nobody waits for them)
 //! ```
 
+mod cache;
 mod cli;
 mod clock;
 mod config;
 mod connect;
 mod database;
 mod driver;
+mod eviction;
 mod files;
 mod findings;
 mod focus;

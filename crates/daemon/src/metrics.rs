@@ -66,6 +66,29 @@ pub(crate) const SUSPICION_REASONS: [&str; 8] =
 /// The platform's own functions, as the store names them in its errors.
 pub(crate) const ADAPTER_FUNCTIONS: [&str; 2] = ["mark_dead", "mark_recovered"];
 
+/// What came of deleting the keys of a dead workspace (label `result`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Eviction {
+    /// They are gone.
+    Deleted,
+    /// A try failed. It is made again.
+    Failed,
+    /// It is not tried any more: the workspace is back, or it took too long.
+    GivenUp,
+}
+
+impl Eviction {
+    pub(crate) const ALL: [Self; 3] = [Self::Deleted, Self::Failed, Self::GivenUp];
+
+    pub(crate) const fn label(self) -> &'static str {
+        match self {
+            Self::Deleted => "deleted",
+            Self::Failed => "failed",
+            Self::GivenUp => "given_up",
+        }
+    }
+}
+
 /// The reason label of a reported reason.
 pub(crate) fn suspicion_reason(reason: &str, http_status: Option<i32>) -> &'static str {
     let reason = reason.to_ascii_lowercase();
@@ -113,6 +136,7 @@ pub(crate) struct Metrics {
     pub(crate) heartbeats_usable: IntGauge,
     pub(crate) local_health_multiplier: IntGauge,
     adapter_errors: IntCounterVec,
+    evictions: IntCounterVec,
     last_tick: Gauge,
 }
 
@@ -133,7 +157,7 @@ const fn declared(name: &'static str, labels: &'static [&'static str], help: &'s
 }
 
 /// Every metric. The README's table and the help texts of `/metrics` come from here.
-pub(crate) const HELP: [Declared; 27] = [
+pub(crate) const HELP: [Declared; 28] = [
     declared(
         "defib_ticks_total",
         &["scope", "result"],
@@ -210,6 +234,11 @@ pub(crate) const HELP: [Declared; 27] = [
         "defib_adapter_errors_total",
         &["function"],
         "Calls of the platform's own functions that raised, blocked or took too long",
+    ),
+    declared(
+        "defib_evictions_total",
+        &["result"],
+        "Tries to delete the keys of a dead workspace in Redis (DEFIB_REDIS_EVICT), by what came of them",
     ),
     declared("defib_last_tick_timestamp_seconds", &[], "Unix time of the last pass over the whole fleet"),
     declared("defib_build_info", &["version"], "1, with the version as a label"),
@@ -291,6 +320,7 @@ impl Metrics {
             heartbeats_usable: gauge("defib_heartbeats_usable")?,
             local_health_multiplier: gauge("defib_local_health_multiplier")?,
             adapter_errors: counters("defib_adapter_errors_total", &["function"])?,
+            evictions: counters("defib_evictions_total", &["result"])?,
             last_tick,
             registry,
         };
@@ -319,6 +349,9 @@ impl Metrics {
         }
         for function in ADAPTER_FUNCTIONS {
             self.adapter_errors.with_label_values(&[function]);
+        }
+        for result in Eviction::ALL {
+            self.evictions.with_label_values(&[result.label()]);
         }
         for reason in Held::ALL {
             self.restarts_held.with_label_values(&[reason.label()]);
@@ -400,6 +433,11 @@ impl Metrics {
     /// A function of the platform (one of [`ADAPTER_FUNCTIONS`]) raised, blocked or took too long.
     pub(crate) fn adapter_error(&self, function: &'static str) {
         self.adapter_errors.with_label_values(&[function]).inc();
+    }
+
+    /// What came of deleting the keys of a dead workspace.
+    pub(crate) fn eviction(&self, result: Eviction) {
+        self.evictions.with_label_values(&[result.label()]).inc();
     }
 
     pub(crate) fn lease_held(&self, engine: &EngineName, held: bool) {

@@ -67,6 +67,9 @@ pub(crate) trait Restarts: Send + Sync {
     /// Starts to carry out orders. Returns at once.
     fn carry_out(&self, orders: Vec<RestartOrder>);
 
+    /// A workspace beats again after a restart.
+    fn is_back(&self, workspace: &WorkspaceId);
+
     /// Workspaces with a restart under way in this process.
     fn in_flight(&self) -> InFlight;
 
@@ -77,6 +80,10 @@ pub(crate) trait Restarts: Send + Sync {
 impl Restarts for Arc<Restarter> {
     fn carry_out(&self, orders: Vec<RestartOrder>) {
         Restarter::carry_out(self, orders);
+    }
+
+    fn is_back(&self, workspace: &WorkspaceId) {
+        Restarter::is_back(self, workspace);
     }
 
     fn in_flight(&self) -> InFlight {
@@ -143,6 +150,9 @@ impl Passes {
             self.recorder.passed(scope.engine.as_ref(), seen.reach(), report.judged);
         }
         self.marks.note(&plan);
+        for recovery in &plan.recoveries {
+            self.restarts.is_back(&recovery.workspace);
+        }
         self.restarts.carry_out(plan.restarts);
         Ok(report)
     }

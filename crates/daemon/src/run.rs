@@ -19,6 +19,7 @@ use crate::clock;
 use crate::config::Config;
 use crate::connect::{self, STATEMENT_TIMEOUT};
 use crate::driver::{self, Inputs, Parts};
+use crate::eviction::Evictor;
 use crate::files;
 use crate::health::Health;
 use crate::http::{self, Shown};
@@ -30,7 +31,7 @@ use crate::marked_status::{self, MarkedStatus};
 use crate::marks::Marks;
 use crate::memory::Memory;
 use crate::metrics::Metrics;
-use crate::news::{News, RestartNews};
+use crate::news::{EvictionNews, News, RestartNews};
 use crate::orders::Orders;
 use crate::pass::Passes;
 use crate::reading::Reading;
@@ -69,6 +70,7 @@ struct Daemon {
     marks: Arc<Marks>,
     leases: Arc<Leases>,
     restarter: Arc<Restarter>,
+    evictor: Option<Arc<Evictor>>,
 }
 
 /// Runs until a signal. The configuration has been checked; what can still be wrong is the world.
@@ -154,7 +156,14 @@ impl Daemon {
             replica_id: config.replica_id.clone(),
             watched_statuses: config.watched_statuses.clone(),
         };
-        let restarter = Arc::new(Restarter::new(
+        let evictor = match (connect::cache(&config)?, &config.evict) {
+            (Some(cache), Some(evict)) => {
+                let news = EvictionNews::new(Arc::clone(&metrics));
+                Some(Arc::new(Evictor::new(evict.patterns.clone(), Arc::new(cache), Arc::clone(&clock), news)))
+            }
+            _ => None,
+        };
+        let restarter = Restarter::new(
             Knobs::of(&config),
             Arc::new(ledger),
             &engines,
@@ -162,7 +171,8 @@ impl Daemon {
             Arc::clone(&ownership),
             RestartNews::new(Arc::clone(&metrics)),
             ended,
-        ));
+        );
+        let restarter = Arc::new(restarter.with_evictor(evictor.clone()));
         metrics.mode(config.policy.mode);
         let state = Arc::new(State::new(config, clock, ownership));
         let news = Arc::new(News::new(metrics, health));
@@ -181,16 +191,18 @@ impl Daemon {
             Box::new(move || busy.busy_engines()),
             engines.keys().cloned().collect(),
         ));
-        Ok(Self { state, store: reads, engines, news, recorder, memory, marks, leases, restarter })
+        Ok(Self { state, store: reads, engines, news, recorder, memory, marks, leases, restarter, evictor })
     }
 
     /// Starts what nobody waits for.
-    fn keep_books(&self, stop: &CancellationToken) -> [JoinHandle<()>; 3] {
-        [
+    fn keep_books(&self, stop: &CancellationToken) -> Vec<JoinHandle<()>> {
+        let evicting = self.evictor.iter().map(|evictor| tokio::spawn(Arc::clone(evictor).run(stop.clone())));
+        let books = [
             tokio::spawn(Arc::clone(&self.memory).run(stop.clone())),
             tokio::spawn(Arc::clone(&self.recorder).run(stop.clone())),
             tokio::spawn(Arc::clone(&self.marks).run(stop.clone())),
-        ]
+        ];
+        books.into_iter().chain(evicting).collect()
     }
 
     /// Waits for the database and its schema, then turns the loop until stopped.

@@ -6,6 +6,7 @@
 //! | a database | [`PrivatePostgres`], one database per test |
 //! | a second database server that streams from it | [`PrivatePostgres::standby`] |
 //! | a transaction pooler before it | [`PgBouncer`] |
+//! | a Redis, a cluster, a sentinel | [`PrivateRedis`] |
 //! | certificates | [`CertificateAuthority`] |
 //! | a Docker engine that really starts processes | [`PrivateDockerd`] |
 //! | containers on any engine | [`EngineHandle`] |
@@ -29,6 +30,7 @@ pub mod pgbouncer;
 pub mod postgres;
 pub mod process;
 pub mod program;
+pub mod redis;
 pub mod scripted_control_plane;
 pub mod scripted_engine;
 mod wait;
@@ -41,6 +43,7 @@ pub use net::free_port;
 pub use pgbouncer::PgBouncer;
 pub use postgres::{PrivatePostgres, StopMode};
 pub use program::Program;
+pub use redis::PrivateRedis;
 pub use scripted_control_plane::ScriptedControlPlane;
 pub use scripted_engine::ScriptedEngine;
 pub use wait::eventually;

@@ -13,6 +13,7 @@ mod databases;
 mod day;
 mod deaths;
 mod engines;
+mod eviction;
 mod externals;
 mod observability;
 mod operators;

@@ -37,6 +37,7 @@ const METRICS: &[&str] = &[
 /// Those of section 8 with labels that have no values before there are engines or holds, and the one that section 4.5 asks for.
 const METRICS_BESIDES: &[&str] = &[
     "adapter_errors_total",
+    "evictions_total",
     "holds",
     "lease_held",
     "mode",

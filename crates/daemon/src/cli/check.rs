@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use defib_engine::RestartBy;
+use defib_policy::id::WorkspaceId;
 use defib_policy::moment::Timestamp;
 use defib_policy::settings::Mode;
 use defib_store::{CheckFacts, FleetFacts, SchemaState, Store, can_listen};
@@ -13,6 +14,7 @@ use defib_store::{CheckFacts, FleetFacts, SchemaState, Store, can_listen};
 use super::findings::{Findings, brief};
 use super::mapping::{self, Rows};
 use super::{Ended, contract, show};
+use crate::cache::Keys as _;
 use crate::config::Config;
 use crate::logging::{chain, printable};
 use crate::marked_status::{self, MarkedStatus};
@@ -50,6 +52,7 @@ pub(super) async fn run(config: &Config, strict: bool) -> anyhow::Result<Ended> 
             );
         }
     }
+    check_cache(&mut findings, config).await?;
     if now.as_ref().is_some_and(|facts| facts.schema == SchemaState::Current) {
         check_marked_status(&mut findings, config, &store).await;
     }
@@ -261,6 +264,27 @@ async fn check_marked_status(findings: &mut Findings, config: &Config, store: &S
         Ok(MarkedStatus::NeverWritten) => {}
         Err(error) => findings.fail("statuses", &chain(&error)),
     }
+}
+
+/// Whether the keys of a dead workspace could be deleted: asked by deleting those of a workspace that there cannot be, because only that
+/// shows that the login may write to these keys and that the server is no replica.
+async fn check_cache(findings: &mut Findings, config: &Config) -> anyhow::Result<()> {
+    let (Some(cache), Some(evict)) = (connect::cache(config)?, &config.evict) else { return Ok(()) };
+    let nobody = WorkspaceId::from("(defib check)");
+    let keys: Vec<String> = evict.patterns.iter().map(|pattern| pattern.key(&nobody)).collect();
+    let shown = evict.redis.shown();
+    match cache.delete(&keys).await {
+        Ok(()) => findings.well("redis", &format!("the keys of a dead workspace ({} each) can be deleted at {shown}", keys.len())),
+        Err(why) => findings.fail(
+            "redis",
+            &format!(
+                "keys at {shown} cannot be deleted: {}. The restarts go on without it, and callers may be sent to a dead address meanwhile. Is \
+                 DEFIB_REDIS_URL right, and may its login use DEL on the keys of DEFIB_REDIS_EVICT?",
+                printable(&why)
+            ),
+        ),
+    }
+    Ok(())
 }
 
 /// Connections to engines, to the database and of strangers to the metrics' port are all files.

@@ -146,6 +146,18 @@ pub(crate) const KNOBS: &[Knob] = &[
         "The platform's own restart, as https://host?preset=NAME or file:///preset.toml; default: none",
     ),
     bare(Group::Connections, "PLATFORM_TOKEN", Kind::Secret, "What the platform's own restart knows defib by"),
+    bare(
+        Group::Connections,
+        "REDIS_URL",
+        Kind::Secret,
+        "Redis with the platform's cache, as redis://user:password@host:6379/0, rediss://, cluster+redis:// or sentinel+redis://; default: none",
+    ),
+    bare(
+        Group::Connections,
+        "REDIS_EVICT",
+        Kind::List,
+        "Keys there that are deleted before a dead workspace is restarted, such as ws:{workspace_id},ws:{workspace_id}:url",
+    ),
     knob(
         Group::Connections,
         "WORKSPACE_LABEL",

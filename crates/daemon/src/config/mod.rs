@@ -20,6 +20,7 @@ use defib_policy::settings::{Action, Mode, OnExit0, Settings};
 
 use self::knobs::{KNOBS, Kind, Knob};
 use self::parse::Reader;
+use crate::cache::{Address, Pattern};
 
 /// Text that is never printed.
 #[derive(Clone, PartialEq, Eq)]
@@ -57,6 +58,8 @@ pub(crate) struct Config {
     pub(crate) platform_url: Option<Secret>,
     pub(crate) platform_token: Option<Secret>,
     pub(crate) restart_by: RestartBy,
+    /// Which keys of a dead workspace are deleted, and where.
+    pub(crate) evict: Option<Evict>,
     pub(crate) workspace_label: String,
     pub(crate) engine_timeout: Duration,
     pub(crate) watched_statuses: Vec<String>,
@@ -72,6 +75,15 @@ pub(crate) struct Config {
     pub(crate) auto_migrate: bool,
     pub(crate) log: String,
     pub(crate) log_format: LogFormat,
+}
+
+/// Which keys of a dead workspace are deleted, and where.
+#[derive(Clone, Debug)]
+pub(crate) struct Evict {
+    /// `DEFIB_REDIS_URL`
+    pub(crate) redis: Address,
+    /// `DEFIB_REDIS_EVICT`
+    pub(crate) patterns: Vec<Pattern>,
 }
 
 /// Everything that is wrong with the configuration.
@@ -201,6 +213,7 @@ impl RawKnobs {
             platform_url: read.text("PLATFORM_URL").map(Secret),
             platform_token: read.secret("PLATFORM_TOKEN"),
             restart_by: if read.word("RESTART_BY") == "platform" { RestartBy::Platform } else { RestartBy::Engine },
+            evict: read.evict(),
             workspace_label: read.label("WORKSPACE_LABEL"),
             engine_timeout: read.duration("ENGINE_TIMEOUT"),
             watched_statuses: read.list("WATCHED_STATUSES"),

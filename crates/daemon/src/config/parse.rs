@@ -9,7 +9,8 @@ use defib_engine::EngineUrl;
 use defib_policy::id::EngineName;
 
 use super::knobs::{KNOBS, Kind, Knob, short};
-use super::{RawKnobs, Secret};
+use super::{Evict, RawKnobs, Secret};
+use crate::cache::{Address, Pattern};
 
 /// What the variable of a control plane's token begins with; its engine's name follows.
 const ENGINE_TOKEN: &str = "DEFIB_ENGINE_TOKEN_";
@@ -221,6 +222,41 @@ impl<'a> Reader<'a> {
             self.faults.push(format!("{called} holds no word: write online,degraded"));
         }
         words
+    }
+
+    /// The keys that are deleted in Redis. The address and the keys mean nothing without each other.
+    pub(super) fn evict(&mut self) -> Option<Evict> {
+        let faults = self.faults.len();
+        let url = self.secret("REDIS_URL");
+        let (given, called, _) = self.given("REDIS_EVICT");
+        let given = given.filter(|text| !text.is_empty());
+        let refused = self.faults.len() > faults;
+        let (url, given) = match (url, given) {
+            (Some(url), Some(given)) => (url, given),
+            (Some(_), None) => {
+                let say = "DEFIB_REDIS_URL is of no use without DEFIB_REDIS_EVICT, which names the keys to delete, such as ws:{workspace_id}";
+                self.faults.push(say.to_owned());
+                return None;
+            }
+            (None, Some(_)) if !refused => {
+                self.faults.push(format!("{called} needs DEFIB_REDIS_URL, which says in which Redis the keys are"));
+                return None;
+            }
+            (None, _) => return None,
+        };
+        let mut patterns = Vec::new();
+        for text in given.split(',').map(str::trim).filter(|text| !text.is_empty()) {
+            match Pattern::parse(text) {
+                Ok(pattern) => patterns.push(pattern),
+                Err(why) => self.faults.push(format!("{called}: {}: {why}", text.escape_debug())),
+            }
+        }
+        let redis =
+            Address::parse(url.expose()).map_err(|why| self.faults.push(format!("DEFIB_REDIS_URL: {why}"))).ok()?;
+        if patterns.is_empty() && self.faults.len() == faults {
+            self.faults.push(format!("{called} names no key: write ws:{{workspace_id}}"));
+        }
+        Some(Evict { redis, patterns })
     }
 
     pub(super) fn label(&mut self, name: &str) -> String {

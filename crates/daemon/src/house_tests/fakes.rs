@@ -398,6 +398,8 @@ impl Restarts for FakeRestarts {
         lock(&self.orders).extend(orders);
     }
 
+    fn is_back(&self, _: &WorkspaceId) {}
+
     fn in_flight(&self) -> InFlight {
         lock(&self.orders).iter().map(|order| order.workspace.clone()).collect()
     }

@@ -3,6 +3,7 @@
 //! A fault is said when it begins and when it ends, however often it is met in between; so what was said is remembered here, and
 //! no metric is ever read back. What restarts tell is in `restarts.rs`.
 
+mod evictions;
 mod restarts;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -18,6 +19,7 @@ use defib_policy::verdict::Verdict;
 use defib_store::{LeaseTable, Malformed, StoreError};
 use tracing::{debug, error, info, warn};
 
+pub(crate) use self::evictions::EvictionNews;
 pub(crate) use self::restarts::RestartNews;
 use crate::health::Health;
 use crate::logging::{database_fault, printable};

@@ -33,6 +33,7 @@ use tracing::{error, info, warn};
 pub(crate) use self::ledger::{Ledger, StoreLedger};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::eviction::Evictor;
 use crate::logging::{chain, printable};
 use crate::news::RestartNews;
 use crate::sync::lock;
@@ -86,6 +87,8 @@ pub(crate) struct Restarter {
     ledger: Arc<dyn Ledger>,
     engines: BTreeMap<EngineName, OnEngine>,
     clock: Clock,
+    /// Deletes the keys of a dead workspace in the platform's cache, where there is one.
+    evictor: Option<Arc<Evictor>>,
     news: RestartNews,
     longest: Duration,
     /// What is ours, as the last turn at the leases left it.
@@ -132,6 +135,7 @@ impl Restarter {
             ledger,
             engines: engines.iter().map(|(name, engine)| (name.clone(), on_engine(engine))).collect(),
             clock,
+            evictor: None,
             news,
             longest: any.longest(),
             ownership,
@@ -142,6 +146,18 @@ impl Restarter {
             ended,
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
+        }
+    }
+
+    /// Deletes keys of the dead before the engine is asked.
+    pub(crate) fn with_evictor(self, evictor: Option<Arc<Evictor>>) -> Self {
+        Self { evictor, ..self }
+    }
+
+    /// A workspace beats again after a restart.
+    pub(crate) fn is_back(&self, workspace: &WorkspaceId) {
+        if let Some(evictor) = &self.evictor {
+            evictor.is_over(workspace);
         }
     }
 
@@ -247,7 +263,9 @@ impl Restarter {
                 Step::MayAct { row, epoch, within } => {
                     crash_point!("confirmed");
                     asked = (row, epoch);
-                    self.ledger.may_act(order, row, epoch, within).await
+                    // Only now is it known to be dead still. What the deletion takes is far below the margin that the answer is good for.
+                    let evicting = self.evict(order, &restart);
+                    tokio::join!(self.ledger.may_act(order, row, epoch, within), evicting).0
                 }
                 Step::Leave => {
                     crash_point!("acting");
@@ -288,10 +306,20 @@ impl Restarter {
                 }
                 Step::Done(done) => {
                     drop(held);
+                    if done.end == End::NotAsked {
+                        self.is_back(&order.workspace); // or somebody else's: we do not restart it
+                    }
                     return done;
                 }
             };
             step = restart.answer(self.standing(order), answer);
+        }
+    }
+
+    /// Deletes the keys of a workspace that is dead, and whose restart has not been asked for before in this attempt.
+    async fn evict(&self, order: &RestartOrder, restart: &Restart) {
+        if let Some(evictor) = self.evictor.as_ref().filter(|_| restart.mends().is_none()) {
+            evictor.evict(&order.workspace).await;
         }
     }
 
