@@ -80,9 +80,9 @@ fn is_crash_loop(attempts: &[Attempt], settings: &Settings) -> bool {
         && last[0].recovered_ago.is_some_and(|ago| ago < settings.backoff_reset)
 }
 
-/// The highest number that was given for this very life. The newest attempt need not have it: one that was judged on a read from
-/// before an acknowledgement may be claimed after it, and before one that was judged on a read from after it. The ledger gives a
-/// number once for a life, so that going by the newest would ask for a number that is taken, again and again.
+/// The highest number that an attempt of this very life has. That need not be the newest attempt: around an acknowledgement, an attempt
+/// that was judged before it may be claimed after one that was judged after it. The ledger gives each number once for a life, so going by
+/// the newest attempt would ask again and again for a number that is taken.
 fn given_to(attempts: &[Attempt], incarnation: Option<&Incarnation>) -> u32 {
     let Some(Incarnation { container_id, started_at: Some(started_at) }) = incarnation else { return 0 };
     let same = attempts.iter().filter(|attempt| {
@@ -103,8 +103,8 @@ fn last_of_run(attempts: &[Attempt], down_for: Duration, reset: Duration) -> Opt
     (!over).then_some(newest)
 }
 
-/// How long the refusals of `incarnation` delay the next try. The evidence that was refused a moment ago would only be refused again,
-/// so each refusal in a row doubles the delay. An attempt that counts or another life ends the row: then the evidence is another.
+/// How long the refusals of `incarnation` delay the next try. Evidence that was refused a moment ago would be refused again, so each
+/// refusal in a row doubles the delay. An attempt that counts ends the row, and so does another life, because its evidence is new.
 fn after_refusals(attempts: &[Attempt], incarnation: Option<&Incarnation>, settings: &Settings) -> Duration {
     let Some(newest) = attempts.first() else { return Duration::ZERO };
     let in_a_row = attempts.iter().take_while(|attempt| attempt.was_refused() && is_of(attempt, incarnation)).count();

@@ -138,7 +138,7 @@ impl Cadence {
         self.intervals = self.intervals.saturating_add(1);
     }
 
-    /// The next gap is not the workspace's own doing (an outage, a restart): do not learn from it.
+    /// The next gap between heartbeats is caused by an outage or a restart, so the interval is not learned from it.
     pub fn skip_next_gap(&mut self) {
         self.skip_next_gap = true;
     }

@@ -30,8 +30,8 @@ pub struct Taker<'a> {
     pub replica: &'a str,
     /// The engines that it is configured for.
     pub engines: &'a [EngineName],
-    /// What it owned after its last turn, with the epochs; `None` on the first turn of a process. Then leases in its name are those of
-    /// a process that is gone, and are taken without waiting for their end.
+    /// What it owned after its last turn, with the epochs. `None` on the first turn of a process: leases in its name then belong to an
+    /// earlier process, which is gone, and are taken before they end.
     pub owned: Option<&'a BTreeMap<EngineName, i64>>,
     /// Engines on which it is restarting something. They are not given up for the sake of an even spread.
     pub busy: &'a BTreeSet<EngineName>,

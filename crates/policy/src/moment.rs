@@ -1,8 +1,8 @@
 //! The two kinds of time that a decision may use, neither of which this crate ever reads for itself.
 //!
-//! A [`Moment`] is monotonic and ours: differences between two moments are durations that really passed. A [`Timestamp`]
-//! is what somebody's wall clock said (the database's, an engine's, an agent's): it orders events of the *same* clock, and
-//! may jump. Mixing the two is the classic way to declare a healthy fleet dead after an NTP step, so they are two types.
+//! A [`Moment`] is monotonic and ours: differences between two moments are durations that really passed. A [`Timestamp`] is what somebody's
+//! wall clock said (the database's, an engine's, an agent's): it orders events of the *same* clock, and may jump. Mixing the two would
+//! declare a healthy fleet dead after a step of the clock, so they are two types.
 
 use std::fmt;
 use std::ops::{Add, Sub};

@@ -109,9 +109,9 @@ impl Pipeline {
         self.last_read
     }
 
-    /// Takes note of how many of the watched are stale although their containers do not say that they are dead. Those of
-    /// dead containers do not count: their silence needs no other explanation, and counting them would let a real mass
-    /// death excuse itself.
+    /// Takes note of how many watched workspaces are stale although their containers are not known to be down. A workspace whose container
+    /// is down does not count: its silence is explained, and counting it would make a real mass death look like an outage of the
+    /// heartbeats.
     pub fn weigh(&mut self, at: Moment, stale: usize, watched: usize) {
         let down = stale >= PIPELINE_MIN && 2 * stale >= watched;
         if down || self.down {

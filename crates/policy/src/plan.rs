@@ -140,8 +140,9 @@ pub struct Recovery {
 
 /// An external workspace that the platform must hear of: defib cannot restart it, only say that it is lost or back.
 ///
-/// One that is lost is in the plan of every pass, so that a mark which failed or was vetoed is tried again for as long as it is true. One
-/// that is back is in the plan of the pass that found it beating. Where defib only observes, nobody is in it.
+/// A workspace that is lost is in the plan of every pass, so that telling the platform is tried again as long as it is lost, if it failed
+/// or was vetoed. One that is back is in the plan of the pass that found its heartbeat. Where defib only observes, the plan has none of
+/// them.
 #[derive(Clone, Debug)]
 pub struct External {
     /// Which.

@@ -139,7 +139,7 @@ pub enum Health {
     Starting,
     /// It passes.
     Healthy,
-    /// It failed the last time. An engine that restarted may repeat that word for ever without checking again.
+    /// It failed the last time. An engine that was restarted may repeat that result for ever without checking again.
     Unhealthy {
         /// When the last check ended, on the engine's clock, where the look told.
         last_check_at: Option<Timestamp>,

@@ -37,7 +37,7 @@ impl Mode {
     }
 }
 
-/// What it means that a container exited with code 0 (`on_exit_0` of a workspace's own settings).
+/// What is made of a container that exited with code 0 (`on_exit_0` in a workspace's own settings).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnExit0 {

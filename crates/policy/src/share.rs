@@ -22,8 +22,7 @@ pub struct Replica {
     pub fit: BTreeSet<EngineName>,
 }
 
-/// The engines that each replica may own: of those that it is configured for the ones that it is fit for, and the ones that
-/// nobody is.
+/// The engines that each replica may own. It must be configured for them, and be able to act on them, unless no replica can.
 #[must_use]
 pub fn able(replicas: &[Replica]) -> BTreeMap<&str, BTreeSet<&EngineName>> {
     let somebody_is_fit: BTreeSet<&EngineName> = replicas.iter().flat_map(|replica| &replica.fit).collect();

@@ -10,8 +10,8 @@ use crate::verdict::{Held, Rule, Verdict};
 /// A start-up time beyond this is an outage, not a property of the workspace.
 const STARTUP_MAX: Duration = Duration::from_secs(1_800);
 
-/// How far two clocks may be apart after the correction: the engine's is read by a call that takes milliseconds. A first
-/// beat that comes right after the start is not void for it.
+/// How far two clocks may be apart after the correction, because reading the engine's clock takes a call of some milliseconds. A first
+/// heartbeat right after the start must not look older than the start for that.
 const CLOCKS_APART: Duration = Duration::from_millis(100);
 
 /// The clock readings of the fleet read that a judgement uses.
@@ -48,7 +48,7 @@ pub(crate) struct Track {
     pub(crate) failing_since: Option<Moment>,
     /// The last conclusive sample found it stopped or missing.
     pub(crate) container_dead: bool,
-    /// Never beaten and without any age of its own: when we first heard of it.
+    /// When we first heard of it. It stands in for the age of a workspace that never sent a heartbeat.
     pub(crate) known_since: Moment,
     /// The first read that held it.
     pub(crate) watched_since: Option<Moment>,
@@ -64,7 +64,7 @@ pub(crate) struct Life {
     pub(crate) incarnation: Incarnation,
     /// The look that first saw it.
     pub(crate) seen_at: Moment,
-    /// It was there when we first looked, so it may be much older than our sight of it.
+    /// It was running when we first looked, so it may be much older than the moment at which we first saw it.
     pub(crate) found: bool,
     /// Its first heartbeat was seen.
     pub(crate) has_beaten: bool,
@@ -152,7 +152,7 @@ impl Track {
         seen.is_some_and(|((after, _), life)| after >= life.seen_at)
     }
 
-    /// Whether it was found lost, by this process or by whoever had the word on it before, and has not been heard of since.
+    /// Whether it was found lost, by this process or by the replica that owned it before, and has not been heard of since.
     pub(crate) fn is_lost(&self) -> bool {
         let said = self.told.map(|(verdict, ..)| verdict);
         let found = self.verdict.map(|(verdict, _)| verdict);

@@ -1,7 +1,7 @@
 //! The verdicts, the rules that give them, and the evidence that each carries.
 //!
-//! A verdict without its reason is the thing that people were paged for. So every one names the [`Rule`] that decided, holds
-//! the facts it decided on, and says what would change it; `defib explain` prints just that.
+//! Nobody can trust a verdict without its reason. So each names the [`Rule`] that gave it, holds the facts that it rests on, and says what
+//! would change it. `defib explain` prints exactly that.
 
 use serde::Serialize;
 

@@ -5,13 +5,15 @@
 //! and checks each order against that:
 //!
 //! - never on a single witness: a stale heartbeat beside the stop, or spaced samples of the same life;
-//! - never what was last seen running, frozen or not at all: no answer alone never restarts;
-//! - never one that is parked, not even by a pass that read the fleet before; never one on hold, nor on another's engine;
-//! - never twice: not without an outcome in between, whichever process made the first, and no number twice for one life;
+//! - never one that was last seen running or frozen, or that was never seen: silence of the engine alone restarts nobody;
+//! - never one that is parked, not even by a pass that had read the fleet before that; never one on hold, and never one on an engine that
+//!   another replica owns;
+//! - never twice without an outcome in between, whichever process made the first restart, and never the same number twice for one life;
 //! - and the maps stay bounded by their knobs and by the fleet as it is.
 //!
-//! Liveness: whatever happened before, one that stops for good in a world that is well from then on is restarted within a
-//! bound computed from the knobs and from what was tried before. And of those who die together, the hopeless starve nobody.
+//! Liveness: whatever happened before, a workspace that stops for good is restarted within a bound, if the world is well from then on. The
+//! bound is computed from the knobs and from what was tried before. And of those that die together, the ones that cannot be helped do not
+//! keep the others down.
 #![allow(missing_docs, clippy::expect_used, reason = "the names of the tests say it; helpers of tests may panic")]
 
 #[path = "rules/common.rs"]
@@ -178,7 +180,7 @@ proptest! {
     fn whoever_and_however_many_are_hopeless_nobody_else_starves(fates in fates(), draw in 0_u64..10_000) {
         let unhindered = MassDeath::new(draw, &vec![Fate::Returns; fates.len()]).until_all_returned();
         let in_vain = fates.iter().filter(|fate| STARTED_IN_VAIN.contains(fate)).count();
-        // Each of them fails one round at most before everybody else was tried once.
+        // Each of them makes at most one round fail before all others have been tried once.
         let bound = 2 * unhindered + i64::try_from(in_vain).expect("small") * (COOLDOWN + SETTLE);
         let took = MassDeath::new(draw, &fates).until_all_returned();
         prop_assert!(took <= bound, "{took} s, and at most {bound} s are due to {fates:?}");

@@ -1,4 +1,4 @@
-//! Random answers to a restart, in and out of turn: what must be true whatever the world says.
+//! Random answers to a restart, also to questions that were not asked, and what must be true whatever the answers are.
 
 use std::time::Duration;
 
@@ -275,7 +275,8 @@ proptest! {
         if let Some(place) = deeds.iter().position(|deed| *deed == Deed::NotAllowed) {
             prop_assert!(calls.iter().all(|call| *call < place), "a call after a no: {deeds:?}");
         }
-        // What was touched is never said to be untouched; but the engine's own word that the container is gone is believed.
+        // An attempt whose call reached the engine is never recorded as one that touched nothing. The exception is a container that the
+        // engine itself says is gone.
         if !calls.is_empty() {
             prop_assert!(
                 matches!(outcomes[0], Outcome::Succeeded | Outcome::Failed | Outcome::Superseded),

@@ -1,8 +1,8 @@
 //! What is remembered of an engine between passes: whether it was away, who it is, and how long its own restarts are waited for.
 //!
-//! An engine that was away and is back gets one dead window in which its own restart policies may act before ours (its amnesty). The
-//! window is renewed while containers come up by themselves, and by a further absence. Both ends are bounded, because a path to the
-//! engine that breaks every few seconds must not keep anybody dead:
+//! An engine that was away and is back gets one dead window in which its own restart policies may act before ours (its amnesty). The window
+//! begins again with each container that comes up by itself, and with each further absence of the engine. Both are bounded, because a
+//! connection to the engine that breaks every few seconds must not keep anybody dead:
 //!
 //! - returns that are told apart only by lists that failed share ten windows, until the engine has answered for ten windows without a
 //!   break. One that really restarted (its event stream ended as well) begins anew;
@@ -18,8 +18,8 @@ use crate::sample::Fault;
 use crate::storm::StormGuard;
 use crate::track::ReadStamp;
 
-/// Dead windows that an engine's own restart policies are waited for in all. Larger: an unsteady engine keeps its dead for longer.
-/// Smaller: an engine that starts hundreds of containers after its return is overtaken by us.
+/// How many dead windows, at most, we wait for an engine's own restart policies. Larger: an unsteady engine keeps its dead workspaces down
+/// for longer. Smaller: we restart containers that an engine with hundreds of them would have started itself.
 const AMNESTY_WINDOWS_MAX: u32 = 10;
 
 /// One engine between passes.
@@ -63,7 +63,7 @@ impl EngineTrack {
         self.extend_amnesty(now, window);
     }
 
-    /// A container came up by itself: while the engine is at that, its restart policies are still at work.
+    /// A container came up by itself, so the engine's restart policies are still at work: the amnesty begins again.
     pub(super) fn goes_on_starting(&mut self, now: Moment, window: Duration) {
         if now < self.amnesty_until {
             self.extend_amnesty(now, window);
@@ -74,8 +74,7 @@ impl EngineTrack {
         self.amnesty_until = (now + window).min(self.returned_at + window * AMNESTY_WINDOWS_MAX);
     }
 
-    /// Until when one that has a restart policy of the engine and has been down for `down_for` is left to the engine; `None` when it
-    /// is ours to restart now.
+    /// Until when a container with a restart policy of its own, down for `down_for`, is left to its engine. `None`: we may restart it now.
     pub(super) fn waits_for_its_engine(&self, now: Moment, down_for: Duration, window: Duration) -> Option<Moment> {
         let longest = window * AMNESTY_WINDOWS_MAX;
         let until = self.amnesty_until.min(now + longest.saturating_sub(down_for));

@@ -1,7 +1,7 @@
 //! A workspace whose owner says that an exit with code 0 means that it has finished (`on_exit_0: leave`).
 //!
-//! It is neither dead nor restarted, and is no death for the storm guard. Off by default: a container that is stopped by hand, or with its
-//! host, often exits with 0 too, and is then left down until somebody starts it.
+//! Such a workspace is not called dead, is not restarted, and does not count as a death for the storm guard. The setting is off by default:
+//! a container that is stopped by hand, or with its host, often exits with 0 too, and would be left down until somebody starts it.
 
 use super::opinion::Opinion;
 use super::{Judge, Look};

@@ -114,7 +114,7 @@ impl Judge {
         self.forget_unwatched()
     }
 
-    /// Takes note of whose an engine is.
+    /// Remembers whether this replica owns the engine.
     pub(super) fn note_owner(&mut self, name: &EngineName, looks: &[Look<'_>]) {
         let (Some(look), Some(engine)) = (looks.first(), self.engines.get_mut(name)) else { return };
         if std::mem::replace(&mut engine.is_ours, look.ours) != look.ours {

@@ -46,11 +46,11 @@ impl Judge {
         }
         let new_life = note_sample(track, sample, stamp, offset);
         if new_life || matches!(sample.observation, Observation::Frozen { .. }) {
-            // What was said of the life before, or while somebody had it frozen, says nothing about this one.
+            // Reports about an earlier life, or from while the container was frozen, say nothing about this life.
             self.suspicions.clear(&workspace.id);
         } else if matches!(sample.observation, Observation::Stopped { .. } | Observation::Missing) {
-            // Nothing speaks against what is down but its engine, and whoever accuses it is right: many who are down at once must not make
-            // their callers look broken.
+            // What is down is judged by its engine's word alone, and whoever reports it is right. Such reports are dropped, so that many
+            // workspaces that are down at once do not make honest reporters look broken.
             self.suspicions.clear(&workspace.id);
         }
         if new_life

@@ -1,5 +1,5 @@
-//! The table of verdicts in the README: one workspace's evidence in, an opinion out. No state is changed here but the probe map's and
-//! the track's own notes; who may act on an opinion, and when, is the judge's business.
+//! The table of verdicts: takes the evidence about one workspace and returns an opinion. It changes nothing but the probe map and the notes
+//! in the workspace's track. Whether and when somebody acts on the opinion is decided elsewhere in the judge.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::suspicion::Accused;
 use crate::track::{Life, ReadStamp, Track};
 use crate::verdict::{Rule, Verdict, Witness};
 
-/// Beats that land this much later than a stop were on their way.
+/// A heartbeat that arrives up to this long after a stop was sent before it, so it does not contradict the stop.
 const BEAT_IN_FLIGHT: Duration = Duration::from_secs(2);
 
 /// What the evidence amounts to.
@@ -49,10 +49,10 @@ pub(crate) struct Conviction {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Heartbeat {
     pub(crate) witness: Witness,
-    /// Age of the last sign of life, void or not.
+    /// Age of the last sign of life, even if it belongs to an earlier life.
     pub(crate) age: Option<Duration>,
-    /// Its last sign of life is older than the window, though that was in an earlier life. Says nothing while it starts;
-    /// once it has stopped, it is a heartbeat that was missed all the same.
+    /// Its last sign of life is older than the window, even if that was in an earlier life. While the new life is starting this says
+    /// nothing. Once the new life has stopped, it counts as a missed heartbeat.
     pub(crate) silent_before: bool,
     /// How long it has been silent as far as that can be held against it.
     pub(crate) silent_for: Duration,
@@ -76,7 +76,7 @@ pub(crate) struct Context<'a> {
 }
 
 impl Context<'_> {
-    /// Section 4.2 and 4.3: fresh, stale, or no witness.
+    /// Whether its heartbeat is fresh, stale, or no witness: sections 4.2 and 4.3 of docs/design.md.
     pub(crate) fn heartbeat(&self, track: &Track, workspace: &Workspace) -> Heartbeat {
         let window = self.health.stretch(track.cadence.window(self.settings));
         let age = track.cadence.age(self.now, self.stamp.at, self.stamp.database_now);
@@ -104,14 +104,14 @@ impl Context<'_> {
         Heartbeat { witness, age, silent_before, silent_for, window, watched_for }
     }
 
-    /// Whether it has been silent for longer than `DEFIB_WEDGED_AFTER`, by more than the stamps alone: at our start nobody knows
-    /// whether their writer's clock is right, and a beat that is seen within the window would refute them.
+    /// Whether it has been silent for longer than `DEFIB_WEDGED_AFTER`. Its stamps alone do not prove that, because the clock of whoever
+    /// writes them may be behind. So we must also have watched it for a window in which a heartbeat could have shown up.
     fn is_mute(&self, heartbeat: &Heartbeat) -> bool {
         let wedged_after = self.health.stretch(self.settings.wedged_after);
         heartbeat.silent_for > wedged_after && heartbeat.watched_for >= heartbeat.window.min(wedged_after)
     }
 
-    /// Age of a workspace of which no container was ever seen.
+    /// How long a workspace has existed whose container was never seen.
     fn age_without_container(&self, track: &Track, workspace: &Workspace) -> Duration {
         let known = self.now - track.known_since;
         let created = workspace.created_at.map(|created| self.stamp.database_now.since(created));
@@ -124,7 +124,8 @@ impl Context<'_> {
         let has_lived = track.cadence.has_lived();
         let (verdict, rule) = match heartbeat.witness {
             Witness::Stale if has_lived && self.is_mute(&heartbeat) => (Verdict::Lost, Rule::ExternalLost),
-            // The platform was told, and only a heartbeat takes that back: an outage in which heartbeats prove nothing does not.
+            // Once the platform has been told that it is lost, only a heartbeat takes that back. An outage, during which heartbeats prove
+            // nothing, does not.
             Witness::Stale | Witness::None(_) if has_lived && track.is_lost() => (Verdict::Lost, Rule::ExternalLost),
             Witness::Stale => (Verdict::Silent, Rule::ExternalSilent),
             Witness::Fresh | Witness::None(_) => (Verdict::Alive, Rule::ExternalBeating),
@@ -155,7 +156,7 @@ impl Context<'_> {
                     let exit = Exit { engine_restarts: *transition == Transition::Restarting, ..Exit::default() };
                     self.judge_stopped(track, probes, workspace, sample.at, incarnation, &exit, heartbeat)
                 } else {
-                    // Somebody is at work on it: whatever it was before, it is looked at afresh after.
+                    // Somebody is at work on the container, so earlier misses no longer count. It is judged afresh when that work is done.
                     probes.clear(&workspace.id);
                     plain(Verdict::Settling, Rule::EngineTransition)
                 }
@@ -190,16 +191,17 @@ impl Context<'_> {
             && track.life.as_ref().is_some_and(Life::is_surely_young)
         {
             probes.clear(&workspace.id);
-            // Its first heartbeat arrives in the database, of which nobody tells.
+            // The database does not announce a heartbeat, so a second look is asked for to see the first one early.
             let look_at = Some(self.now + 2 * self.health.stretch(self.settings.probe_spacing));
             return Opinion { look_at, ..plain(Verdict::Settling, Rule::NewIncarnation) };
         }
-        // One that never beat may never have been taught to: silent, however long.
+        // A workspace that has never sent a heartbeat may not send any at all, so it is `silent` and never `wedged`.
         let wedged = heartbeat.witness == Witness::Stale
             && track.cadence.has_lived()
             && track.may_hang(heartbeat.silent_for)
             && self.is_mute(&heartbeat);
-        // A failing check of a wedged one is the second witness against it, unless it suffices by itself.
+        // Against a wedged workspace a failing health check is the second witness. It is judged by itself, as `unhealthy`, where that
+        // verdict alone leads to a restart.
         let counts_alone = !wedged || self.settings.unhealthy_action == Action::Restart;
         if sick && counts_alone && self.settings.unhealthy_action != Action::Ignore {
             let incarnation = track.life.as_ref().map(|life| &life.incarnation);
@@ -215,10 +217,12 @@ impl Context<'_> {
                 (self.settings.unhealthy_action == Action::Restart && !spaced.convicts).then_some(spaced.next);
             return Opinion { conviction, look_at, ..plain(Verdict::Unhealthy, Rule::RunningUnhealthy) };
         }
-        // Both second witnesses against a wedged one must last: one bad check, or one bad minute of the network, is neither.
+        // A second witness against a wedged workspace must last for two windows: one failed check, or one bad minute of the network, is not
+        // enough.
         let lasting = 2 * heartbeat.window;
-        // The engine's standing word is meant, which it says after several checks have failed, and takes back with the first that passes.
-        // So it may be a single check that is seen here: some are made each five minutes.
+        // The engine calls a container unhealthy after several checks have failed, and healthy again after the first that passes. So it is
+        // enough that this word has stood for two windows, even if we have seen a single check in that time: some are made only every five
+        // minutes.
         let failing = wedged && track.failing_since.is_some_and(|since| at - since >= lasting);
         probes.clear(&workspace.id);
         match heartbeat.witness {
@@ -246,8 +250,8 @@ impl Context<'_> {
         }
     }
 
-    /// A failing health check counts unless its result is old: older than the engine's own return, or than the next check
-    /// should have taken. A check frozen by a restart of the engine repeats its last word for ever.
+    /// Whether a failing health check counts. It does not when its result is from before the engine's last return, or when the next check
+    /// is overdue: after a restart of the engine the last result may be repeated for ever.
     fn is_sick(&self, health: Health) -> bool {
         let Health::Unhealthy { last_check_at, due_within } = health else { return false };
         let Some(checked) = last_check_at else { return true };
@@ -267,7 +271,7 @@ impl Context<'_> {
         exit: &Exit,
         mut heartbeat: Heartbeat,
     ) -> Opinion {
-        // Section 4.6: one that exits while it settles is dead without delay.
+        // A container that exits while it settles is dead without delay: section 4.6 of docs/design.md.
         if heartbeat.silent_before && heartbeat.witness == Witness::None(NoWitness::Starting) {
             heartbeat.witness = Witness::Stale;
         }
@@ -328,8 +332,8 @@ impl Context<'_> {
         Opinion { verdict: Verdict::Dead, rule, conviction: Some(conviction), heartbeat, look_at: None }
     }
 
-    /// Whether the heartbeat advanced later than a stop. By the stamps, where the engine told when it was; and by our own
-    /// sight, which needs no clock but sees only advances after the first miss.
+    /// Whether the heartbeat advanced after the container stopped. The stamps tell that where the engine said when it stopped. Our own
+    /// sight tells it without any clock, but only of an advance after the first miss.
     fn beats_after(&self, track: &Track, stopped_at: Option<Timestamp>, first_missed: Moment) -> bool {
         let margin = BEAT_IN_FLIGHT.max(track.cadence.interval(self.settings) / 2);
         let stamped =

@@ -28,11 +28,11 @@ pub(super) struct Call<'a> {
 pub(super) enum Standing {
     /// It is due; in a storm it waits for its turn.
     Due,
-    /// It would be due, but a storm asks for a witness that is not there yet.
+    /// It would be due, but in a storm both kinds of witness are needed, and one is missing.
     Doubted,
     /// Something stands in its way.
     Blocked(Held),
-    /// Somebody is at it already, or another replica has to.
+    /// An attempt is under way already, or the restart is another replica's to make.
     Idle,
 }
 
@@ -50,8 +50,8 @@ impl Judge {
         let Call { look, opinion, conviction, allowance } = call;
         let engine = self.engines.get(look.workspace.engine.as_str());
         let settings = look.settings(&self.settings);
-        // Only its start tells the life that is to be ended from the next one. Without it, whoever has restarted it since would be
-        // taken for the one that hangs, and so would the life that our own restart begins.
+        // Only the start distinguishes the life that hangs from the next one. Without it, a life that somebody else has begun since, or the
+        // one that our own restart begins, would be taken for the one that hangs.
         let nameless = conviction.running
             && self.incarnation_of(look, *conviction).is_none_or(|incarnation| incarnation.started_at.is_none());
         let hindrances = Hindrances {
@@ -84,8 +84,9 @@ impl Judge {
         if !self.in_storm(&look.workspace.engine) {
             return false;
         }
-        // Where heartbeats are no witness for good (half of the fleet never beats), the second kind would never come. One
-        // that was down for the longest window without a sign of life is as good as stale; the canaries bound the rest.
+        // Where half of the fleet never sends heartbeats, a stale heartbeat would never be a witness, and the dead of a storm would stay
+        // dead. So a workspace that has been down for the longest window without a sign of life counts as stale. If that is wrong, the
+        // small batches of a storm bound the harm.
         let silent = conviction.stale
             || (opinion.heartbeat.witness != Witness::Fresh
                 && self.down_for(now, stamp, look, opinion) >= self.settings.recent_max);
@@ -229,7 +230,7 @@ impl Judge {
     /// The attempt that this opinion proves to be a recovery: only a heartbeat of the new life does, or for
     /// one that never beats, running through the settle window.
     fn recovered(&self, look: &Look<'_>, opinion: &Opinion) -> Option<i64> {
-        // A superseded one too: claiming it told the platform that the workspace is dead, and it is not.
+        // A superseded attempt counts here too: its claim told the platform that the workspace is dead, and that has to be taken back.
         let ended = |attempt: &&Attempt| attempt.outcome.is_some_and(|outcome| outcome != Outcome::Vetoed);
         let newest = look.attempts.iter().find(ended)?;
         if newest.recovered_ago.is_some() || newest.acknowledged || look.in_flight {
@@ -251,7 +252,7 @@ impl Judge {
 pub(super) fn stopped_ago(look: &Look<'_>, stamp: ReadStamp, now: Moment, offset: i64) -> Option<Duration> {
     let Observation::Stopped { exit, .. } = &look.sample?.observation else { return None };
     let finished = exit.finished_at?.shifted(offset.saturating_neg());
-    // The stop may lie between the read and now: then only the later part of that span is known to have passed.
+    // The container may have stopped after the fleet was read. Then only the time since the stop counts, not the whole time since the read.
     let after_read = finished.since(stamp.database_now);
     Some((stamp.database_now.since(finished) + (now - stamp.at)).saturating_sub(after_read))
 }

@@ -20,13 +20,13 @@ use crate::storm::{Canary, Scale, Seen, StormGuard, What};
 use crate::track::ReadStamp;
 use crate::verdict::{Rule, Verdict};
 
-/// Those whose turn it is and who are not in the pass: so many of them are looked at before the next poll.
+/// How many of those whose turn has come, and who are not part of this pass, are looked at before the next poll.
 const LOOKS_MAX: usize = 16;
 
 impl Judge {
-    /// Whether an opinion is one more death for the storm guard. Those found stopped for the first time count already: when
-    /// many of them come at once, the first few must not be convicted before the storm is seen. Those that run count where
-    /// they would be restarted: a health check that fails everywhere is no less of a storm.
+    /// Whether an opinion is one more death for the storm guard. A workspace counts as soon as it is first found stopped: when many are
+    /// found at once, the first few must not be convicted before the storm is noticed. One that runs counts where its verdict would lead to
+    /// a restart, because a health check that fails everywhere is a storm too.
     pub(super) fn counts_for_storm(&self, look: &Look<'_>, opinion: &Opinion) -> bool {
         let known = self.tracks.get(&look.workspace.id).and_then(|track| track.verdict).map(|(verdict, _)| verdict);
         match opinion.verdict {
@@ -131,7 +131,8 @@ impl Judge {
         }
     }
 
-    /// Whose turn it is now, on every engine; those of engines without a storm of theirs are drawn only while the fleet is in one.
+    /// Whose turn it is now, on `engine` or on all. On an engine without a storm of its own, workspaces are drawn only while the fleet is
+    /// in one.
     fn draw(&self, now: Moment, engine: Option<&EngineName>) -> Vec<(EngineName, WorkspaceId)> {
         let room = |name: &EngineName| self.engines.get(name).map_or(usize::MAX, |engine| engine.storm.room(now));
         if self.fleet_storm.is_storm() {

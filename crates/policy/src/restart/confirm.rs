@@ -4,9 +4,9 @@
 //! engine is asked, and the order is judged again on what that look shows. Whatever does not bear the evidence out ends the attempt
 //! without touching anything; if the workspace is still in trouble, the next pass says so afresh.
 //!
-//! What runs is judged as strictly as when the order was given. A container that was to be killed for its failing health check is
-//! spared when the check passes now, or when it has not been made again for longer than it should take. Whether its heartbeat has
-//! advanced meanwhile is the database's part: the claim, which comes after the wait for a permit, compares it with the evidence.
+//! A running container is judged as strictly as when the order was given. If it was to be killed for its failing health check, it is spared
+//! when the check passes now, or when the next check is overdue. The claim has already compared its heartbeat with the evidence, after the
+//! order waited for its place.
 
 use std::time::Duration;
 

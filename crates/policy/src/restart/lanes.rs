@@ -21,8 +21,8 @@ use crate::moment::Moment;
 /// engine's places once, like anybody else.
 const TROUBLED_MAX: usize = 10_000;
 
-/// A failure counts no more once its delay has been over for so long: the workspace was not ordered again meanwhile, so this is another
-/// story.
+/// A failure no longer counts once its delay has been over for this long. Nobody ordered a restart of the workspace in that time, so the
+/// next failure has nothing to do with it.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(3_600);
 
 /// Where an order waits.

@@ -11,13 +11,13 @@
 //!                                        not (yet)     ─► wait, for the engine may still be at it; at the deadline, abandoned
 //! ```
 //!
-//! That the container has been started since does not say by whom. If our start is still on its way, it does nothing to a container
-//! that runs. But a restart of a container that ran (a wedged one) kills whatever runs when the engine gets to it. So an attempt that
-//! restarts what runs stays open until its deadline, whatever the container shows.
+//! A container that was started since the claim need not have been started by this attempt. If the attempt's own start is still on its way,
+//! that does no harm: a start does nothing to a container that runs. But a restart of a container that ran (a wedged one) kills whatever
+//! runs when the engine gets to it. So an attempt to restart what runs stays open until its deadline, whatever the container shows.
 //!
-//! An engine that gives no answer decides nothing: the row waits until it answers. The exception is a workspace that has moved to
-//! another engine: the row is abandoned at its deadline, so that the workspace can be restarted where it is now. The same goes for an
-//! engine that no replica is configured for, and that nobody asks ([`without_an_owner`]).
+//! While the engine gives no answer the row waits. The exception is a workspace that has moved to another engine: then the row is abandoned
+//! at its deadline, so that the workspace can be restarted where it is now. The same holds for an engine that no replica is configured for,
+//! because nobody asks it ([`without_an_owner`]).
 
 use std::time::Duration;
 

@@ -17,9 +17,10 @@
 //! own clock on the line before the call ([`Restart::may_leave`], which alone hands out what the call needs). From that statement on
 //! the row keeps everybody else away for as long as the engine may be at it.
 //!
-//! Two windows remain. A process may be stopped between that line and the call, or suspended together with its clock since that
-//! statement, and wake up after others have settled its row; and an engine may carry a call out later than its deadline and the looks
-//! after it. Either one then starts what runs already (which an engine answers with "already"), or restarts a wedged one again.
+//! Two cases remain that nothing here can exclude. A process may be stopped between that line and the call, or be suspended together with
+//! its clock after that statement, and wake up when others have settled its row. And an engine may carry a call out after its deadline and
+//! the looks after it. In both cases a start finds the container running and does nothing, but a restart of a wedged workspace is made
+//! twice.
 
 pub mod confirm;
 pub mod lanes;
@@ -127,10 +128,10 @@ impl Restart {
 
     /// The last of the three questions for the lease, on the line before the call: what to call, or what to do instead.
     ///
-    /// By our own clock alone. That does not know of a turn under way that gives the lease up, nor of a process of our name that has
-    /// taken it. What holds whatever the leases do is the row: it keeps everybody else away for as long as the engine may take, the
-    /// looks after it, and [`OUTCOME_MARGIN`]. A call that leaves within that margin is done, or past hope, before others may settle
-    /// its row.
+    /// It is answered by our own clock alone, which does not know that a turn under way gives the lease up, or that a process of our name
+    /// has taken it. Whatever becomes of the lease, the row keeps everybody else away for as long as the engine may take, the looks after
+    /// it, and [`OUTCOME_MARGIN`]. So a call that leaves within that margin has been carried out, or never will be, before others may
+    /// settle its row.
     ///
     /// # Errors
     ///

@@ -13,10 +13,10 @@
 //! The first batch is as many as may die without being a storm (`DEFIB_STORM_MIN`); one canary alone would let one workspace speak for
 //! all. Who goes is drawn by lot (`queue.rs`), and what a batch says is decided in `round.rs`.
 //!
-//! Only those are in the queue whom a restart is really due for: not the exhausted, held, parked or report-only ones, and not those
-//! whose back-off still runs. A storm ends when a cooldown has passed since the last workspace that died for the first time in it, and
-//! nobody waits, neither for a turn nor for a second witness, nor is anybody waited for. One workspace that dies again and again is no
-//! news after its first death.
+//! The queue holds only workspaces whose restart is due: not those that are exhausted, held, parked or only reported, and not those whose
+//! back-off still runs. A storm ends when nobody waits for a turn or for a second witness, no canary's answer is awaited, and a cooldown
+//! has passed since a workspace last died in it for the first time. Only the first death of a workspace counts for that, so one that dies
+//! again and again does not keep the storm open.
 
 mod portrait;
 mod queue;
@@ -53,7 +53,7 @@ pub struct Scale<'a> {
     pub watched: usize,
     /// Deaths within this belong together.
     pub window: Duration,
-    /// The hour on the database's clock, which all replicas share: another storm has another draw.
+    /// The hour on the database's clock. All replicas share it, so they draw the same lots, and a storm in another hour has other lots.
     pub hour: i64,
 }
 
@@ -65,11 +65,11 @@ struct Storm {
     seed: u64,
     /// Everybody who has died in it.
     died: HashSet<WorkspaceId>,
-    /// The last of them to die for the first time: a cooldown after it the storm may end.
+    /// When one of them last died for the first time. The storm may end a cooldown after that.
     last_death: Moment,
     /// Those whom a restart is due for.
     queue: Queue,
-    /// Those who lack one kind of witness, and would be restarted on the other if the storm ended.
+    /// Those who lack one kind of witness. If the storm ended now, the other kind alone would have them restarted.
     doubted: HashSet<WorkspaceId>,
     /// How often each was a canary.
     drawn: HashMap<WorkspaceId, u32>,
@@ -130,8 +130,8 @@ impl StormGuard {
         self.storm.is_some()
     }
 
-    /// A restart of one is due, and waits for its turn. `tried_ago` is how long ago it was last tried, as the ledger has it: a process
-    /// that has just taken over knows by that who was a canary before.
+    /// The restart of a workspace is due, and waits for its turn. `tried_ago` is how long ago it was last tried, by the ledger. By that a
+    /// process that has just taken over knows who was a canary before.
     pub fn waits(&mut self, id: &WorkspaceId, engine: &EngineName, now: Moment, tried_ago: Option<Duration>) {
         if let Some(storm) = &mut self.storm {
             let tried = tried_ago.is_some_and(|ago| ago <= now - storm.began);

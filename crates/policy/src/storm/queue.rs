@@ -1,8 +1,8 @@
 //! Who waits for a restart in a storm, in the order in which they are drawn.
 //!
-//! Whoever was a canary waits for all others that were not. Among equals lots are drawn: a hash of the scope, the round and the
-//! workspace, which every replica computes alike. So no round begins with the same workspaces as the one before it, and one that cannot
-//! be helped is not tried again and again while others wait.
+//! A workspace that was a canary before waits for all that were not. Among equals the lot decides: a hash of the scope, the round and the
+//! workspace, which is the same on every replica. So each round begins with other workspaces than the one before, and one that cannot be
+//! helped is not tried again and again while others wait.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
@@ -76,7 +76,7 @@ impl Queue {
         }
     }
 
-    /// The first `room` of those who wait, of each engine no more than `room_on` says.
+    /// The first `room` of those who wait, but no more on an engine than `room_on` allows.
     pub(super) fn draw(&self, room: usize, room_on: impl Fn(&EngineName) -> usize) -> Vec<(EngineName, WorkspaceId)> {
         let mut drawn = Vec::new();
         if room == 0 {

@@ -42,7 +42,7 @@ pub(crate) enum What {
     Runs,
     /// Nothing can be said now.
     Unknown,
-    /// It concerns this scope no more: it was parked, frozen, or moved to another replica.
+    /// It no longer belongs to this scope: it was parked, frozen, or moved to another replica.
     Gone,
 }
 
@@ -201,8 +201,8 @@ impl Round {
         }
     }
 
-    /// Gives up on those who are late. One that was started and is not back has failed, unless nobody can tell; one of which nothing is
-    /// known says nothing.
+    /// Gives up on canaries that are late. One that was started and is not back has failed, unless its engine gave no answer about it. One
+    /// that is not known to have been started says nothing, and leaves its place.
     pub(super) fn give_up_on_the_late(&mut self, now: Moment) {
         let Self { outstanding, failed, .. } = self;
         outstanding.retain(|_, it| {

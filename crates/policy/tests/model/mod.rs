@@ -38,7 +38,7 @@ pub enum Event {
     /// Its owner parks it, or somebody above it: the fleet does not hold it any more.
     Park(usize),
     Unpark(usize),
-    /// A pass comes to its end that read the fleet before it was parked.
+    /// A pass ends that had read the fleet before the workspace was parked.
     Late(usize),
     /// The restarts that were ordered are claimed: the ledger shows them from now on.
     Claims,
@@ -315,7 +315,7 @@ impl Model {
             }
         }
         self.world.judge = judge;
-        // What the old process had not claimed is nobody's; what it had stands in the ledger.
+        // Orders that the old process had not claimed are forgotten. Those that it had claimed stand in the ledger.
         self.world.in_flight.clear();
         self.under_way.retain(|_, restart| restart.claimed_ms.is_some());
         self.shown.values_mut().for_each(Shown::forget);
@@ -341,7 +341,7 @@ impl Model {
         }
         let told = self.world.evidence.identity.clone();
         let present = who.iter().filter(|n| self.seen(**n).incarnation().is_some()).count();
-        // With half of the containers it is the right one, whatever it calls itself.
+        // An engine that has half of the containers is the right one, whatever identity it tells.
         if self.home.is_none() || (present > 0 && 2 * present >= self.watched) {
             self.home.clone_from(&told);
         }
@@ -377,7 +377,7 @@ impl Model {
         Ok(())
     }
 
-    /// The maps are bounded by their knobs and by the fleet, never by what has been.
+    /// The size of the maps is bounded by their knobs and by the present fleet, and does not grow with history.
     fn check_memory(&mut self, whole: bool) -> Result<(), TestCaseError> {
         prop_assert!(self.world.judge.probes().len() <= self.settings.probe_map_max);
         if whole {
@@ -406,7 +406,7 @@ impl Model {
         self.check_memory(false)
     }
 
-    /// The model's own memory of what was shown, written without a look at the judge's.
+    /// What the model remembers of what was shown to the judge. It is written independently of the judge's own memory.
     fn note(&mut self, n: usize, observation: &Observation) {
         let now = self.world.now_ms;
         let shown = self.shown_mut(n);

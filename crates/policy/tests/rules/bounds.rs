@@ -160,13 +160,7 @@ fn missing_convicts_with_the_end_of_its_grace() {
 fn a_start_at_the_very_end_of_the_amnesty_does_not_renew_it() {
     for (at_ms, renewed) in [(29_999, true), (30_000, false)] {
         let mut world = world().with("w", Some(-80), running()).with("v", Some(-80), running());
-        world.tick();
-        world.evidence.fault = Some(Fault::Unreachable);
-        world.wait_ms(5_000);
-        world.tick();
-        world.evidence.fault = None;
-        let exit = Exit { engine_restarts: true, finished_at: Some(clock_at(4_000)), ..Exit::default() };
-        world.see("w", Observation::Stopped { incarnation: life(-3_600_000), exit });
+        world.engine_goes_away_and_w_stops();
         world.wait_ms(5_000);
         world.tick();
         world.wait_ms(at_ms);

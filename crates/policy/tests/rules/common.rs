@@ -158,6 +158,17 @@ impl World {
         self.pass(&ids, true)
     }
 
+    /// The engine cannot be reached for five seconds. In them the container of `w`, which has a restart policy of its engine, stops.
+    pub fn engine_goes_away_and_w_stops(&mut self) {
+        self.tick();
+        self.evidence.fault = Some(Fault::Unreachable);
+        self.wait_ms(5_000);
+        self.tick();
+        self.evidence.fault = None;
+        let exit = Exit { engine_restarts: true, finished_at: Some(clock_at(4_000)), ..Exit::default() };
+        self.see("w", Observation::Stopped { incarnation: life(-3_600_000), exit });
+    }
+
     /// Reads and judges a few, as a focus does.
     pub fn focus(&mut self, ids: &[&str]) -> Plan {
         let ids: Vec<String> = ids.iter().map(|id| (*id).to_owned()).collect();

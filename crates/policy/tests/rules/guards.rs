@@ -51,7 +51,7 @@ fn when_half_of_the_fleet_goes_silent_at_once_the_pipeline_is_accused_and_not_th
     for n in 0..10 {
         assert_eq!(world.verdict(&format!("w{n:03}")), Some(Verdict::Alive), "{n}");
     }
-    // One of them dies for real meanwhile: two samples convict it, the silence does not.
+    // One of them really dies meanwhile. Two samples convict it; its silence does not count.
     kill(&mut world, 3);
     assert!(world.tick().restarts.is_empty());
     world.wait_ms(1_000);
@@ -421,7 +421,8 @@ fn a_report_counts_for_twice_the_longest_window_and_no_longer() {
     assert!(!restarted_by_reports(&[(0, "b"), (1_000_000, "a"), (1_200_001, "a")]), "b said so too long ago");
 }
 
-/// Seen in hostile chaos: one login had accused a silent one for long, the network of another broke, and its first report convicted.
+/// A bug that the simulator found: one login had accused a silent workspace for long, the network of another caller broke, and its first
+/// report convicted the workspace.
 #[test]
 fn the_second_reporter_must_have_begun_two_windows_ago() {
     assert!(!restarted_by_reports(&[(0, "a"), (550_000, "a"), (599_000, "b"), (600_000, "a")]));

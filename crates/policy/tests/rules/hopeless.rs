@@ -1,9 +1,9 @@
 //! A storm in which some cannot be helped: what that costs the others, measured over a thousand draws.
 //!
-//! Let T be the time until the last of n dead runs again when nobody is hopeless. Those whose restart is never made (the call fails, the
-//! platform vetoes it, an operator holds it, nobody can recreate what is missing) cost the others nothing that counts: the last of the
-//! others runs by 2 T, and if all but one are hopeless. Those that are started and do not come back cost at most a cooldown and a settle
-//! time for each round that fails, and where they are a third of the dead, at most two rounds fail in 98 of 100 draws.
+//! Let T be the time until the last of n dead workspaces runs again when all of them can be helped. Those whose restart is never made (the
+//! call fails, the platform vetoes it, an operator holds it, nobody can recreate a missing container) must not delay the others noticeably:
+//! the last of the others runs by 2 T, even if all but one cannot be helped. Those that are started and do not come back cost at most a
+//! cooldown and a settle time for each round that fails. Where they are a third of the dead, at most two rounds fail in 98 of 100 draws.
 
 use std::collections::BTreeMap;
 

@@ -3,7 +3,7 @@
 use crate::common::*;
 use defib_policy::attempt::{Attempt, Outcome};
 use defib_policy::plan::Remedy;
-use defib_policy::sample::{Exit, Fault, Health, Incarnation, Observation};
+use defib_policy::sample::{Health, Incarnation, Observation};
 use defib_policy::settings::{Action, Settings};
 use defib_policy::verdict::{Held, Verdict};
 
@@ -192,13 +192,7 @@ fn one_that_has_beaten_before_does_not_recover_by_running_nor_by_lying_still() {
 fn what_an_engine_that_came_back_may_do_itself_is_left_to_it_until_exactly_one_dead_window_later() {
     for (at_ms, held) in [(29_999, true), (30_000, false)] {
         let mut world = World::new(Settings::default()).with("w", Some(-80), running());
-        world.tick();
-        world.evidence.fault = Some(Fault::Unreachable);
-        world.wait_ms(5_000);
-        world.tick();
-        world.evidence.fault = None;
-        let exit = Exit { engine_restarts: true, finished_at: Some(clock_at(4_000)), ..Exit::default() };
-        world.see("w", Observation::Stopped { incarnation: life(-3_600_000), exit });
+        world.engine_goes_away_and_w_stops();
         world.wait_ms(5_000);
         let plan = world.tick();
         assert_eq!(plan.changes[0].newly_held, Some(Held::EngineReturned));
@@ -270,7 +264,7 @@ fn exhausted_ones_are_counted_until_one_recovers_or_is_acknowledged_whatever_bec
     assert_eq!(counted(&mut world), (0, Verdict::Dead));
     world.attempts.insert("w".into(), (1..6).rev().map(failed).collect());
     assert_eq!(counted(&mut world), (1, Verdict::Exhausted));
-    // The rare try is under way, and then it starts, and is silent.
+    // The rare try of an exhausted workspace is under way. Then it starts, and stays silent.
     world.attempts.get_mut("w").unwrap().insert(0, Attempt { attempt: 6, ..attempt(6, 1, None) });
     world.in_flight = vec!["w".into()];
     assert_eq!(counted(&mut world), (1, Verdict::Exhausted));

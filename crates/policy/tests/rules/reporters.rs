@@ -33,7 +33,8 @@ fn restarted_by(reports: impl Fn(i64) -> Vec<(&'static str, String, &'static str
     None
 }
 
-/// Seen from outside: a proxy used its request ids as names, and a workspace that ran was restarted on its word alone.
+/// A bug that was seen on the running program: a proxy used its request ids as names, and a running workspace was restarted on its word
+/// alone.
 #[test]
 fn one_login_with_a_new_name_for_each_request_is_one_reporter() {
     assert_eq!(restarted_by(|n| vec![("proxy", format!("request-{n}"), "w")]), None);
@@ -65,8 +66,8 @@ fn a_second_name_of_one_login_counts_when_it_is_known_and_has_accused_for_two_wi
     assert_eq!(restarted_by(proxies), Some(355), "its second name began at 200 s");
 }
 
-/// Seen in hostile chaos: with a quarter of the fleet down and beyond help, honest callers looked broken, and nobody spoke against one
-/// that hung.
+/// A bug that the simulator found: a quarter of the fleet was down and could not be helped, so honest callers looked broken, and nobody
+/// counted as a witness against one that hung.
 #[test]
 fn callers_who_accuse_those_that_are_down_are_believed_of_one_that_runs() {
     let settings = Settings { wedged_action: Action::Restart, storm_min: 100, ..Settings::default() };

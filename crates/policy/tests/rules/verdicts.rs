@@ -1,4 +1,5 @@
-//! The table of section 4.4, a row a test. Each world is one or a few workspaces; `-600` is a heartbeat ten minutes old.
+//! The table of verdicts (section 4.4 of docs/design.md), one test for each row. Each world has one or a few workspaces; `-600` is a
+//! heartbeat that is ten minutes old. The file is long because it stays beside the table as a whole.
 
 use crate::common::*;
 use defib_policy::fleet::Kind;
@@ -111,7 +112,7 @@ fn at_our_start_nobody_is_wedged_or_lost_before_a_window_has_been_watched() {
         world.tick();
         assert_eq!((world.verdict("c"), world.verdict("x")), (Some(verdicts.0), Some(verdicts.1)), "{window_ms} ms");
     }
-    // Where somebody wants to hear of it sooner, that is how long it takes.
+    // With a shorter `DEFIB_WEDGED_AFTER`, that is how long we must have watched it.
     let settings = Settings { wedged_after: seconds(20), busy_grace: seconds(10), ..Settings::default() };
     let mut world = World::new(settings).with("c", Some(-900), running());
     world.tick();
@@ -273,7 +274,7 @@ fn misses_outside_the_window_do_not_add_up() {
     let mut world = world().with("w", Some(-1), stopped(-100));
     for _ in 0..5 {
         world.beat("w");
-        // The beats would make it a contradiction; this is about the misses, so the stop moves along.
+        // Heartbeats after a stop would make it a contradiction. This test is about misses, so the time of the stop moves along with them.
         world.see("w", stopped(world.now_ms - 100));
         assert!(world.tick().restarts.is_empty());
         for _ in 0..7 {
@@ -490,7 +491,7 @@ fn nobody_is_restarted_twice_while_it_is_in_flight_or_when_only_observing() {
     assert_eq!(held(&world.tick()), None, "said once");
     world.queued.clear();
     assert_eq!(held(&world.tick()), Some(None), "it is its turn");
-    // In the queue of nobody: it was not ordered.
+    // It waits in no queue, because no restart of it was ordered.
     world.in_flight.clear();
     world.queued.push("w".to_owned());
     world.attempts.insert("w".into(), vec![attempt(1, 0, None)]);
