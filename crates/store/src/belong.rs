@@ -1,8 +1,8 @@
 //! Whether the view and the functions of the platform belong together: for `defib check`.
 //!
-//! Vetoes alone cannot tell a careful `mark_dead` from one that knows none of the view's workspaces: both always answer false. So the
-//! catalogue is asked which of them still are about defib's own table, and `mark_dead` is asked one question to which only true is
-//! right: about a workspace of the view, on evidence that fits its row. Like every trial that comes to nothing, it is rolled back.
+//! A `mark_dead` that knows none of the view's workspaces answers every question with a veto, as a careful one does where a veto is right.
+//! So two more things are asked: the catalogue, which objects still are about defib's own table; and `mark_dead`, one question to which
+//! only true is right, about a workspace of the view with evidence that fits its row. That call is rolled back, like all trials.
 
 use serde_json::Value;
 use tokio_postgres::types::Type;
@@ -34,7 +34,8 @@ const ABOUT_OWN_TABLE: &str = "
                   where n.nspname = 'defib' and p.proname in ('mark_dead', 'mark_recovered')
                     and p.prosrc like '%defib.workspaces%' order by 1)";
 
-/// Those whose heartbeat is the least likely to advance in the next millisecond come first: who is locked meanwhile is hardly alive.
+/// Those that have been silent for longest come first. Their rows are locked for a moment, and a heartbeat of theirs is the least likely to
+/// have to wait for that.
 const FITTING: &str = "
     select f.workspace_id::text,
            jsonb_build_object('status', f.status::text, 'last_heartbeat_at', f.last_heartbeat_at::timestamptz,

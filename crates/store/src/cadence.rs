@@ -1,7 +1,8 @@
 //! What was learned of each workspace, `defib.cadences`: its heartbeat interval, which a daemon that starts anew need not learn again, and
 //! what `defib explain` can say of one that is alive.
 //!
-//! Written lazily and lost without harm: without a row, `DEFIB_HEARTBEAT_INTERVAL` stands in until three intervals were seen.
+//! Rows are written lazily, and losing one does no harm: without a row, `DEFIB_HEARTBEAT_INTERVAL` stands in until three intervals were
+//! seen.
 
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use crate::Store;
 use crate::decode::{micros, optional_timestamp, system_time, text};
 use crate::error::{Fault, StoreError};
 
-/// Rows a statement. Larger: one write takes long enough for a lock to matter.
+/// Rows in one statement. Larger: one write holds its locks for long enough to keep others waiting.
 const BATCH: usize = 1_000;
 
 /// What was learned of one workspace.
@@ -70,7 +71,7 @@ const SAVE: &str = "
            own_settings = excluded.own_settings, updated_at = now()";
 
 impl Store {
-    /// Keeps what was learned of these workspaces. Two of the same id must not be among them.
+    /// Keeps what was learned of these workspaces. No id may be among them twice.
     pub async fn save_cadences(&self, rows: &[CadenceRow]) -> Result<(), StoreError> {
         let mut rows: Vec<&CadenceRow> = rows.iter().collect();
         rows.sort_unstable_by(|a, b| a.workspace.cmp(&b.workspace)); // one order for all writers: no deadlock
@@ -118,8 +119,8 @@ impl Store {
         .map_err(StoreError::Cadences)
     }
 
-    /// Forgets what was not written for `age`, up to `limit` rows, and returns how many there were. Who is in the fleet is written
-    /// again before that.
+    /// Forgets up to `limit` rows that were not written for `age`, and returns how many there were. Rows of workspaces that are still in
+    /// the fleet are written again before they reach that age.
     pub async fn forget_cadences(&self, age: Duration, limit: i64) -> Result<u64, StoreError> {
         self.within_deadline(async {
             let age = micros(age);

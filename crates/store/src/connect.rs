@@ -45,7 +45,7 @@ pub(crate) struct Connector {
     /// For each host, in order: one configuration for each way to try, in order.
     hosts: Vec<Vec<Config>>,
     tls: MakeRustlsConnect,
-    /// What a server's certificate is held against, for the message when it does not hold.
+    /// What a server's certificate is verified against, for the message when that fails.
     trusted: Arc<str>,
     timeout: Duration,
 }
@@ -77,7 +77,7 @@ impl Connector {
         }
         let hosts = each_host(&config);
         if hosts.len() > 1 && !given("target_session_attrs") {
-            // A server that cannot be written to is of no use to us, and of several hosts one usually is such a one.
+            // A server that takes no writes is of no use to us, and when a URL names several hosts, one of them usually is a standby.
             config.target_session_attrs(TargetSessionAttrs::ReadWrite);
         }
         let with_ways = |mut host: Config| -> Vec<Config> {
@@ -102,8 +102,8 @@ impl Connector {
             .map_err(|error| Fault::connect(error, &self.trusted))
     }
 
-    /// The first host that will do. One that gives no answer at all (its machine hangs, or is gone without a word) may use up
-    /// its share of the time and no more, so that those after it get theirs; the last one has what is left.
+    /// Connects to the first host that will do. A host that gives no answer at all (its machine hangs, or has vanished) may use up its
+    /// share of the time and no more, so that the hosts after it get theirs. The last one has all the time that is left.
     async fn open_some_host(&self) -> Result<(Client, Driver), tokio_postgres::Error> {
         let share = self.timeout / u32::try_from(self.hosts.len()).unwrap_or(u32::MAX).max(1);
         let (last, first) = self.hosts.split_last().map_or((&[][..], &[][..]), |(last, first)| (&last[..], first));
@@ -128,8 +128,8 @@ impl Connector {
     }
 }
 
-/// One configuration a host. The library tries hosts one after the other too, but has no time-out that would bring it from one that
-/// accepted the connection and then hangs to the next.
+/// One configuration for each host. The library can try hosts one after the other as well, but it has no time-out that would make it leave
+/// a host that accepted the connection and then hangs.
 fn each_host(config: &Config) -> Vec<Config> {
     let (hosts, addresses, ports) = (config.get_hosts(), config.get_hostaddrs(), config.get_ports());
     let count = hosts.len().max(addresses.len());
@@ -207,13 +207,13 @@ fn ways(mode: SslMode) -> &'static [tokio_postgres::config::SslMode] {
     }
 }
 
-/// One way; `Continue` when it failed for a reason that another way may not have.
+/// Tries one way to connect. `Continue`: it failed for a reason that another way may not have.
 async fn try_way(
     way: &Config,
     tls: &MakeRustlsConnect,
 ) -> ControlFlow<Result<(Client, Driver), tokio_postgres::Error>> {
     match way.connect(tls.clone()).await {
-        // pg_hba.conf has no entry for this way, or TLS itself failed (whose kind the library keeps to itself).
+        // pg_hba.conf has no entry for this way, or TLS itself failed; the library does not tell these apart.
         Err(error)
             if error.code() == Some(&SqlState::INVALID_AUTHORIZATION_SPECIFICATION)
                 || error.to_string().contains("TLS handshake") =>
@@ -350,13 +350,13 @@ impl Connection {
     /// Begins a transaction that the server itself ends when we are cut off: at the deadline of our call, or half a second
     /// into waiting for a lock.
     ///
-    /// The lock time-out is below `deadlock_timeout` (1 s): when our order of locks and the platform's cross, we give up before
-    /// the server looks for a victim, which could have been the platform's transaction.
+    /// The lock time-out is below `deadlock_timeout` (1 s). If we and the platform take locks in opposite orders, we give up before the
+    /// server looks for a transaction to abort, which could have been the platform's.
     pub(crate) async fn begin(&mut self) -> Result<(), Fault> {
         self.begin_unless_idle_for(self.statement_timeout).await
     }
 
-    /// The same, but the server also ends it when we have been still for so long between two statements.
+    /// The same, but the server also ends the transaction when no statement of ours has come for so long.
     pub(crate) async fn begin_unless_idle_for(&mut self, idle: Duration) -> Result<(), Fault> {
         self.begin_within(idle, LOCK_TIMEOUT).await
     }
@@ -396,7 +396,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Ends a transaction as if it had never been, one that a refusal has broken included.
+    /// Rolls a transaction back, also one in which a statement was refused.
     pub(crate) async fn rollback(&mut self) -> Result<(), Fault> {
         self.batch("rollback").await?;
         self.in_transaction = false;
@@ -408,7 +408,7 @@ impl Connection {
     }
 
     fn answered<T>(&mut self, answer: Result<T, tokio_postgres::Error>) -> Result<T, Fault> {
-        // The server's refusal is a whole answer; anything else leaves the connection in doubt.
+        // A refusal by the server is a complete answer. After anything else it is not known what state the connection is in.
         self.asked = answer.as_ref().err().is_some_and(|error| error.as_db_error().is_none());
         Ok(answer?)
     }

@@ -1,11 +1,11 @@
 //! Whether the view and the functions through which the platform is known keep the contract: for `defib check`.
 //!
-//! An adapter is written once, by somebody who knows the platform and reads the contract for the first time, and it is called for
-//! the first time in earnest when somebody dies. So the view is compared column by column, the functions by the catalogue, and then
-//! `mark_dead` is tried: with questions to which only a veto is the right answer, each in a transaction that is rolled back.
+//! An adapter is written once, by somebody who reads the contract for the first time, and its functions are first called in earnest when a
+//! workspace has died. So `check` tries it before that: it compares the view column by column, and the functions with the catalogue. Then
+//! it calls `mark_dead` with questions to which only a veto is the right answer, each in a transaction that is rolled back.
 //!
-//! A trial locks the row that it is about for a few milliseconds, as a claim does. So it waits for a lock a fifth of a second at
-//! most, and a row that somebody else holds is a trial without an answer, not a finding.
+//! A trial locks the row that it is about for a few milliseconds, as a claim does. It waits for that lock for a fifth of a second at most.
+//! If somebody else holds the row, the trial has no result, and nothing is reported.
 
 use serde_json::{Value, json};
 use tokio_postgres::Row;
@@ -69,7 +69,8 @@ const FOUND_FUNCTIONS: &str = "
 const DUPLICATES: &str = "
     select count(*), min(id) from (select workspace_id::text as id from defib.fleet group by 1 having count(*) > 1) twice";
 
-/// Somebody whom only the compared values can save, and somebody whom nothing may touch. Times as JSON has them: to the microsecond.
+/// A workspace that is spared only if `mark_dead` compares the evidence, and one that must be spared whatever the evidence is. Times are as
+/// JSON has them, to the microsecond.
 const CANDIDATES: &str = "
     (select true, f.workspace_id::text,
             jsonb_build_object('status', f.status::text, 'last_heartbeat_at', f.last_heartbeat_at::timestamptz,
@@ -296,14 +297,14 @@ async fn columns(connection: &mut Connection) -> Result<Vec<Breach>, Fault> {
             breaches.push(Breach::ColumnMissing { column, wanted });
             continue;
         };
-        // Whether there is a cast is for the server to say: no row is read for it.
+        // The server says whether there is a cast. No row is read for that.
         let cast = connection.query(&format!("select {expression} from defib.fleet f limit 0"), &[]).await;
         match cast.map_err(state) {
             Err(Ok(SqlState::CANNOT_COERCE | SqlState::DATATYPE_MISMATCH)) => {
                 breaches.push(Breach::ColumnType { column, found: row.try_get(2)?, wanted });
             }
             Err(Err(fault)) => return Err(fault),
-            // Other refusals are not the column's: they are told where the fleet is read.
+            // Any other refusal is not about this column, and is reported where the fleet is read.
             Ok(_) | Err(Ok(_)) => {}
         }
     }
@@ -325,7 +326,7 @@ async fn duplicates(connection: &mut Connection) -> Result<Option<Breach>, Fault
 struct Function {
     name: String,
     arguments: String,
-    /// By us, with the wanted arguments and the wanted result: a trial of it can tell something.
+    /// Whether we may call it, with the arguments and the result that we want. Only then can a trial tell anything.
     callable: bool,
     breaches: Vec<Breach>,
 }
@@ -382,7 +383,7 @@ fn is_fixed(search_path: &str) -> bool {
     schemas.next_back() == Some("pg_temp") && schemas.all(|schema| schema != "pg_temp" && schema != "$user")
 }
 
-/// Questions about rows that there are. None where there is no such row, or the view cannot be read.
+/// Questions about rows that exist. There are none where no row fits, or the view cannot be read.
 async fn candidates(connection: &mut Connection, watched: &[String]) -> Result<Vec<(Question, String, Value)>, Fault> {
     let rows = match connection.query(CANDIDATES, &[(&watched, Type::TEXT_ARRAY)]).await {
         Ok(rows) => rows,
@@ -413,7 +414,7 @@ async fn candidates(connection: &mut Connection, watched: &[String]) -> Result<V
     Ok(questions)
 }
 
-/// One question, in a transaction that comes to nothing whatever the answer is. `None`: nothing can be written here.
+/// Asks one question, in a transaction that is rolled back whatever the answer is. `None`: nothing can be written here.
 pub(crate) async fn ask(
     connection: &mut Connection,
     question: Question,

@@ -125,7 +125,7 @@ impl Fault {
         }
     }
 
-    /// Whether the database refused what a row holds. Then another row may well be taken; after any other fault none will be.
+    /// Whether the database refused what a row holds. Then it may still take other rows; after any other fault it will take none.
     pub(crate) fn is_of_a_row(&self) -> bool {
         matches!(self, Self::Query(_)) && self.kind() == "query"
     }
@@ -176,7 +176,7 @@ impl From<tokio_postgres::Error> for Fault {
     }
 }
 
-/// By the classes of `SQLSTATE`; without one, the answer never came whole.
+/// Decided by the class of the `SQLSTATE`. Without one, the answer did not arrive completely.
 fn query_kind(error: &tokio_postgres::Error) -> &'static str {
     let Some(state) = error.code() else {
         return if error.to_string().starts_with("error deserializing") { "contract" } else { "connection" };
@@ -306,8 +306,9 @@ impl StoreError {
         }
     }
 
-    /// Whether the database gave no answer, rather than one we dislike. Then nothing is known, and later is worth a try. One
-    /// that takes no writes counts as away: after a fail-over, another is the one that is meant.
+    /// Whether the database gave no answer, as opposed to an answer that is an error. Then nothing is known, and trying again later may
+    /// help. A server that takes no writes counts as one without an answer: after a fail-over, another server is the one that we mean to
+    /// ask.
     #[must_use]
     pub fn is_unavailable(&self) -> bool {
         matches!(self.kind(), "connect" | "timeout" | "busy" | "connection" | "resources" | "read_only")

@@ -1,8 +1,8 @@
 //! The fleet, read through `defib.fleet`: one statement, one snapshot, one reading of the database's clock.
 //!
-//! The view may be the platform's own, so nothing that a row holds may cost more than that row: a null, an unknown kind or
-//! an infinite timestamp makes the row malformed, and it is reported and left alone. What does fail the whole read is what
-//! fails in the view itself; then nothing is known of anyone, and no verdict follows.
+//! The view may be the platform's own, so whatever a row holds must not affect more than that row. A null, an unknown kind or an infinite
+//! timestamp makes the row malformed: it is reported, and its workspace is left alone. An error in the view itself makes the whole read
+//! fail. Then nothing is known about any workspace, and no verdict follows.
 //!
 //! The clock comes in a row of its own, above the fleet's: an empty fleet has a clock too, and a hundred thousand rows
 //! need not carry it.
@@ -50,7 +50,7 @@ pub struct Malformed {
     pub why: &'static str,
 }
 
-/// Malformed rows reported by one read, at most. A view that breaks the contract in every row is told by thirty-two.
+/// How many malformed rows one read reports, at most. Where every row breaks the contract, that many examples are enough.
 pub const MALFORMED_MAX: usize = 32;
 
 /// The clock's row also tells whether the server takes writes (the last column), and when a standby that was promoted last
@@ -150,9 +150,9 @@ struct Clock {
 
 /// Promoted servers, by when their process started, and when we first saw them as primaries.
 ///
-/// A standby has been up for days when it takes over, and when it did is not told to those who are no superusers. Its
-/// own start would say that heartbeats have long been written to it. So for us it starts when we first see it; a daemon
-/// that starts later waits for one window more than it would have to, which costs a dead workspace one spacing.
+/// When a standby takes over, its process has been up for days, and only a superuser is told when the take-over was. By the start of its
+/// process, heartbeats could have been written to it for long. So for us it starts at the moment at which we first see it. A daemon that is
+/// started later waits one window longer than necessary, which delays the restart of a dead workspace by one spacing.
 #[derive(Debug, Default)]
 pub(crate) struct Promotions(Mutex<Option<(Timestamp, Timestamp)>>);
 
@@ -268,7 +268,7 @@ impl Reading {
         new
     }
 
-    /// Orders by id. An id that comes twice (a join in the view that multiplies) names nobody: none of its rows stays.
+    /// Sorts by id. If an id comes twice (a join in the view multiplies rows), it is not clear which row is meant, so none of them is kept.
     fn sort(&mut self) {
         let in_order = |pair: &[Workspace]| pair[0].id < pair[1].id;
         if self.workspaces.windows(2).all(in_order) {
@@ -294,7 +294,7 @@ fn sort_by_id(workspaces: &mut [Workspace]) {
     let mut order: Vec<(u128, u32)> =
         (0_u32..).zip(workspaces.iter()).map(|(index, workspace)| (beginning(workspace), index)).collect();
     order.sort_by(|a, b| a.0.cmp(&b.0).then_with(|| workspaces[a.1 as usize].id.cmp(&workspaces[b.1 as usize].id)));
-    // Round each cycle of the permutation once; a place that is done points to itself.
+    // Follows each cycle of the permutation once. A place that is done points to itself.
     for start in 0..order.len() {
         let mut place = start;
         loop {

@@ -1,4 +1,4 @@
-//! Batches in which one row may be at fault: the batch is halved until that row is alone, so that it costs itself and no other.
+//! Writing in batches, of which one row may be refused. The batch is halved until the refused row is alone, so that all others are written.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -13,7 +13,7 @@ const REFUSALS_MAX: usize = 128;
 /// How long a transaction that records waits for one lock. Nobody waits for what is recorded, and it is tried again.
 pub(crate) const LOCK_TIMEOUT: Duration = Duration::from_millis(250);
 
-/// A transaction that records and falls silent (its process was frozen) is ended by the server after this, and its locks with it.
+/// When the process is frozen in the middle of a transaction, the server ends that transaction after this time, and so releases its locks.
 pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Which part of a batch to write next.

@@ -32,8 +32,8 @@ use crate::error::{Fault, StoreError};
 /// Any number that nothing else of the platform's locks: "defib" and the subject.
 const LOCK: &str = "select pg_advisory_xact_lock(1684366946, 2)";
 
-/// A process that is stopped in the middle of its turn has the lock of all turns. The server takes it away while the others' leases
-/// still last: they were renewed no longer ago than a third of the TTL.
+/// A process that is stopped in the middle of its turn still holds the lock that all turns need. The server ends its transaction after this
+/// time. The others' leases have not ended by then, because they were renewed within the last third of the TTL.
 const STILL_PER_TTL: u32 = 6;
 
 /// Rows of replicas that have been gone for so long are of no interest to anybody.
@@ -63,7 +63,8 @@ const GIVE_UP: &str = "
       from unnest($2::text[], $3::bigint[]) as mine(engine, epoch)
      where l.engine = mine.engine and l.epoch = mine.epoch and l.holder = $1";
 
-/// A claim that is under way holds its lease's row: taking it over would let both act, so it waits for the next turn.
+/// A claim that is under way has locked its lease's row. Taking that lease over would let both replicas act, so it is left to the next
+/// turn.
 const TAKEABLE: &str = "select engine from defib.leases where engine = any ($1) for update skip locked";
 
 const TAKE: &str = "
@@ -80,7 +81,7 @@ pub struct LeaseTurn<'a> {
     pub replica: &'a str,
     /// The engines that it is configured for.
     pub engines: &'a [EngineName],
-    /// Those of them that it can act on. One that it cannot it owns only where no other replica can either.
+    /// Those of them that it can act on. It owns any other engine only if no other replica can act on it either.
     pub fit: &'a BTreeSet<EngineName>,
     /// What it owned after its last turn, with the epochs; `None` on the first turn of a process. Then leases in its name are
     /// those of a process that is gone, and are taken without waiting for their end.

@@ -10,10 +10,10 @@
 //! policy ──── verdicts, events ► record_verdicts, record_events
 //! ```
 //!
-//! Three rules hold for every statement here. It works through a transaction-pooling pgbouncer: no prepared statement, no
-//! session state, whatever must hold together is one transaction. It ends: each call has a deadline, and a connection whose
-//! deadline passed is cancelled at the server and thrown away, never handed to the next caller. And it tells apart "the
-//! database says no" from "the database says nothing": the second is an error, never a fact about a workspace.
+//! Three rules hold for every statement here. It works through a pgbouncer in transaction mode: no prepared statement, no session state,
+//! and what belongs together is one transaction. It ends: each call has a deadline, and when that has passed, the statement is cancelled at
+//! the server and the connection is thrown away. And it tells a refusal of the database from a database that gives no answer: the latter is
+//! an error, and never a fact about a workspace.
 
 mod belong;
 mod cadence;
@@ -88,8 +88,8 @@ pub struct StoreSettings {
     pub pool_size: usize,
     /// For one connection to be made, TLS and login included.
     pub connect_timeout: Duration,
-    /// For one call, from here: waiting for a connection, the statements and reading the answer. Larger: a hung database
-    /// delays the tick by that much. Smaller: the read of a large fleet never ends.
+    /// How long one call may take: waiting for a connection, the statements, and reading the answer. Larger: a database that hangs delays
+    /// the tick by that much. Smaller: the read of a large fleet never succeeds.
     pub statement_timeout: Duration,
 }
 

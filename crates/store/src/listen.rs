@@ -1,9 +1,9 @@
 //! LISTEN, on a direct connection of its own.
 //!
-//! A notification only makes a tick come sooner, so losing some is harmless; believing to hear while deaf is not. Three ways to
-//! be deaf without an error are looked for: a connection whose other end is gone (keepalives, and a query of our own each
-//! [`ALIVE_INTERVAL`]), a server that hangs (that query's deadline), and a transaction pooler, which answers LISTEN with OK and then
-//! delivers nothing (a notification from a second connection must arrive before we say that we are connected).
+//! A notification only makes a tick come sooner, so losing some is harmless. But we must not believe that we hear while no notification can
+//! arrive. There are three ways for that to happen without an error. The other end of the connection is gone: keepalives find that, and a
+//! query of our own each [`ALIVE_INTERVAL`]. The server hangs: that query has a deadline. Or a transaction pooler answers LISTEN with OK
+//! and then delivers nothing: so a notification from a second connection must arrive before we say that we are connected.
 
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,7 +18,7 @@ use tokio_postgres::{AsyncMessage, Client, Notification};
 use crate::connect::{Connector, Driver};
 use crate::error::{Fault, StoreError};
 
-/// How often we make sure that the connection lives. Larger: polling alone for longer after a silent break.
+/// How often we make sure that the connection lives. Larger: after a break that nobody noticed, suspicions wait for the poll for longer.
 const ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// How long the probe's notification may take to arrive.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -51,7 +51,8 @@ impl std::fmt::Debug for ListenSettings {
 pub enum ListenEvent {
     /// From now on notifications arrive. What came before may have been missed: look at the table once.
     Connected,
-    /// Deaf until the next [`Connected`](Self::Connected): poll. Said once for each loss, and once when the first try fails.
+    /// Until the next [`Connected`](Self::Connected) no notification arrives, so the receiver has to poll. Said once for each loss, and
+    /// once when the first try fails.
     Lost {
         /// Why, in words.
         why: String,
@@ -145,7 +146,7 @@ impl Subscription {
                     return;
                 }
             }
-            // A connection that held deserves a quick return; one that never came does not.
+            // After a connection that lasted, we try again at once; after one that was never made, with a growing delay.
             retry = if heard_for > RETRY_MAX { RETRY_MIN } else { (retry * 2).min(RETRY_MAX) };
             sleep(retry.mul_f64(0.5 + 0.5 * jitter())).await;
         }
@@ -208,7 +209,7 @@ impl Subscription {
                 }
             };
             if timeout(PROBE_TIMEOUT, heard).await.is_err() {
-                // A pooler keeps the server connection that listens now, and very likely hands it out next.
+                // A pooler would keep the server connection that listens now, and very likely hand it to the next client.
                 let _ = timeout(self.timeout, client.batch_execute("unlisten *")).await;
                 return Err(
                     "LISTEN is answered but nothing arrives: is there a transaction pooler in between? (DEFIB_LISTEN_DATABASE_URL)"

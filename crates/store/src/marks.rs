@@ -8,7 +8,8 @@
 //!      └── mark_recovered raises, blocks or hangs: tried again after a delay that grows
 //! ```
 //!
-//! The ledger does not wait for this: a recovery is recorded whatever `mark_recovered` does, and the mark is tried until it is made.
+//! The ledger does not wait for this: a recovery is recorded whatever `mark_recovered` does, and `mark_recovered` is called again until it
+//! succeeds.
 
 use defib_policy::id::{EngineName, WorkspaceId};
 use serde_json::Value;

@@ -38,7 +38,7 @@ impl Store {
     }
 }
 
-/// False is the platform's veto; so is null, because an adapter that returns null has not agreed.
+/// False is the platform's veto. Null counts as a veto too, because an adapter that returns null has not agreed.
 pub(crate) async fn mark_dead(connection: &mut Connection, workspace: &str, evidence: &Value) -> Result<bool, Fault> {
     call(connection, MARK_DEAD, "select coalesce(defib.mark_dead($1, $2), false)", workspace, evidence).await
 }
@@ -63,7 +63,8 @@ async fn call(
     let parameters = [(&workspace as _, Type::TEXT), (&json(evidence) as _, Type::JSONB)];
     match connection.query_one(sql, &parameters).await {
         Ok(row) => Ok(row.try_get(0)?),
-        // Whatever ends the connection is the server's doing (a shutdown, a crash); an error that leaves it alive is the function's.
+        // An error that ends the connection comes from the server (a shutdown, a crash). One that leaves the connection alive comes from
+        // the function.
         Err(Fault::Query(source)) if is_survived(&source) => Err(Fault::Function { function, source }),
         Err(fault) => Err(fault),
     }

@@ -37,8 +37,8 @@ pub struct RetentionReport {
     pub holds: u64,
 }
 
-/// Ids grow with time, near enough: the oldest batch by id is looked at, and the work ends with the first batch that holds
-/// a younger row. So a table needs no index on its time, which the insert would pay for.
+/// Ids grow with time, more or less. So the batch with the smallest ids is looked at, and the work ends with the first batch that holds a
+/// row that is too young. That way no table needs an index on its time, which would make each insert slower.
 const SUSPICIONS: &str = "
     delete from defib.suspicions where id = any (array(
         select id from (select id, reported_at from defib.suspicions order by id limit $2) oldest

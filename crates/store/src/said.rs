@@ -1,5 +1,5 @@
-//! What running daemons say of themselves and of their engines (`defib.replicas`, `defib.engines`), so that `defib status` tells
-//! what is true now and not what somebody once wrote.
+//! What running daemons say of themselves and of their engines (`defib.replicas`, `defib.engines`), so that `defib status` tells what is
+//! true now, and not what a daemon wrote that is gone.
 //!
 //! A replica writes after each pass. A row counts for as long as its holder has the lease on the engine and the next pass is not
 //! overdue; after that it is history, and nobody speaks for the engine's workspaces. The engine without a name stands for the
@@ -51,8 +51,8 @@ pub struct EngineReportRow<'a> {
     pub judged: usize,
     /// The storm there, if there is one: `since_seconds`, `batch`, `canaries` (ids), `waiting`.
     pub storm: Option<Value>,
-    /// How long from now until the next pass is overdue. Smaller than a pass takes: workspaces that are judged are called "not judged".
-    /// Larger: a daemon that hangs is believed for that long.
+    /// How long from now until the next pass is overdue. If it is shorter than a pass takes, workspaces that are judged are called "not
+    /// judged". If it is longer, a daemon that hangs is believed for that long.
     pub good_for: Duration,
 }
 
@@ -121,7 +121,7 @@ const REPORT_REPLICA: &str = "
            heartbeats_usable = $6
      where replica = $1";
 
-/// Only while the lease is the holder's: a late word of a former owner must not be taken for the new one's.
+/// Only while the lease is the holder's: what a former owner writes late must not be taken for the new owner's word.
 const REPORT_ENGINE: &str = "
     insert into defib.engines (engine, holder, answers, fault, asked_at, judged, storm, last_pass_at, good_until)
     select $1, $2, $3::text is null, $3, clock_timestamp() - $4 * interval '1 microsecond', $5, $6, clock_timestamp(),

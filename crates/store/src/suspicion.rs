@@ -122,7 +122,7 @@ impl Store {
         self.take(&sql, (&ids, Type::INT8_ARRAY)).await
     }
 
-    /// Writes what the look that these suspicions asked for has found. Rows that are gone by now are none.
+    /// Writes what the look that these suspicions asked for has found. Rows that are gone by now are left out.
     pub async fn report_finding(&self, suspicions: &[i64], finding: &str) -> Result<(), StoreError> {
         self.within_deadline(async {
             let finding = text(finding);

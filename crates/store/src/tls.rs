@@ -1,7 +1,7 @@
 //! TLS to Postgres with libpq's idea of trust, by rustls.
 //!
-//! libpq verifies nothing below `verify-ca`, except that `require` with a root certificate means `verify-ca`. Verifying more
-//! than the operator asked for would refuse servers that psql accepts; verifying less is what nobody may do silently.
+//! libpq verifies nothing below `verify-ca`, except that `require` with a root certificate means `verify-ca`. If we verified more than the
+//! operator asked for, we would refuse servers that psql accepts. We must never verify less.
 
 use std::path::Path;
 use std::sync::Arc;

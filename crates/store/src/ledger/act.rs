@@ -1,4 +1,4 @@
-//! The moment before the engine is asked: whether it still may be, and that it will be.
+//! The moment before the engine is asked: asks whether it still may be, and writes down that it will be.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::Store;
 use crate::decode::micros;
 use crate::error::StoreError;
 
-/// All in one statement: the row lock of the update is what a new owner that settles the attempt waits for.
+/// It is all one statement, because a new owner that wants to settle the attempt waits for the row lock of this update.
 const MAY_ACT: &str = "
     with facts as materialized (
         select exists (select from defib.leases l

@@ -20,9 +20,9 @@ const INSERT: &str = "
         on conflict do nothing
     returning id";
 
-/// Writes what `mark_dead` has made of the status beside the mark, if the fleet still has the workspace where it was judged, and as what.
-/// Asked when `mark_dead` has the platform's row locked: what a transaction that it waited for has changed is seen, and no other can
-/// change it before ours ends.
+/// Writes the status that `mark_dead` has left beside the mark, if the fleet still has the workspace on the engine and with the references
+/// that it was judged by. This is asked while `mark_dead` has the platform's row locked. So it sees what a transaction that `mark_dead`
+/// waited for has changed, and nobody can change it again before ours ends.
 const STATUS_IF_AS_JUDGED: &str = "
     update defib.marks m set status = f.status::text
       from defib.fleet f

@@ -18,7 +18,7 @@ const ERROR_LENGTH_MAX: usize = 2_000;
 /// asked the engine, the mark is owed back; a mark that changed no status (the platform had written that word itself) is forgotten. An
 /// attempt that was superseded leaves the mark standing until a heartbeat proves that the workspace is back.
 ///
-/// The notification is short and holds nobody's text but two ids: a payload has 8,000 bytes.
+/// The notification holds two ids and no other text, because a payload may have 8,000 bytes at most.
 pub(super) const FINISH: &str = "
     with finished as (
         update defib.restarts
@@ -42,8 +42,8 @@ pub(super) const FINISH: &str = "
                'outcome', outcome)::text) is null
       from finished";
 
-/// The platform is told by `Store::take_back`, outside of this transaction: a function of the platform that raises must not keep the recovery
-/// out of the ledger.
+/// The platform is told by `Store::take_back`, after this transaction: if the platform's function raises, the recovery must be in the
+/// ledger all the same.
 const OWE: &str = "
     update defib.marks set owed = true, tries = 0, next_at = clock_timestamp() where workspace_id = $1 and not owed";
 

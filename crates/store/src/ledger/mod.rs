@@ -7,16 +7,17 @@
 //!                                                                 acting_at set  ► looks at the container until it knows
 //! ```
 //!
-//! Between `may_act` and the engine's answer nothing can be taken back, and an engine cannot check an epoch: that is why the moment
-//! is written down (`acting_at`) before the engine is asked. Before it, a lost lease stops the attempt for good; after it, the row
-//! stays in the way of every other attempt until the container, or the deadline, has told.
+//! A call to the engine cannot be taken back, and an engine cannot check an epoch. That is why `may_act` writes down (`acting_at`) that the
+//! engine is about to be asked. If the lease is lost before that, the attempt ends for good. After it, the row keeps every other attempt
+//! away until the container tells what became of the call, or the deadline has passed.
 //!
-//! The row comes first, and the platform's veto second: of two who claim, one waits on the unique index before it can hold a lock
-//! on the platform's row. A veto is kept (`vetoed`, finished at once), because "why was it not restarted" is asked too.
+//! The row is inserted first, and the platform is asked second. So of two processes that claim the same restart, one waits on the unique
+//! index, and holds no lock on the platform's row while it does. A veto is kept as a row (`vetoed`, finished at once), because an operator
+//! also asks why somebody was *not* restarted.
 //!
-//! A run is the attempts that no verified recovery has ended. Numbers are unique for an incarnation within a run; a container that
-//! is missing has no incarnation, so without the end of the run (`run_ended_at`) its second death would find its number taken
-//! for good. An attempt that ends without having asked the engine ends its run at once: it counts for nothing.
+//! A run is a row of attempts that no verified recovery has ended. Within a run, numbers are unique for an incarnation. A missing container
+//! has no incarnation, so if runs did not end (`run_ended_at`), the number of its first death would be taken for ever. An attempt that ends
+//! without having asked the engine counts for nothing, so its run ends at once.
 
 mod act;
 mod claim;
@@ -60,7 +61,7 @@ pub struct Claim<'a> {
     pub evidence: Value,
     /// This replica.
     pub claimed_by: &'a str,
-    /// After this the attempt is anybody's to settle: longer than confirming and restarting can take together.
+    /// After this, others may settle the attempt. It is longer than confirming and restarting can take together.
     pub deadline: Duration,
 }
 
@@ -142,8 +143,8 @@ pub struct OpenAttempt {
     pub instance: Option<String>,
 }
 
-/// Whether a lease is held and has not expired; if so, until the transaction ends it cannot be taken over. Shared with other claims and
-/// with renewals, but not with a take-over: that waits, and then sees what was claimed.
+/// Whether a lease is held and has not expired. If so, it cannot be taken over until the transaction ends. The lock is shared with other
+/// claims and with renewals, but not with a take-over, which waits for it and then sees what was claimed.
 pub(crate) async fn holds_lease(connection: &mut Connection, lease: LeaseProof<'_>) -> Result<bool, Fault> {
     let found = connection
         .query_opt(

@@ -248,7 +248,7 @@ async fn heartbeats_stay_heap_only_and_fire_no_trigger() {
     }
 }
 
-/// Where something that it needs is not there, it says so when it is run, and leaves everything as it was.
+/// When the adapter is run where something that it needs is missing, it says so, and changes nothing.
 #[tokio::test]
 async fn it_refuses_a_platform_that_is_not_the_one() {
     let fixture = Fixture::new().await;

@@ -156,7 +156,7 @@ async fn a_row_that_stays_locked_is_no_claim_and_never_costs_the_platform_its_tr
     fixture.run("insert into defib.workspaces (id, parent_id) values ('parent', null), ('w', 'parent')").await;
     let evidence = fixture.evidence("w").await;
     let platform = fixture.another().await;
-    // Parent first, then the child that our claim has locked: the two orders cross.
+    // The platform locks the parent first, then the child that our claim has locked already. So the two wait for each other.
     platform.batch_execute("begin; update defib.workspaces set status = 'paused' where id = 'parent'").await.unwrap();
     let store = fixture.store.clone();
     let claiming = tokio::spawn(async move { claim(&store, "w", evidence, 1, 1).await });

@@ -33,7 +33,7 @@ fn is_right(trial: &Trial) -> bool {
 async fn a_function_that_ships_beside_a_view_of_other_tables_is_found() {
     let fixture = fleet().await;
     let kept = |breaches: &[Breach]| breaches.iter().all(|breach| !matches!(breach, Breach::ShippedFunction { .. }));
-    // Through another view it still is defib's own table.
+    // Reading through another view, it still is about defib's own table.
     fixture.run("create view public.between as select * from defib.workspaces").await;
     let through = |table: &str| {
         format!(
@@ -257,7 +257,7 @@ async fn a_function_that_raises_or_does_not_say_is_told_in_its_own_words() {
     assert_eq!(answer(&facts(&fixture).await, Question::DeadUnknown), Some(&Answer::Null));
 }
 
-/// Somebody's pause is under way: that is no fault of the adapter's, and it is not kept waiting.
+/// Somebody pauses the workspace at that moment. That is no fault of the adapter, and the pause must not have to wait for the check.
 #[tokio::test]
 async fn a_row_that_is_locked_is_no_answer_and_what_agreed_is_undone() {
     let fixture = fleet().await;

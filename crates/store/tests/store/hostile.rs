@@ -1,6 +1,6 @@
-//! Functions that run with their owner's rights, called by somebody who puts things in their way: a schema of its own at the front
-//! of `search_path`, with functions and operators by the names that they use, and tables and types of its session, which come before
-//! everything unless `pg_temp` is named. All of them betray themselves when they are used.
+//! Functions that run with their owner's rights, called by somebody who puts things in their way: a schema of its own at the front of
+//! `search_path`, with functions and operators by the names that they use, and tables and types of its session, which come before
+//! everything unless `pg_temp` is named. Each of them is noticed when it is used.
 
 use crate::adapter::{ADAPTER, BOSS, WORKER};
 use crate::fixture::Fixture;
@@ -39,7 +39,7 @@ const OPERATORS: [[&str; 4]; 12] = [
     ["->>", "jsonb", "text", "text"],
 ];
 
-/// `null::uuid` would pass the check, so types betray themselves by what they refuse: any value.
+/// `null::uuid` would pass the check of a domain, so a type is noticed by refusing every value.
 const SESSION: &str = "
     create temp table workspaces (id text, status text);
     create temp table suspicions (workspace_id text, taken_at int);

@@ -35,7 +35,7 @@ fn writes() -> Vec<Write> {
         finds: 1,
         still_claimed: false,
     };
-    // Guarded: it hibernates whom it believes idle, and nobody who died meanwhile.
+    // A guarded write: it hibernates a worker that it believes to be idle, but not one that was marked dead meanwhile.
     let hibernate = Write {
         sql: format!(
             "update public.workspaces set status = 'hibernated' where id = '{WORKER}' and status in ('online', 'degraded')"

@@ -186,7 +186,8 @@ async fn a_flood_about_one_workspace_leaves_a_row_for_each_reporter() {
     assert_eq!(fixture.text("select count(*) from defib.suspicions").await, "3");
 }
 
-/// While daemons take, reports may be dropped that a take answers; none may be kept twice, and none that comes later may be lost.
+/// While daemons take suspicions, a report may be dropped if the look that the daemon is about to make answers it as well. No report may be
+/// kept twice, and none that comes later may be lost.
 #[tokio::test]
 async fn reports_and_takers_at_once_keep_each_once_and_lose_none_that_comes_later() {
     let fixture = Fixture::new().await;

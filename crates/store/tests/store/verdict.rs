@@ -151,7 +151,7 @@ async fn a_frozen_writer_is_ended_by_the_server_and_its_rows_are_written_by_othe
     assert_eq!(stored(&fixture).await, pairs(&[("a", "silent"), ("b", "silent")]));
 }
 
-/// Every replica writes again what the others' locks have kept it from, as the recorder does.
+/// Every replica writes again the rows that the others had locked, as the recorder does.
 #[tokio::test]
 async fn replicas_that_record_the_same_thousands_do_not_get_in_each_others_way() {
     let fixture = Fixture::new().await;
