@@ -226,7 +226,7 @@ impl PrivateDockerd {
 impl Drop for PrivateDockerd {
     fn drop(&mut self) {
         drop(self.guardian.take());
-        // Dead already: this only takes their exit status, so that no zombie stays.
+        // These processes have ended already. This only collects their exit status, so that no zombie stays.
         let _ = self.holder.wait();
         if let Some(mut dockerd) = lock(&self.dockerd).take() {
             let _ = dockerd.wait();

@@ -1,7 +1,7 @@
 //! Containers for tests, on any Docker engine: the private one, or the one behind a `DOCKER_HOST`.
 //!
-//! A handle keeps no connection. Tests kill and restart engines, and a shared engine is used from one runtime after the
-//! other; a pooled connection of yesterday would fail tests that have nothing to do with it.
+//! A handle keeps no connection. Tests kill and restart engines, and a shared engine is used from one runtime after the other, so a
+//! connection that was kept would break in a test that has nothing to do with it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -24,7 +24,7 @@ use crate::process::{self, Signal};
 /// The image that [`EngineHandle::busybox_image`] makes.
 pub const BUSYBOX_IMAGE: &str = "defib-test:latest";
 
-/// Seconds. A container of 40 on two cores may take this long to start.
+/// In seconds. When 40 containers start on two cores, one of them may take this long.
 const CALL_TIMEOUT_SECONDS: u64 = 120;
 
 /// Runs for ever, and ends at once when told to. A process 1 without a handler ignores TERM, which costs the 10 s of

@@ -1,9 +1,9 @@
 //! Nothing outlives a test, even one that was killed with SIGKILL.
 //!
-//! Destructors do not run in a killed process, nor for a `static`. So a server is never started alone: first comes
-//! its guardian, a small shell process (`guardian.sh`) in a process group of its own, which waits for the end of a
-//! pipe that only we hold. The pipe ends when the [`Guardian`] is dropped and when our process is gone, whatever the
-//! reason; the guardian then kills every process with our mark and removes the private directory.
+//! Destructors do not run in a killed process, nor for a `static`. So before a server, its guardian is started: a small shell process
+//! (`guardian.sh`) in a process group of its own, which waits for the end of a pipe that only our process holds open. The pipe ends when
+//! the [`Guardian`] is dropped, and when our process is gone for whatever reason. Then the guardian kills every process with our mark, and
+//! removes the private directory.
 //!
 //! ```text
 //! test process ──pipe──► guardian            kill -9 of the test process, or drop
@@ -11,7 +11,7 @@
 //!      └──► server(s)       └── waits ◄── end of pipe┘ ──► kill marked processes ──► remove cgroups, directory
 //! ```
 //!
-//! Dropping takes the same path as dying, so the clean-up that only a crash needs is the one that every test runs.
+//! Dropping takes the same path as a crash of our process, so every test runs the clean-up that a crash would need.
 //!
 //! `PR_SET_PDEATHSIG` was refused: it fires when the *thread* that started the child ends (tokio ends its blocking
 //! threads after ten idle seconds), it is lost on a change of user, and it says nothing about grandchildren.
@@ -32,8 +32,7 @@ const MARK: &str = "TESTKIT_GUARDIAN";
 /// The longest path of a unix socket is 107 bytes; the longest name below a private directory is that of containerd's.
 const DIRECTORY_BYTES_MAX: usize = 107 - "/x/containerd/containerd-debug.sock.ttrpc".len();
 
-/// A private directory, and the promise that it and every marked process will be gone when this value is, or when our
-/// process is.
+/// A private directory. It and every marked process are gone when this value is dropped, or when our process ends.
 #[derive(Debug)]
 pub struct Guardian {
     directory: PathBuf,

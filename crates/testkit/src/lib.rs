@@ -1,5 +1,4 @@
-//! What the tests, the benches and the demo of defib stand on: real servers of one's own, and an engine that misbehaves
-//! on command.
+//! What the tests, the benches and the demo of defib use: private real servers, and an engine that misbehaves on command.
 //!
 //! | for | take |
 //! | --- | --- |

@@ -11,7 +11,8 @@ const PORTS: std::ops::Range<u32> = 12_000..32_000;
 
 /// A port that nobody listens on, and that this process has not been given before.
 ///
-/// Two processes begin their search far apart, so they rarely meet; a server that loses the race fails to bind and says so.
+/// Two processes begin their search far apart, so they rarely try the same port. A server that does find its port taken fails to bind, and
+/// says so.
 ///
 /// # Errors
 /// When every port of the range is taken.

@@ -164,7 +164,7 @@ impl PrivatePostgres {
         client.batch_execute("select pg_reload_conf()").await?;
         let address = format!("{}?sslmode=require", self.url("postgres"));
         eventually(START_DEADLINE, "TLS is served", async || {
-            // Without a TLS of our own: whether the server offers it shows in the kind of the refusal.
+            // No TLS is needed here: the kind of the refusal shows whether the server offers it.
             match connect(&address).await.map_err(|error| format!("{error:#}")) {
                 Err(refusal) if refusal.contains("no TLS implementation configured") => Ok(()),
                 other => Err(format!("{:?}", other.map(drop))),
@@ -357,7 +357,7 @@ impl PrivatePostgres {
             Some(guardian) => guardian.command(program),
             None => Command::new(program), // only while being dropped
         };
-        // The test's own PGDATA, PGPORT, LC_ALL … must not steer it.
+        // The variables of the test's own environment (PGDATA, PGPORT, LC_ALL …) must not change what it does.
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("PG") {
                 command.env_remove(name);

@@ -147,7 +147,7 @@ impl Program {
         let find = || lock(&self.lines).iter().find(|line| line.text.contains(part)).cloned();
         let what = format!("{} writes {part:?}", self.name);
         let found = eventually(deadline, &what, async || {
-            // In this order: an ended program has written all it will.
+            // The order matters: when the program has ended, all of its output is there.
             let ended = self.exit_status();
             match (find(), ended) {
                 (Some(line), _) => Ok(Ok(line)),

@@ -1,4 +1,4 @@
-//! What can go wrong with a call, and the book of what will.
+//! What can go wrong with a call, and the list of the faults that a test has asked for.
 
 use std::time::Duration;
 
