@@ -41,7 +41,7 @@ impl Agent {
     /// SIGKILL to its main process, past the engine. Returns when the engine has noticed.
     pub async fn die(&self) -> Result<()> {
         self.engine.kill_main_process(&self.container).await?;
-        // Either is a proof: defib may have started it again before we look.
+        // Either shows that it has died, because defib may have started it again before we look.
         eventually(SOON, "the engine notices the death", async || {
             let stopped = self.stopped_at().await.map_err(|error| format!("{error:#}"))?;
             stopped.map(|_| ()).ok_or_else(|| "it runs its first life".to_owned())
@@ -60,7 +60,7 @@ impl Agent {
         self.engine.remove(&self.container).await
     }
 
-    /// Puts a container of the same name and label where there is none any more.
+    /// Makes a container of the same name and label again, after the old one was removed.
     pub async fn make_again(&mut self) -> Result<()> {
         let container = WorkspaceContainer::new(&self.id).label(LABEL, &self.id);
         self.container = self.engine.run_workspace(container).await?;

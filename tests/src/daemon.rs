@@ -90,7 +90,7 @@ impl Daemon {
         .await
     }
 
-    /// Waits until it has made so many passes over the fleet more, well or badly.
+    /// Waits until it has made this many more passes over the fleet, successful or not.
     pub async fn wait_for_passes(&self, more: u32) -> Result<()> {
         let made = async || Ok::<_, anyhow::Error>(self.metrics().await?.sum("defib_ticks_total", "scope=\"fleet\""));
         let wanted = made().await? + f64::from(more);

@@ -162,7 +162,7 @@ impl Database {
         Ok(())
     }
 
-    /// Goes on at another server's address, after a fail-over.
+    /// Connects to another server from now on, after a fail-over.
     pub async fn reconnect_to(&mut self, url: String) -> Result<()> {
         self.url = url;
         self.reconnect().await
@@ -232,7 +232,7 @@ impl Database {
         Ok(self.client.query_one(sql, &[]).await.with_context(|| sql.to_owned())?.try_get(0)?)
     }
 
-    /// Waits until stale heartbeats are held against somebody, for a server that has just been started.
+    /// Waits until a stale heartbeat counts as evidence. It does not while the server has just been started.
     pub(crate) async fn wait_until_heartbeats_count(&self) -> Result<()> {
         self.wait_until_up_for(HEARTBEATS_COUNT_AFTER).await
     }

@@ -17,7 +17,7 @@ pub struct Pulse {
 }
 
 impl Pulse {
-    /// Of these workspaces, whose containers are named like them, in the database at this address.
+    /// Sends heartbeats for these workspaces, whose containers have the same names, to the database at this address.
     #[must_use]
     pub fn of(engine: &ScriptedEngine, ids: impl IntoIterator<Item = String>, database: &str) -> Self {
         let ids: BTreeSet<String> = ids.into_iter().collect();
@@ -42,7 +42,7 @@ async fn beat(engine: ScriptedEngine, ids: BTreeSet<String>, database: String) {
         if let Ok(client) = postgres::connect(&database).await {
             loop {
                 let running: Vec<&String> = ids.iter().filter(|id| is_running(&engine, id)).collect();
-                // Not who is locked at the moment: the others' beats must not wait for it.
+                // Leaves out rows that somebody has locked at the moment, so that the heartbeats of the others do not wait for them.
                 let beating = "update defib.workspaces set last_heartbeat_at = clock_timestamp() where id in
                     (select id from defib.workspaces where id = any ($1) for update skip locked)";
                 if client.execute(beating, &[&running]).await.is_err() {

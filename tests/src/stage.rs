@@ -8,8 +8,8 @@ use defib_testkit::{PrivatePostgres, Program};
 
 use crate::{Daemon, Database, Finished, throughout};
 
-/// What tests change in the defaults of `defib run`: the poll, because they have no time for five seconds of it, and what a
-/// program in a test needs.
+/// What tests change in the defaults of `defib run`: the poll interval, because five seconds are too long for a test, and what a program
+/// needs that runs in a test.
 const KNOBS: &[(&str, &str)] =
     &[("POLL_INTERVAL", "500ms"), ("LEASE_TTL", "2s"), ("LISTEN_ADDR", "127.0.0.1:0"), ("LOG_FORMAT", "json")];
 
@@ -52,7 +52,7 @@ impl Stage {
         self
     }
 
-    /// Takes a knob away again: for commands that know less than the daemon.
+    /// Removes a knob again, for commands that are run without the daemon's settings.
     #[must_use]
     pub fn without_knob(mut self, name: &str) -> Self {
         self.knobs.remove(name);
@@ -61,8 +61,8 @@ impl Stage {
 
     /// Heartbeats are expected each 400 ms, so one that is older than a second is stale.
     ///
-    /// With the defaults that takes 75 s, and as long again until a Postgres that has just started counts as a witness
-    /// (section 4.3 of the design).
+    /// With the defaults a heartbeat is fresh for 75 s, and for as long again the heartbeats in a Postgres that has just started are no
+    /// witness (section 4.3 of docs/design.md).
     #[must_use]
     pub fn quick_heartbeats(self) -> Self {
         self.knob("HEARTBEAT_INTERVAL", "400ms").knob("RECENT_MIN", "500ms")

@@ -1,12 +1,12 @@
-//! That nothing happens: the other half of [`defib_testkit::eventually`].
+//! Checks that nothing happens, as [`defib_testkit::eventually`] checks that something does.
 
 use std::time::Duration;
 
 use anyhow::{Result, bail};
 use tokio::time::{Instant, sleep};
 
-/// Within this everything happens that happens at all. Ten times what an idle machine takes, because the machine is not idle.
-/// Tests that prove that something did not wait for the poll have a poll far beyond it.
+/// What a test waits for happens within this time, or never. It is ten times what an idle machine takes, because the machine is not idle. A
+/// test that shows that something did not wait for the poll sets a poll interval far beyond it.
 pub const SOON: Duration = Duration::from_secs(20);
 
 /// Between two looks.

@@ -1,10 +1,9 @@
 //! The files of `deploy/` against what they stand for: systemd's own judge, the published schemas of Kubernetes and Compose,
 //! the program's knobs, the metrics it has.
 //!
-//! A manifest is read by people once and by a machine that nobody has here, so it rots unseen: a knob is renamed, a metric
-//! dropped, a time-out grows past the one around it. Each such agreement is one test. The schemas are in `deploy/schemas`,
-//! so nothing is fetched. (Typed structs such as k8s-openapi's would be no stricter: they skip what they do not know, and take
-//! minutes to build.)
+//! Nobody notices when a manifest no longer fits the program: a knob is renamed, a metric is dropped, or a time-out becomes longer than the
+//! one around it. Each such dependency is one test. The schemas are in `deploy/schemas`, so nothing is fetched. (Typed structs such as
+//! k8s-openapi's would be no stricter: they skip what they do not know, and take minutes to build.)
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -24,7 +23,7 @@ const CLAIM_MARGIN: Duration = Duration::from_secs(20);
 fn systemd_accepts_the_unit_and_finds_it_hardened() -> Result<()> {
     let unit = read("deploy/systemd/defib.service")?;
     ensure!(unit.contains("ExecStart=/usr/local/bin/defib run\n"), "the unit starts something else");
-    // Under the same name, and with a program that exists: `verify` looks for it.
+    // The copy has the same name, and a program that exists, because `verify` looks for the program.
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("systemd");
     std::fs::create_dir_all(&folder)?;
     let copy = folder.join("defib.service");

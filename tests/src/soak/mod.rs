@@ -1,8 +1,9 @@
 //! The soak: replicas are killed and Postgres is restarted at random while workspaces die at random, and afterwards the engine's own
 //! count of starts must be the count of deaths, and the ledger must tell the same story row by row.
 //!
-//! The engine is the scripted one, because it counts, and because its restarts can be made slow enough to be cut in two by a kill.
-//! Everything random comes from one seed; when what happens is the scheduler's, so a seed names a run and does not replay it.
+//! The engine is the scripted one, because it counts its starts, and because its restarts can be made so slow that a kill falls into the
+//! middle of one. Everything random comes from one seed. But the order in which things happen also depends on the scheduler, so a seed does
+//! not replay a run exactly.
 
 mod neighbours;
 
@@ -147,7 +148,9 @@ impl Arena {
             ("SETTLE", "1s"),
             ("BACKOFF_INITIAL", "100ms"),
             ("BACKOFF_MAX", "500ms"),
-            // Healthy for a second is healthy here, so that the next death is a first attempt again; and ten die so often that it is no storm.
+            // A recovery counts as verified after a second, so that the attempt after the next death is a first one again. The workspaces
+            // die so often that restarts would always go in the batches of a storm, so its minimum is put out of reach, except where
+            // neighbours are in trouble.
             ("BACKOFF_RESET", "1s"),
             ("EXHAUSTED_AFTER", "1000"),
             ("MISSING_GRACE", "500ms"),
@@ -190,7 +193,7 @@ impl Arena {
         Ok(())
     }
 
-    /// Some die, something is broken in the middle of it, and all run again.
+    /// Some workspaces die, something is broken while they are restarted, and in the end all run again.
     async fn round(&mut self, breaking: Breaking) -> Result<()> {
         let slow = Duration::from_millis(50) + self.dice.millis(1_500);
         self.engine.clear_faults();
@@ -238,7 +241,7 @@ impl Arena {
     }
 
     async fn kill_a_replica(&mut self) -> Result<()> {
-        // Mostly the owner: the death of an observer interrupts nothing.
+        // Mostly the owner is chosen, because nothing is interrupted when an observer dies.
         let mut victim = self.dice.below(self.replicas.len());
         if self.dice.below(3) > 0 {
             let holder = self.stage.db.query("select holder from defib.leases where expires_at > now()", &[]).await?;

@@ -1,5 +1,5 @@
-//! Rounds in which some of the fleet, the platform, the tables and the proxies misbehave while others die. Those that can be healed are
-//! healed, once, while the trouble lasts; and when it is over, so are those that were in it.
+//! Rounds in which some workspaces, the platform, the tables and the proxies misbehave while other workspaces die. Those that can be
+//! restarted are restarted once, while the trouble lasts. When it is over, those that were in trouble are restarted as well.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! The steps, and what must be true whichever of them was the last.
+//! The steps of a restart, and what must be true whichever of them was the last.
 
 use std::time::Duration;
 
@@ -10,8 +10,8 @@ use defib_tests::{Agent, Daemon, SOON, Stage, Workspace, container, throughout};
 /// How long nothing more may happen. Several polls, leases and looks.
 const AFTERWARDS: Duration = Duration::from_secs(2);
 
-/// An attempt that turned to its engine is waited for until its deadline: the restart's time-out, as long again for looking at it, and
-/// ten seconds for writing the outcome.
+/// An attempt whose engine was asked is left alone until its deadline: the restart's time-out, as long again for the looks after a lost
+/// answer, and ten seconds for writing the outcome.
 pub(crate) const SETTLED: Duration = Duration::from_secs(40);
 
 #[derive(Clone, Copy)]
@@ -88,7 +88,7 @@ async fn sick_one_is_restarted_once(point: &str, company: Company) -> Result<()>
     is_restarted_once(&stage, &engine).await
 }
 
-/// Killed while the engine is at it: the call has left, and nobody is there for the answer.
+/// The daemon is killed while the engine works on the call, so nobody receives the answer.
 #[tokio::test]
 async fn killed_during_a_slow_restart_that_the_engine_finishes() -> Result<()> {
     let engine = ScriptedEngine::start().await?;
@@ -106,7 +106,7 @@ async fn killed_during_a_slow_restart_that_the_engine_finishes() -> Result<()> {
     })
     .await?;
     first.kill().await?;
-    // The other one has the lease after two seconds, sees it stopped, and waits all the same.
+    // The other replica has the lease after two seconds. It sees the container stopped, and must wait all the same.
     is_restarted_once(&stage, &engine).await
 }
 

@@ -1,4 +1,4 @@
-//! The ledger: every attempt is in it, none is made twice, and failing ones grow rarer.
+//! The ledger: every attempt is in it, none is made twice, and the pauses between attempts that fail grow.
 
 use std::time::{Duration, Instant};
 
@@ -127,7 +127,7 @@ async fn a_container_that_is_gone_is_dead_once_its_grace_is_over_and_nobody_is_a
 #[tokio::test]
 async fn a_daemon_killed_after_the_restart_leaves_a_row_that_is_settled_and_not_repeated() -> Result<()> {
     let (stage, engine) = one_silent_workspace().await?;
-    // The container is started, and the engine never says so.
+    // The engine starts the container, and never answers.
     engine.set_fault(Call::Start, Fault::DoneThenHang);
     let daemon = stage.run().await?;
     engine.exit("w1", 137)?;
@@ -147,7 +147,8 @@ async fn a_daemon_killed_before_the_restart_leaves_a_row_that_is_abandoned_and_t
     let (stage, engine) = one_silent_workspace().await?;
     let daemon = stage.run().await?;
     stage.db.wait_for_verdict("w1", Some("silent")).await?;
-    // It is caught waiting for the engine's answer in the look before the restart: the one sample that convicts is let through.
+    // The engine answers the one look that convicts, and then hangs. So the daemon is killed while it waits for the look before the
+    // restart.
     engine.add_fault(FaultRule::new(Call::Inspect, Fault::Delay(Duration::from_millis(1))).times(1));
     engine.add_fault(FaultRule::new(Call::Inspect, Fault::Hang));
     engine.exit("w1", 137)?;

@@ -56,7 +56,7 @@ async fn a_flag_goes_over_the_environment() -> Result<()> {
 #[tokio::test]
 async fn a_secret_is_never_printed_with_a_refusal() -> Result<()> {
     let with_password = format!("postgres://x:{PASSWORD}@127.0.0.1:1/none");
-    // Refused for another knob, for its own form, for what it leads to.
+    // These are refused because of another knob, because of their own form, or because of what they would lead to.
     let broken = format!("postgres//x:{PASSWORD}@[::/db?sslmode=no");
     let stage = bare().await?.knob("DATABASE_URL", &with_password).knob("POLL_INTERVAL", "never");
     let other_knob = refused(&stage, &["run"]).await?;
@@ -138,7 +138,7 @@ async fn run_and_check_refuse_statuses_without_the_one_that_a_dead_workspace_is_
     Ok(())
 }
 
-/// The word of the platform's own function counts, and not ours.
+/// The status that the platform's own function writes counts, and not the one that the shipped function writes.
 #[tokio::test]
 async fn the_status_that_must_be_watched_is_the_one_that_the_platforms_function_writes() -> Result<()> {
     let stage = migrated().await?;

@@ -1,4 +1,4 @@
-//! A Postgres that is away, slow or back again: no verdicts without it, and none from what it missed.
+//! A Postgres that is away, slow or back again: without it there are no verdicts, and heartbeats that it could not take convict nobody.
 
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ async fn ten_seconds_without_postgres_restart_nobody_and_end_by_themselves() -> 
     let metrics = daemon.metrics().await?;
     ensure!(metrics.value("defib_database_up")? == 0.0, "defib_database_up says that it is up");
 
-    // One wrong look as soon as it is back: with a stale heartbeat as a witness, it would do.
+    // One wrong look as soon as the database is back. If stale heartbeats were a witness then, this look would convict.
     engine.add_fault(FaultRule::new(Call::List, Fault::FalselyStopped).times(1));
     engine.add_fault(FaultRule::new(Call::Inspect, Fault::FalselyStopped).times(ids.len()));
     server.start_server().await?;
@@ -124,8 +124,8 @@ async fn beat_all(stage: &Stage, ids: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// One that cannot be recorded must not keep the others dead: first by an id that is too long to be judged, then by a table that
-/// refuses a single row.
+/// A workspace that cannot be recorded must not keep the others from being restarted. First its id is too long to be judged; then a table
+/// refuses its row.
 #[tokio::test]
 async fn a_row_that_cannot_be_recorded_keeps_nobody_else_dead() -> Result<()> {
     let engine = ScriptedEngine::start().await?;

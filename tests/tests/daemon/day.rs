@@ -73,7 +73,7 @@ async fn beat(engine: EngineHandle, database: String) {
                     running.push(i64::try_from(n).unwrap_or_default());
                 }
             }
-            // Not who is locked at the moment: the others' beats must not wait for it.
+            // Leaves out rows that somebody has locked at the moment, so that the heartbeats of the others do not wait for them.
             let beating = "update farm.agents set beat = clock_timestamp() where agent in
                 (select agent from farm.agents where agent = any ($1) for update skip locked)";
             if client.execute(beating, &[&running]).await.is_err() {
@@ -129,7 +129,7 @@ async fn an_operator_is_told_the_truth_all_day_long() -> Result<()> {
     let stage = Stage::new(dockerd.url()).await?.knob("POLL_INTERVAL", "300ms").quick_heartbeats();
     let stage = stage.knob("DEAD_WINDOW", "5s").knob("STORM_COOLDOWN", "5s").knob("BACKOFF_INITIAL", "1s");
 
-    // Morning: the platform has tables of its own. The view is replaced, and the functions are forgotten.
+    // Morning: the platform has tables of its own. The operator replaces the view, and forgets the functions.
     let examples: Vec<&str> = GUIDE.split("\n```sql\n").skip(1).filter_map(|rest| rest.split("\n```").next()).collect();
     let (platform, adapter) = (examples[0], examples[1]);
     stage.db.execute(platform).await?;

@@ -1,4 +1,4 @@
-//! An engine that gives no answer, or a wrong one, accuses nobody; and it is the trouble of its own workspaces only.
+//! An engine that gives no answer, or a wrong one, has nobody restarted, and concerns no workspaces but its own.
 
 use std::time::{Duration, Instant};
 
@@ -51,8 +51,8 @@ enum Misbehaviour {
     Refuses,
 }
 
-/// The engine misbehaves under silent workspaces, for whom one conclusive sample would do; one of them really dies. Nobody is
-/// touched while it lasts; when it is over, the dead one is found at once.
+/// The engine misbehaves while its workspaces are silent, so that one conclusive look would convict each of them. One of them really dies.
+/// Nobody is touched while the trouble lasts, and the dead one is found at once when it is over.
 async fn misbehaves(misbehaviour: Misbehaviour) -> Result<()> {
     let engine = ScriptedEngine::start().await?;
     let stage = Stage::new(&engine.url()).await?.quick_heartbeats();
@@ -200,7 +200,8 @@ async fn an_engine_that_says_it_is_another_one_makes_nobody_missing() -> Result<
     engine.add(container("w1"));
     stage.db.add(Workspace::new("w1").silent()).await?;
     let daemon = stage.run().await?;
-    // It has to be known well before it can be another one: the first looks and the event stream ask side by side who it is.
+    // defib has to know the engine before another one takes its place. The first looks and the event stream ask for its identity at the
+    // same time, so the test waits until that is done.
     let passes = "defib_ticks_total{result=\"ok\",scope=\"fleet\"}";
     daemon.wait_for_metric(passes, |count| count >= 4.0, SOON).await?;
 

@@ -102,7 +102,7 @@ async fn judged_no_more(stage: &Stage, id: &str) -> Result<()> {
     .await
 }
 
-/// The statuses that are watched are the daemon's to say, not those of whoever asks.
+/// `status` goes by the statuses that the daemon watches, and not by the environment of whoever runs it.
 #[tokio::test]
 async fn status_and_explain_need_no_knob_of_the_daemon() -> Result<()> {
     let engine = ScriptedEngine::start().await?;
@@ -399,7 +399,7 @@ async fn a_storm_that_is_ended_by_hand_holds_nobody_any_more() -> Result<()> {
     .await
 }
 
-/// After a deploy a window is what it was before, and `explain` of one that is alive knows its container.
+/// After a new version was deployed, a learned window is what it was before, and `explain` of a living workspace tells its container.
 #[tokio::test]
 async fn what_was_learned_outlives_the_daemon() -> Result<()> {
     let engine = ScriptedEngine::start().await?;

@@ -24,7 +24,7 @@ async fn a_removed_container_is_made_again_by_the_platform_which_is_asked_once()
     ensure!(restart.recovered_at.is_none() && restart.attempt == 1, "{restart:#?}");
     is_asked_once(&platform, &agent.id).await?;
 
-    // The platform is at work on it, and at last it is there again.
+    // The platform works on it for a while, and then its container is there again.
     agent.make_again().await?;
     stage.db.beat(&agent.id).await?;
     is_recovered(&stage, &agent.id).await?;
@@ -74,7 +74,8 @@ async fn an_instance_dies_behind_its_control_plane_and_comes_back_through_the_pl
 
     server.set("i-2", "running");
     is_instance(&stage, "i-2").await?;
-    // Its start is not told, so only a heartbeat that comes after it was first seen is surely its own: it beats on, as they do.
+    // The control plane does not tell when it was started. So only a heartbeat that comes after it was first seen certainly belongs to the
+    // new life, and it goes on sending heartbeats.
     eventually(SOON, "its heartbeat is taken for its own", async || {
         stage.db.beat("machine").await.map_err(|error| format!("{error:#}"))?;
         match stage.db.status("machine").await {

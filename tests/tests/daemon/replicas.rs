@@ -135,7 +135,7 @@ async fn engines_are_spread_over_the_replicas_and_move_when_one_joins_or_leaves(
     Ok(())
 }
 
-/// The replica that a hypervisor or a debugger stops in its tracks, and that wakes up when others have taken over.
+/// A replica that a hypervisor or a debugger stops at any point, and that wakes up when another one has taken over.
 #[tokio::test]
 async fn a_replica_that_was_stopped_for_longer_than_its_lease_does_nothing_when_it_wakes() -> Result<()> {
     let (stage, engine) = world(&["w1", "w2"]).await?;
@@ -161,7 +161,7 @@ async fn a_replica_that_was_stopped_for_longer_than_its_lease_does_nothing_when_
     Ok(())
 }
 
-/// One on trial beside one in production must not keep anybody dead.
+/// A replica that only observes, beside one that acts, must not keep anybody dead.
 #[tokio::test]
 async fn a_replica_that_only_observes_leaves_the_engine_to_one_that_enforces() -> Result<()> {
     let (stage, engine) = world(&["w1"]).await?;

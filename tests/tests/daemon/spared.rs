@@ -33,7 +33,7 @@ async fn a_workspace_that_was_put_away_is_never_touched() -> Result<()> {
     stage.db.add(Workspace::new(&member.id).below("lead").silent()).await?;
     suspects.extend(["team".to_owned(), "lead".to_owned(), member.id.clone()]);
     stopped.push(member);
-    // The one that shows that the daemon does its work all the time.
+    // A workspace that really dies, which shows that the daemon is at work all the time.
     let watched = Agent::start(dockerd, "watched").await?;
     stage.db.add(Workspace::new(&watched.id).silent()).await?;
 
@@ -98,7 +98,8 @@ async fn a_container_that_is_recreated_under_its_name_is_not_restarted() -> Resu
         }
     })
     .await?;
-    // Between the end of the old one and its removal it may have been convicted; then the look before the restart saw more.
+    // It may have been convicted between the end of the old container and its removal. Then the look before the restart must have found
+    // that there is another one.
     for restart in stage.db.all_restarts().await? {
         ensure!(restart.outcome.as_deref() == Some("superseded"), "{restart:#?}");
     }
@@ -237,8 +238,8 @@ async fn many_false_not_runnings_within_one_spacing_are_one() -> Result<()> {
     Ok(())
 }
 
-/// Shows the container as stopped in one look, and waits until that was seen, and seen to be wrong. Only a suspicion looks: a
-/// poll beside it might take one half of the lie.
+/// Shows the container as stopped in one look, and waits until defib has seen that, and has seen that it is wrong. Only a suspicion may
+/// cause a look meanwhile: a poll could see the wrong list and not the inspect that corrects it.
 async fn lie_once(stage: &Stage, engine: &ScriptedEngine, times: usize) -> Result<()> {
     for call in [Call::List, Call::Inspect] {
         engine.add_fault(FaultRule::new(call, Fault::FalselyStopped).container("w1").times(1));

@@ -159,8 +159,8 @@ async fn a_failing_health_check_restarts_after_the_spaced_misses_where_that_was_
     Ok(())
 }
 
-/// The engine is at it for longer than the looks after a lost answer would last from then. A second call would kill what the first one
-/// started.
+/// The engine works on the call for longer than the looks after a lost answer would last if they counted from that moment. A second call
+/// would kill what the first one has started.
 #[tokio::test]
 async fn a_restart_of_what_runs_whose_answer_is_lost_early_is_waited_for_and_not_made_twice() -> Result<()> {
     let (stage, engine) = stage().await?;

@@ -1,5 +1,5 @@
-//! The platform's functions are a stranger's code: one that raises, hangs or refuses concerns its workspace alone, and what it was to be
-//! told is told until it has heard it.
+//! The platform's functions are a stranger's code. One that raises, hangs or refuses concerns the workspace that it was called for and no
+//! other, and it is called again until it succeeds.
 
 use std::time::Duration;
 
@@ -128,7 +128,7 @@ async fn is_counted(daemon: &Daemon, function: &str) -> Result<()> {
     Ok(())
 }
 
-/// Somebody else's code is no outage: neither of the database nor of the daemon.
+/// A function that fails must not look like an outage of the database or of the daemon.
 async fn is_well(daemon: &Daemon) -> Result<()> {
     let (ready, reason) = daemon.readiness().await?;
     ensure!(ready, "not ready: {reason}");

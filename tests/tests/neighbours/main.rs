@@ -1,7 +1,7 @@
 //! Nobody's trouble is anybody else's: what happens to a fleet when some of it, its platform, its database, its proxies or strangers
 //! misbehave. `defib run` as a black box on a real Postgres and on engines that misbehave on command.
 //!
-//! In each test somebody is in trouble that cannot be helped, and somebody else can be healed, or must be left alone: what is claimed is
+//! In each test one workspace is in trouble that nobody can help, and another one can be restarted, or must be left alone. The test shows
 //! that the second is treated as if the first were not there.
 
 #![allow(clippy::float_cmp, reason = "Prometheus writes counts as floats; they are whole")]

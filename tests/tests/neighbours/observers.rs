@@ -1,4 +1,4 @@
-//! Whoever only observes touches nothing, and of several replicas one speaks for each workspace.
+//! A daemon that only observes touches nothing, and of several replicas exactly one records the verdict of each workspace.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! What runs is not restarted on stale evidence: not in a boot that was under way before we came, and not by an order that waited while it
-//! got well. And what hangs is restarted, however rare its health checks are.
+//! A running workspace is not restarted on evidence that is out of date: not during a boot that began before the daemon did, and not by an
+//! order that waited while the workspace got well. And one that hangs is restarted, however rarely its health check runs.
 
 use std::time::{Duration, SystemTime};
 
@@ -53,7 +53,7 @@ async fn an_order_that_waited_for_its_permit_is_not_carried_out_on_one_whose_hea
     it_is_left_alone(&stage, &engine).await
 }
 
-/// The shipped `mark_dead` compares heartbeats as well, so this held before the order was judged again.
+/// The shipped `mark_dead` compares heartbeats as well, so this test also passed before orders were judged again.
 #[tokio::test]
 async fn an_order_that_waited_for_its_permit_is_not_carried_out_on_one_that_beats_again() -> Result<()> {
     let (stage, engine) = stage(&["w1", "w2"]).await?;
@@ -106,7 +106,8 @@ async fn two_proxies_accuse_it_in_vain(stage: &Stage, engine: &ScriptedEngine, i
     Ok(())
 }
 
-/// Restarts what hangs: silent for a second, and a second witness. These have been silent, and have run, for an hour.
+/// A daemon that restarts a running workspace after a second of silence, if a second witness agrees. The workspaces here have run, and been
+/// silent, for an hour.
 async fn stage(ids: &[&str]) -> Result<(Stage, ScriptedEngine)> {
     let engine = ScriptedEngine::start().await?;
     let stage = Stage::new(&engine.url()).await?.quick_heartbeats();

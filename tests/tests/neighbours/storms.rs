@@ -1,4 +1,4 @@
-//! Twelve die together, and some of them cannot come back. Those that can come back do so as if the hopeless were not there.
+//! Twelve workspaces die together, and some of them cannot be brought back. The others are brought back as if those were not there.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ const SIZE: usize = 12;
 /// What twelve take that can all come back, several times over: three rounds, each of which a heartbeat ends.
 const WITHOUT_A_COOLDOWN: Duration = Duration::from_secs(40);
 
-/// Longer than any test: whoever waits for it comes too late.
+/// A cooldown that is longer than any test, so that whoever waits for it is late.
 const COOLDOWN: &str = "10m";
 
 #[tokio::test]
@@ -49,7 +49,7 @@ async fn with_a_third_refused_and_a_third_vetoed_the_last_third_runs_again() -> 
     disaster.strikes(8).await
 }
 
-/// They start and exit again. A round that they fail costs a cooldown, and most of the draws have few of them.
+/// They start and exit again. Each round that fails because of them costs a cooldown; in most draws few rounds fail.
 #[tokio::test]
 async fn with_a_third_that_dies_again_the_others_run_again_within_a_few_cooldowns() -> Result<()> {
     let disaster = Disaster::new("2s").await?;

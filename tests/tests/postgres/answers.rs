@@ -1,5 +1,5 @@
-//! Answers that do not come: locks that others hold for twenty seconds, twice the time-out of a statement, and a view
-//! that takes its time.
+//! Statements that get no answer in time: locks that others hold for twenty seconds, which is twice the time-out of a statement, and a view
+//! that is slow.
 
 use std::time::Duration;
 

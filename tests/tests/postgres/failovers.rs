@@ -9,10 +9,10 @@ use defib_tests::{Daemon, SOON, Stage};
 
 use crate::{A_WHILE, OLD_ENOUGH, nobody_is_touched, one_wrong_look, only_this_one_is_restarted, stage_with, warned};
 
-/// Three at most: a fourth that looks dead would be a storm, which has rules of its own.
+/// There are three at most, because four that look dead would be a storm, in which other rules hold.
 const FLEET: [&str; 3] = ["dies", "lives", "beats"];
 
-/// By then a stale heartbeat would be held against somebody, for a daemon that is not slowed down by an outage.
+/// By then a stale heartbeat would count as evidence again, for a daemon whose local health multiplier is 1.
 const HEARTBEATS_COUNT_AFTER: Duration = Duration::from_secs(2);
 
 /// A primary, its standby, and a stage on the primary.

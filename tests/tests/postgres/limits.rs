@@ -94,7 +94,7 @@ async fn a_database_that_is_read_only_is_no_claim_and_defib_says_so() -> Result<
     let daemon = stage.run().await?;
     let database = stage.db.name();
     stage.db.execute(&format!("alter database {database} set default_transaction_read_only = on")).await?;
-    // It counts for new connections; those that are there are ended.
+    // The limit holds for new connections only, so those that exist are ended.
     stage
         .db
         .query("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'defib'", &[])

@@ -35,8 +35,8 @@ fn quick(stage: Stage) -> Stage {
     knobs.into_iter().fold(stage, |stage, (name, value)| stage.knob(name, value))
 }
 
-/// A server that has been up for this long has had time for heartbeats, also for a defib that thinks itself eight times too slow
-/// after an outage. Only then does it prove something that nobody is convicted by a stale one.
+/// After this time heartbeats would be a witness again, even for a daemon whose local health multiplier is 8. Only from then on does it
+/// prove anything that nobody is convicted by a stale heartbeat.
 const OLD_ENOUGH: Duration = Duration::from_secs(10);
 
 /// A quick stage on a server of its own, with a running container and a row for each id. All have been silent for an hour, so
@@ -51,7 +51,7 @@ async fn stage_with(server: &PrivatePostgres, ids: &[&str]) -> Result<(Stage, Sc
     Ok((stage, engine))
 }
 
-/// That for as long as `span` the engine is not told to restart anybody, and the loop turns all the same.
+/// Checks that for as long as `span` the engine is not asked to restart anybody, although the loop turns.
 async fn nobody_is_touched(daemon: &Daemon, engine: &ScriptedEngine, span: Duration) -> Result<()> {
     let before = engine.restarts();
     throughout(span, "nobody is touched without a claim, and the loop turns", async || {
@@ -63,8 +63,8 @@ async fn nobody_is_touched(daemon: &Daemon, engine: &ScriptedEngine, span: Durat
     .await
 }
 
-/// That the dead one is restarted, and has been by the end: once, and nobody else is even claimed. `before` attempts were made
-/// earlier.
+/// Checks that the dead workspace is restarted exactly once, and that no restart of another one is even claimed. `before` attempts were
+/// made earlier.
 async fn only_this_one_is_restarted(stage: &Stage, engine: &ScriptedEngine, dead: &str, before: usize) -> Result<()> {
     stage.db.wait_for_restart(dead, "succeeded", SOON).await?;
     throughout(A_WHILE, "it stays at that", async || {

@@ -37,7 +37,7 @@ async fn the_whole_job_is_done_through_a_pooler_and_suspicions_are_heard_on_a_di
     let stage = Stage::bare(&server, &engine.url()).await?;
     let pooler = PgBouncer::before(&server, POOL_SIZE).await?;
     let direct = stage.db.url().to_owned();
-    // No events and no poll in sight: only what is heard can make defib look.
+    // There are no events, and the next poll is far away, so only a notification can make defib look.
     engine.set_event_feed(EventFeed::Silent);
     let stage =
         quick(stage).knob("POLL_INTERVAL", "2m").knob("SETTLE", "1s").knob("DEAD_WINDOW", "4m").knob("PROBE_TTL", "8m");
