@@ -71,16 +71,18 @@ $$;
 comment on function defib.is_parked(text) is
     'Whether somebody put a workspace of this status away on purpose. It is never judged, and nothing below it is.';
 
--- The list is repeated, and not a call, so that the planner uses the index only while the two say the same.
+-- The list of defib.is_parked is repeated here, and the function is not called. So the planner uses the index only as long as the function
+-- and the index have the same list.
 create index workspaces_parked on defib.workspaces (id) where status in (
     'paused', 'pausing', 'hibernated', 'hibernating', 'suspended', 'suspending', 'stopped', 'stopping',
     'archived', 'archiving', 'removed', 'removing', 'deleted', 'deleting', 'terminated', 'terminating');
 comment on index defib.workspaces_parked is 'Where the walk down from the parked ones starts.';
 
--- A function and not a CTE in the view, for the planner: it would overestimate the recursion tenfold, find the hash too large
--- for work_mem and scan the list once for each row. `rows` is what it believes of a function; a hashed subplan that turns out
--- larger costs its memory and nothing else. Inside, the planner is told to walk (from each parent to its children, by the index):
--- for the same overestimate it would hash the whole fleet, and compile that. It runs once a query, and not at all when no row in sight has a parent.
+-- This is a function, and not a CTE in the view, because of the planner. It would overestimate the result of the recursion tenfold, take
+-- the hash for too large for work_mem, and scan the list once for each row. Of a function it believes `rows`; a hashed subplan that turns
+-- out larger costs some memory and nothing else. Inside the function the planner is told to walk from each parent to its children by the
+-- index. By the same overestimate it would otherwise hash the whole fleet, and compile that. The function runs once in a query, and not at
+-- all when no row has a parent.
 create function defib.below_parked() returns setof text
 language plpgsql stable security definer parallel restricted cost 10000 rows 1000
 set search_path = pg_catalog, pg_temp set jit = off

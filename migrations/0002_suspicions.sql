@@ -1,4 +1,4 @@
--- Suspicions: what the request path may say. One insert; whatever it says, the worst that follows is a probe.
+-- Suspicions: what a proxy may report. A report is one insert, and the most that can follow from it is a look at the container.
 
 create table defib.suspicions (
     id           bigint generated always as identity primary key,

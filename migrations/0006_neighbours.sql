@@ -1,5 +1,5 @@
--- What one workspace, one reporter or one function of the platform does must cost nobody else anything: marks that are owed, suspicions
--- that are kept once, events of an engine.
+-- What one workspace, one reporter or one function of the platform does must not affect others. So marks are kept until they are taken
+-- back, a suspicion is kept once, and an engine has events of its own.
 
 -- What the platform was told by defib.mark_dead, until defib.mark_recovered has taken it back. The row is written in the transaction that
 -- marks, so that a daemon that dies in between forgets nothing.
@@ -56,7 +56,7 @@ comment on column defib.events.engine is 'About which engine; null: about a work
 create index events_of_engine on defib.events (engine, id) where engine is not null;
 comment on index defib.events_of_engine is 'For defib explain: what happened to the engine of a workspace.';
 
--- Suspicions: a report that says what a pending one says already is not kept a second time.
+-- Suspicions: a report that says the same as one that waits to be taken is not kept a second time.
 alter table defib.suspicions add column login text not null default '';
 comment on column defib.suspicions.login is 'The database login that reported it: written by the function, so nobody can choose it. Empty: reported before version 6.';
 

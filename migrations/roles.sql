@@ -35,7 +35,8 @@ declare
     has_reporter boolean := exists (select from pg_catalog.pg_roles where rolname = 'defib_reporter');
     has_viewer   boolean := exists (select from pg_catalog.pg_roles where rolname = 'defib_viewer');
 begin
-    -- Whoever makes a function gives it to everybody, without a word. All of them, so that a new one is not forgotten.
+    -- Postgres lets everybody execute a new function unless that is revoked. It is revoked for all functions of the schema, so that a new
+    -- one cannot be forgotten.
     revoke all on all functions in schema defib from public;
     if has_daemon then
         grant usage on schema defib to defib_daemon;
@@ -61,7 +62,8 @@ begin
     if has_viewer then
         grant usage on schema defib to defib_viewer;
         grant select on all tables in schema defib to defib_viewer;
-        -- The view calls them; functions in a view are called as the reader. (An adapter grants what its own view calls.)
+        -- The view calls these functions, and a function in a view runs with the rights of whoever reads the view. (An adapter grants what
+        -- its own view calls.)
         grant execute on function defib.is_parked(text), defib.below_parked() to defib_viewer;
         grant execute on function defib.has_parked_ancestor(text) to defib_viewer;
     end if;
