@@ -239,7 +239,7 @@ async fn many_false_not_runnings_within_one_spacing_are_one() -> Result<()> {
 }
 
 /// Shows the container as stopped in one look, and waits until defib has seen that, and has seen that it is wrong. Only a suspicion may
-/// cause a look meanwhile: a poll could see the wrong list and not the inspect that corrects it.
+/// cause a look meanwhile: a poll could use up one of the two wrong answers.
 async fn lie_once(stage: &Stage, engine: &ScriptedEngine, times: usize) -> Result<()> {
     for call in [Call::List, Call::Inspect] {
         engine.add_fault(FaultRule::new(call, Fault::FalselyStopped).container("w1").times(1));

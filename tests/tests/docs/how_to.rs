@@ -44,7 +44,7 @@ fn in_code(text: &str) -> impl Iterator<Item = &str> {
 fn is_path(word: &str) -> bool {
     let first = word.split('/').next().unwrap_or_default();
     let of_root = ["crates", "tests", "migrations", "deploy", "docs", "demo"].contains(&first) && word.contains('/');
-    of_root || word.ends_with(".md")
+    of_root || Path::new(word).extension().is_some_and(|it| it == "md")
 }
 
 #[test]
