@@ -117,7 +117,7 @@ pub struct SuspicionLog {
 pub struct Accused {
     /// Distinct reporters who are not discounted.
     pub reporters: u32,
-    /// From the first report of the second of them to the last of any; of one alone, from its first to its last. Of two names of one
+    /// From the first report of the second login of them to the last of any; of one alone, from its first to its last. Of two names of one
     /// login: as long as its second name has been accusing.
     pub over: Duration,
 }
@@ -182,13 +182,7 @@ impl SuspicionLog {
                 counted.push(Accusation { name: None, ..accusation.clone() });
             }
         }
-        let one_login = counted.iter().all(|accusation| accusation.login == counted[0].login);
-        let last = counted.iter().map(|accusation| accusation.last).max().unwrap_or(Moment::ZERO);
-        // For the names of one login: how long each has itself been accusing. For several logins: how long ago each began.
-        let mut spans: Vec<Duration> =
-            counted.iter().map(|it| if one_login { it.span() } else { last - it.first }).collect();
-        spans.sort_unstable_by_key(|span| std::cmp::Reverse(*span));
-        let over = spans.get(1).or(spans.first()).copied().unwrap_or_default();
+        let over = agreed_for(&counted);
         Accused { reporters: u32::try_from(counted.len()).unwrap_or(u32::MAX), over }
     }
 
@@ -245,6 +239,31 @@ impl SuspicionLog {
 
 fn is_broken(accuses: usize, watched: usize) -> bool {
     accuses > BROKEN_REPORTER_MIN && 4 * accuses > watched
+}
+
+/// For how long two have agreed; of one alone, how long it has been accusing.
+///
+/// Two logins agree from when the second of them began. Two names of one login agree only for as long as the second has itself been
+/// accusing, and another login that joins them does not change that.
+fn agreed_for(counted: &[Accusation]) -> Duration {
+    let Some(last) = counted.iter().map(|it| it.last).max() else { return Duration::ZERO };
+    let mut logins: Vec<(&str, Moment, Vec<Duration>)> = Vec::new();
+    for it in counted {
+        match logins.iter_mut().find(|(login, ..)| *login == &*it.login) {
+            Some((_, first, spans)) => {
+                *first = (*first).min(it.first);
+                spans.push(it.span());
+            }
+            None => logins.push((&it.login, it.first, vec![it.span()])),
+        }
+    }
+    let second = |mut durations: Vec<Duration>| {
+        durations.sort_unstable_by_key(|duration| std::cmp::Reverse(*duration));
+        durations.get(1).copied()
+    };
+    let of_two_logins = second(logins.iter().map(|(_, first, _)| last - *first).collect());
+    let of_two_names = logins.iter().filter_map(|(.., spans)| second(spans.clone())).max();
+    of_two_logins.max(of_two_names).unwrap_or_else(|| counted[0].span())
 }
 
 /// Counts one more workspace that a name accuses; `first_of_login` says that its login did not accuse this one before.

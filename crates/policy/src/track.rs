@@ -68,6 +68,9 @@ pub(crate) struct Life {
     pub(crate) found: bool,
     /// Its first heartbeat was seen.
     pub(crate) has_beaten: bool,
+    /// It has sent a heartbeat whose stamp is later than its start. One that merely came in during this life may be a late one of the life
+    /// before.
+    pub(crate) has_surely_beaten: bool,
 }
 
 impl Life {
@@ -118,7 +121,13 @@ impl Track {
             known => {
                 let found = known.is_none();
                 self.failing_since = None;
-                *known = Some(Life { incarnation: seen.clone(), seen_at: at, found, has_beaten: false });
+                *known = Some(Life {
+                    incarnation: seen.clone(),
+                    seen_at: at,
+                    found,
+                    has_beaten: false,
+                    has_surely_beaten: false,
+                });
                 if !found {
                     self.cadence.skip_next_gap();
                 }
@@ -139,15 +148,17 @@ impl Track {
     /// was seen to come in while this life was going on.
     pub(crate) fn beat_is_proven(&self, offset: i64) -> bool {
         let Some(life) = &self.life else { return self.cadence.has_lived() };
-        let stamped = life
-            .started_at(offset)
-            .zip(self.cadence.lived_at())
-            .is_some_and(|(started, lived)| lived.plus(CLOCKS_APART) >= started);
-        life.has_beaten || stamped || self.beat_was_seen()
+        life.has_beaten || self.beat_is_stamped(offset) || self.beat_was_seen()
+    }
+
+    /// Whether its last sign of life is stamped later than the start of the present life.
+    fn beat_is_stamped(&self, offset: i64) -> bool {
+        let started = self.life.as_ref().and_then(|life| life.started_at(offset));
+        started.zip(self.cadence.lived_at()).is_some_and(|(started, lived)| lived.plus(CLOCKS_APART) >= started)
     }
 
     /// Whether its last sign of life was seen to come in while the present life was going on, whatever its stamp says.
-    pub(crate) fn beat_was_seen(&self) -> bool {
+    fn beat_was_seen(&self) -> bool {
         let seen = self.cadence.seen_between().zip(self.life.as_ref());
         seen.is_some_and(|((after, _), life)| after >= life.seen_at)
     }
@@ -164,13 +175,23 @@ impl Track {
     /// A boot that was under way when we came is a boot like any other, once its start is known. Until then it may have been running for
     /// ever, and nobody is restarted whose start is not known.
     pub(crate) fn may_hang(&self, silent_for: Duration) -> bool {
-        self.life.as_ref().is_none_or(|life| life.has_beaten || !life.is_surely_young()) || silent_for > STARTUP_MAX
+        self.life.as_ref().is_none_or(|life| life.has_surely_beaten || !life.is_surely_young())
+            || silent_for > STARTUP_MAX
     }
 
     /// How long a new life of it may take until its first heartbeat.
     pub(crate) fn settle(&self, configured: Duration) -> Duration {
         let learned = Duration::from_millis(self.startup_ms.into());
         configured.max((learned + learned / 2).min(STARTUP_MAX))
+    }
+
+    /// Takes note of a heartbeat that is surely of the present life, if its last one is. Not to be asked of a stamp from before a step of
+    /// the database's clock: that may seem to be of a life that began after it.
+    pub(crate) fn note_stamped_beat(&mut self, offset: i64) {
+        let stamped = self.beat_is_stamped(offset);
+        if let Some(life) = &mut self.life {
+            life.has_surely_beaten |= stamped;
+        }
     }
 
     /// Takes note of the first heartbeat of a life.
@@ -350,8 +371,12 @@ mod tests {
         assert!(track.may_hang(STARTUP_MAX + Duration::from_nanos(1)));
         note(&mut track, &life("b", Some(10)), 10);
         assert!(!track.may_hang(STARTUP_MAX) && track.may_hang(STARTUP_MAX + Duration::from_nanos(1)));
-        beat(&mut track, 20, Some(15), 18);
+        beat(&mut track, 20, Some(15), 9);
         track.first_beat(at(20), stamp(20), 0);
+        track.note_stamped_beat(0);
+        assert!(!track.may_hang(STARTUP_MAX), "a late heartbeat of the life before came in");
+        beat(&mut track, 25, Some(20), 18);
+        track.note_stamped_beat(0);
         assert!(track.may_hang(Duration::ZERO));
     }
 }

@@ -59,11 +59,11 @@ impl Judge {
         {
             engine.goes_on_starting(now, self.health.stretch(self.settings.dead_window));
         }
-        // A stamp from before a step of the database's clock may seem to be of a life that began after it.
-        let by_sight = track.beat_was_seen();
-        if by_sight || (track.beat_is_proven(offset) && !self.pipeline.has_stepped_since(track.cadence.first_read_at()))
-        {
+        if track.beat_is_proven(offset) {
             track.first_beat(now, stamp, offset);
+        }
+        if !self.pipeline.has_stepped_since(track.cadence.first_read_at()) {
+            track.note_stamped_beat(offset);
         }
         let opinion = context.judge_container(track, &mut self.probes, workspace, sample);
         if opinion.rule == Rule::RunningFresh {

@@ -155,7 +155,23 @@ fn the_word_of_one_login_lasts_as_long_as_that_of_its_second_name() {
     report(&mut log, "w", "other/proxy", 200);
     assert_eq!(against(&log, "w", 200), (3, 10), "nor is another login believed at once");
     report(&mut log, "w", "other/proxy", 320);
-    assert_eq!(against(&log, "w", 320), (3, 130));
+    assert_eq!(against(&log, "w", 320), (3, 120), "the two logins have agreed since the second of them began");
+}
+
+/// The second name fell silent long ago. Somebody else whose network has just broken does not make its word older.
+#[test]
+fn another_login_does_not_make_the_word_of_a_second_name_older() {
+    let mut log = SuspicionLog::default();
+    for second in [0, 10, 300] {
+        report(&mut log, "v", "proxy/a", second);
+        report(&mut log, "w", "proxy/a", second);
+    }
+    for second in [10, 20] {
+        report(&mut log, "w", "proxy/b", second);
+    }
+    assert_eq!(against(&log, "w", 300), (2, 10));
+    report(&mut log, "w", "other/proxy", 300);
+    assert_eq!(against(&log, "w", 300), (3, 10));
 }
 
 #[test]
