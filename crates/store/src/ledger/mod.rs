@@ -22,6 +22,7 @@ mod act;
 mod claim;
 mod finish;
 mod read;
+mod words;
 
 use std::time::Duration;
 
@@ -32,6 +33,8 @@ use tokio_postgres::types::Type;
 
 use crate::connect::Connection;
 use crate::error::Fault;
+
+pub use self::words::{LAST_WORDS_MAX, LastWords};
 
 /// A restart to be claimed.
 #[derive(Clone, Debug)]
