@@ -42,7 +42,7 @@ begin
         grant usage on schema defib to defib_daemon;
         grant select on all tables in schema defib to defib_daemon;
         grant insert, update, delete on defib.suspicions, defib.restarts, defib.leases, defib.replicas, defib.holds, defib.verdicts,
-            defib.events, defib.marks, defib.engines, defib.cadences, defib.orders
+            defib.events, defib.marks, defib.engines, defib.cadences, defib.orders, defib.last_words
             to defib_daemon;
         grant execute on all functions in schema defib to defib_daemon;
     end if;

@@ -58,6 +58,26 @@ pub trait Engine: Send + Sync {
     /// else.
     async fn restart(&self, call: &RestartCall) -> Result<(), EngineError>;
 
+    /// The last lines that a container wrote, and of them at most the last `most` bytes. `Ok(None)`: its kind has no logs. Takes two
+    /// seconds at most.
+    ///
+    /// # Errors
+    ///
+    /// When nothing of it could be read: the engine is hung, the container is gone, or its log is kept elsewhere.
+    async fn last_lines(
+        &self,
+        _container: &ContainerId,
+        _lines: u32,
+        _most: usize,
+    ) -> Result<Option<LastLines>, EngineError> {
+        Ok(None)
+    }
+
+    /// Whether a start may take a container's log away, because something else is made in its place.
+    fn start_forgets(&self) -> bool {
+        false
+    }
+
     /// Listens for changes until `stop`, and connects anew for as long as that takes. Never waits for the receiver; ends
     /// early only when that is gone, or when its kind has no events.
     async fn watch(&self, events: mpsc::Sender<EngineEvent>, stop: CancellationToken);
@@ -101,6 +121,15 @@ pub enum RestartHow {
     },
     /// It is gone: make it again. Its `container_id` is that of the one that is gone, or empty if none was ever seen.
     Recreate,
+}
+
+/// The end of a log.
+#[derive(Debug)]
+pub struct LastLines {
+    /// As it was written: any bytes.
+    pub bytes: Vec<u8>,
+    /// Why what follows could not be read.
+    pub broke_off: Option<EngineError>,
 }
 
 /// What `defib check` tells of an engine that is there. `Display` is the sentence.

@@ -46,7 +46,7 @@ pub mod url;
 pub mod with_platform;
 
 pub use control_plane::platform::{PlatformError, PlatformRestart};
-pub use engine::{AnswerSeen, Engine, EngineCheck, Explanation, RestartCall, RestartHow, connect};
+pub use engine::{AnswerSeen, Engine, EngineCheck, Explanation, LastLines, RestartCall, RestartHow, connect};
 pub use error::EngineError;
 pub use event::{Action, ContainerEvent, EngineEvent};
 pub use report::{Call, CallTiming, EngineReport, Reached};

@@ -55,14 +55,16 @@ pub enum Call {
     Start,
     /// `POST /containers/{id}/restart`
     Restart,
+    /// `GET /containers/{id}/logs`
+    Logs,
     /// `GET /events`
     Events,
 }
 
 impl Call {
     /// Every kind.
-    pub const ALL: [Self; 7] =
-        [Self::Version, Self::Info, Self::List, Self::Inspect, Self::Start, Self::Restart, Self::Events];
+    pub const ALL: [Self; 8] =
+        [Self::Version, Self::Info, Self::List, Self::Inspect, Self::Start, Self::Restart, Self::Logs, Self::Events];
 
     /// The metric label.
     #[must_use]
@@ -74,6 +76,7 @@ impl Call {
             Self::Inspect => "inspect",
             Self::Start => "start",
             Self::Restart => "restart",
+            Self::Logs => "logs",
             Self::Events => "events",
         }
     }

@@ -7,14 +7,15 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use defib_policy::abilities::Abilities;
-use defib_policy::id::EngineName;
+use defib_policy::id::{ContainerId, EngineName};
 use defib_policy::sample::Sample;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::Explanation;
 use crate::{
-    Engine, EngineCheck, EngineError, EngineEvent, EngineReport, PlatformRestart, RestartCall, RestartHow, Target,
+    Engine, EngineCheck, EngineError, EngineEvent, EngineReport, LastLines, PlatformRestart, RestartCall, RestartHow,
+    Target,
 };
 
 /// Who makes the restarts that an engine could make by itself (`DEFIB_RESTART_BY`).
@@ -83,6 +84,19 @@ impl Engine for WithPlatform {
         } else {
             self.engine.restart(call).await
         }
+    }
+
+    async fn last_lines(
+        &self,
+        container: &ContainerId,
+        lines: u32,
+        most: usize,
+    ) -> Result<Option<LastLines>, EngineError> {
+        self.engine.last_lines(container, lines, most).await
+    }
+
+    fn start_forgets(&self) -> bool {
+        self.is_the_platforms(RestartHow::Start) || self.engine.start_forgets()
     }
 
     async fn watch(&self, events: mpsc::Sender<EngineEvent>, stop: CancellationToken) {

@@ -117,7 +117,7 @@ impl Trial {
         self.holds = 0;
         self.let_go().await;
         self.run(
-            "truncate defib.workspaces, defib.restarts, defib.marks, defib.leases, defib.replicas, defib.holds restart identity",
+            "truncate defib.workspaces, defib.restarts, defib.marks, defib.leases, defib.replicas, defib.holds restart identity cascade",
         )
         .await;
         self.facts = (0..WORKSPACES).map(|_| well()).collect();

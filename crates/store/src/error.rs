@@ -253,6 +253,8 @@ store_errors! {
     Leases = "cannot read or write leases",
     /// [`finish`](crate::Store::finish) and [`abandon_unasked`](crate::Store::abandon_unasked).
     Finish = "cannot finish an attempt",
+    /// [`keep_last_words`](crate::Store::keep_last_words).
+    KeepLastWords = "cannot keep the last words of a container",
     /// [`recovered`](crate::Store::recovered).
     Recovered = "cannot record a recovery",
     /// [`take_back`](crate::Store::take_back).

@@ -58,7 +58,7 @@ pub use crate::event::{EventRow, EventSubject};
 pub use crate::fleet::{FleetScope, MALFORMED_MAX, Malformed};
 pub use crate::hold::{Hold, HoldScope, NewHold};
 pub use crate::lease::{Lease, LeaseTable, LeaseTurn};
-pub use crate::ledger::{Claim, Claimed, LeaseProof, MayAct, OpenAttempt};
+pub use crate::ledger::{Claim, Claimed, LAST_WORDS_MAX, LastWords, LeaseProof, MayAct, OpenAttempt};
 pub use crate::listen::{ListenEvent, ListenSettings, Listener, can_listen, listen};
 pub use crate::marks::OwedMark;
 pub use crate::migrate::{MigrateReport, SCHEMA_VERSION, SchemaState};

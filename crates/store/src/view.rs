@@ -16,6 +16,7 @@ use crate::connect::Connection;
 use crate::decode::{Instant, optional_timestamp, timestamp};
 use crate::error::{Fault, StoreError};
 use crate::hold::{self, Hold};
+use crate::ledger::LastWords;
 use crate::migrate::{SCHEMA_VERSION, SchemaState, version};
 
 /// One workspace, whatever its status.
@@ -152,6 +153,13 @@ pub enum TimelineWhat {
         claimed_by: Option<String>,
         /// What it rests on.
         evidence: Value,
+    },
+    /// How its container had ended before the attempt restarted it.
+    LastWords {
+        /// The row.
+        id: i64,
+        /// What was kept.
+        words: LastWords,
     },
     /// An attempt ended.
     Finished {
@@ -309,9 +317,10 @@ const EVENTS: &str = "
     union all
     (select at, verdict_from, verdict_to, evidence, engine from defib.events where engine = $3 order by id desc limit $2)";
 const ATTEMPTS: &str = "
-    select id, attempt, container_id, verdict, claimed_by, evidence, claimed_at, finished_at, outcome, error, recovered_at,
-           acknowledged_at
-      from defib.restarts where workspace_id = $1 order by id desc limit $2";
+    select r.id, r.attempt, r.container_id, r.verdict, r.claimed_by, r.evidence, r.claimed_at, r.finished_at, r.outcome, r.error,
+           r.recovered_at, r.acknowledged_at, w.taken_at, w.exit_code, w.oom_killed, w.finished_at, w.log, w.log_fault
+      from defib.restarts r left join defib.last_words w on w.attempt_id = r.id
+     where r.workspace_id = $1 order by r.id desc limit $2";
 const SUSPICIONS: &str = "
     select reported_at, reporter, reason, http_status, detail, taken_at, taken_by, finding
       from defib.suspicions where workspace_id = $1 order by id desc limit $2";
@@ -338,6 +347,7 @@ const PRIVILEGES: &str = "
                    ('engines', 'c', 'SELECT'), ('engines', 'c', 'INSERT'), ('engines', 'c', 'UPDATE'),
                    ('cadences', 'c', 'SELECT'), ('cadences', 'c', 'INSERT'), ('cadences', 'c', 'UPDATE'),
                    ('cadences', 'c', 'DELETE'), ('orders', 'c', 'SELECT'), ('orders', 'c', 'UPDATE'), ('orders', 'c', 'DELETE'),
+                   ('last_words', 'c', 'SELECT'), ('last_words', 'c', 'INSERT'),
                    ('mark_dead', 'p', 'EXECUTE'), ('mark_recovered', 'p', 'EXECUTE'), ('report_suspicion', 'p', 'EXECUTE'),
                    ('hold_reason', 'p', 'EXECUTE')) as wanted(name, class, needed)
      cross join lateral (
@@ -617,6 +627,16 @@ fn attempt_entries(row: &Row) -> Result<Vec<TimelineEntry>, Fault> {
         evidence: row.try_get(5)?,
     };
     let mut entries = vec![TimelineEntry { at: timestamp(row, 6)?, what }];
+    if let Some(at) = optional_timestamp(row, 12)? {
+        let words = LastWords {
+            exit_code: row.try_get(13)?,
+            oom_killed: row.try_get(14)?,
+            finished_at: optional_timestamp(row, 15)?,
+            log: row.try_get(16)?,
+            log_fault: row.try_get(17)?,
+        };
+        entries.push(TimelineEntry { at, what: TimelineWhat::LastWords { id, words } });
+    }
     if let (Some(at), Some(outcome)) = (optional_timestamp(row, 7)?, row.try_get(8)?) {
         entries.push(TimelineEntry { at, what: TimelineWhat::Finished { id, outcome, error: row.try_get(9)? } });
     }

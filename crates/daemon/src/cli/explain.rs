@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use defib_policy::id::{ContainerId, WorkspaceId};
 use defib_policy::verdict::{Held, Rule, Verdict};
-use defib_store::{CurrentVerdict, Explanation, FleetScope, StatusRow, Store, TimelineEntry, TimelineWhat};
+use defib_store::{CurrentVerdict, Explanation, FleetScope, LastWords, StatusRow, Store, TimelineEntry, TimelineWhat};
 use serde_json::{Value, json};
 
 use super::names::{NoSuch, unknown};
@@ -288,6 +288,7 @@ fn line(what: &TimelineWhat) -> String {
                 claimed_by.as_deref().unwrap_or("a replica without a name")
             ))
         }
+        TimelineWhat::LastWords { words, .. } => last_words(words),
         TimelineWhat::Finished { outcome, error, .. } => {
             let error = error.as_deref().map_or_else(String::new, |error| format!(": {error}"));
             printable(&format!("restart    {outcome}{error}"))
@@ -318,6 +319,25 @@ fn line(what: &TimelineWhat) -> String {
     }
 }
 
+/// How its container had ended, and the end of its log below.
+fn last_words(words: &LastWords) -> String {
+    let exit = words.exit_code.map_or_else(|| "exit code not known".to_owned(), |code| format!("exit code {code}"));
+    let oom = if words.oom_killed { ", killed by the kernel for its memory" } else { "" };
+    let finished = words.finished_at.map_or_else(String::new, |at| format!(", ended at {}", show::clock(at)));
+    let log = match &words.log {
+        None => "; its log is not known".to_owned(),
+        Some(log) if log.is_empty() => "; its log is empty".to_owned(),
+        Some(_) => "; its log ends:".to_owned(),
+    };
+    let fault = words.log_fault.as_deref().map_or_else(String::new, |fault| format!(" ({})", printable(fault)));
+    let mut text = format!("last words {exit}{oom}{finished}{log}{fault}");
+    for line in words.log.iter().filter(|log| !log.is_empty()).flat_map(|log| log.split('\n')) {
+        text.push_str("\n        | ");
+        text.push_str(&printable(line));
+    }
+    text
+}
+
 fn field<'a>(evidence: &'a Value, key: &str) -> Option<&'a str> {
     evidence.get(key)?.as_str()
 }
@@ -334,6 +354,10 @@ fn as_json(explanation: &Explanation, voices: &Voices) -> Value {
             TimelineWhat::Claimed { id, attempt, container_id, verdict, claimed_by, evidence } => json!({
                 "what": "claimed", "attempt_id": id, "attempt": attempt, "container_id": container_id,
                 "verdict": verdict, "claimed_by": claimed_by, "evidence": evidence
+            }),
+            TimelineWhat::LastWords { id, words } => json!({
+                "what": "last_words", "attempt_id": id, "exit_code": words.exit_code, "oom_killed": words.oom_killed,
+                "finished_at": words.finished_at, "log": words.log, "log_fault": words.log_fault
             }),
             TimelineWhat::Finished { id, outcome, error } => {
                 json!({ "what": "finished", "attempt_id": id, "outcome": outcome, "error": error })

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use defib_policy::moment::Timestamp;
 use defib_store::{
-    CadenceRow, CurrentVerdict, EngineSaid, Explanation, Hold, HoldScope, LastRestart, Lease, ReplicaSaid, Said,
-    StatusRow, TimelineEntry, TimelineWhat,
+    CadenceRow, CurrentVerdict, EngineSaid, Explanation, Hold, HoldScope, LastRestart, LastWords, Lease, ReplicaSaid,
+    Said, StatusRow, TimelineEntry, TimelineWhat,
 };
 use serde_json::{Value, json};
 
@@ -211,6 +211,19 @@ pub(super) fn explanation(row: StatusRow) -> Explanation {
                     verdict: "dead".to_owned(),
                     claimed_by: Some("r1".to_owned()),
                     evidence,
+                },
+            ),
+            at(
+                299,
+                TimelineWhat::LastWords {
+                    id: 7,
+                    words: LastWords {
+                        exit_code: Some(137),
+                        oom_killed: true,
+                        finished_at: Some(Timestamp(NOW.0 - 301_000_000)),
+                        log: Some("loading the model\nallocating 4 GiB".to_owned()),
+                        log_fault: None,
+                    },
                 },
             ),
             at(

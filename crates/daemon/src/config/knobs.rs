@@ -319,6 +319,13 @@ pub(crate) const KNOBS: &[Knob] = &[
         "What a running container gets between TERM and KILL",
     ),
     knob(
+        Group::Restarts,
+        "CAPTURE_LOG_LINES",
+        Kind::Integer { min: 0, max: 1_000 },
+        "50",
+        "Last lines of a container's log that are kept beside the attempt that restarts it, at most 16 KiB; 0: none, and no exit code",
+    ),
+    knob(
         Group::Protection,
         "STORM_FRACTION",
         Kind::Fraction,

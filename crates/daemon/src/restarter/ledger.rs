@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use defib_policy::attempt::Outcome;
 use defib_policy::plan::RestartOrder;
 use defib_policy::restart::{ActAnswer, Answer, ClaimAnswer};
-use defib_store::{Claim, Claimed, LeaseProof, MayAct, Store};
+use defib_store::{Claim, Claimed, LastWords, LeaseProof, MayAct, Store};
 
 use crate::logging::{chain, database_fault};
 
@@ -25,6 +25,12 @@ pub(crate) trait Ledger: Send + Sync {
 
     /// Writes the outcome. Answers [`Answer::Written`].
     async fn finish(&self, row: i64, outcome: Outcome, why: Option<&str>) -> Answer;
+
+    /// Keeps the last words of the container that the attempt restarts.
+    ///
+    /// # Errors
+    /// Why they are lost. Nothing depends on them.
+    async fn keep_last_words(&self, row: i64, words: &LastWords) -> Result<(), String>;
 }
 
 /// `defib.restarts` on Postgres.
@@ -97,5 +103,9 @@ impl Ledger for StoreLedger {
             Ok(_) => Answer::Written,
             Err(error) => Answer::Nothing(chain(&error)),
         }
+    }
+
+    async fn keep_last_words(&self, row: i64, words: &LastWords) -> Result<(), String> {
+        self.store.keep_last_words(row, words).await.map_err(|error| chain(&error))
     }
 }

@@ -8,6 +8,7 @@
 //!
 //! Every crash point stands between the two steps that it separates, and the last question for the lease on the line before the call.
 
+mod last_words;
 mod ledger;
 #[cfg(test)]
 mod tests;
@@ -24,12 +25,14 @@ use defib_policy::restart::lanes::{Lane, Lanes};
 use defib_policy::restart::{
     Answer, Call, CallFailed, CallFault, Case, ClaimAnswer, Done, End, How, Restart, Rules, Standing, Step,
 };
+use defib_policy::sample::Observation;
 use defib_store::crash_point;
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
+use self::last_words::Capture;
 pub(crate) use self::ledger::{Ledger, StoreLedger};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -50,6 +53,8 @@ pub(crate) struct Knobs {
     pub(crate) restart_timeout: Duration,
     /// `DEFIB_STOP_GRACE`.
     pub(crate) stop_grace: Duration,
+    /// `DEFIB_CAPTURE_LOG_LINES`.
+    pub(crate) log_lines: u32,
     /// The first delay after the platform's function has failed for a workspace (`DEFIB_BACKOFF_INITIAL`),
     pub(crate) delay_initial: Duration,
     /// and the longest (`DEFIB_BACKOFF_MAX`).
@@ -63,6 +68,7 @@ impl Knobs {
             places: config.restart_concurrency,
             restart_timeout: config.restart_timeout,
             stop_grace: config.stop_grace,
+            log_lines: config.capture_log_lines,
             delay_initial: config.policy.backoff_initial,
             delay_max: config.policy.backoff_max,
         }
@@ -91,6 +97,7 @@ pub(crate) struct Restarter {
     evictor: Option<Arc<Evictor>>,
     news: RestartNews,
     longest: Duration,
+    log_lines: u32,
     /// What is ours, as the last turn at the leases left it.
     ownership: Arc<Mutex<Ownership>>,
     in_flight: Mutex<InFlight>,
@@ -138,6 +145,7 @@ impl Restarter {
             evictor: None,
             news,
             longest: any.longest(),
+            log_lines: knobs.log_lines,
             ownership,
             in_flight: Mutex::default(),
             queued: Mutex::default(),
@@ -241,6 +249,7 @@ impl Restarter {
         };
         let (mut restart, mut step) = Restart::new(Case::of(order), on.rules);
         let (mut held, mut asked) = (None, (0, 0));
+        let (mut capture, mut seen) = (None, None);
         loop {
             let answer = match step {
                 Step::Permit => match self.place(order, on, lane).await {
@@ -258,19 +267,30 @@ impl Restarter {
                 }
                 Step::Confirm => {
                     crash_point!("claimed");
-                    Answer::Seen(engine.confirm(&target).await.observation)
+                    capture = Capture::begin(on, order, self.log_lines);
+                    let observation = engine.confirm(&target).await.observation;
+                    seen = Some(observation.clone());
+                    Answer::Seen(observation)
                 }
                 Step::MayAct { row, epoch, within } => {
                     crash_point!("confirmed");
                     asked = (row, epoch);
                     // Only now is it known to be dead still. What the deletion takes is far below the margin that the answer is good for.
                     let evicting = self.evict(order, &restart);
-                    tokio::join!(self.ledger.may_act(order, row, epoch, within), evicting).0
+                    let reading = async {
+                        if let Some(capture) = &mut capture {
+                            capture.lets_go().await;
+                        }
+                    };
+                    tokio::join!(self.ledger.may_act(order, row, epoch, within), evicting, reading).0
                 }
                 Step::Leave => {
                     crash_point!("acting");
                     let (attempt, epoch) = asked;
                     self.news.leaves(order, epoch, restart.mends(), (self.clock)());
+                    if let Some((capture, seen)) = capture.take().zip(seen.take()) {
+                        self.keep_last_words(order, attempt, capture, seen);
+                    }
                     // The last line before the call: whatever time has passed since the lease was asked for, it has passed on our
                     // clock too.
                     match restart.may_leave(self.standing(order)) {
@@ -321,6 +341,17 @@ impl Restarter {
         if let Some(evictor) = self.evictor.as_ref().filter(|_| restart.mends().is_none()) {
             evictor.evict(&order.workspace).await;
         }
+    }
+
+    /// Keeps the last words of its container, beside the restart.
+    fn keep_last_words(&self, order: &RestartOrder, attempt: i64, capture: Capture, seen: Observation) {
+        let (ledger, workspace) = (Arc::clone(&self.ledger), order.workspace.clone());
+        self.tasks.spawn(async move {
+            let Some(words) = capture.words(&seen).await else { return };
+            if let Err(why) = ledger.keep_last_words(attempt, &words).await {
+                warn!(workspace = %printable(workspace.as_str()), error = %why, "the last words of its container are lost");
+            }
+        });
     }
 
     /// Waits for a place. `None`: this process is stopping.

@@ -3,9 +3,10 @@
 use std::collections::VecDeque;
 
 use async_trait::async_trait;
-use defib_engine::{EngineCheck, EngineEvent, EngineReport};
+use defib_engine::{EngineCheck, EngineEvent, EngineReport, LastLines};
 use defib_policy::abilities::Abilities;
 use defib_policy::attempt::Outcome;
+use defib_policy::id::ContainerId;
 use defib_policy::moment::Moment;
 use defib_policy::ownership::Turned;
 use defib_policy::plan::Remedy;
@@ -13,6 +14,7 @@ use defib_policy::restart::table::{self, Question, Script};
 use defib_policy::restart::{ActAnswer, rules};
 use defib_policy::sample::{Exit, Fault, Health, Observation, Sample};
 use defib_policy::verdict::Rule;
+use defib_store::LastWords;
 
 use super::*;
 use crate::clock;
@@ -34,6 +36,8 @@ struct World {
     hangs: BTreeMap<WorkspaceId, Kind>,
     rows: BTreeMap<i64, WorkspaceId>,
     outcomes: Vec<(WorkspaceId, Outcome, Option<String>)>,
+    /// What was kept of a container's last words, by the attempt.
+    words: BTreeMap<i64, LastWords>,
 }
 
 /// A kind of question.
@@ -44,6 +48,7 @@ enum Kind {
     MayAct,
     Call,
     Finish,
+    Log,
 }
 
 struct Fake {
@@ -112,6 +117,11 @@ impl Ledger for Fake {
         }
         answer
     }
+
+    async fn keep_last_words(&self, row: i64, words: &LastWords) -> Result<(), String> {
+        lock(&self.world).words.insert(row, words.clone());
+        Ok(())
+    }
 }
 
 #[async_trait]
@@ -140,6 +150,12 @@ impl Engine for Fake {
             Answer::Seen(observation) => Sample { at, observation },
             _ => Sample { at, observation: Observation::Unknown { fault: Fault::TimedOut } },
         }
+    }
+
+    async fn last_lines(&self, _: &ContainerId, _: u32, _: usize) -> Result<Option<LastLines>, EngineError> {
+        let takes = lock(&self.world).takes.get(&Kind::Log).copied();
+        tokio::time::sleep(takes.unwrap_or_default()).await;
+        Ok(Some(LastLines { bytes: b"out of cheese\n".to_vec(), broke_off: None }))
     }
 
     async fn restart(&self, call: &RestartCall) -> Result<(), EngineError> {
@@ -205,6 +221,7 @@ fn stage() -> Stage {
         places: 4,
         restart_timeout: 30 * SECOND,
         stop_grace: 10 * SECOND,
+        log_lines: 50,
         delay_initial: 10 * SECOND,
         delay_max: 300 * SECOND,
     };
@@ -490,4 +507,35 @@ async fn an_order_for_an_engine_that_is_not_configured_ends_at_once() {
     stage.restarter.carry_out(vec![order]);
     assert_eq!(stage.end().await.0.end, End::NotAsked);
     assert!(stage.asked("w1").is_empty());
+}
+
+/// The words of an attempt.
+fn words(stage: &Stage, attempt: i64) -> Option<String> {
+    lock(&stage.fake.world).words.get(&attempt).and_then(|words| words.log.clone())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_that_hangs_delays_no_start_and_another_restart_by_half_a_second() {
+    let mut stage = stage();
+    stage.takes(Kind::Log, 2 * SECOND);
+    stage.restarter.carry_out(vec![stage.order("w1")]);
+    assert_eq!(stage.end().await.1, Duration::ZERO);
+    assert_eq!(words(&stage, 1), None, "it is still being read");
+    stage.restarter.carry_out(vec![stage.wedged("w2")]);
+    stage.give("w2", Kind::Look, [Answer::Seen(running())]);
+    assert_eq!(stage.end().await.1, Duration::from_millis(500));
+    tokio::time::sleep(3 * SECOND).await;
+    for attempt in [1, 2] {
+        assert_eq!(words(&stage, attempt).as_deref(), Some("out of cheese"), "{attempt}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_one_that_is_not_restarted_no_words_are_kept() {
+    let mut stage = stage();
+    stage.give("w1", Kind::Look, [Answer::Seen(restarted())]);
+    stage.restarter.carry_out(vec![stage.order("w1")]);
+    stage.end().await;
+    tokio::time::sleep(3 * SECOND).await;
+    assert_eq!(words(&stage, 1), None);
 }

@@ -17,11 +17,13 @@
 //! | what a container's record says | `facts` |
 //! | listening | `watch` |
 //! | acting | `restart` |
+//! | the end of a container's log | `last_lines` |
 //! | what went wrong, and how long a look may take | `fault`, `deadline` |
 
 mod deadline;
 mod facts;
 mod fault;
+mod last_lines;
 mod listing;
 mod look;
 mod restart;
@@ -37,7 +39,7 @@ use bollard::errors::Error as BollardError;
 use bollard::query_parameters::ListContainersOptionsBuilder;
 use bollard::{API_DEFAULT_VERSION, Docker};
 use defib_policy::abilities::Abilities;
-use defib_policy::id::EngineName;
+use defib_policy::id::{ContainerId, EngineName};
 use defib_policy::moment::{Moment, Timestamp};
 use defib_policy::sample::{Fault, Sample};
 use rustls::pki_types::pem::PemObject;
@@ -50,7 +52,7 @@ use self::fault::fault_of;
 use crate::report::{Call, EngineReport, Reached};
 use crate::settings::{EngineSettings, TlsPaths};
 use crate::url::EngineUrl;
-use crate::{Clock, Engine, EngineCheck, EngineError, EngineEvent, RestartCall, Target};
+use crate::{Clock, Engine, EngineCheck, EngineError, EngineEvent, LastLines, RestartCall, Target};
 
 /// How old the engine's clock and identity may be. Larger: a step of its clock is noticed later. Smaller: more calls of
 /// `/info`, which counts images and containers at each.
@@ -118,6 +120,15 @@ impl Engine for DockerEngine {
 
     async fn restart(&self, call: &RestartCall) -> Result<(), EngineError> {
         Self::restart(self, call).await
+    }
+
+    async fn last_lines(
+        &self,
+        container: &ContainerId,
+        lines: u32,
+        most: usize,
+    ) -> Result<Option<LastLines>, EngineError> {
+        Self::last_lines(self, container, lines, most).await.map(Some)
     }
 
     async fn watch(&self, events: mpsc::Sender<EngineEvent>, stop: CancellationToken) {

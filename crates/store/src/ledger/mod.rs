@@ -23,6 +23,7 @@ mod act;
 mod claim;
 mod finish;
 mod read;
+mod words;
 
 use std::time::Duration;
 
@@ -33,6 +34,8 @@ use tokio_postgres::types::Type;
 
 use crate::connect::Connection;
 use crate::error::Fault;
+
+pub use self::words::{LAST_WORDS_MAX, LastWords};
 
 /// A restart to be claimed.
 #[derive(Clone, Debug)]

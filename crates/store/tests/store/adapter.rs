@@ -58,7 +58,7 @@ impl StatusType {
 
 /// A boss, a lead below it, a worker below that one.
 pub(crate) const FAMILY: &str = "
-    truncate public.workspaces, public.structure_events, defib.restarts;
+    truncate public.workspaces, public.structure_events, defib.restarts cascade;
     insert into public.workspaces (id, name, status, parent_id, last_heartbeat_at) values
         ('00000000-0000-0000-0000-00000000000a', 'boss', 'online', null, now()),
         ('11111111-1111-1111-1111-11111111111b', 'lead', 'online', '00000000-0000-0000-0000-00000000000a', now()),

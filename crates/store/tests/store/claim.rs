@@ -56,7 +56,7 @@ async fn what_changed_since_the_evidence_vetoes() {
     for (change, vetoes) in changes {
         fixture
             .run(
-                "truncate defib.workspaces, defib.restarts;
+                "truncate defib.workspaces, defib.restarts cascade;
                  insert into defib.workspaces (id, parent_id, last_heartbeat_at) values
                     ('grandparent', null, now()), ('parent', 'grandparent', now()), ('w', 'parent', now())",
             )

@@ -25,7 +25,7 @@ async fn take_back(fixture: &Fixture) -> bool {
 async fn an_attempt_that_ends_before_the_engine_was_asked_takes_its_mark_back() {
     let fixture = Fixture::new().await;
     for outcome in [Outcome::Vetoed, Outcome::Abandoned] {
-        fixture.run("truncate defib.workspaces, defib.restarts").await;
+        fixture.run("truncate defib.workspaces, defib.restarts cascade").await;
         fixture.workspace("w").await;
         let id = fixture.grant("w", 1, 1).await;
         assert_eq!((status(&fixture).await, owed(&fixture).await), ("offline".into(), vec![]));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use defib_store::{RetentionReport, RetentionSettings};
+use defib_store::{LAST_WORDS_MAX, LastWords, RetentionReport, RetentionSettings};
 
 use crate::fixture::Fixture;
 
@@ -35,4 +35,27 @@ async fn old_rows_go_in_batches_and_the_rest_stays() {
     assert_eq!(fixture.store.retain(settings).await.unwrap(), RetentionReport::default());
     let careless = RetentionSettings { batch: 0, suspicions: Duration::MAX, ..settings };
     assert_eq!(fixture.store.retain(careless).await.unwrap(), RetentionReport::default());
+}
+
+#[tokio::test]
+async fn last_words_are_kept_once_and_go_with_their_attempt() {
+    let fixture = Fixture::new().await;
+    fixture
+        .run(
+            "insert into defib.restarts (id, workspace_id, engine, attempt, verdict, claimed_at, finished_at, outcome)
+             overriding system value values (7, 'w', 'e', 1, 'dead', now() - interval '40 days', now() - interval '40 days', 'failed')",
+        )
+        .await;
+    let words = LastWords { exit_code: Some(137), log: Some("a\0b".to_owned()), ..LastWords::default() };
+    fixture.store.keep_last_words(7, &words).await.unwrap();
+    fixture.store.keep_last_words(7, &LastWords::default()).await.unwrap();
+    let kept = "select string_agg(exit_code || log, ' ') from defib.last_words";
+    assert_eq!(fixture.text(kept).await, "137a\u{fffd}b");
+    let too_much = LastWords { log: Some("x".repeat(LAST_WORDS_MAX + 1)), ..LastWords::default() };
+    fixture.store.keep_last_words(7, &too_much).await.unwrap_err();
+    fixture.store.keep_last_words(8, &words).await.unwrap_err();
+    let days = |n: u64| Duration::from_secs(n * 86_400);
+    let settings = RetentionSettings { suspicions: days(1), events: days(7), attempts: days(30), batch: 60 };
+    assert_eq!(fixture.store.retain(settings).await.unwrap().attempts, 1);
+    assert_eq!(fixture.text("select count(*) from defib.last_words").await, "0");
 }

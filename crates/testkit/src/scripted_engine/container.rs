@@ -34,6 +34,8 @@ pub struct ScriptedContainer {
     pub finished_at: Option<SystemTime>,
     /// Its main process, 0 when there is none. No such process exists on this machine.
     pub pid: u32,
+    /// What it has written so far.
+    pub log: Vec<u8>,
 }
 
 /// The states of Docker, and whatever else an engine may say.
@@ -91,6 +93,7 @@ impl ScriptedContainer {
             started_at: Some(now),
             finished_at: None,
             pid: 4000,
+            log: Vec::new(),
         }
     }
 
@@ -103,6 +106,27 @@ impl ScriptedContainer {
             pid: 0,
             ..Self::running(id)
         }
+    }
+
+    /// Has written this.
+    #[must_use]
+    pub fn log(mut self, log: impl Into<Vec<u8>>) -> Self {
+        self.log = log.into();
+        self
+    }
+
+    /// The last lines of its log as Docker sends them: frames of at most 16 KiB, each with the number of its stream and its length.
+    pub(super) fn log_frames(&self, lines: usize) -> Vec<u8> {
+        let whole = self.log.strip_suffix(b"\n").unwrap_or(&self.log);
+        let ends = whole.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n');
+        let begin = ends.map(|(at, _)| at + 1).nth(lines.saturating_sub(1)).unwrap_or_default();
+        let mut frames = Vec::new();
+        for piece in self.log[begin..].split_inclusive(|byte| *byte == b'\n').flat_map(|line| line.chunks(16 * 1024)) {
+            frames.extend([1, 0, 0, 0]);
+            frames.extend(u32::try_from(piece.len()).unwrap_or_default().to_be_bytes());
+            frames.extend(piece);
+        }
+        frames
     }
 
     /// Replaces the name.

@@ -25,6 +25,8 @@ pub enum Call {
     Stop,
     /// `POST /containers/{id}/kill`
     Kill,
+    /// `GET /containers/{id}/logs`
+    Logs,
     /// `GET /events`
     Events,
     /// Anything else: answered 404.

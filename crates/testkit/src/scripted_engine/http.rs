@@ -147,6 +147,7 @@ impl Question {
             ["events"] => (Call::Events, None),
             ["containers", "json"] => (Call::List, None),
             ["containers", id, "json"] if is_get => (Call::Inspect, Some(*id)),
+            ["containers", id, "logs"] if is_get => (Call::Logs, Some(*id)),
             ["containers", id, "restart"] if !is_get => (Call::Restart, Some(*id)),
             ["containers", id, "start"] if !is_get => (Call::Start, Some(*id)),
             ["containers", id, "stop"] if !is_get => (Call::Stop, Some(*id)),
@@ -206,6 +207,13 @@ fn truth(world: &Shared, question: &Question) -> Response<Body> {
         }
         Call::Inspect => match world.find(container) {
             Some(found) => json_response(StatusCode::OK, found.details().to_string().into()),
+            None => missing(container),
+        },
+        Call::Logs => match world.find(container) {
+            Some(found) => {
+                let lines = question.parameter("tail").and_then(|tail| tail.parse().ok()).unwrap_or(usize::MAX);
+                plain_response(StatusCode::OK, found.log_frames(lines).into())
+            }
             None => missing(container),
         },
         Call::Restart | Call::Start | Call::Stop | Call::Kill => match world.carry_out(question.call, container) {

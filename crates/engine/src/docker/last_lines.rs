@@ -1,0 +1,87 @@
+//! The end of a container's log.
+//!
+//! A log can be any number of bytes of anything, so what is kept of it while it is read is bounded, and so is the time. Logging
+//! drivers that send logs elsewhere have nothing to read: the engine says so in an error.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bollard::query_parameters::LogsOptionsBuilder;
+use defib_policy::id::ContainerId;
+use futures_util::{Stream, StreamExt};
+
+use super::DockerEngine;
+use super::deadline::Budget;
+use super::listing::valid_reference;
+use crate::report::Call;
+use crate::{EngineError, LastLines};
+
+/// How long a log may take to read. Larger: a hung engine holds connections for longer. Smaller: a busy one loses the words.
+const READ_MAX: Duration = Duration::from_secs(2);
+
+/// The last bytes of something that is read from its beginning.
+struct Tail {
+    bytes: VecDeque<u8>,
+    most: usize,
+}
+
+impl Tail {
+    fn push(&mut self, new: &[u8]) {
+        let new = &new[new.len().saturating_sub(self.most)..];
+        let excess = (self.bytes.len() + new.len()).saturating_sub(self.most);
+        self.bytes.drain(..excess);
+        self.bytes.extend(new);
+    }
+}
+
+impl DockerEngine {
+    /// Reads the last `lines` lines of both its streams, and keeps at most the last `most` bytes of them.
+    pub(super) async fn last_lines(
+        &self,
+        container: &ContainerId,
+        lines: u32,
+        most: usize,
+    ) -> Result<LastLines, EngineError> {
+        let gone = || EngineError::Gone { engine: self.name().clone(), container: container.clone() };
+        let id = valid_reference(container.as_str()).ok_or_else(gone)?;
+        let budget = Budget::new(READ_MAX, READ_MAX);
+        let client = self.hello(&budget).await.map_err(|error| self.error(Call::Version, error))?;
+        let options = LogsOptionsBuilder::default().stdout(true).stderr(true).tail(&lines.to_string()).build();
+        let mut tail = Tail { bytes: VecDeque::new(), most };
+        let reading = read(client.logs(id, Some(options)), &mut tail);
+        let ended = budget.call(Call::Logs, reading).await;
+        let bytes = Vec::from(tail.bytes);
+        match ended {
+            Ok(()) => Ok(LastLines { bytes, broke_off: None }),
+            Err(error) if error.is_no_such_container() => Err(gone()),
+            Err(error) if bytes.is_empty() => Err(self.error(Call::Logs, error)),
+            Err(error) => Ok(LastLines { bytes, broke_off: Some(self.error(Call::Logs, error)) }),
+        }
+    }
+}
+
+async fn read<E>(log: impl Stream<Item = Result<bollard::container::LogOutput, E>>, tail: &mut Tail) -> Result<(), E> {
+    let mut log = std::pin::pin!(log);
+    while let Some(output) = log.next().await {
+        tail.push(&output?.into_bytes());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_last_bytes_are_kept_however_they_come() {
+        for sizes in [vec![1; 20], vec![3, 4, 13], vec![20], vec![11, 0, 9]] {
+            let mut tail = Tail { bytes: VecDeque::new(), most: 5 };
+            let mut next = 0..;
+            for size in sizes {
+                let piece: Vec<u8> = next.by_ref().take(size).collect();
+                tail.push(&piece);
+            }
+            assert_eq!(Vec::from(tail.bytes), [15, 16, 17, 18, 19]);
+        }
+    }
+}
