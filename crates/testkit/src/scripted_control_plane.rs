@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 use bytes::Bytes;
@@ -42,6 +43,8 @@ pub enum ApiFault {
     Eof,
     /// Never an answer.
     Hang,
+    /// The truth, this much later.
+    Late(Duration),
     /// A body of this many bytes.
     Huge(usize),
 }
@@ -195,8 +198,11 @@ async fn answer(request: Request<Incoming>, state: Arc<Mutex<State>>) -> Result<
         let once = if is_read { None } else { state.restart_faults.pop_front() };
         once.or_else(|| state.fault.clone())
     };
+    if let Some(ApiFault::Late(delay)) = fault {
+        tokio::time::sleep(delay).await;
+    }
     match fault {
-        None => {
+        None | Some(ApiFault::Late(_)) => {
             let (status, body) = lock(&state).truth(&asked);
             respond(status, &[], body.to_string().into())
         }
