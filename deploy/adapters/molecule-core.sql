@@ -12,6 +12,8 @@
 -- an enum or a text, and the enum need not have every word below: it is read as text wherever it is compared, because a literal that
 -- the enum lacks ('hibernating', on many installations) would be an error. Lines to adapt are marked ADAPT.
 --
+-- Who restarts what (DEFIB_RESTART_BY), and which keys in Redis go with it: README.md beside this file, "molecule-core, the whole of it".
+--
 -- What its statuses mean here:
 --   online, degraded, offline   watched (DEFIB_WATCHED_STATUSES). Only the first two are ever marked offline.
 --   paused, hibernating, hibernated, removed   put away on purpose: never judged, restarted or marked, and nothing below them is.

@@ -21,6 +21,16 @@ subjectKeyIdentifier = hash
 [server]
 basicConstraints = critical, CA:FALSE
 extendedKeyUsage = serverAuth
+[ca]
+default_ca = past
+[past]
+database = index.txt
+new_certs_dir = .
+rand_serial = yes
+default_md = sha256
+policy = any
+[any]
+commonName = supplied
 ";
 
 /// Days that certificates are valid for: longer than any test, also with a clock that is a day behind.
@@ -66,11 +76,35 @@ impl CertificateAuthority {
         Ok(Certificate { chain: self.path(&format!("{name}.pem")), key: self.path(&format!("{name}.key")) })
     }
 
+    /// Issues a certificate for a server of this DNS name that was valid on one day, long ago.
+    pub fn issue_expired(&self, host: &str) -> Result<Certificate> {
+        let name = format!("server-{}", self.issued.fetch_add(1, Ordering::Relaxed));
+        let [chain, key, request, extensions] =
+            ["pem", "key", "csr", "ext"].map(|kind| self.path(&format!("{name}.{kind}")).display().to_string());
+        std::fs::write(&extensions, format!("subjectAltName=DNS:{host}\nextendedKeyUsage=serverAuth\n"))?;
+        std::fs::write(self.path("index.txt"), "")?;
+        let subject = format!("/CN={host}");
+        let curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
+        let asked = ["req", "-new", "-config", "openssl.cnf", "-subj", &subject, "-out", &request, "-keyout", &key];
+        self.openssl(&[&asked[..], &curve].concat())?;
+        let (root, root_key) = (self.root().display().to_string(), self.path("ca.key").display().to_string());
+        let by_us = ["ca", "-batch", "-notext", "-config", "openssl.cnf", "-cert", &root, "-keyfile", &root_key];
+        let what = ["-in", &request, "-out", &chain, "-extfile", &extensions];
+        let when = ["-startdate", "20200101000000Z", "-enddate", "20200102000000Z"];
+        self.openssl(&[&by_us[..], &what, &when].concat())?;
+        Ok(Certificate { chain: chain.into(), key: key.into() })
+    }
+
     fn request(&self, arguments: &[&str], name: &str) -> Result<()> {
+        let what = ["req", "-x509", "-config", "openssl.cnf", "-days", DAYS, "-nodes"];
+        let curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"];
+        let (chain, key) = (format!("{name}.pem"), format!("{name}.key"));
+        self.openssl(&[&what[..], &curve, arguments, &["-out", &chain, "-keyout", &key]].concat())
+    }
+
+    fn openssl(&self, arguments: &[&str]) -> Result<()> {
         let mut command = self.guardian.command("openssl");
-        command.args(["req", "-x509", "-config", "openssl.cnf", "-days", DAYS, "-nodes"]);
-        command.args(["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]).args(arguments);
-        command.args(["-out", &format!("{name}.pem"), "-keyout", &format!("{name}.key")]);
+        command.args(arguments);
         let output = command.output().context("run openssl (not there? run deploy/dev/install.sh)")?;
         ensure!(output.status.success(), "openssl failed: {}", String::from_utf8_lossy(&output.stderr));
         Ok(())

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 use bytes::Bytes;
@@ -14,9 +15,16 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
+use tokio_rustls::{TlsAcceptor, rustls};
+
+use crate::certificates::Certificate;
 
 /// Whose interface is spoken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +50,8 @@ pub enum ApiFault {
     Eof,
     /// Never an answer.
     Hang,
+    /// The truth, this much later.
+    Late(Duration),
     /// A body of this many bytes.
     Huge(usize),
 }
@@ -85,6 +95,7 @@ pub struct ScriptedControlPlane {
     state: Arc<Mutex<State>>,
     port: u16,
     server: JoinHandle<()>,
+    tls: bool,
 }
 
 impl Drop for ScriptedControlPlane {
@@ -96,6 +107,21 @@ impl Drop for ScriptedControlPlane {
 impl ScriptedControlPlane {
     /// One without instances.
     pub async fn start(dialect: Dialect) -> Result<Self> {
+        Self::serve(dialect, None).await
+    }
+
+    /// The same, with TLS and this certificate.
+    pub async fn start_tls(dialect: Dialect, certificate: &Certificate) -> Result<Self> {
+        let chain = CertificateDer::pem_file_iter(certificate.chain())?.collect::<Result<Vec<_>, _>>()?;
+        let key = PrivateKeyDer::from_pem_file(certificate.key())?;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+        let config = config.with_no_client_auth().with_single_cert(chain, key)?;
+        Self::serve(dialect, Some(TlsAcceptor::from(Arc::new(config)))).await
+    }
+
+    async fn serve(dialect: Dialect, tls: Option<TlsAcceptor>) -> Result<Self> {
+        let has_tls = tls.is_some();
         let state = Arc::new(Mutex::new(State {
             dialect,
             instances: BTreeMap::new(),
@@ -111,21 +137,27 @@ impl ScriptedControlPlane {
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
                 let state = Arc::clone(&shared);
-                let service = service_fn(move |request| answer(request, Arc::clone(&state)));
+                let tls = tls.clone();
                 connections.spawn(async move {
-                    let _ = hyper::server::conn::http1::Builder::new()
-                        .serve_connection(TokioIo::new(stream), service)
-                        .await;
+                    // The errors are the client's, or what a fault asked for.
+                    let _ = match tls {
+                        None => converse(stream, state).await,
+                        Some(tls) => match tls.accept(stream).await {
+                            Ok(stream) => converse(stream, state).await,
+                            Err(error) => Err(error.into()),
+                        },
+                    };
                 });
             }
         });
-        Ok(Self { state, port, server })
+        Ok(Self { state, port, server, tls: has_tls })
     }
 
-    /// `http://host:port`.
+    /// `http://host:port`, or `https://localhost:port`.
     #[must_use]
     pub fn address(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        let host = if self.tls { "https://localhost" } else { "http://127.0.0.1" };
+        format!("{host}:{}", self.port)
     }
 
     /// Adds an instance, or changes the state of one.
@@ -175,6 +207,12 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, state: Arc<Mutex<State>>) -> Result<()> {
+    let service = service_fn(move |request| answer(request, Arc::clone(&state)));
+    let served = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+    Ok(served?)
+}
+
 async fn answer(request: Request<Incoming>, state: Arc<Mutex<State>>) -> Result<Response<Full<Bytes>>> {
     let (head, body) = request.into_parts();
     let body = body.collect().await?.to_bytes();
@@ -195,8 +233,11 @@ async fn answer(request: Request<Incoming>, state: Arc<Mutex<State>>) -> Result<
         let once = if is_read { None } else { state.restart_faults.pop_front() };
         once.or_else(|| state.fault.clone())
     };
+    if let Some(ApiFault::Late(delay)) = fault {
+        tokio::time::sleep(delay).await;
+    }
     match fault {
-        None => {
+        None | Some(ApiFault::Late(_)) => {
             let (status, body) = lock(&state).truth(&asked);
             respond(status, &[], body.to_string().into())
         }

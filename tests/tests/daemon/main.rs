@@ -15,6 +15,7 @@ mod deaths;
 mod engines;
 mod eviction;
 mod externals;
+mod first_platform;
 mod last_words;
 mod observability;
 mod operators;
