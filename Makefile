@@ -108,9 +108,10 @@ soak: install ## ROUNDS of random kills of replicas, of Postgres, and of trouble
 	$(TARGET_DIR)/debug/defib-soak --seed $(SEED) --rounds $(ROUNDS) --break neighbours
 
 .PHONY: bench
-bench: ## simulated workspace-seconds per wall second on one core
+bench: ## simulated workspace-seconds per wall second on one core, and what the hopeless cost the others in a thousand storms
 	$(CARGO) build --release --package defib-sim --locked
 	target/release/defib-sim bench
+	$(CARGO) test --release --package defib-policy --locked --test rules -- --ignored --nocapture measure_of
 
 # Not a part of `test`, which holds the links of the same pages without it.
 .PHONY: docs

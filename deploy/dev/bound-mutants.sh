@@ -5,8 +5,8 @@
 #
 # A rule that is only tested away from its bound survives this, and the bound is where such rules go wrong.
 #
-#   deploy/dev/bound-mutants.sh            every one
-#   deploy/dev/bound-mutants.sh storm.rs   those of one file
+#   deploy/dev/bound-mutants.sh                        every one
+#   deploy/dev/bound-mutants.sh suspicion.rs storm/    those of these files and folders of crates/policy/src
 #
 # Ends with 1 if any survives that docs/mutants.md does not explain.
 set -euo pipefail
@@ -21,14 +21,20 @@ trap 'rm -rf "$work"' EXIT
 tar --create --exclude=./target --exclude=./.git . | tar --extract --directory "$work"
 cd "$work"
 export CARGO_TARGET_DIR=$work/target CARGO_PROFILE_TEST_DEBUG=0
+where=("${@/#/crates/policy/src/}")
+(($# > 0)) || where=(crates/policy/src)
+for place in "${where[@]}"; do
+    [[ -e $place ]] || { echo "no $place: name files or folders of crates/policy/src" >&2; exit 2; }
+done
 build=(cargo test --quiet --locked --package defib-policy --lib --test rules)
-tests=(timeout 60 "${build[@]}") # they take a second; a mutant may make one run for ever
+tests=(timeout 60 "${build[@]}") # they take two seconds; a mutant may make one run for ever
 "${build[@]}" >/dev/null
 
-# file:line:nth of each, outside of comments and tests.
+# file:line:nth of each in the files and folders $@, outside of comments and tests.
 occurrences() {
-    find crates/policy/src -name "${1:-*.rs}" | sort | while read -r file; do
-        awk -v file="$file" '/^#\[cfg\(test\)\]/ { exit }
+    find "$@" -name '*.rs' ! -name tests.rs | sort | while read -r file; do
+        awk -v file="$file" 'tests && /\{$/ { exit }
+            { tests = /^#\[cfg\(test\)\]/ }
             !/^ *\/\// { n = gsub(/ >= | <= |\.min\(|\.max\(/, "&"); for (i = 1; i <= n; i++) print file ":" NR ":" i }' "$file"
     done
 }
@@ -70,6 +76,6 @@ while IFS=: read -r file line nth; do
         caught=$((caught + 1))
     fi
     cp original "$file"
-done < <(occurrences "${1:-}")
+done < <(occurrences "${where[@]}")
 echo "$((caught + survived + known)) mutants at the bound: $caught caught, $known explained, $survived survive"
 ((survived == 0))
