@@ -1,7 +1,7 @@
 //! What can go wrong with an engine, and what each of it proves.
 //!
-//! The answer is always the same: nothing. But an operator needs to know which nothing it was, so every error maps to one
-//! [`Fault`] of a closed set, which the kind of engine that met the error names.
+//! An error proves nothing about a container. But an operator needs to know what went wrong, so every error maps to one [`Fault`] of a
+//! closed set. The kind of engine that met the error says to which.
 
 use std::error::Error as StdError;
 use std::path::PathBuf;

@@ -28,6 +28,3 @@ pub mod storm;
 pub mod suspicion;
 mod track;
 pub mod verdict;
-
-/// The name that `restart::left_behind` had.
-pub use restart::left_behind as recovery;

@@ -24,7 +24,7 @@ pub enum Merit {
     Healthy,
     /// It was parked, deleted, or being worked on by the platform: a mistake.
     NotOurs,
-    /// It ran already and the call did nothing (a start of what runs).
+    /// Its container ran already, so that the call, a start, did nothing.
     Idle,
 }
 
@@ -246,7 +246,7 @@ impl Chronicle {
         }
     }
 
-    /// A caller is believed no more: whoever hangs waits until two agree again.
+    /// A caller is no longer believed, so a workspace that hangs waits until two callers agree again.
     pub fn callers_fall_out(&mut self) {
         for loss in self.open.iter().flatten() {
             self.losses[*loss].callers = Callers::default();
@@ -280,7 +280,7 @@ impl Chronicle {
         &rest[..rest.partition_point(|restart| restart.at <= until)]
     }
 
-    /// Whether a workspace that was restarted at a moment worked again within so long, and not only to die at once.
+    /// Whether a workspace that was restarted at a moment worked again within so long, and did not die at once again.
     #[must_use]
     pub fn was_well_again(&self, workspace: usize, restarted_at: Ms, within: Ms) -> bool {
         let until = restarted_at + within;

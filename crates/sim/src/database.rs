@@ -52,7 +52,7 @@ pub struct Database {
     pub up: bool,
     /// It can be written.
     pub writable: bool,
-    /// Somebody holds a lock on defib's own tables: the platform goes on, and nothing of defib's is written.
+    /// Somebody holds a lock on defib's own tables. The platform goes on writing, and defib cannot write anything.
     pub defib_locked: bool,
     /// Somebody holds a lock on the tables of verdicts and events: what is said of workspaces is written late.
     pub history_locked: bool,

@@ -1,8 +1,8 @@
 //! `defib.leases` and `defib.replicas` in memory: the model of `defib_store`'s `lease.rs`.
 //!
-//! The same operations with the same answers, on a database clock that the caller passes in. A test holds it against the real
-//! SQL (`tests/ledger.rs`). Each transaction can also be taken apart where a process can be stopped in the middle of it: what it has
-//! locked stays locked, what it has written is nobody's to see before it commits.
+//! The same operations with the same answers, on a database clock that the caller passes in. A test holds it against the real SQL
+//! (`tests/ledger.rs`). Each transaction can also be made in parts, with a process stopped in between. What it has locked then stays
+//! locked, and nobody sees what it has written before it commits.
 //!
 //! ```text
 //! turn:   begin_turn  (the lock of all turns; rows to take over: FOR UPDATE, skipping those that a claim holds) … commit_turn

@@ -1,8 +1,8 @@
 //! By when a true death must have been answered: the oracle of liveness.
 //!
-//! The bound holds whatever the neighbours do. It is computed from the knobs, and in a storm from how many died with it; that some of
-//! those are hopeless makes it longer by what a failed round costs, and by nothing else. Only what stands in the workspace's own way
-//! (an outage, a hold, a function of the platform that raises for it) stops the clock of the bound.
+//! The bound holds whatever the neighbours do. It is computed from the knobs and, in a storm, from how many died together. If some of those
+//! cannot be helped, the bound is longer by the failed rounds that they cost, and by nothing else. Only what stands in the workspace's own
+//! way (an outage, a hold, a function of the platform that raises for it) stops the clock of the bound.
 
 use defib_policy::settings::Settings;
 
@@ -21,9 +21,9 @@ pub enum Within {
 
 /// Whether a death was answered too late, or not at all.
 ///
-/// The clock of the bound stands still while something is in the way. Against a wedged one, whose container runs, silence speaks, and
-/// that is counted anew after each outage and pause; and nobody restarts it before a second witness has spoken. So its bound holds for
-/// each stretch with nothing in the way, and from as long before the callers agree as it may be silent.
+/// The clock of the bound stands still while something is in the way. A wedged workspace, whose container runs, is convicted by its
+/// silence, which counts anew after each outage and pause, and by a second witness. So its bound holds for each stretch of time without
+/// obstacles by itself, and begins as long before the callers agree as a workspace may be silent.
 #[must_use]
 pub fn late(world: &World, loss: &Loss, within: Within) -> Option<String> {
     let ended = answered_at(world, loss);
@@ -86,9 +86,9 @@ pub fn bound(settings: &Settings, loss: &Loss) -> Ms {
 
 /// How much longer a death may wait that was in a storm: until the last of all who died with it runs again.
 ///
-/// Nobody hopeless among them, or only such whose call fails, who are vetoed, held or missing: twice as long as it takes when nobody
-/// is. Those that are started and do not come back make rounds fail, and whoever was tried waits for all others that were not: then
-/// so many failed rounds besides as it takes to have tried everybody once.
+/// If all of them can be helped, or those that cannot are vetoed, held, missing, or have a call that fails: twice as long as it takes when
+/// all can be helped. Those that are started and do not come back make rounds fail. As whoever was tried waits for all others that were
+/// not, that adds as many failed rounds as it takes to try everybody once.
 #[must_use]
 pub fn in_storms(world: &World, loss: &Loss) -> Ms {
     let (from, until, chronicle) = (loss.counted_from, answered_at(world, loss), &world.chronicle);

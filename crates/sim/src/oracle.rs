@@ -1,9 +1,9 @@
 //! What must be true at the end of a scenario, as code.
 //!
-//! Two things are asked of every world without being said: nobody is restarted who is well or not ours, and every true death is
-//! answered within the bound that the knobs give. A scenario adds what is special to it. A removed container is no death that
-//! whoever is on trial has to answer, unless it is able to have the container made again; how many were left for that reason is told
-//! beside ([`Oracle::left_to_the_platform`]).
+//! Two things are asked of every world: no workspace is restarted that is well or not ours to restart, and every true death is answered
+//! within the bound that the knobs give. A scenario adds what is special to it. A policy does not have to answer the death of a removed
+//! container unless it can have one made again; how many were left for that reason is counted separately
+//! ([`Oracle::left_to_the_platform`]).
 
 use crate::chronicle::{Death, Loss, Merit};
 use crate::liveness::{Within, by_the_knobs, late};
@@ -120,8 +120,8 @@ impl Oracle {
         failures
     }
 
-    /// The deaths that whoever was on trial was not able to heal, and that nobody else healed in time: no fault of its rules, and no
-    /// incident that it survived.
+    /// The deaths that the policy on trial could not mend, and that nobody else mended in time. They break no rule, but the incident does
+    /// not count as survived.
     #[must_use]
     pub fn left_to_the_platform(&self, world: &World) -> Vec<String> {
         self.late_ones(world, false)

@@ -68,7 +68,7 @@ impl World {
         if how != How::ByPlatform {
             match engine.fault {
                 Some(Fault::Unreachable) => return failed(1, CallError::Unreachable),
-                // Nothing cancels a call on the engine: what it could not answer in time it does all the same.
+                // Nothing cancels a call on the engine: it also carries out what it could not answer in time.
                 None | Some(Fault::TimedOut) => {}
                 Some(_) => return failed(5, CallError::Refused),
             }
@@ -84,7 +84,7 @@ impl World {
         let now = self.now;
         self.note(of, &format!("RESTART by the detector: {how:?}, {merit:?}{}", reason(because.as_ref())));
         self.chronicle.restarts.push(Restart { workspace: of, at: now, merit, because });
-        // While its engine refuses to start it, whoever asks heals nothing: it is answered by the first call after that.
+        // While its engine refuses to start it, no call mends the death. It counts as answered by the first call after that.
         if merit == Merit::Needed && !hopeless {
             self.chronicle.answer(of, now);
         }

@@ -1,8 +1,8 @@
 //! What a control plane's answer says about an instance.
 //!
-//! An answer is evidence only when all of it fits: a success, JSON, about the instance that was asked for, with a state whose
-//! meaning the preset names. Everything else is no evidence, for a reason of the closed set: a 404 as well, because a wrong
-//! tenant, a wrong path and a proxy answer so too.
+//! An answer is evidence only if all of it fits: it is a success, it is JSON, it is about the instance that was asked for, and the preset
+//! says what its state means. Everything else is no evidence, and gets a reason from a closed set. That includes a 404, because a server
+//! also answers 404 for a wrong tenant or a wrong path, and so does a proxy.
 
 use defib_policy::id::ContainerId;
 use defib_policy::moment::Timestamp;
@@ -65,7 +65,8 @@ pub(crate) fn of_value(fields: &Fields, states: &States, reference: &str, value:
         return Understood::nothing(Fault::Garbled, Some(word), what);
     };
     let time = |pointer: &Option<Pointer>| pointer.as_ref()?.of(value).and_then(timestamp);
-    // The start of one that does not run may be that of the request that stopped it: some interfaces keep one time for both.
+    // A start is not read of an instance that does not run. Some interfaces keep one time for the last start and the last stop, so it may
+    // be the time of the stop.
     let started_at = if *state == State::Running { time(&fields.started_at) } else { None };
     let incarnation = Incarnation { container_id: ContainerId::from(reference), started_at };
     let observation = match state {
@@ -81,7 +82,7 @@ pub(crate) fn of_value(fields: &Fields, states: &States, reference: &str, value:
     Understood { word: Some(word), observation, complaint: None }
 }
 
-/// What a request without an answer proves: nothing, for this reason.
+/// A request without an answer proves nothing. Returns why there was none.
 pub(crate) const fn fault_of(error: &NoAnswer) -> Fault {
     match error {
         NoAnswer::Unreachable(_) | NoAnswer::BrokenOff(_) => Fault::Unreachable,
@@ -119,7 +120,7 @@ fn timestamp(value: &Value) -> Option<Timestamp> {
         Value::Number(number) => {
             let number = number.as_f64()?;
             let seconds = if number > SECONDS_MAX { number / 1e3 } else { number };
-            // Far inside the range of both: a number that is not becomes 0 or the largest, and is refused below.
+            // A number outside of the range becomes 0 or the largest one, and is refused below.
             #[expect(clippy::cast_possible_truncation, reason = "a float that is too large saturates")]
             let micros = (seconds * 1e6) as i64;
             micros

@@ -46,7 +46,7 @@ pub(crate) enum Paging {
     Single,
     /// `{cursor}`: what stands at `next` on the page before.
     Cursor { next: Pointer },
-    /// `{offset}` or `{page}`: on and on until a page is empty, or as many as `total` says have come.
+    /// `{offset}` or `{page}`: pages are asked for until one is empty, or until as many entries have come as `total` says.
     Numbered { total: Option<Pointer> },
 }
 
@@ -55,7 +55,7 @@ pub(crate) struct Get {
     pub(crate) path: Filled,
     pub(crate) headers: Headers,
     pub(crate) fields: Fields,
-    /// Where the answer says whose it is. One about another instance says nothing.
+    /// Where the answer says which instance it is about. An answer about another instance is no evidence.
     pub(crate) id: Option<Pointer>,
 }
 

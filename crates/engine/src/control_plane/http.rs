@@ -1,11 +1,11 @@
 //! Requests to a control plane: each within its deadline, each answer within its bound.
 //!
-//! What is *not* done here matters as much, because it is what HTTP clients do unasked:
+//! HTTP clients do some things unasked that must not be done here:
 //!
-//! - no request is sent twice. A lost answer is a lost answer, and whoever asked decides;
+//! - no request is sent twice. If an answer is lost, whoever asked decides what to do;
 //! - a redirect is followed for reads only, and only to the same host: headers carry a token, which must not travel;
-//! - no connection is kept for long. One that the server has closed meanwhile makes a request fail that was never read, and
-//!   a restart always gets a connection of its own, so that such a failure cannot look like a lost answer.
+//! - no connection is kept for long. If the server has closed a connection meanwhile, the next request on it fails although the server
+//!   never read it. A restart always gets a connection of its own, so that such a failure is not taken for a lost answer.
 
 use std::error::Error as StdError;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -24,7 +24,7 @@ const PAGES_MAX: usize = 2_000;
 pub(crate) struct Listing {
     /// By the interface's name. `None`: it is in the list more than once.
     pub(crate) entries: HashMap<String, Option<Understood>>,
-    /// It was read to its end, so that who is not in it is not there.
+    /// It was read to its end, so an instance that is not in it does not exist.
     pub(crate) complete: bool,
 }
 
@@ -112,7 +112,7 @@ async fn read_page(look: &Look<'_>, list: &List, path: String, urgency: Urgency)
 }
 
 fn note(look: &Look<'_>, list: &List, item: &Value, listing: &mut Listing) {
-    // An entry without a name is nobody's: whoever it is about is absent, and is asked about.
+    // An entry without a name cannot be assigned. The instance that it is about counts as absent, and is asked about by itself.
     let Some(id) = list.id.of(item).and_then(answer::text) else { return };
     let understood = answer::of_value(&list.fields, &look.api().states, &id, item);
     match listing.entries.entry(id) {

@@ -1,11 +1,10 @@
 //! What a control plane keeps in mind between two looks.
 //!
-//! Without a list, a look at ten thousand instances cannot ask about each: it would be a flood for the interface, and every
-//! answer would be late. So an instance that is in no doubt is not asked about again, and what was last seen of it stands:
-//! with the moment at which it was seen, so that no rule takes it for news.
+//! Without a list, a look at ten thousand instances cannot ask about each of them: that would flood the interface, and every answer would
+//! be late. So an instance that is not in doubt is not asked about again. What was last seen of it is reported once more, with the moment
+//! at which it was seen, so that no rule takes it for news.
 //!
-//! Only a sign of life is repeated. A stop is not: whoever is to be convicted has to be seen stopped in the pass that
-//! convicts.
+//! Only a sign of life is repeated, and never a stop: an instance must be seen stopped in the very pass that convicts it.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;

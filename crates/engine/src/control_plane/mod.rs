@@ -1,8 +1,8 @@
 //! Control planes: instances behind somebody's HTTP interface.
 //!
-//! The problem: no two of these interfaces are alike, all of them serve others too, and each has its own way of saying
-//! nothing: a login page, a 404 for a tenant that was mistyped, 429 for everybody, a proxy's error in HTML. A client that
-//! takes any of this for "not running" restarts a whole cloud.
+//! The problem: no two of these interfaces are alike, all of them serve others too, and each has answers that say nothing about an
+//! instance: a login page, a 404 for a mistyped tenant, a 429 for everybody, a proxy's error in HTML. A client that takes any of these for
+//! "not running" restarts every instance there is.
 //!
 //! The rule is that of every engine: no answer is not death. What an interface says is told by a *preset*, a TOML file;
 //! what the preset does not name is unknown; and an instance is gone only where a status and a word in the body say so together.

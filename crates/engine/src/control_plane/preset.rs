@@ -241,8 +241,8 @@ impl Reader<'_> {
         Ok(Get { path, headers, fields, id })
     }
 
-    /// Restarts that are made by another server, whose address was not given, are not the engine's to make: its own address, and
-    /// its token, are not for them. The platform's address is that server's.
+    /// Where another server makes the restarts and its address was not given, the engine makes none, because neither its own address nor
+    /// its token are for that server. The platform's address is the address of that server.
     fn restart(
         &self,
         mut table: Table<'_>,

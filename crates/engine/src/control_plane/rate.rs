@@ -1,12 +1,11 @@
 //! How often a control plane is asked.
 //!
-//! Somebody else's API serves others too, and answers whoever asks too often with 429 for everything. So every request
-//! takes a turn first: within the rate, and not before the moment that a `Retry-After` named. Who cannot have a turn before
-//! its deadline is told at once that it was not asked about, instead of being sent late.
+//! The API of a platform serves others too, and answers every request with 429 to a client that asks too often. So each request takes a
+//! turn first: within the rate, and not before the moment that a `Retry-After` named. A request that cannot have a turn before its deadline
+//! is not sent at all, and fails at once.
 //!
-//! Turns are given in the order in which they are asked for, with one exception: of all requests that belong to a look at
-//! the whole fleet, one at a time stands in the queue. So the last look before a restart waits for one of them, and not for
-//! a thousand.
+//! Turns are given in the order in which they are asked for, with one exception: of the requests of a look at the whole fleet, only one at
+//! a time is in the queue. So the last look before a restart waits for one of them, and not for a thousand.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;

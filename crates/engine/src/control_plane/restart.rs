@@ -1,9 +1,8 @@
 //! Asking for a restart.
 //!
-//! Each step is sent once. Whatever happens to it, nobody here sends it again: a lost answer means that the instance may be
-//! starting, and whoever gave the order looks before the next one. Where the interface knows idempotency, the attempt's
-//! number goes along, so that a repeated request (by a proxy on the way, or by another replica of the same attempt) counts
-//! once.
+//! Each step is sent once, and never again whatever happens to it. If the answer is lost, the instance may be starting, and whoever gave
+//! the order looks before it gives the next one. Where the interface has an idempotency key, the attempt's number is sent as one, so that a
+//! request that is repeated on the way (by a proxy, say) counts once.
 
 use std::time::Duration;
 
@@ -144,7 +143,7 @@ pub(super) fn error(
             let fault = answer::fault_of(error);
             EngineError::Restart { engine, container, fault, source: source() }
         }
-        // A gateway's words: whoever is behind it may have had the request.
+        // A gateway answered. The server behind it may have received the request.
         StepError::Refused { status: 502 | 504, .. } => {
             EngineError::Restart { engine, container, fault: Fault::TimedOut, source: source() }
         }

@@ -147,7 +147,7 @@ impl Filled {
     /// as a part of a path, which servers take for "here" and "one up", however they are written.
     pub(crate) fn fill(&self, values: Values<'_>) -> Option<String> {
         let mut text = String::new();
-        // What stood before a parameter that was left out, if nothing has come after it yet.
+        // The `?` or `&` that stood before a parameter that was left out, until something comes after it.
         let mut left_out = None;
         for part in &self.parts {
             match part {

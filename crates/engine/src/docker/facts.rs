@@ -27,7 +27,7 @@ pub(crate) enum Glance {
     Doubt,
 }
 
-/// How alive a list entry looks. Among containers that claim one workspace, the liveliest is it.
+/// How alive a list entry looks. Of several containers with the label of one workspace, the liveliest is taken for the workspace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Liveliness {
     Ended,

@@ -1,4 +1,5 @@
-//! What an error of the client library proves of the containers behind an engine: nothing, for one of a closed set of reasons.
+//! An error of the client library proves nothing about the containers behind an engine. It is told here which of a closed set of reasons it
+//! stands for.
 
 use std::error::Error as StdError;
 

@@ -71,8 +71,8 @@ fn may_be_prefix(reference: &str) -> bool {
         && reference.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// Whether this is the record of the container that was asked for, and not of one whose id happens to begin like its name.
-/// A record without an id is nobody's: it says nothing, which is for others to find out.
+/// Whether this is the record of the container that was asked for, and not of one whose id happens to begin like its name. A record without
+/// an id passes here; it is found to say nothing when it is read.
 pub(crate) fn is_of(record: &ContainerInspectResponse, asked: &str) -> bool {
     let Some(id) = record.id.as_deref().filter(|id| !id.is_empty()) else { return true };
     let name = record.name.as_deref().map(|name| name.strip_prefix('/').unwrap_or(name));

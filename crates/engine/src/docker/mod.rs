@@ -223,7 +223,7 @@ impl DockerEngine {
         let client = budget.call(Call::Version, agreeing).await?;
         let mut link = self.link();
         if let (Some(theirs), true) = (&link.client, link.version_agreed) {
-            // Another look got here first, and may have heard the identity already: that must not be forgotten.
+            // Another look was here first, and may have heard the engine's identity already. That must not be forgotten.
             return Ok(theirs.clone());
         }
         link.client = Some(client.clone());
@@ -369,8 +369,8 @@ fn connect(settings: &EngineSettings) -> Result<Docker, BollardError> {
     }
 }
 
-/// The client library reads our certificate at each handshake, and goes on without one when it cannot. Better to hear
-/// of it at the start.
+/// The client library reads our certificate at each handshake, and goes on without one when it cannot. So it is read once at the start,
+/// where an error can be told.
 fn check_certificates(engine: &EngineName, tls: &TlsPaths) -> Result<(), EngineError> {
     let error =
         |path: &Path, source| EngineError::Certificate { engine: engine.clone(), path: path.to_owned(), source };

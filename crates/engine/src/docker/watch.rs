@@ -1,6 +1,6 @@
 //! Listening to an engine, so that a death is looked at in milliseconds instead of at the next poll.
 //!
-//! What an event is worth is said in [`event`](crate::event). This is about not losing more of them than must be.
+//! [`event`](crate::event) says what an event means. Here no more of them are lost than cannot be avoided.
 //!
 //! Three gaps, and what closes them:
 //!
@@ -44,8 +44,8 @@ const STEADY_AFTER: Duration = Duration::from_secs(10);
 /// (socket activation). A hello takes about 2 ms; an engine's start, half a second and more.
 const PROMPT: Duration = Duration::from_millis(250);
 
-/// A stream that has neither failed nor spoken for so long is taken to be open: nothing tells. An engine that refuses it does
-/// so in a millisecond or two. Larger: the daemon's look at what was missed comes later.
+/// A stream that has neither failed nor delivered anything for this long is taken to be open, because an engine does not say that it is. An
+/// engine that refuses a stream does so within a millisecond or two. Larger: the daemon looks later at what it has missed.
 const OPEN_AFTER: Duration = Duration::from_millis(50);
 
 /// Some engines send no head before the first event, and the client library counts that as no answer.

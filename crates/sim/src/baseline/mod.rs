@@ -1,8 +1,8 @@
 //! The policies that others use, from their published rules, in the same world.
 //!
-//! Each is small and as its source says, with the parameters its source gives, and each is given the benefit of the doubt: they
-//! respect the platform's status as far as their sources do, retry by their own rule only, and do not pay for the calls they
-//! make. Every entry of [`ALL`] names its source.
+//! Each is small, and follows its source with the parameters that the source gives. Where a source is unclear, the policy is given the
+//! better reading: it respects the platform's status as far as the source does, retries by its own rule only, and its calls cost nothing.
+//! Every entry of [`ALL`] names its source.
 
 mod acts;
 mod heartbeat;

@@ -119,7 +119,7 @@ impl Detector for Kubelet {
         self.ticks += 1;
         self.pods.resize_with(world.workspaces.len(), Pod::default);
         for of in 0..world.workspaces.len() {
-            // It manages its own pods: what is parked is no pod of its, and it needs no database to know.
+            // It manages its own pods. A parked workspace has no pod, so it needs no database to leave it alone.
             if !world.db.facts[of].is_watched() || is_external(world, of) {
                 continue;
             }

@@ -22,8 +22,8 @@ pub(super) fn s01(world: &mut World) -> Oracle {
     Oracle::nobody(hours(1) + mins(2))
 }
 
-/// Ten agents, busy every five minutes, some saying so; and false samples on top, which with a starving heartbeat make two
-/// witnesses: only the confirmation is left to save them.
+/// Ten agents that are busy every five minutes; some of them say so. Beside that there are false samples. Together with a stale heartbeat
+/// these are two witnesses, so only the look before the restart can save the agents.
 pub(super) fn s02(world: &mut World) -> Oracle {
     fleet(world, 10, 1);
     for of in 0..10 {
@@ -113,7 +113,7 @@ pub(super) fn s07(world: &mut World) -> Oracle {
     Oracle::nobody(mins(75))
 }
 
-/// A start from nothing on 150 rows, with two hours of old suspicions.
+/// defib starts without any memory on 150 rows, with suspicions from the last two hours in the table.
 pub(super) fn s08(world: &mut World) -> Oracle {
     fleet(world, 150, 3);
     world.at(0, |world| {

@@ -21,8 +21,8 @@ pub(super) fn s24(world: &mut World) -> Oracle {
     })
 }
 
-/// The view is 200 s behind. Nobody is restarted for it; a dead one is, once the view has caught up with its last
-/// beat and that has become stale: 200 s and a window.
+/// The view is 200 s behind. Nobody may be restarted for that. A dead workspace is restarted once the view shows its last heartbeat and
+/// that has become stale, after 200 s and a window.
 pub(super) fn s25(world: &mut World) -> Oracle {
     fleet(world, 20, 2);
     world.at(0, |world| world.db.lag = secs(200));
@@ -31,9 +31,9 @@ pub(super) fn s25(world: &mut World) -> Oracle {
     Oracle::deaths(mins(25)).within(secs(200) + secs(105)).at_most(1)
 }
 
-/// Restarted by the platform, and by a true death; both times its heartbeats are refused. A third one has a slow boot of which both
-/// proxies complain, beats once, and then is refused for quarter of an hour while it answers everybody: with
-/// `DEFIB_WEDGED_ACTION=restart` (by seed) what was said before its last sign of life must not count.
+/// One workspace is restarted by the platform, another one dies, and afterwards the heartbeats of both are refused. A third one boots
+/// slowly, and both proxies complain of it. It sends one heartbeat, and then its heartbeats are refused for a quarter of an hour while it
+/// answers everybody. By seed with `DEFIB_WEDGED_ACTION=restart`: complaints from before its last sign of life must not count.
 pub(super) fn s26(world: &mut World) -> Oracle {
     if world.dice.chance(0.5) {
         world.settings.wedged_action = Action::Restart;
@@ -114,7 +114,8 @@ pub(super) fn s29(world: &mut World) -> Oracle {
     Oracle::nobody(mins(5))
 }
 
-/// The owner crashes or stalls for 20 s somewhere between the death and the outcome. The other replica brings it to one start.
+/// The owner crashes, or stalls for 20 s, somewhere between the death and the outcome. With the help of the other replica the workspace
+/// must be started exactly once.
 pub(super) fn s30(world: &mut World) -> Oracle {
     world.replicas = 2;
     fleet(world, 8, 1);

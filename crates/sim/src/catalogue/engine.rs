@@ -22,7 +22,7 @@ pub(super) fn s09(world: &mut World) -> Oracle {
     Oracle::nobody(mins(6))
 }
 
-/// Half of the containers are revived by the daemon, half have no restart policy and must be restarted: they alone.
+/// Half of the containers are started again by the daemon. The other half have no restart policy, and only they must be restarted.
 pub(super) fn s10(world: &mut World) -> Oracle {
     fleet(world, 12, 1);
     for of in 0..6 {
@@ -37,7 +37,7 @@ pub(super) fn s10(world: &mut World) -> Oracle {
     oracle
 }
 
-/// Frozen at `unhealthy` from before the daemon's restart, with `DEFIB_UNHEALTHY_ACTION=restart`.
+/// Two containers were `unhealthy` before the daemon was restarted, and their health stays at that. With `DEFIB_UNHEALTHY_ACTION=restart`.
 pub(super) fn s11(world: &mut World) -> Oracle {
     world.settings.unhealthy_action = Action::Restart;
     fleet(world, 8, 1);
@@ -73,7 +73,8 @@ pub(super) fn s12(world: &mut World) -> Oracle {
     Oracle::deaths(mins(10)).at_most(3)
 }
 
-/// By seed: a 404 that is no container's, an error text, or another daemon for five minutes (which then goes, or stays).
+/// By seed: a 404 that is not about the container, an unreadable answer, or another daemon on the socket, which goes after five minutes or
+/// stays.
 pub(super) fn s13(world: &mut World) -> Oracle {
     fleet(world, 15, 1);
     let (start, variant, stays) = (phase(world), world.dice.below(3), world.dice.chance(0.5));
@@ -90,8 +91,8 @@ pub(super) fn s13(world: &mut World) -> Oracle {
     Oracle::nobody(mins(15))
 }
 
-/// Frozen for twenty minutes, also a busy one. By seed with `DEFIB_WEDGED_ACTION=restart`: after the thaw the last heartbeat is
-/// older than `DEFIB_WEDGED_AFTER` and the proxies have complained all the time, and it is well.
+/// Two are frozen for twenty minutes, one of them while it is busy. By seed with `DEFIB_WEDGED_ACTION=restart`: after the thaw the last
+/// heartbeat is older than `DEFIB_WEDGED_AFTER`, and the proxies have complained all the time, although the workspace is well.
 pub(super) fn s14(world: &mut World) -> Oracle {
     if world.dice.chance(0.5) {
         world.settings.wedged_action = Action::Restart;
@@ -106,8 +107,8 @@ pub(super) fn s14(world: &mut World) -> Oracle {
     Oracle::nobody(mins(30)).verdict_reached(0, "frozen")
 }
 
-/// INCIDENTS asks for one restart per 30 min. DESIGN judges a lasting `restarting` as stopped and gives back-off and exhaustion:
-/// five attempts, then one per 30 min. The oracle holds defib to the latter.
+/// One could ask for one restart in half an hour. By section 4.1 of docs/design.md a lasting `restarting` is judged as stopped, and by
+/// section 4.6 there are five attempts and then one in half an hour. The oracle holds defib to that.
 pub(super) fn s15(world: &mut World) -> Oracle {
     fleet(world, 5, 1);
     world.workspaces[0].spec.policy = EnginePolicy::UnlessStopped;
@@ -133,7 +134,7 @@ pub(super) fn s16(world: &mut World) -> Oracle {
     Oracle::nobody(mins(10))
 }
 
-/// Recreated in less than a second while the engine's list takes most of one: the answer is of the old container.
+/// A container is recreated within a second, and the engine's list takes almost as long, so that its answer still shows the old container.
 pub(super) fn s17(world: &mut World) -> Oracle {
     fleet(world, 10, 1);
     world.engines[0].list = 900;
@@ -144,7 +145,7 @@ pub(super) fn s17(world: &mut World) -> Oracle {
     Oracle::nobody(mins(10))
 }
 
-/// One quits although it is wanted; one quits because it is being hibernated.
+/// One workspace quits although it should run; another one quits because it is being hibernated.
 pub(super) fn s18(world: &mut World) -> Oracle {
     fleet(world, 6, 1);
     let start = phase(world);
@@ -178,7 +179,8 @@ pub(super) fn s20(world: &mut World) -> Oracle {
     oracle.at_most(1).within(mins(10) + secs(60))
 }
 
-/// The kill hangs for ever. INCIDENTS asks for one attempt; DESIGN gives back-off and exhaustion.
+/// The kill hangs for ever. One could ask for a single attempt; the oracle allows what back-off and exhaustion allow (section 4.6 of
+/// docs/design.md).
 pub(super) fn s21(world: &mut World) -> Oracle {
     world.settings.wedged_action = Action::Restart;
     fleet(world, 6, 1);

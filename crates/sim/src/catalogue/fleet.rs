@@ -143,9 +143,9 @@ pub(super) fn s55(world: &mut World) -> Oracle {
     Oracle::deaths(hours(6)).not_all_well().at_most(5 + 12).verdict_reached(0, "exhausted")
 }
 
-/// The policy knows no parents; back-off must carry the children until the parent is up: all well, and fewer restarts than
-/// exhaust them. Four
-/// deaths in a fleet of twelve are a storm, and a child may be its canary: two windows until that has failed, and a cooldown.
+/// The policy does not know which workspace is whose parent. So restarts of the children fail until the parent is up, and back-off must
+/// carry them until then: in the end all are well, with fewer restarts than exhaust a workspace. Four deaths in a fleet of twelve are a
+/// storm. If a child is its canary, it takes two windows until that canary has failed, and then a cooldown.
 pub(super) fn s56(world: &mut World) -> Oracle {
     fleet(world, 12, 1);
     for child in 1..4 {

@@ -22,7 +22,7 @@ pub(super) fn s35(world: &mut World) -> Oracle {
     Oracle::nobody(hours(2)).not_all_well().ends_as(0, "paused").ends_as(1, "hibernated")
 }
 
-/// Thirty pauses that do it the wrong way round, half of them of busy agents.
+/// Thirty pauses in which the container is stopped before the row says paused. Half of the agents are busy.
 pub(super) fn s36(world: &mut World) -> Oracle {
     fleet(world, 30, 2);
     let mut oracle = Oracle::nobody(mins(10)).not_all_well();
@@ -67,9 +67,9 @@ pub(super) fn s38(world: &mut World) -> Oracle {
     Oracle::nobody(mins(40))
 }
 
-/// Really gone; the new instance is pending for a minute, and requests fail every few seconds. Asked is one new container and one
-/// life of it. Whoever cannot have a container made again waits for the platform, which makes it after a minute and a half; then a
-/// start of what is `created` for longer than the settle time disturbs nothing, so two calls are allowed.
+/// The container is gone. A new one is pending for a minute, while requests fail every few seconds. There must be one new container, with
+/// one life. A policy that cannot have a container made again waits for the platform, which makes one after a minute and a half. A start of
+/// a container that has been `created` for longer than the settle time does no harm, so two calls are allowed.
 pub(super) fn s39(world: &mut World) -> Oracle {
     fleet(world, 6, 1);
     world.workspaces[0].spec.request_every = secs(5);
@@ -143,8 +143,8 @@ pub(super) fn s42(world: &mut World) -> Oracle {
     Oracle::nobody(mins(20))
 }
 
-/// INCIDENTS asks for one attempt, by the class of the failure, which no engine tells. DESIGN gives back-off and exhaustion:
-/// five attempts within half an hour.
+/// One could ask for a single attempt, because the configuration is broken. But no engine tells the kind of a failure, so the oracle allows
+/// what back-off and exhaustion allow: five attempts within half an hour (section 4.6 of docs/design.md).
 pub(super) fn s43(world: &mut World) -> Oracle {
     fleet(world, 5, 1);
     let at = phase(world);
@@ -155,7 +155,7 @@ pub(super) fn s43(world: &mut World) -> Oracle {
     Oracle::deaths(mins(29)).not_all_well().at_most(5).verdict_reached(0, "exhausted")
 }
 
-/// defib sweeps no orphans: it must not touch what has no row, nor what comes back with its row.
+/// defib removes no containers that have no row. It must not touch them while they have none, nor when their rows come back.
 pub(super) fn s44(world: &mut World) -> Oracle {
     fleet(world, 15, 1);
     let lasting = world.dice.between(secs(10), mins(10));

@@ -1,8 +1,8 @@
 //! The incidents, each with its oracle. S01 to S56 happened to systems like this one; from S57 on neighbours misbehave.
 //!
-//! A seed varies what the story leaves open: phases, intervals, which workspace, which variant, how long. What defib itself
-//! cannot see (that a failure is of the configuration class, that a child hangs on its parent's network) is in the world all the
-//! same; the scenario's doc then says what is asked of defib instead.
+//! A seed varies what the story leaves open: phases, intervals, which workspace, which variant, how long. The world also has what defib
+//! cannot see (that a failure comes from the configuration, that a child uses its parent's network); the comment of such a scenario says
+//! what is asked of defib instead. docs/incidents.md has a section for each, with what happened in the field.
 
 mod cadence;
 mod database;

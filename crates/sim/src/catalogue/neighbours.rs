@@ -8,8 +8,9 @@ use crate::time::{Ms, hours, mins, secs};
 use crate::workspace::{Body, EnginePolicy, Fate};
 use crate::world::World;
 
-/// Thirty die one after the other, not enough at once for a storm, and `mark_dead` hangs or raises for them: they wait until it works. The
-/// ten who die after them are restarted as if nothing had happened: the hanging ones take no place from them.
+/// Thirty workspaces die one after the other, never enough at once for a storm. `mark_dead` hangs or raises for them, so they wait until it
+/// works. The ten that die after them must be restarted as if nothing had happened: those whose function hangs must not use up the places
+/// for restarts.
 pub(super) fn s63(world: &mut World) -> Oracle {
     fleet(world, 100, 1);
     let mut oracle = Oracle::deaths(mins(50)).within(mins(50));
@@ -26,8 +27,9 @@ pub(super) fn s63(world: &mut World) -> Oracle {
     oracle.at_most(40)
 }
 
-/// The engine cannot be reached for six seconds of every twenty, for half an hour. One that its restart policy has given up is dead all
-/// that time: each return of the engine grants its policies a moment, but all of them together must not keep it dead.
+/// For half an hour, the engine cannot be reached for six seconds of every twenty. A workspace that its own restart policy has given up is
+/// dead all that time. With each return of the engine its policies are waited for again, but all these waits together must not keep the
+/// workspace dead.
 pub(super) fn s66(world: &mut World) -> Oracle {
     fleet(world, 20, 2);
     let of = 2 * someone(world, 10);
@@ -104,8 +106,9 @@ fn hold_when_claimed(world: &mut World, of: usize) {
     }
 }
 
-/// It dies a second after each start, while a list of its engine takes three seconds and its events are heard at once. Whoever judges
-/// it by a list that was asked before its last restart must know of that restart: no attempt is made twice, and the back-off grows.
+/// It dies a second after each start. A list of its engine takes three seconds, and its events are heard at once. So it is judged by a list
+/// that was asked for before its last restart, and that judgement must know of the restart: no attempt is made twice, and the back-off
+/// grows.
 pub(super) fn s71(world: &mut World) -> Oracle {
     fleet(world, 10, 1);
     world.engines[0].list = secs(3);

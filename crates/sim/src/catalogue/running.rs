@@ -48,8 +48,8 @@ pub(super) fn s68(world: &mut World) -> Oracle {
     Oracle::nobody(mins(40))
 }
 
-/// One hangs and its health check fails; its restart waits, because all places of its engine are taken for a minute. Meanwhile it comes
-/// to: its check passes, and its next heartbeat is not there yet, or does not arrive for a while.
+/// One hangs, and its health check fails. Its restart waits, because all places on its engine are taken for a minute. Meanwhile it recovers
+/// by itself: its check passes, but its next heartbeat has not arrived yet, or does not arrive for a while.
 pub(super) fn s69(world: &mut World) -> Oracle {
     world.settings.unhealthy_action = Action::Restart;
     fleet(world, 40, 1);
@@ -68,9 +68,9 @@ pub(super) fn s69(world: &mut World) -> Oracle {
     Oracle::deaths(mins(15)).within(mins(10)).at_most(8).at_most_of(0, 0)
 }
 
-/// Three run and have lost their heartbeats for 25 min. One login accuses them, in the name of each of its requests; or by seed under its
-/// own name and, from shortly before they are found hanging, under a second one, for less than the two windows after which the second
-/// would be a witness.
+/// Three workspaces run, and their heartbeats are lost for 25 minutes. By seed, one login accuses them under the id of each request; or it
+/// accuses them under one name and, from shortly before they are found hanging, under a second one. The second name is used for less than
+/// the two windows after which it would be a witness.
 pub(super) fn s70(world: &mut World) -> Oracle {
     world.settings.wedged_action = Action::Restart;
     fleet(world, 30, 2);

@@ -48,8 +48,8 @@ pub(super) fn s60(world: &mut World) -> Oracle {
     the_others_live(world, &[Refused, Refused, Refused, Refused, Vetoed, Vetoed, Vetoed, Vetoed])
 }
 
-/// Twelve die together, and up to a third of them die again two seconds after each start. Whatever the draws, nobody waits longer than
-/// it takes to have tried everybody once; how many rounds fail is counted over many draws in a test.
+/// Twelve die together, and up to a third of them die again two seconds after each start. Whatever the lots are, nobody may wait for longer
+/// than it takes to try everybody once. How many rounds fail is counted over many draws in a test of the policy.
 pub(super) fn s61(world: &mut World) -> Oracle {
     let n = 1 + sometime(world, 4);
     let hopeless = vec![Hopeless::DiesAgain; usize::try_from(n).unwrap_or(1)];
@@ -61,8 +61,8 @@ pub(super) fn s61(world: &mut World) -> Oracle {
     })
 }
 
-/// Eight die together and come back; by seed, three more die again and again until they are exhausted, or are held by an operator, or
-/// run and are only reported. The storm must end all the same, and one who dies an hour later must not wait for it.
+/// Eight die together and come back. By seed, three more die again and again until they are exhausted, or are held by an operator, or run
+/// and are only reported. The storm must end although these stay as they are, and a workspace that dies an hour later must not wait for it.
 pub(super) fn s62(world: &mut World) -> Oracle {
     fleet(world, FLEET, 1);
     let kind = sometime(world, 3);

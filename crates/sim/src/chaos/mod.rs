@@ -1,8 +1,8 @@
 //! Chaos years: faults of every kind, drawn and combined for years of fleet time.
 //!
-//! Two invariants: nobody is restarted who is well or not ours, and every death that can be healed is answered within its bound
-//! ([`liveness`]), whatever its neighbours do: some of them cannot be started, are missing, die again and again, or
-//! make the platform's functions raise, at any share of those who die together.
+//! Two invariants hold. No workspace is restarted that is well, or that is not ours to restart. And every death that a restart can mend is
+//! answered within its bound ([`liveness`]), whatever the neighbours do. Any share of those that die together may be impossible to start,
+//! missing, or dying again and again, or may make the platform's functions raise.
 //!
 //! | file | draws |
 //! | --- | --- |
@@ -43,7 +43,7 @@ impl Climate {
     }
 }
 
-/// A storm that lasts longer is a guard that does not let go, whoever is hopeless in it.
+/// If a storm lasts longer than this, its guard does not end it, whoever in it cannot be helped.
 const STORM_MAX: Ms = hours(3);
 
 /// What came of it.

@@ -1,5 +1,5 @@
-//! Neighbours that misbehave, each of whom must be nobody else's trouble: workspaces that cannot be helped for a while, functions of
-//! the platform that veto, raise or hang for them, locks on defib's tables, reporters that lie, and boots under way when defib starts.
+//! Neighbours that misbehave, and that must not harm anybody else: workspaces that cannot be helped for a while, functions of the platform
+//! that veto, raise or hang for them, locks on defib's tables, reporters that lie, and boots that are under way when defib starts.
 
 use std::time::Duration;
 
@@ -245,8 +245,8 @@ fn hold(world: &mut World, of: usize) {
 fn comes_to(world: &mut World, of: usize) {
     if is_up(world, of) {
         let lasting = world.dice.between(secs(30), mins(30));
-        // Whoever was silent and out of reach for long and goes on being silent cannot be told from one that is still out of reach, until
-        // what its callers said is old.
+        // A workspace that could not be reached for long, and whose heartbeats are still missing, looks as if it still could not be reached
+        // until the reports of its callers are old.
         let for_long = lasting > 4 * world.workspaces[of].spec.interval;
         let beats_again = for_long || world.dice.chance(0.7);
         world.wedge_for(of, lasting, beats_again);

@@ -1,5 +1,5 @@
-//! A restart on its way, with the world turning in between. What is asked in which order, and what each answer means, is
-//! [`defib_policy::restart`]'s, as in the daemon; here the world is asked, and each answer takes its time.
+//! A restart under way, while the world goes on. As in the daemon, [`defib_policy::restart`] says what is asked in which order and what
+//! each answer means. Here the simulated world is asked, and each answer takes time.
 
 use defib_policy::abilities::Abilities;
 use defib_policy::attempt::Outcome;

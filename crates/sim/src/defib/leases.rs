@@ -33,7 +33,7 @@ impl Defib {
         self.ownership.epoch(&world.engines[engine].name, self.moment(world.now)).is_some()
     }
 
-    /// Takes a turn where what was ours has ended without one: whose word a pass is must be known before it is judged.
+    /// Takes a turn if our leases have ended because none came in time. A pass must know which engines are ours before it judges.
     pub(super) fn turn_if_lapsed(&mut self, world: &mut World) {
         if self.ownership.has_lapsed(self.moment(world.now)) {
             self.turn_leases(world);
@@ -62,7 +62,7 @@ impl Defib {
         let lapsed = self.ownership.has_lapsed(at);
         let before: BTreeSet<EngineName> = self.ownership.owned(at).into_keys().collect();
         let change = self.ownership.turn(table.turned(at), span(LEASE_TTL), &engines, at);
-        // What others have said is in the tables, and is taken over at once.
+        // What other replicas have recorded is in the tables, and is taken over at once.
         self.ownership.catch_up(change.gained.clone());
         if lapsed || !change.gained.is_empty() || !change.lost.is_empty() {
             self.hand_over_and_take_over(&before, at, world);

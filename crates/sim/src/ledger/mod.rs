@@ -35,8 +35,8 @@ use crate::weakening::Weakening;
 pub use hold::{Hold, HoldScope};
 pub use row::{Claim, ClaimUnderWay, Claimed, Mark, MayAct, OpenAttempt, Refusal, Restart};
 
-/// An attempt of a run that has ended interests nobody after this time: it is longer than any reset of the back-off and than the time
-/// for which attempts are read, with a day to spare for a clock that is set back.
+/// After this time nobody reads an attempt of a run that has ended. It is longer than any reset of the back-off, and than the time for
+/// which attempts are read, with a day to spare for a clock that is set back.
 const OVER_AFTER: Duration = Duration::from_secs(8 * 86_400);
 
 /// The tables.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use defib_policy::attempt::Attempt;
 use defib_policy::id::EngineName;
 use defib_policy::moment::Timestamp;
-use defib_policy::recovery;
+use defib_policy::restart::left_behind;
 
 use super::{Ledger, OpenAttempt};
 
@@ -31,7 +31,7 @@ impl Ledger {
             started_at: row.started_at,
             claimed_by: row.claimed_by.clone(),
             verdict: row.verdict,
-            row: recovery::Row { epoch: row.epoch, acting: row.acting_at.is_some(), overdue: row.deadline_at < now },
+            row: left_behind::Row { epoch: row.epoch, acting: row.acting_at.is_some(), overdue: row.deadline_at < now },
         })
         .collect()
     }

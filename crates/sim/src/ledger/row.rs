@@ -5,7 +5,7 @@ use std::time::Duration;
 use defib_policy::attempt::Outcome;
 use defib_policy::id::{ContainerId, EngineName, WorkspaceId};
 use defib_policy::moment::Timestamp;
-use defib_policy::recovery;
+use defib_policy::restart::left_behind;
 
 use crate::facts::Evidence;
 
@@ -146,7 +146,7 @@ pub struct OpenAttempt {
     /// The verdict that asked for it.
     pub verdict: &'static str,
     /// What the rule of recovery reads of it.
-    pub row: recovery::Row,
+    pub row: left_behind::Row,
 }
 
 /// A claim's transaction under way: what it holds, and what it would commit.

@@ -9,10 +9,10 @@
 //!
 //! In both, a start of what runs by then does nothing. A restart of a wedged one kills its successor.
 //!
-//! Two more things are counted and not held against the protocol. An engine restarts whatever it finds, so a life that somebody else
-//! began between our look and the engine's deed dies of it (*raced*); the platform's, or one that a start of ours began which the
-//! engine had been sitting on. And a start may find dead not the life that it was meant for but its successor (*revived*): nobody who
-//! runs is hurt by a start, so its attempt is settled as soon as a new life shows, and does not wait for the engine.
+//! Two more things are counted and not held against the protocol. An engine restarts whatever it finds, so it also ends a life that
+//! somebody else began between our look and the moment at which it acts (*raced*): one that the platform began, or one that a late start of
+//! ours began. And a start may find that not the life that it was meant for is dead, but its successor (*revived*). A start harms nothing
+//! that runs, so its attempt is settled as soon as a new life shows, without waiting for the engine.
 
 use defib_policy::attempt::Outcome;
 
@@ -131,7 +131,8 @@ impl Walk {
             return;
         }
         match starter {
-            // Somebody's restart between our look and the engine's deed: no engine can be told to mind it.
+            // Somebody else restarted it between our look and the moment at which the engine acted. No engine can be asked to take care of
+            // that.
             Starter::Platform if began >= call.looked_at => self.tally.raced += 1,
             _ if excused && call.window => self.tally.killed_by_woken += 1,
             _ if excused => self.tally.killed_by_belated += 1,

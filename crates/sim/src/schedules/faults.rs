@@ -86,7 +86,7 @@ impl Walk {
         }
     }
 
-    /// From a tenth of a second to two minutes, mostly around what matters to a lease.
+    /// From a tenth of a second to two minutes, and mostly about as long as a lease lasts.
     fn lasting(&mut self) -> Ms {
         match self.dice.below(10) {
             0..=2 => self.dice.between(100, secs(4)),
