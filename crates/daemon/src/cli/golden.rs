@@ -56,7 +56,7 @@ pub(super) fn replica(name: &str, mode: &str) -> ReplicaSaid {
         name: name.to_owned(),
         engines: vec!["default".to_owned(), "gpu".to_owned()],
         mode: Some(mode.to_owned()),
-        version: Some("0.1.0".to_owned()),
+        version: Some("0.2.0".to_owned()),
         watched_statuses: Some(["online", "degraded", "offline"].map(str::to_owned).to_vec()),
         heartbeats_usable: Some(true),
         started_ago: seconds(7_384),

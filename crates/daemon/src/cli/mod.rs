@@ -17,6 +17,7 @@ mod explain;
 mod findings;
 #[cfg(test)]
 mod golden;
+mod manual;
 mod mapping;
 mod names;
 mod operator;
@@ -25,10 +26,11 @@ mod standing;
 mod status;
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use defib_store::{Store, StoreError};
 
 use crate::config::{Config, Faults, FewKnobs, RawKnobs, envfile};
@@ -37,7 +39,7 @@ use crate::{clock, connect, logging, run};
 
 /// Restarts the workspaces that are really dead, and no others.
 #[derive(Debug, Parser)]
-#[command(name = "defib", version, about, disable_help_subcommand = true, max_term_width = 110)]
+#[command(name = "defib", version = env!("VERSION_AND_COMMIT"), about, disable_help_subcommand = true, max_term_width = 110)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -80,6 +82,12 @@ enum Command {
         /// Which
         #[arg(value_enum)]
         table: DocsTable,
+    },
+    /// Write the man pages and the completions for bash, zsh and fish
+    #[command(hide = true)]
+    HelpFiles {
+        /// The folder to write to; it is made if it does not exist
+        folder: PathBuf,
     },
 }
 
@@ -391,6 +399,10 @@ async fn dispatch(command: Command) -> anyhow::Result<Ended> {
         Command::HelpDocs { table } => {
             let table = if table == DocsTable::Knobs { docs::knobs() } else { docs::metrics() };
             say!("{}", table.trim_end_matches('\n'));
+            Ok(Ended::Well)
+        }
+        Command::HelpFiles { folder } => {
+            manual::write_files(&folder, &Cli::command())?;
             Ok(Ended::Well)
         }
     }
