@@ -111,7 +111,10 @@ fn page(command: Command, names: &[String]) -> Result<Page> {
         &mut roff,
         "FILES",
         &[
-            ("/etc/defib/defib.env", "The environment of the service. It holds secrets, so only root and the group defib may read it."),
+            (
+                "/etc/defib/defib.env",
+                "The environment of the service. It holds secrets, so only root and the group defib may read it.",
+            ),
             ("/usr/share/defib", "Adapters to platforms' tables, presets of control planes, alerts and a dashboard."),
             ("/usr/share/doc/defib", "The documents: start with install.md and runbook.md."),
         ],
@@ -124,8 +127,12 @@ fn page(command: Command, names: &[String]) -> Result<Page> {
 /// What exit code 1 of a command means.
 fn own_exit(page: &str) -> &'static str {
     match page {
-        "defib-check" => "Something is unreachable, not permitted or wrongly tuned. With --strict, also if there is only a warning.",
-        "defib-status" => "The database could not be read; or, with --exit-code, one of the workspaces shown is in trouble.",
+        "defib-check" => {
+            "Something is unreachable, not permitted or wrongly tuned. With --strict, also if there is only a warning."
+        }
+        "defib-status" => {
+            "The database could not be read; or, with --exit-code, one of the workspaces shown is in trouble."
+        }
         "defib-run" => "The daemon could not start, or had to end. The log says why.",
         _ => "The command failed, or what it was asked about does not exist. A line on standard error says why.",
     }
