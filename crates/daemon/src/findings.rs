@@ -4,8 +4,8 @@
 //! suspicion taken ──awaits──► a pass that began later judges the workspace ──found──► defib.suspicions.finding
 //! ```
 //!
-//! Best effort: where there are too many at once, or the database does not take it, the finding of a suspicion is lost,
-//! and `explain` says only that it was taken.
+//! This is best effort. If there are too many at once, or the database refuses one, the finding of a suspicion is lost, and `explain` says
+//! only that the suspicion was taken.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -17,7 +17,7 @@ use defib_policy::moment::Moment;
 
 use crate::sync::lock;
 
-/// Workspaces whose finding is awaited, and findings that are not written yet: so many of each. Larger: more memory in a flood.
+/// How many workspaces may wait for a finding, and how many findings may wait to be written. Larger: more memory in a flood.
 const FINDINGS_MAX: usize = 10_000;
 
 /// Suspicions of one workspace whose finding is awaited.

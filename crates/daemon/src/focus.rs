@@ -1,8 +1,8 @@
 //! Which workspaces of one engine are to be looked at before the next poll, and when.
 //!
-//! Suspicions arrive by the thousand, events in bursts, and both are only reasons to look. So they meet here: one entry a
-//! workspace, however many reasons there were; and a suspicion never makes one workspace be looked at more often than once
-//! each `DEFIB_PROBE_SPACING`. Each engine has a queue of its own, so that one which hangs holds up nobody else's.
+//! Suspicions arrive by the thousand, and events in bursts. Both are only reasons to look, so they are collected here: there is one entry
+//! for a workspace, however many reasons there were, and suspicions cause at most one look at a workspace in each `DEFIB_PROBE_SPACING`.
+//! Each engine has a queue of its own, so that an engine that hangs delays no looks at another one.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -16,14 +16,14 @@ const BATCH_MAX: usize = 256;
 /// Planned looks of one workspace, at most: those that come first.
 const PLANNED_MAX: usize = 4;
 
-/// Looks at one that is only waited for come in distances that grow by this part of the time that it has been waited for. Larger: its
-/// first heartbeat is noticed later. Smaller: one that takes half an hour to come up is inspected more often for it.
+/// The pause between two looks at a workspace that is starting, as a part of the time that it has been starting for. Larger: its first
+/// heartbeat is noticed later. Smaller: one that takes half an hour to start is inspected more often.
 const PATIENCE: u32 = 4;
 
 /// The queue of one engine.
 #[derive(Debug, Default)]
 pub(crate) struct FocusQueue {
-    /// A few moments a workspace: the first one does not stand for a later one that was asked for with a reason.
+    /// There are a few moments for each workspace, because a look at the first of them does not answer what a later one is to find out.
     due: HashMap<WorkspaceId, BTreeSet<Moment>>,
     /// The first of them for each workspace, in order of time: a flood must not make every turn of the loop a walk over
     /// all that wait.
@@ -62,8 +62,8 @@ impl FocusQueue {
         self.look(id, due);
     }
 
-    /// Asks for a look at one that is coming up: nobody tells of its first heartbeat. At `due`, or later the longer it has been waited
-    /// for; and where the next `poll` would come first anyway, that poll is the look.
+    /// Asks for a look at a workspace that is starting, because nothing announces its first heartbeat. The look is made at `due`, or later
+    /// if the workspace has been starting for long. If the next `poll` comes first, that poll is the look.
     pub(crate) fn wait_for(&mut self, id: WorkspaceId, now: Moment, due: Moment, poll: Duration) {
         let waiting = self.awaited.entry(id.clone()).or_insert((now, now));
         if now - waiting.1 > 2 * poll {

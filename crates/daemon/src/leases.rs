@@ -1,4 +1,4 @@
-//! Our turns at the leases, and what follows from them: words taken over from other replicas, and left to them.
+//! Our turns at the leases, and what follows from them: for which workspaces this replica begins or ceases to record verdicts.
 //!
 //! The turns are taken by the loop that decides, and only while it turns: a replica whose passes hang does not renew, and loses
 //! what it owns. Whose word counts between two turns is [`defib_policy::ownership`]'s.
@@ -35,7 +35,8 @@ pub(crate) struct Leases {
     busy: Busy,
     /// The engines that this replica is configured for.
     engines: Vec<EngineName>,
-    /// One turn at a time: a second one that began on the same knowledge would take the first one's epochs for somebody else's.
+    /// Held for a whole turn. A second turn that began with the same knowledge would take the epochs that the first one was given for
+    /// another process's.
     turning: tokio::sync::Mutex<()>,
     /// Who had moved to another engine by the read of the fleet before the last.
     moved: Mutex<Vec<WorkspaceId>>,
@@ -84,7 +85,8 @@ impl Leases {
         let table = self.tables.take_lease_turn(&turn).await?;
         self.news.leases(&config.replica_id, owned.as_ref(), &table, self.state.only_observes());
 
-        // What is lost is not spoken for from here on; what is gained, once it is known what others have said.
+        // From here on nothing is recorded for the engines that were lost. For those that were gained it is, as soon as it is known what
+        // other replicas have recorded.
         let now = self.state.now();
         let (change, speaks) = {
             let mut ownership = self.state.ownership();

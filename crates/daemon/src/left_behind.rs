@@ -40,14 +40,15 @@ impl LeftBehind {
                 self.settle(&attempt, settle).await?;
             }
         }
-        // Before the rows are read: one that shows a later epoch was claimed by whoever has taken over from us since.
+        // This is asked before the rows are read. If a row then shows a later epoch, another process has taken the engine over from us
+        // since.
         let owned = self.state.ownership().owned(self.state.now());
         if owned.is_empty() {
             return Ok(());
         }
         let engines: Vec<EngineName> = owned.keys().cloned().collect();
         let open = self.store.open_attempts(&engines).await?;
-        // Read after the rows: what is ours and under way was in flight before its row was there.
+        // This is read after the rows: a restart of ours is in flight before its row exists.
         let in_flight = self.restarter.in_flight();
         let mut abandoned: BTreeMap<EngineName, Vec<OpenAttempt>> = BTreeMap::new();
         for attempt in open.into_iter().filter(|attempt| !in_flight.contains(&attempt.workspace)) {

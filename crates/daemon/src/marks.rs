@@ -37,7 +37,8 @@ use crate::sync::lock;
 /// Errands that are run side by side, of those that have not failed. One more lane is for those that have.
 const LANES: usize = 2;
 
-/// Errands that wait, at most. What falls out is found again: a recovery by the next pass, what is owed by the next read of the table.
+/// Errands that wait, at most. Those that are dropped are found again: a recovery by the next pass, and a mark that is owed by the next
+/// read of the table.
 const ERRANDS_MAX: usize = 20_000;
 
 /// Marks that are read at once as owed.
@@ -124,7 +125,7 @@ impl Marks {
             return;
         }
         for external in &plan.external {
-            // Every pass says so of one that is lost. The platform is told once, until it is back.
+            // Every pass reports a workspace that is lost. The platform is told once, until the workspace is back.
             if external.lost && lock(&self.told_lost).contains(&external.workspace) {
                 continue;
             }
@@ -183,8 +184,8 @@ impl Marks {
             if engines.is_empty() {
                 continue;
             }
-            // Whoever speaks for what no engine has sees to the marks of engines that nobody is configured for, too. That another replica
-            // sees to one of them at the same moment does no harm: a mark is taken back once.
+            // The replica that owns what no engine has also takes back the marks on engines that nobody is configured for. If another
+            // replica takes one of them back at the same moment, that does no harm, because a mark is taken back once.
             let engines = (!whole_fleet).then_some(engines.as_slice());
             let due = self.tables.owed_marks(engines, OWED_MAX).await;
             self.news.recorded("marks", due.as_ref().err());
@@ -194,7 +195,7 @@ impl Marks {
         }
     }
 
-    /// What is owed is due by the table's word, whatever is waited for here.
+    /// The table says when a mark is due, whatever delay is remembered here.
     fn add_owed(&self, workspace: &WorkspaceId) {
         let waits = lock(&self.errands).contains_key(workspace);
         if !waits {

@@ -1,5 +1,5 @@
-//! What outlives this process of what it has learned: each workspace's heartbeat interval, so that after a deploy a window is what it was
-//! before, and what `defib explain` can say of one that is alive.
+//! Keeps what this process has learned beyond its end: the heartbeat interval of each workspace, so that its window is the same after a new
+//! version was deployed, and what `defib explain` can tell of a living workspace.
 //!
 //! It is written lazily, a slice of the fleet with each poll and only what has changed, and read once, at the start. Losing any of
 //! it costs three heartbeats.
@@ -30,7 +30,7 @@ const RECALLED_MAX: i64 = 250_000;
 /// What has not changed is written again after this, so that it is not forgotten as old.
 const REWRITTEN_AFTER: Duration = Duration::from_secs(86_400);
 
-/// What has not been written for so long is of no workspace of the fleet.
+/// A row that has not been written for this long belongs to no workspace of the fleet any more.
 pub(crate) const FORGOTTEN_AFTER: Duration = Duration::from_secs(7 * 86_400);
 
 /// Where it is kept.

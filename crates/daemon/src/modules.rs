@@ -1,4 +1,4 @@
-//! A test of the house: no module of this crate imports one that imports it, however long the way round.
+//! A test of the structure of this crate: no module imports another one that imports it, directly or through others.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

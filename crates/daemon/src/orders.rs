@@ -35,7 +35,7 @@ const ORDERS_MAX: i64 = 100;
 /// All replicas have looked for orders within this.
 const EVERYBODYS_TURN: Duration = Duration::from_millis(2_500);
 
-/// After this an order that nobody carried out is void: whoever gave it has long done something else.
+/// After this an order that nobody carried out is void, because whoever gave it no longer expects it to be carried out.
 const VOID_AFTER: Duration = Duration::from_secs(600);
 
 /// Carries orders out.

@@ -1,8 +1,8 @@
 //! The settings that single workspaces have of their own: the `policy` column of their row, and `defib.*` labels of their
 //! container. The row wins, setting by setting.
 //!
-//! Both are read with every pass and hardly ever change, so what was made of them is kept, together with what it was made
-//! of. What is wrong with one is said once, and stays in the evidence of every verdict until it is mended.
+//! Both come with every pass and hardly ever change, so the parsed settings are kept together with the text that they were parsed from.
+//! What is wrong with a setting is logged once, and stays in the evidence of every verdict until it is mended.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use tracing::warn;
 
 use crate::logging::printable;
 
-/// Longer `policy` texts are not read: six settings fit into a small part of it.
+/// Longer `policy` texts are not read. All settings fit into a small part of this length.
 const POLICY_MAX: usize = 4_096;
 
 /// The labels of a container that are settings: without their `defib.`, in order.

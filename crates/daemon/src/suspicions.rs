@@ -76,7 +76,8 @@ impl Suspicions {
             return Ok((Vec::new(), false));
         }
         let (snapshot, mut taken, mut after) = (self.state.fleet(), Vec::new(), 0);
-        // Those of others stay in the table until their replica comes for them, and must not keep ours from being seen.
+        // Suspicions of other replicas' workspaces stay in the table until those replicas take them. They must not keep ours from being
+        // found.
         for _ in 0..PAGES_MAX {
             let page = self.tables.pending_suspicions(after, SUSPICIONS_MAX).await?;
             let last = i64::try_from(page.len()).is_ok_and(|rows| rows < SUSPICIONS_MAX);

@@ -1,8 +1,8 @@
 //! What this replica says of itself and of the engines that it owns, for `defib status` and `defib explain`.
 //!
-//! A pass over a whole engine leaves a word here. The recorder writes it once the verdicts of that pass are in the table: a word says that
-//! the table tells the truth about the engine's workspaces, so where verdicts cannot be written there is none, and after a while
-//! everybody there is `not judged`. A word that is lost is made good by the next pass.
+//! A pass over a whole engine leaves a report here. The recorder writes it once the verdicts of that pass are in the table. So a report
+//! says that the table is true for the engine's workspaces. Where verdicts cannot be written there is no report, and after a while the
+//! engine's workspaces are shown as `not judged`. If a report is lost, the next pass makes another one.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};

@@ -142,7 +142,7 @@ impl Worker {
         self.under_way.shutdown().await;
     }
 
-    /// The instant of the next focused pass; far away while one is under way or none is due.
+    /// When the next focused pass is due. Far in the future while one is under way, or if none is due.
     fn next_focus(&self) -> Instant {
         let due = if self.focus_under_way { None } else { lock(&self.agenda.asked).focus.next_due() };
         let now = self.passes.state.now();
@@ -276,7 +276,7 @@ impl Worker {
     fn look_at(&self, event: &ContainerEvent) {
         let state = &self.passes.state;
         let now = state.now();
-        // One replica's haste is enough: those that only observe see it with the next poll.
+        // It is enough if the owner looks at once. Replicas that only observe see it with the next poll.
         if !state.speaks_for(Some(&event.engine), now) {
             return;
         }

@@ -1,7 +1,7 @@
 //! `defib check`: is everything reachable, permitted and sanely tuned? Every line that is not well says what to do.
 //!
-//! What would keep a dead one dead or restart a healthy one fails. What is probably not meant so is a warning, and fails only with
-//! `--strict`.
+//! The check fails on whatever would keep a dead workspace dead or restart a healthy one. What is merely probably a mistake is a warning,
+//! and fails only with `--strict`.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use crate::logging::{chain, printable};
 use crate::marked_status::{self, MarkedStatus};
 use crate::{clock, connect, driver, files};
 
-/// Clocks further apart than this are worth a word: verdicts do not depend on it, people reading timelines do.
+/// Clocks that are further apart than this are mentioned. Verdicts do not depend on that, but people who read timelines do.
 const SKEW_MAX: Duration = Duration::from_secs(2);
 
 pub(super) async fn run(config: &Config, strict: bool) -> anyhow::Result<Ended> {
@@ -31,7 +31,7 @@ pub(super) async fn run(config: &Config, strict: bool) -> anyhow::Result<Ended> 
     let (mut judged, mut all) = (Vec::new(), Vec::new());
     if let Some(facts) = now.as_ref().filter(|facts| facts.schema != SchemaState::Missing) {
         judged = contract::check(&mut findings, config, &store, facts.fleet.is_err()).await;
-        // Only to know which ids there are: what keeps it from being read is told above.
+        // This only asks which ids there are. If the fleet cannot be read, that has been said above.
         all = store.status().await.unwrap_or_default();
     }
     if now.is_some() {
@@ -123,7 +123,7 @@ async fn check_database(findings: &mut Findings, config: &Config, store: &Store)
     Some(facts)
 }
 
-/// Without it everything works, only later: a note, and no failure.
+/// Everything works without it, only later. So it is a note, and no failure.
 async fn check_listening(findings: &Findings, config: &Config) {
     match can_listen(&connect::listen_settings(config), driver::CHANNELS).await {
         Ok(()) => findings.well("listening", "suspicions are heard at once"),
@@ -203,7 +203,7 @@ fn check_fleet(findings: &mut Findings, config: &Config, facts: &CheckFacts) {
     }
 }
 
-/// The watched statuses that no workspace has. Nothing to mend in a small fleet, and the first hint of a word that is misspelt.
+/// The watched statuses that no workspace has. In a small fleet that is normal, but it may also be a misspelt word.
 fn unseen(config: &Config, fleet: &FleetFacts) -> String {
     let is_seen = |watched: &&String| !fleet.by_status.iter().any(|(status, _)| status.as_ref() == Some(watched));
     let unseen: Vec<&str> = config.watched_statuses.iter().filter(is_seen).map(String::as_str).collect();

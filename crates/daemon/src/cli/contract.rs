@@ -65,7 +65,7 @@ fn check_policies(findings: &mut Findings, config: &Config, workspaces: &[Worksp
     }
 }
 
-/// Somebody else's text in a sentence of ours: more of it than of a name.
+/// Text from outside that is quoted in a sentence of ours. It may be longer than a name.
 fn brief_sentence(text: &str) -> String {
     printable(text).chars().take(300).collect()
 }
@@ -275,7 +275,7 @@ fn check_engines(findings: &mut Findings, config: &Config, workspaces: &[Workspa
     }
 }
 
-/// Two workspaces of one container: the death of one would be the death of both, and a restart for one a surprise for the other.
+/// Two workspaces with one container: if it dies, both are called dead, and a restart of one of them also ends the other.
 fn check_references(findings: &mut Findings, workspaces: &[Workspace]) {
     let mut references: BTreeMap<(&EngineName, &str), Vec<&str>> = BTreeMap::new();
     let mut nameless: Vec<&str> = Vec::new();

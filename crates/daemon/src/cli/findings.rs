@@ -1,6 +1,6 @@
-//! The findings of `defib check`, printed as they come, and what they come to.
+//! The findings of `defib check`. They are printed as they are made, and counted for the result.
 
-/// Things that are named in one line. Who has thousands of the same fault is told of it once.
+/// How many things are named in one line, so that thousands of the same fault are one line.
 const NAMED_MAX: usize = 3;
 
 /// How many findings of each weight there were.
@@ -23,7 +23,7 @@ impl Findings {
         say!("note  {what}: {detail}");
     }
 
-    /// Probably not meant so. It keeps no dead one dead and restarts no healthy one, or somebody has chosen it.
+    /// Probably a mistake. Either it neither keeps a dead workspace dead nor restarts a healthy one, or somebody has chosen it.
     pub(super) fn warn(&mut self, what: &str, detail: &str) {
         self.warned += 1;
         say!("warn  {what}: {detail}");

@@ -1,5 +1,6 @@
 //! `defib check` on the mapping of workspaces to containers, both ways and engine by engine: watched rows that have no container, and
-//! containers that carry the label and have no row. One that is missing is dead, and stays so; one without a row is watched by nobody.
+//! containers that carry the label and have no row. A workspace without a container is dead and stays so. A container without a row is
+//! watched by nobody.
 
 use std::collections::{BTreeMap, HashMap};
 

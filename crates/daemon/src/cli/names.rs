@@ -1,4 +1,4 @@
-//! Names that people type: in which order they are shown, and what was meant by one that does not exist.
+//! Names that people type: in which order they are shown, and which name was probably meant by one that does not exist.
 
 use std::cmp::Ordering;
 
@@ -7,7 +7,7 @@ use defib_store::{HoldScope, Store};
 use super::Refused;
 use crate::logging::printable;
 
-/// As people sort: `w2` before `w10`. Names that differ only in leading zeros are told apart by the usual order.
+/// Sorts as people do, `w2` before `w10`. Names that differ only in leading zeros are sorted as texts.
 pub(super) fn natural(left: &str, right: &str) -> Ordering {
     let (mut a, mut b) = (left, right);
     loop {

@@ -25,7 +25,8 @@ pub(super) async fn migrate(store: &Store) -> anyhow::Result<Ended> {
     Ok(tell_missing_roles(&report))
 }
 
-/// Without its role the daemon, a proxy or an operator has no rights: a deployment that goes on would find out later.
+/// Without its role the daemon, a proxy or an operator has no rights. The command fails now, because a deployment that went on would fail
+/// later.
 fn tell_missing_roles(report: &MigrateReport) -> Ended {
     if report.roles_missing.is_empty() {
         return Ended::Well;

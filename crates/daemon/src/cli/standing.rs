@@ -72,8 +72,8 @@ impl Standing<'_> {
         }
     }
 
-    /// Whether somebody should look: it is in doubt, dead or worse, or nobody watches over it although it should be watched.
-    /// Who is busy or just starts is well.
+    /// Whether somebody should look at it: it is in doubt or dead, or nobody judges it although it should be watched. A workspace that is
+    /// busy or has just started is well.
     pub(super) fn is_trouble(&self) -> bool {
         match self {
             Self::Suspended | Self::NotWatched => false,
@@ -90,7 +90,7 @@ impl Voices {
         let watched = watched(&said);
         let (mut read, mut malformed) = (None, HashMap::new());
         if let Some(watched) = &watched {
-            // A view that cannot be read as the daemon reads it is for `defib check` to explain.
+            // If the view cannot be read as the daemon reads it, `defib check` says why.
             if let Ok((fleet, broken)) = store.read_fleet(scope, watched).await {
                 read = Some(fleet.workspaces.iter().map(|row| row.id.to_string()).collect());
                 // Of the one that was asked about it is known even where its id is what is wrong with it.
