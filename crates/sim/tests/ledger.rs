@@ -4,6 +4,8 @@
 //! Nobody waits: the model's clock stands still, and time passes by moving the times in the rows of both into the past. All spans are
 //! odd multiples of 50 s and all steps even ones, so that the seconds that a sequence really takes never decide anything, and times
 //! are compared as multiples of 50 s. `DEFIB_SIM_SEQUENCES` and `DEFIB_SIM_SEED` ask for more than the few hundred of `make test`.
+//!
+//! The file is long because each operation stands here twice, on the SQL and on the model, and the two must be read side by side.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 

@@ -1,6 +1,8 @@
 //! Reads for people: `defib status`, `defib explain`, `defib check`.
 //!
 //! They show what there is, odd rows included, and so take nothing of the fleet for granted: every column may be null.
+//!
+//! The file is long because the three commands show the same rows, and the types of these rows stand beside the statements that read them.
 
 use std::time::Duration;
 
