@@ -34,7 +34,7 @@ clean_up() {
 trap clean_up EXIT
 trap 'exit 1' HUP INT TERM
 
-# Asked before a package starts its service: 101 is "not allowed".
+# Debian's packages ask this program whether they may start their service; 101 means that they may not.
 policy=/usr/sbin/policy-rc.d
 if [ ! -e "$policy" ]; then
     made="$made $policy"
@@ -42,7 +42,7 @@ if [ ! -e "$policy" ]; then
     chmod 755 "$policy"
 fi
 
-# The package postgresql would make a cluster of its own.
+# Without this the package postgresql would make a database cluster when it is installed.
 cluster=/etc/postgresql-common/createcluster.d/defib.conf
 if [ ! -e "$cluster" ]; then
     made="$made $cluster"
