@@ -19,7 +19,7 @@ use crate::refused::Refused;
 /// A connection, TLS and login included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// One call to the database. Ten polls of a large fleet fit into it.
+/// How long one call to the database may take. Reading a large fleet takes a tenth of that.
 pub(crate) const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Connections of a command.

@@ -284,15 +284,15 @@ impl Driver {
         }
     }
 
-    /// All passes of a round have ended, or the next round begins and those that have not are late.
+    /// A round ends when all of its passes have ended, or when the next round begins. Passes that have not ended by then are late.
     fn end_round(&mut self) {
         let Some(mut round) = self.round.take() else { return };
         let engines = self.agendas.len().saturating_sub(1);
         round.engines_slow += round.awaited.iter().flatten().count();
         round.sum.engine_failed |= !round.awaited.is_empty();
         round.sum.took = round.begun.elapsed();
-        // One engine of several that is slow is its own trouble; only when all of them are may the trouble be ours. One
-        // that refuses or fails at once says nothing about us.
+        // If one of several engines is slow, that is the trouble of this engine. Only if all of them are slow may the trouble be ours. An
+        // engine that refuses or fails at once says nothing about us.
         let clean = !round.late
             && !round.sum.database_failed
             && round.read_took < DATABASE_SLOW
@@ -322,7 +322,7 @@ impl Driver {
         }
     }
 
-    /// Takes our turn at the leases, unless the loop has stopped deciding: then what is ours must go to somebody who does.
+    /// Takes our turn at the leases, unless the passes hang: then our engines must go to a replica whose passes do not.
     fn turn_leases(&mut self) {
         let (decides, _) = self.parts.news.health().alive(self.parts.state.now());
         if decides && !self.turning_leases {

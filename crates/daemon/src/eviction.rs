@@ -5,9 +5,9 @@
 //!                              └─ not done ─► tried again beside the restart, until it is done or the workspace is back
 //! ```
 //!
-//! Redis is a convenience, and a restart is not: one that is away costs one restart (those that are under way when it goes) the bound,
-//! and from then on none anything, until a try beside them has worked. The keys are not in the ledger. If defib dies while some are
-//! still to be deleted, they stay until the platform's own expiry, or until the next attempt for that workspace.
+//! A restart matters more than the cache. When Redis goes away, the restarts that are under way at that moment wait for the bound below.
+//! After that no restart waits, until a try that is made beside the restarts has worked. The keys are not in the ledger. If defib dies
+//! while some are still to be deleted, they stay until the platform lets them expire, or until the next attempt for that workspace.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -40,8 +40,8 @@ const AT_ONCE: usize = 64;
 /// Workspaces whose keys wait to be deleted, at most. What comes on top is given up: its keys stay until they expire.
 const WAITING_MAX: usize = 10_000;
 
-/// After so long it is not tried any more. Another attempt of the same workspace begins anew, and a cache that means anything has
-/// forgotten such keys by itself.
+/// After this time it is not tried any more. Another attempt for the same workspace begins anew, and by then most platforms' keys have
+/// expired by themselves.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(15 * 60);
 
 /// Deletes the keys of dead workspaces.
@@ -129,7 +129,7 @@ impl Evictor {
             }
             let next = lock(&self.waiting).next(AT_ONCE);
             if next.is_empty() {
-                // Nothing is known to be wrong any more, so the next restart waits for its own try.
+                // The cache works again as far as is known, so the next restart waits for its own deletion.
                 self.away.store(false, Ordering::Relaxed);
                 return true;
             }

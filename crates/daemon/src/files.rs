@@ -2,7 +2,7 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Below this little is left for the engines and the database once the metrics' port has taken its share.
+/// With fewer files than this, little is left for the engines and the database once the metrics' port has taken its share.
 pub(crate) const FILES_WANTED: u64 = 1_024;
 
 /// Raises the soft limit to the hard one, which needs no right. Done before anything is opened. A system that refuses leaves the limit as it

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 /// A state that endpoints may show.
 #[derive(Debug)]
 pub(crate) struct Health {
-    /// A pass over the fleet must end at least this often, well or badly.
+    /// A pass over the fleet must end at least this often, successful or not.
     turn_within: Duration,
     state: Mutex<State>,
 }
@@ -57,7 +57,7 @@ impl Health {
         self.state().last_turn.replace(now).is_none()
     }
 
-    /// What the database said last. Returns whether that is news: another answer, or another fault than before.
+    /// Takes note of what the database said. Returns whether that differs from what it said before.
     pub(crate) fn database(&self, said: Result<(), String>) -> bool {
         let mut state = self.state();
         let news = state.database != said;

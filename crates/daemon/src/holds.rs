@@ -1,4 +1,4 @@
-//! Who is held: operators' holds, as a question that can be asked of each workspace.
+//! Which workspaces an operator's hold covers.
 
 use std::collections::BTreeSet;
 

@@ -9,8 +9,8 @@ use crate::config::LogFormat;
 
 /// Starts logging. The filter was checked with the configuration; one that does not parse logs at `info`.
 pub(crate) fn start(filter: &str, format: LogFormat) {
-    // The scheduler tells of itself at info. The engine's client tells whole responses at debug, the environment of every
-    // container in them: that one cannot be turned on at all.
+    // The scheduler logs about itself at info. The engine's client logs whole responses at debug, with the environment of every container
+    // in them, so its debug level cannot be turned on at all.
     let filter = EnvFilter::builder()
         .parse(format!("tokio_cron_scheduler=warn,{filter},bollard=info"))
         .unwrap_or_else(|_| EnvFilter::new("info"));

@@ -5,14 +5,14 @@ use defib_store::{Store, StoreError};
 
 use crate::config::Config;
 
-/// What the platform's function writes, held against what is watched.
+/// Whether the status that the platform's function writes is watched.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum MarkedStatus {
     /// The status that a dead workspace is given is watched.
     Watched(String),
-    /// It is not, and this is the sentence that says what follows and what to do.
+    /// It is not watched. The sentence says what follows from that, and what to do.
     Unwatched(String),
-    /// It cannot be told: the function is the platform's own, and agrees to mark nobody now.
+    /// It is not known: the function is the platform's own, and agrees to mark no workspace at the moment.
     Unknown,
     /// Nobody is ever marked (`DEFIB_MODE=observe`), so it does not matter.
     NeverWritten,

@@ -298,8 +298,8 @@ impl Rows {
 
     /// The clock readings that ages are counted by: of the newest read that was made.
     ///
-    /// Of a read that was made after the engine was asked they are taken back to that moment, because the judge counts what the engine
-    /// saw from its read onwards.
+    /// If the rows were read after the engine was asked, both clocks are set back to the moment of that question, because the judge takes
+    /// the engine's answer to be later than the read.
     fn stamp(&self, seen: &Seen, again: Option<&FleetRead>) -> ReadStamp {
         let of = |read: &FleetRead| ReadStamp { at: read.at, database_now: read.database_now };
         let read = again.or(match self {
@@ -327,8 +327,8 @@ impl Rows {
     }
 }
 
-/// Rows, with what was read again in the place of what it was before. Whoever has left the fleet since, or belongs to another
-/// container by now, is not judged in this pass: what the engine said was said of something else.
+/// The rows, with those that were read again in their new state. A workspace that has left the fleet since, or has another container by
+/// now, is not judged in this pass, because what the engine said was about something else.
 fn as_they_are_now<'a>(workspaces: &[&'a Workspace], again: Option<&'a Again>) -> Vec<&'a Workspace> {
     let Some(again) = again else { return workspaces.to_vec() };
     let now: HashMap<&WorkspaceId, &Workspace> = again.read.workspaces.iter().map(|row| (&row.id, row)).collect();

@@ -1,7 +1,7 @@
 //! The shared read of the fleet: the only thing that the passes of all engines have in common.
 //!
-//! If it fails, nobody is judged: the workers are not woken, and what they still have is the read before, on which they judge only whom
-//! an event or a suspicion names, after a read of its row.
+//! If it fails, the workers are not woken, and nobody is judged by it. They still have the read before. A workspace that an event or a
+//! suspicion names is judged after its row was read by itself.
 
 use std::sync::Arc;
 
@@ -43,7 +43,8 @@ impl Reading {
         self.state.forget_settings(departed.iter().map(|departed| &departed.id));
         let fleet = Arc::new(Snapshot::new(read, attempts, Holds::new(holds)));
         let before = self.state.publish(Arc::clone(&fleet));
-        // After the new read is published: who is not in it is no longer this replica's by the row, but by what is recorded.
+        // This comes after the new read was published: whether a workspace that is not in it is ours then follows from what is recorded of
+        // it, and no longer from its row.
         self.recorder.forget(departed.iter().map(|departed| &departed.id));
         self.leases.follow_moves(fleet.moved_since(&before)).await
     }

@@ -9,8 +9,8 @@
 //!           └──► history ───────────► defib.events        another task: bounded, best effort
 //! ```
 //!
-//! History is about workspaces, so an engine that gives no answer is one event of the engine and none of its workspaces. Who was alive
-//! before and after is not mentioned at all; who died in between comes straight from what it was before.
+//! An engine that gives no answer is one event of the engine, and none of its workspaces. For a workspace that was alive before and after,
+//! nothing is written. One that died meanwhile gets one event, from its verdict before to its verdict after.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -38,8 +38,8 @@ const BATCH_MAX: usize = 2_000;
 /// and not state.
 const HISTORY_MAX: usize = 20_000;
 
-/// Evidence of verdicts that are written already is kept for so many workspaces, so that they can be written again at once. Beyond it
-/// the judge is made to say it again. Larger: more memory in a mass death.
+/// For how many workspaces the evidence of verdicts that are written already is kept, so that they can be written again at once. For all
+/// others the judge gives the evidence again in its next pass. Larger: more memory in a mass death.
 const EVIDENCE_MAX: usize = 10_000;
 
 /// How long the end of a clean stop may wait for the last writes.
@@ -64,7 +64,7 @@ struct Said {
     entries: HashMap<WorkspaceId, Entry>,
     /// Whose row has to be written or cleared, with the engine that it is recorded on.
     unwritten: BTreeMap<WorkspaceId, EngineName>,
-    /// Whom the judge was made to speak of again: that is no news for the history.
+    /// Those whose evidence the judge was asked for again. That it then repeats its verdict is no event for the history.
     repeated: HashSet<WorkspaceId>,
     /// Whether each engine that we speak for answered last.
     answers: BTreeMap<EngineName, bool>,
@@ -221,7 +221,7 @@ impl Recorder {
                 () = self.unwritten.notified() => false,
             };
             let keeping = async {
-                // Words of passes whose verdicts have all been noted by now. They are lost if those cannot be written.
+                // Reports of passes whose verdicts have all been noted by now. They are dropped if those verdicts cannot be written.
                 let words = self.words.as_ref().map(|words| (words, words.take()));
                 if compare {
                     self.compare().await?;
@@ -311,7 +311,7 @@ impl Recorder {
                     self.written();
                 }
                 Err(error) => {
-                    // A newer word on one of them stands: only that it is unwritten is kept, not what was to be written.
+                    // If there is a newer verdict on one of them, only the mark that it is unwritten is kept, and not the older verdict.
                     lock(&self.said).unwritten.extend(batch.taken);
                     return Err(error);
                 }
@@ -434,7 +434,7 @@ impl Said {
         })
     }
 
-    /// The event of an engine that has gone away, or is back. That it answers when it is first asked is none.
+    /// The event that an engine has gone away, or is back. If it answers when it is first asked, that is no event.
     fn engine_event(&mut self, engine: &EngineName, reach: Result<(), Fault>) -> Option<EventRow> {
         if reach == Err(Fault::NotConfigured) {
             return None;

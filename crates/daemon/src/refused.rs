@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// What the operator has to mend, as one line. The program prints it and exits with code 2.
+/// An error that the operator has to mend, as one line. The program prints it and exits with code 2.
 #[derive(Debug)]
 pub(crate) struct Refused(pub(crate) String);
 

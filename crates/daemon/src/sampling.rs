@@ -97,7 +97,7 @@ impl Seen {
         self.report.as_ref().map(|report| report.reach.as_ref().map(drop).map_err(|fault| *fault))
     }
 
-    /// A call took long, or got no answer in time. Only slowness may be our own doing; who refuses at once is not slow.
+    /// Whether a call took long, or got no answer in time. Only slowness may be our own fault; an engine that refuses at once is not slow.
     pub(crate) fn is_slow(&self) -> bool {
         let Some(report) = &self.report else { return false };
         let slow = report.calls.iter().any(|call| call.took > self.slow_after);

@@ -1,8 +1,8 @@
 //! The last read of the whole fleet: the rows by engine, their attempts, the holds; and the way from what an engine calls a
 //! container to the workspace it belongs to.
 //!
-//! It never changes. The next read makes a new one, and whoever works on the old one goes on with it. Only events need the way from a
-//! container to its workspace, and most passes see none: it is built when the first one after a read asks for it.
+//! A snapshot never changes. The next read makes a new one, and whoever works with the old one goes on with it. The index from containers
+//! to workspaces is needed for events only. Most reads are followed by none, so the first event after a read builds the index.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, OnceLock};

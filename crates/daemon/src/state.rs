@@ -79,7 +79,7 @@ impl State {
         std::mem::replace(&mut *lock(&self.fleet), read)
     }
 
-    /// Whether the fleet has been read: only then can suspicions and events be told from noise.
+    /// Whether the fleet has been read. Before that it is not known which suspicions and events are about workspaces of ours.
     pub(crate) fn fleet_known(&self) -> bool {
         self.fleet().read().is_some()
     }

@@ -163,8 +163,8 @@ fn verdict(judged: &Judged<'_>, row: &StatusRow, explanation: &Explanation) -> V
     lines
 }
 
-/// One without a row in `defib.verdicts`. The daemon keeps no evidence of those that nothing accuses: this is what follows from its
-/// last words and the database's.
+/// A workspace without a row in `defib.verdicts`. The daemon records no evidence about workspaces that nothing accuses, so this is made
+/// from its last report on the engine and from the present row.
 fn alive(judged: &Judged<'_>, row: &StatusRow, explanation: &Explanation) -> Vec<String> {
     let external = row.kind.as_deref() == Some("external");
     let fresh = if external { Rule::ExternalBeating } else { Rule::RunningFresh };

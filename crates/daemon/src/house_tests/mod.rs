@@ -1,4 +1,4 @@
-//! The daemon on fakes in paused time: nobody's trouble is anybody else's.
+//! The daemon on fakes in paused time: trouble of one engine, table, function or workspace must not affect others.
 
 #![allow(clippy::float_cmp, reason = "Prometheus writes counts as floats; they are whole")]
 
@@ -59,7 +59,7 @@ async fn restarts_go_on_while_the_tables_are_locked_and_the_verdicts_are_right_o
     assert_eq!(house.metric("defib_database_up"), 1.0);
 }
 
-/// Verdicts were written once, on their edge: a lost write stayed lost until the next change.
+/// A bug that was there: verdicts were written once, when they changed, so a write that was lost stayed lost until the next change.
 #[tokio::test(start_paused = true)]
 async fn what_the_table_says_wrongly_is_made_good_within_a_poll() {
     let house = house(&[]).await;
@@ -88,7 +88,8 @@ async fn what_the_table_says_wrongly_is_made_good_within_a_poll() {
     assert_eq!(house.database.verdict("on-b"), None, "whoever has left the fleet has no verdict");
 }
 
-/// An error of the function ended the pass before its restarts were handed over, and was taken for an outage of the database.
+/// A bug that was there: an error of the function ended the pass before its restarts were handed over, and was taken for an outage of the
+/// database.
 #[tokio::test(start_paused = true)]
 async fn a_function_that_raises_for_one_workspace_concerns_that_workspace_alone() {
     let house = house(&[]).await;
@@ -155,8 +156,8 @@ async fn an_engine_that_goes_away_and_comes_back_is_two_events_and_none_of_its_w
     assert!(!history.is_empty() && !history.iter().any(|verdict| verdict == "unknown"), "{history:?}");
 }
 
-/// The ledger was read before the engine was asked, which takes long when it is slow. Whoever was restarted in between was offered
-/// its first attempt again, without the back-off.
+/// A bug that was there: the ledger was read before the engine was asked, and a slow engine takes seconds to answer. A workspace that was
+/// restarted meanwhile was offered its first attempt again, without the back-off.
 #[tokio::test(start_paused = true)]
 async fn attempts_that_were_made_while_the_engine_was_asked_count() {
     let house = house(&[]).await;

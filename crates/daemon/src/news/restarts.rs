@@ -114,7 +114,8 @@ impl RestartNews {
             NotClaimed::NoAnswer { why } => {
                 warn!(%workspace, %engine, error = %why, "restart not claimed, so not made");
             }
-            // Told by `function_failed`; and what another attempt or the next process does is told there.
+            // These are not logged here. `function_failed` has logged the failure, and another attempt or the next process logs what it
+            // does.
             NotClaimed::FunctionFailed { .. } | NotClaimed::Taken | NotClaimed::Stopping => {}
         }
     }

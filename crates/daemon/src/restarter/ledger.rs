@@ -43,8 +43,8 @@ pub(crate) struct StoreLedger {
     pub(crate) watched_statuses: Vec<String>,
 }
 
-/// What `mark_dead` and the ledger are given. An operator's order is no accusation: a sign of life that is later than the look is no
-/// reason to veto it, so its evidence has the latest there can be.
+/// What `mark_dead` and the ledger are given. An operator may order the restart of a living workspace, so a sign of life that is later than
+/// the look must not lead to a veto. The evidence of such an order therefore has the latest time there can be.
 fn evidence(order: &RestartOrder) -> serde_json::Value {
     let mut evidence = serde_json::to_value(&order.evidence).unwrap_or_default();
     if let Some(by) = &order.by_operator {

@@ -206,7 +206,7 @@ impl Restarter {
             *lock(&self.busy).entry(order.engine.clone()).or_default() += 1;
             let restarter = Arc::clone(self);
             self.tasks.spawn(async move {
-                // Told, and taken out of flight, on every way out, a panic included.
+                // However this ends, also by a panic, the end is told and the workspace is no longer in flight.
                 let mut under_way = UnderWay { restarter: &restarter, order: &order, ended: Ended::not_asked(&order) };
                 if let Some(on) = restarter.engines.get(&order.engine) {
                     let done = restarter.drive(&order, on, lane).await;
@@ -275,7 +275,8 @@ impl Restarter {
                 Step::MayAct { row, epoch, within } => {
                     crash_point!("confirmed");
                     asked = (row, epoch);
-                    // Only now is it known to be dead still. What the deletion takes is far below the margin that the answer is good for.
+                    // Only now is it known that the workspace is still dead. The deletion takes far less time than the database's answer is
+                    // valid for.
                     let evicting = self.evict(order, &restart);
                     let reading = async {
                         if let Some(capture) = &mut capture {
@@ -291,8 +292,8 @@ impl Restarter {
                     if let Some((capture, seen)) = capture.take().zip(seen.take()) {
                         self.keep_last_words(order, attempt, capture, seen);
                     }
-                    // The last line before the call: whatever time has passed since the lease was asked for, it has passed on our
-                    // clock too.
+                    // This stands on the line before the call. However much time has passed since the database was asked for the lease, it
+                    // has passed on our clock too.
                     match restart.may_leave(self.standing(order)) {
                         Ok(call) => {
                             let left_at = (self.clock)();

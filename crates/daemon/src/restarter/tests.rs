@@ -397,7 +397,7 @@ async fn a_stop_between_claim_and_call_hands_the_attempt_back() {
     assert_eq!(stage.why(), "handed back: defib is stopping");
 }
 
-/// The database says yes, and its answer takes so long that our own clock says no on the line before the call.
+/// The database allows the call, but its answer takes so long that by our own clock the lease has ended when the call is to be made.
 #[tokio::test(start_paused = true)]
 async fn a_lease_that_ends_by_our_own_clock_stops_the_call_that_the_database_allowed() {
     for (lasting, answer_takes, leaves) in [(3, 2, true), (2, 3, false), (60, 9, true), (60, 10, false)] {
