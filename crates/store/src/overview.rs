@@ -100,7 +100,7 @@ const VERDICTS: &str = "
 const RESTARTS: &str = "
     select id, workspace_id, engine, container_id, attempt, verdict, evidence ->> 'because', claimed_by, claimed_at, finished_at,
            outcome, error, recovered_at, acknowledged_at
-      from defib.restarts where %which% order by id desc limit $1";
+      from defib.restarts where finished_at %which% and ($2::bigint is null or id < $2) order by id desc limit $1";
 
 const LAST_RESTARTS: &str = "
     select w.id, r.id, r.attempt, r.outcome, r.claimed_at, r.recovered_at, now()
@@ -138,26 +138,18 @@ impl Store {
 
     /// The restarts that are under way, newest first.
     pub async fn restarts_under_way(&self, limit: i64) -> Result<Vec<RestartRow>, StoreError> {
-        self.restarts("finished_at is null", None, limit).await
+        self.restarts("is null", None, limit).await
     }
 
     /// The restarts that have ended, newest first; those claimed before the attempt `before` where one is given.
     pub async fn restarts_ended(&self, before: Option<i64>, limit: i64) -> Result<Vec<RestartRow>, StoreError> {
-        self.restarts("finished_at is not null and ($2::bigint is null or id < $2)", Some(before), limit).await
+        self.restarts("is not null", before, limit).await
     }
 
-    async fn restarts(
-        &self,
-        which: &str,
-        before: Option<Option<i64>>,
-        limit: i64,
-    ) -> Result<Vec<RestartRow>, StoreError> {
+    async fn restarts(&self, which: &str, before: Option<i64>, limit: i64) -> Result<Vec<RestartRow>, StoreError> {
         self.within_deadline(async {
             let sql = RESTARTS.replace("%which%", which);
-            let mut parameters: Vec<crate::Parameter<'_>> = vec![(&limit, Type::INT8)];
-            if let Some(before) = &before {
-                parameters.push((before, Type::INT8));
-            }
+            let parameters = [(&limit as _, Type::INT8), (&before as _, Type::INT8)];
             self.pool.get().await?.query(&sql, &parameters).await?.iter().map(restart).collect()
         })
         .await

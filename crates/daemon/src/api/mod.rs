@@ -63,14 +63,14 @@ pub(crate) fn router(open: Open) -> Router {
 /// An answer, or what is wrong.
 type Answer = Result<Response, Problem>;
 
-fn answer(body: Value) -> Answer {
-    Ok(([(header::CACHE_CONTROL, "no-store")], Json(body)).into_response())
+fn answer(body: Value) -> Response {
+    ([(header::CACHE_CONTROL, "no-store")], Json(body)).into_response()
 }
 
 async fn status(State(open): State<Open>) -> Answer {
     let shot = open.viewer.look().await?;
     let picture = &shot.picture;
-    answer(json!({
+    Ok(answer(json!({
         "as_of": picture.at,
         "total": picture.counts.total(),
         "troubled": picture.troubled.len(),
@@ -78,7 +78,7 @@ async fn status(State(open): State<Open>) -> Answer {
         "replicas": picture.voices.said.replicas.iter().map(|said| rows::replica(said, &picture.voices)).collect::<Vec<_>>(),
         "engines": picture.groups.iter().filter(|group| !group.engine.is_empty()).count(),
         "holds": picture.holds.len(),
-    }))
+    })))
 }
 
 /// What `workspaces` can be asked for.
@@ -111,12 +111,12 @@ async fn workspaces(State(open): State<Open>, wanted: Result<Query<Wanted>, Quer
     for row in &mut listed {
         row.last_restart = restarts.remove(&row.id);
     }
-    answer(json!({
+    Ok(answer(json!({
         "as_of": picture.at,
         "total": page.total,
         "workspaces": listed.iter().map(|row| rows::workspace(row, picture)).collect::<Vec<_>>(),
         "next": page.next,
-    }))
+    })))
 }
 
 fn word(text: &str) -> Result<Word, Problem> {
@@ -157,7 +157,7 @@ async fn workspace(State(open): State<Open>, id: Result<Path<String>, PathReject
         return Err(Problem::new(StatusCode::NOT_FOUND, detail));
     }
     let voices = Voices::read(store, FleetScope::Some(std::slice::from_ref(&workspace))).await?;
-    answer(explain::as_json(&explanation, &voices))
+    Ok(answer(explain::as_json(&explanation, &voices)))
 }
 
 /// What `restarts` can be asked for.
@@ -174,22 +174,22 @@ async fn restarts(State(open): State<Open>, wanted: Result<Query<WantedRestarts>
     let under_way = store.restarts_under_way(LIMIT_MAX).await?;
     let ended = store.restarts_ended(wanted.after, limit).await?;
     let is_full = i64::try_from(ended.len()).is_ok_and(|length| length == limit);
-    answer(json!({
+    Ok(answer(json!({
         "under_way": under_way.iter().map(rows::restart).collect::<Vec<_>>(),
         "ended": ended.iter().map(rows::restart).collect::<Vec<_>>(),
         "next": ended.last().filter(|_| is_full).map(|last| last.id),
-    }))
+    })))
 }
 
 async fn holds(State(open): State<Open>) -> Answer {
     let shot = open.viewer.look().await?;
     let holds: Vec<Value> = shot.picture.holds.iter().map(rows::hold).collect();
-    answer(json!({ "as_of": shot.picture.at, "holds": holds }))
+    Ok(answer(json!({ "as_of": shot.picture.at, "holds": holds })))
 }
 
 async fn engines(State(open): State<Open>) -> Answer {
     let shot = open.viewer.look().await?;
     let picture = &shot.picture;
     let engines: Vec<Value> = picture.groups.iter().map(|group| rows::engine(group, picture)).collect();
-    answer(json!({ "as_of": picture.at, "engines": engines }))
+    Ok(answer(json!({ "as_of": picture.at, "engines": engines })))
 }

@@ -7,6 +7,7 @@ use super::grid::{self, Layout};
 use super::link::Links;
 use super::list;
 use super::parts::{ago, badge, count, mark, number, text};
+use crate::logging::printable;
 use crate::told::picture::{FleetPicture, Group, Query};
 use crate::told::show;
 use crate::told::status;
@@ -27,7 +28,7 @@ pub(super) fn draw(picture: &FleetPicture, links: &Links) -> Markup {
                 } }
                 tbody {
                     @for group in &picture.groups {
-                        tr data-key=(group.engine) {
+                        tr data-key=(printable(&group.engine)) {
                             th scope="row" { a href=(links.engine(&group.engine)) { (name(group)) } }
                             (judged(group, picture))
                             td.num { (number(group.counts.total())) }
@@ -123,7 +124,7 @@ pub(super) fn draw_one(picture: &FleetPicture, links: &Links, engine: &str) -> M
         @if !group.rows.is_empty() {
             section aria-labelledby="all" {
                 h2 #all { a href=(links.list(&of_it, None)) { (all) } }
-                (grid::field(group, picture, Layout::ALONE, Some(links)))
+                (grid::field(group, picture, Layout::of_one(group), Some(links)))
             }
         }
         @if group.troubled > 0 {
@@ -139,6 +140,7 @@ pub(super) fn draw_one(picture: &FleetPicture, links: &Links, engine: &str) -> M
 }
 
 fn facts(group: &Group, picture: &FleetPicture, at: Timestamp) -> Markup {
+    let lease = picture.voices.said.leases.iter().find(|lease| lease.engine.as_str() == group.engine);
     html! {
         p.lead {
             @match picture.voices.judge(&group.engine, group.engine.is_empty()) {
@@ -147,7 +149,7 @@ fn facts(group: &Group, picture: &FleetPicture, at: Timestamp) -> Markup {
                     @if let Some(fault) = &word.fault {
                         span.state.doubt { (mark("unknown")) "gives no answer" } " (" (text(fault)) "), so its workspaces are unknown. "
                     } @else if !group.engine.is_empty() { span.state.well { (mark("alive")) "answers" } " " }
-                    "Owned by " (text(&by.name)) ", " (number(word.judged.unsigned_abs())) " judged " (ago(word.last_pass_ago, at)) ". "
+                    "Owned by " (text(&by.name)) @if let Some(lease) = lease { " (epoch " (lease.epoch) ")" } ", " (number(word.judged.unsigned_abs())) " judged " (ago(word.last_pass_ago, at)) ". "
                 }
             }
             (now(group, picture))

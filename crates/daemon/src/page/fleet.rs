@@ -14,6 +14,7 @@ const NAMED: usize = 12;
 
 pub(super) fn draw(picture: &FleetPicture, links: &Links) -> Markup {
     let troubled = picture.troubled.len();
+    let layout = Layout::of_all(&picture.groups);
     let total = picture.counts.total();
     html! {
         h1.headline.(if troubled == 0 { "well" } else { "trouble" }) data-news="" { (headline(picture)) }
@@ -24,7 +25,7 @@ pub(super) fn draw(picture: &FleetPicture, links: &Links) -> Markup {
             @if total > 0 { li.total { a href=(links.to("/workspaces")) { b { (number(total)) } " in all" } } }
         }
         @for (engine, storm) in storms(picture) {
-            p.notice { (mark("suspect")) b { "Storm on " (text(engine)) } (text(storm.trim_start_matches(';'))) }
+            p.notice { (mark("suspect")) b { (text(engine)) } ": " (text(storm.trim_start_matches("; "))) }
         }
         @if troubled > 0 {
             section aria-labelledby="troubled" {
@@ -44,7 +45,8 @@ pub(super) fn draw(picture: &FleetPicture, links: &Links) -> Markup {
         }
         section aria-labelledby="by-engine" {
             h2 #by-engine { "By engine" }
-            (tiles(picture, links))
+            @if layout.each() > 1 { p.aside { "A cell stands for " (layout.each()) " workspaces, and shows the most urgent of them." } }
+            (tiles(picture, links, layout))
         }
     }
 }
@@ -75,8 +77,7 @@ fn storms(picture: &FleetPicture) -> Vec<(&str, String)> {
     picture.groups.iter().filter_map(|group| Some((group.engine.as_str(), stormy(group)?))).collect()
 }
 
-fn tiles(picture: &FleetPicture, links: &Links) -> Markup {
-    let layout = Layout::of_many(picture.groups.len());
+fn tiles(picture: &FleetPicture, links: &Links, layout: Layout) -> Markup {
     let size = match picture.groups.len() {
         0..=2 => "large",
         3..=12 => "middle",

@@ -1,6 +1,7 @@
 //! What is around every place: head, navigation, what one must know first, and the shapes that mark states.
 
 use axum::response::Html;
+use defib_policy::moment::Timestamp;
 use maud::{DOCTYPE, Markup, html};
 
 use super::link::Links;
@@ -26,6 +27,8 @@ pub(super) struct Frame<'a> {
     pub(super) title: &'a str,
     /// What it was drawn from, where that is a picture of the fleet.
     pub(super) picture: Option<&'a FleetPicture>,
+    /// As of when.
+    pub(super) at: Option<Timestamp>,
     /// Why the database gave no newer one.
     pub(super) fault: Option<&'a str>,
 }
@@ -70,9 +73,7 @@ impl Frame<'_> {
                         (self.notices())
                         main #main tabindex="-1" { (body) }
                         footer {
-                            @if let Some(picture) = self.picture {
-                                span { "As of " (when(picture.at, picture.at)) }
-                            }
+                            @if let Some(at) = self.at { span { "As of " (when(at, at)) } }
                             span #stream {}
                         }
                     }

@@ -22,27 +22,37 @@ const LINKS_MAX: usize = 60;
 /// How a field is laid out.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Layout {
-    pub(super) columns: usize,
-    pub(super) cells_max: usize,
+    columns: usize,
+    /// How many workspaces a cell stands for.
+    each: usize,
 }
 
 impl Layout {
-    /// For one of so many engines on a page.
-    pub(super) const fn of_many(engines: usize) -> Self {
-        match engines {
-            0..=2 => Self { columns: 64, cells_max: 2_560 },
-            3..=12 => Self { columns: 40, cells_max: 1_000 },
-            _ => Self { columns: 24, cells_max: 240 },
-        }
+    /// For all engines on one page: in each of them a cell stands for as many workspaces, so that their sizes can be compared.
+    pub(super) fn of_all(groups: &[Group]) -> Self {
+        let (columns, cells_max) = match groups.len() {
+            0..=2 => (64, 2_560),
+            3..=12 => (40, 1_200),
+            _ => (24, 240),
+        };
+        let largest = groups.iter().map(|group| group.rows.len()).max().unwrap_or(0);
+        Self { columns, each: largest.div_ceil(cells_max).max(1) }
     }
 
     /// For a page about one engine.
-    pub(super) const ALONE: Self = Self { columns: 80, cells_max: 4_000 };
+    pub(super) fn of_one(group: &Group) -> Self {
+        Self { columns: 80, each: group.rows.len().div_ceil(4_000).max(1) }
+    }
+
+    /// How many workspaces a cell stands for.
+    pub(super) const fn each(self) -> usize {
+        self.each
+    }
 }
 
 /// A field of cells. With links, those in trouble lead to their workspaces.
 pub(super) fn field(group: &Group, picture: &FleetPicture, layout: Layout, links: Option<&Links>) -> Markup {
-    let cells = cells(group, picture, layout.cells_max);
+    let cells = cells(group, picture, layout.each);
     let rows = cells.len().div_ceil(layout.columns);
     let (width, height) = (layout.columns * CELL, rows * CELL);
     let mut by_word: BTreeMap<Word, Vec<usize>> = BTreeMap::new();
@@ -60,7 +70,7 @@ pub(super) fn field(group: &Group, picture: &FleetPicture, layout: Layout, links
     };
     let linked = cells.iter().enumerate().filter(|(_, (word, _))| word.urgency() > 0).take(LINKS_MAX);
     html! {
-        svg.field viewBox={ "-6 -6 " (width + 12) " " (height + 12) } aria-hidden=[links.is_none().then_some("true")]
+        svg.field viewBox={ "0 0 " (width) " " (height) } aria-hidden=[links.is_none().then_some("true")]
             aria-label=[links.map(|_| said(group))] role=[links.map(|_| "group")] {
             path fill="url(#calm)" d=(outline(cells.len(), layout.columns)) {}
             @for (word, cells) in &by_word {
@@ -83,7 +93,7 @@ pub(super) fn field(group: &Group, picture: &FleetPicture, layout: Layout, links
                         @let (x, y) = at(&cell);
                         a href=(links.workspace(&seen.entry.id)) aria-label={ (super::parts::cut(&seen.entry.id, 80)) ", " (word.label()) } {
                             title { (super::parts::cut(&seen.entry.id, 80)) ": " (word.label()) }
-                            rect.hit x=(x as i64 - 3) y=(y as i64 - 3) width="16" height="16" rx="8" {}
+                            rect.hit x=(x) y=(y) width=(CELL) height=(CELL) rx="5" {}
                         }
                     }
                 }
@@ -101,8 +111,7 @@ pub(super) fn said(group: &Group) -> String {
 }
 
 /// The most urgent word of each cell, and the place of a workspace that has it.
-fn cells(group: &Group, picture: &FleetPicture, cells_max: usize) -> Vec<(Word, u32)> {
-    let each = group.rows.len().div_ceil(cells_max.max(1)).max(1);
+fn cells(group: &Group, picture: &FleetPicture, each: usize) -> Vec<(Word, u32)> {
     let word = |place: u32| picture.rows.get(place as usize).map_or(Word::ALIVE, |seen| seen.word);
     let urgent = |places: &[u32]| {
         let most = places.iter().copied().max_by_key(|place| (word(*place).urgency(), word(*place) != Word::ALIVE));

@@ -4,7 +4,8 @@ use defib_store::StatusRow;
 use maud::{Markup, html};
 
 use super::link::{Links, NO_ENGINE};
-use super::parts::{ago, badge, badge_of, count, lasting, number, or_dash, text};
+use super::parts::{ago, badge, badge_of, count, lasting, number, or_dash, short, text};
+use crate::logging::printable;
 use crate::told::picture::{FleetPicture, Query, Word};
 use crate::told::standing::Standing;
 
@@ -76,12 +77,12 @@ fn line(row: &StatusRow, picture: &FleetPicture, links: &Links) -> Markup {
         _ => None,
     };
     html! {
-        tr data-key=(row.id) .trouble[standing.is_trouble()] {
+        tr data-key=(printable(&row.id)) .trouble[standing.is_trouble()] {
             td { (Word::from_slug(standing.word()).map_or_else(|| badge_of(standing.word()), badge)) }
             th scope="row" {
                 @if row.id.is_empty() { span.none { "no id" } }
-                @else { a href=(links.workspace(&row.id)) { (text(&row.id)) } }
-                @if let Some(name) = row.name.as_deref().filter(|name| !name.is_empty() && *name != row.id) { span.name { (text(name)) } }
+                @else { a href=(links.workspace(&row.id)) { (short(&row.id)) } }
+                @if let Some(name) = row.name.as_deref().filter(|name| !name.is_empty() && *name != row.id) { span.name { (short(name)) } }
             }
             td.num { @if let Some(current) = current { (lasting(current.since_ago, picture.at)) } @else { span.none { "–" } } }
             td.num { @match row.heartbeat_ago { Some(age) => (ago(age, picture.at)), None => span.none { "never" } } }

@@ -110,15 +110,16 @@ async fn of_picture(
         Ok(shot) => (Some(shot), None),
         Err(Unread { why, last }) => (last, Some(why)),
     };
-    let Some(shot) = shot else { return unavailable(&links, place, fault.unwrap_or_default()) };
+    let Some(shot) = shot else { return unavailable(&links, place, &fault.unwrap_or_default()) };
     let picture = &shot.picture;
-    let frame = Frame { links: &links, place, title, picture: Some(picture), fault: fault.as_deref() };
+    let frame =
+        Frame { links: &links, place, title, picture: Some(picture), at: Some(picture.at), fault: fault.as_deref() };
     let status = if fault.is_some() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
     (status, frame.around(&draw(picture, &links))).into_response()
 }
 
-fn unavailable(links: &Links, place: Place, why: String) -> Response {
-    let frame = Frame { links, place, title: "The fleet cannot be read", picture: None, fault: Some(&why) };
+fn unavailable(links: &Links, place: Place, why: &str) -> Response {
+    let frame = Frame { links, place, title: "The fleet cannot be read", picture: None, at: None, fault: Some(why) };
     let body = html! { h1 { "The fleet cannot be read" } };
     (StatusCode::SERVICE_UNAVAILABLE, frame.around(&body)).into_response()
 }
@@ -207,7 +208,7 @@ async fn restarts(State(viewer): Seen, headers: HeaderMap, Query(wanted): Query<
                 |picture: &FleetPicture, links: &Links| restarts::draw(picture, links, &under_way, &ended, before);
             of_picture(&viewer, &headers, Place::Restarts, "Restarts", draw).await
         }
-        Err(error) => unavailable(&Links::of(&headers), Place::Restarts, database_fault(&error)),
+        Err(error) => unavailable(&Links::of(&headers), Place::Restarts, &database_fault(&error)),
     }
 }
 
@@ -224,12 +225,19 @@ async fn workspace(State(viewer): Seen, headers: HeaderMap, Path(id): Path<Strin
     };
     let (explanation, voices) = match read.await {
         Ok(read) => read,
-        Err(error) => return unavailable(&links, Place::Workspace, database_fault(&error)),
+        Err(error) => return unavailable(&links, Place::Workspace, &database_fault(&error)),
     };
     if explanation.workspace.is_none() && explanation.timeline.is_empty() {
         return missing(&links, "No such workspace", "It is not in defib.fleet, and nothing is recorded about it.");
     }
-    let frame = Frame { links: &links, place: Place::Workspace, title: &id, picture: None, fault: None };
+    let frame = Frame {
+        links: &links,
+        place: Place::Workspace,
+        title: &id,
+        picture: None,
+        at: Some(explanation.now),
+        fault: None,
+    };
     frame.around(&workspace::draw(&id, &explanation, &voices, &links)).into_response()
 }
 
@@ -242,6 +250,6 @@ async fn not_found(headers: HeaderMap) -> Response {
 }
 
 fn missing(links: &Links, title: &str, why: &str) -> Response {
-    let frame = Frame { links, place: Place::Nowhere, title, picture: None, fault: None };
+    let frame = Frame { links, place: Place::Nowhere, title, picture: None, at: None, fault: None };
     (StatusCode::NOT_FOUND, frame.around(&html! { h1 { (title) } p { (why) } })).into_response()
 }

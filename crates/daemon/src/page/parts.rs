@@ -31,6 +31,11 @@ pub(super) fn whole(raw: &str) -> Markup {
     html! { bdi { (printable(raw)) } }
 }
 
+/// The same where there is little room.
+pub(super) fn short(raw: &str) -> Markup {
+    html! { bdi { (cut(raw, 64)) } }
+}
+
 /// Text from outside, or a dash.
 pub(super) fn or_dash(raw: Option<&str>) -> Markup {
     html! { @match raw { Some(raw) => (text(raw)), None => span.none { "–" } } }

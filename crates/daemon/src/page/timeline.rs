@@ -103,7 +103,7 @@ fn spans(timeline: &[TimelineEntry], now: Timestamp) -> Vec<Span> {
             TimelineWhat::Verdict { to, .. } => begin(Lane::Verdict, to, Word::from_slug(to).map_or("aside", tone)),
             TimelineWhat::Claimed { attempt, .. } => begin(Lane::Restart, &format!("restart {attempt}"), "active"),
             TimelineWhat::Finished { outcome, .. } if outcome == "succeeded" => {
-                begin(Lane::Restart, "recovers", "aside")
+                begin(Lane::Restart, "recovers", "aside");
             }
             TimelineWhat::Finished { .. } | TimelineWhat::Recovered { .. } => end(&mut spans, Lane::Restart, entry.at),
             _ => {}

@@ -249,9 +249,9 @@ impl FleetPicture {
             }
             if page.rows.len() < query.limit {
                 page.rows.push(place);
-                last = Some(&seen.entry.id);
+                last = Some(&*seen.entry.id);
             } else if page.next.is_none() {
-                page.next = last.map(|id: &Box<str>| id.to_string());
+                page.next = last.map(str::to_owned);
             }
         }
         page
