@@ -36,6 +36,11 @@ impl World {
         Ok(Self { stage, daemon })
     }
 
+    /// The address of a place, for a browser.
+    pub(crate) fn address(&self, path: &str) -> String {
+        format!("http://{}{path}", self.daemon.address())
+    }
+
     /// An answer of the API, which must be JSON.
     pub(crate) async fn json(&self, path: &str) -> Result<(u16, Value)> {
         let (status, body) = self.daemon.get(path).await?;

@@ -6,7 +6,7 @@ use maud::{Markup, html};
 use super::grid::{self, Layout};
 use super::link::Links;
 use super::list;
-use super::parts::{ago, badge, count, mark, number, text};
+use super::parts::{ago, count, mark, number, text, tone};
 use crate::logging::printable;
 use crate::told::picture::{FleetPicture, Group, Query};
 use crate::told::show;
@@ -71,8 +71,7 @@ fn now(group: &Group, picture: &FleetPicture) -> Markup {
     let storm = word.map(status::storm).filter(|storm| !storm.is_empty());
     let holds: Vec<_> = picture.holds_on_engine(&group.engine).collect();
     html! {
-        @if storm.is_none() && holds.is_empty() { span.none { "–" } }
-        @if let Some(storm) = storm { span.state.doubt { (mark("suspect")) "storm" } " " (text(storm.trim_start_matches("; "))) " " }
+        @if let Some(storm) = storm { (mark("suspect")) " " (text(storm.trim_start_matches("; "))) ". " }
         @for hold in holds {
             span.held { "held" } " by " (text(&hold.owner)) ": " (text(&hold.reason)) " "
         }
@@ -105,11 +104,9 @@ fn replicas(picture: &FleetPicture) -> Markup {
 /// One engine, workspace by workspace.
 pub(super) fn draw_one(picture: &FleetPicture, links: &Links, engine: &str) -> Markup {
     let Some(group) = picture.group(engine) else { return html! { h1 { "No such engine" } } };
-    let troubled = group
-        .rows
-        .iter()
-        .copied()
-        .filter(|place| picture.rows.get(*place as usize).is_some_and(|seen| seen.is_trouble));
+    // Those of the whole fleet are the most urgent first.
+    let is_here = |place: &u32| group.rows.binary_search(place).is_ok();
+    let troubled = picture.troubled.iter().copied().filter(is_here);
     let of_it = Query { engine: Some(engine.to_owned()), ..Query::default() };
     let all = count(group.counts.total(), "workspace", "workspaces");
     html! {
@@ -118,7 +115,7 @@ pub(super) fn draw_one(picture: &FleetPicture, links: &Links, engine: &str) -> M
         (facts(group, picture, picture.at))
         ul.counts aria-label="Workspaces by verdict" {
             @for (word, count) in group.counts.present() {
-                li { a href=(links.list(&Query { word: Some(word), ..of_it.clone() }, None)) { (badge(word)) " " b { (number(count)) } } }
+                li { a.(tone(word)) href=(links.list(&Query { word: Some(word), ..of_it.clone() }, None)) { (mark(word.label())) b { (number(count)) } " " (word.label()) } }
             }
         }
         @if !group.rows.is_empty() {

@@ -36,8 +36,8 @@ pub(super) fn draw(picture: &FleetPicture, links: &Links) -> Markup {
                                 td { (text(&hold.owner)) }
                                 td.wide { (text(&hold.reason)) }
                                 td.num { (when(hold.created_at, picture.at)) }
-                                td.num { @match hold.expires_at { Some(at) => (when(at, picture.at)), None => "released" } }
-                                td { code {
+                                td.num { @match hold.expires_at { Some(at) => (when(at, picture.at)), None => "until released" } }
+                                td.command { code {
                                     "defib release "
                                     @match (scope, target) {
                                         ("workspace", Some(id)) => (text(id)),

@@ -59,8 +59,8 @@ pub(super) fn table(picture: &FleetPicture, links: &Links, places: impl Iterator
         div.scroll tabindex="0" role="region" aria-label="Workspaces" {
             table {
                 thead { tr {
-                    th scope="col" { "Verdict" } th scope="col" { "Workspace" } th.num scope="col" { "For" }
-                    th.num scope="col" { "Heartbeat" } th scope="col" { "Engine" } th.wide scope="col" { "Why" }
+                    th scope="col" { "Verdict" } th scope="col" { "Workspace" } th.wide scope="col" { "Why" } th.num scope="col" { "For" }
+                    th.num scope="col" { "Heartbeat" } th scope="col" { "Engine" }
                 } }
                 tbody {
                     @for row in &rows { (line(row, picture, links)) }
@@ -84,9 +84,6 @@ fn line(row: &StatusRow, picture: &FleetPicture, links: &Links) -> Markup {
                 @else { a href=(links.workspace(&row.id)) { (short(&row.id)) } }
                 @if let Some(name) = row.name.as_deref().filter(|name| !name.is_empty() && *name != row.id) { span.name { (short(name)) } }
             }
-            td.num { @if let Some(current) = current { (lasting(current.since_ago, picture.at)) } @else { span.none { "–" } } }
-            td.num { @match row.heartbeat_ago { Some(age) => (ago(age, picture.at)), None => span.none { "never" } } }
-            td { (or_dash(row.engine.as_deref())) }
             td.wide {
                 @match (&standing, current) {
                     (Standing::NotJudged(why), _) => (text(why)),
@@ -98,6 +95,9 @@ fn line(row: &StatusRow, picture: &FleetPicture, links: &Links) -> Markup {
                     _ => span.none { "–" }
                 }
             }
+            td.num { @if let Some(current) = current { (lasting(current.since_ago, picture.at)) } @else { span.none { "–" } } }
+            td.num { @match row.heartbeat_ago { Some(age) => (ago(age, picture.at)), None => span.none { "never" } } }
+            td { (or_dash(row.engine.as_deref())) }
         }
     }
 }
