@@ -67,6 +67,7 @@ fn addresses(stage: &Stage<'_>) {
     let voice = stage.voice;
     voice.title(None, "Where to look (while it runs: make demo KEEP=1)");
     for (what, address) in [
+        ("page", format!("http://{}/", stage.daemon.address)),
         ("metrics", format!("http://{}/metrics, and /healthz, /readyz", stage.daemon.address)),
         ("platform", format!("http://{}/", stage.platform.address)),
         ("proxy", format!("http://{}/, and /to/birch", stage.proxy.address)),

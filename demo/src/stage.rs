@@ -84,6 +84,7 @@ impl<'a> Stage<'a> {
         let daemon = Daemon::start(&program, &url, engine.handle().url(), log)?;
         daemon.is_ready().await.with_context(|| format!("see {}", daemon.log().display()))?;
         let alive = all_alive(&daemon, players.len()).await?;
+        say("page", &format!("http://{}/ shows the fleet, live, while the scenes play", daemon.address));
         say("defib", &format!("process {}, log {}: {alive} alive", daemon.pid(), show(daemon.log())));
 
         intervals_to_learn_from(&platform).await?;

@@ -6,6 +6,7 @@
 //!                                                            └──► record, marks (nobody waits for them)
 //! ```
 
+mod api;
 mod cache;
 mod cli;
 mod clock;
@@ -37,6 +38,7 @@ mod modules;
 mod news;
 mod orders;
 mod own_settings;
+mod page;
 mod pass;
 mod reading;
 mod record;
@@ -47,8 +49,10 @@ mod run;
 mod sampling;
 mod snapshot;
 mod state;
+mod streams;
 mod suspicions;
 mod sync;
+mod told;
 mod words;
 mod worker;
 

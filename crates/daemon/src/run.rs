@@ -41,6 +41,7 @@ use crate::restarter::{Ended, Knobs, Restarter, StoreLedger};
 use crate::sampling::Sampling;
 use crate::state::State;
 use crate::suspicions::Suspicions;
+use crate::told::viewer::Viewer;
 use crate::words::Words;
 
 /// Connections for what decisions rest on: the read of the fleet (three at once), focused passes, suspicions and leases.
@@ -52,6 +53,9 @@ const LEDGER_POOL: usize = 4;
 
 /// Connections for what nobody waits for: verdicts, history, and marks, which call the platform's functions too.
 const BOOKS_POOL: usize = 4;
+
+/// Connections for the status page and its API.
+const PAGE_POOL: usize = 3;
 
 /// Events of one engine that wait for its worker; more are dropped, and the worker looks at the whole engine instead.
 const EVENTS_MAX: usize = 4_096;
@@ -85,13 +89,16 @@ pub(crate) async fn run(config: Config, migrate: bool) -> anyhow::Result<()> {
     let metrics = Arc::new(Metrics::new(&names).context("the metrics")?);
     let health = Arc::new(Health::new(clock(), turn_within(&config), names.into_iter()));
     let http = http::bind(config.listen_addr).await?;
-    let shown = Shown { clock: Arc::clone(&clock), health: Arc::clone(&health), metrics: Arc::clone(&metrics) };
+    let viewer = viewer(&config, &clock)?;
+    let ui = viewer.is_some();
+    let shown = Shown { clock: Arc::clone(&clock), health: Arc::clone(&health), metrics: Arc::clone(&metrics), viewer };
     info!(
         version = env!("CARGO_PKG_VERSION"),
         replica = %config.replica_id,
         listen = %http.local_addr().map(|address| address.to_string()).unwrap_or_default(),
         engines = %config.engines.iter().map(|(name, url)| format!("{name}={url}")).collect::<Vec<_>>().join(","),
         mode = config.policy.mode.label(),
+        status_page = ui,
         "defib starts"
     );
     extend_watchdog(&config);
@@ -137,6 +144,15 @@ pub(crate) async fn run(config: Config, migrate: bool) -> anyhow::Result<()> {
         info!("stopped");
     }
     result
+}
+
+/// Who reads the fleet for the status page. Its connections are its own: however many look, the daemon waits for none of them.
+fn viewer(config: &Config, clock: &clock::Clock) -> Result<Option<Arc<Viewer>>, Refused> {
+    if !config.ui {
+        return Ok(None);
+    }
+    let store = connect::store_with(&config.database_url, "defib page", PAGE_POOL, Arc::clone(clock))?;
+    Ok(Some(Arc::new(Viewer::new(store, config.policy.poll_interval))))
 }
 
 impl Daemon {

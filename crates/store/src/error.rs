@@ -279,6 +279,8 @@ store_errors! {
     Retain = "cannot remove old rows",
     /// [`status`](crate::Store::status).
     Status = "cannot read the status of the fleet",
+    /// [`overview`](crate::Store::overview) and what is shown of the ledger.
+    Overview = "cannot read the fleet and its restarts for the status page",
     /// [`explain`](crate::Store::explain).
     Explain = "cannot read the history of a workspace",
     /// [`report_replica`](crate::Store::report_replica) and [`report_engine`](crate::Store::report_engine).

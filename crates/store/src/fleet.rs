@@ -179,6 +179,22 @@ struct Reading {
     engines: HashSet<EngineName>,
 }
 
+/// Whether a daemon can use a row of the fleet, for those who only show it. The row's columns stand as in the daemon's own read.
+pub(crate) struct Contract(Reading);
+
+impl Default for Contract {
+    fn default() -> Self {
+        Self(Reading::with_capacity(0))
+    }
+}
+
+impl Contract {
+    /// Why a daemon does not read the row; `None`: it does.
+    pub(crate) fn breach(&mut self, row: &Row) -> Option<&'static str> {
+        self.0.workspace(row).err()
+    }
+}
+
 impl Reading {
     fn with_capacity(rows: usize) -> Self {
         Self { clock: None, workspaces: Vec::with_capacity(rows), malformed: Vec::new(), engines: HashSet::new() }

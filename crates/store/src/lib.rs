@@ -33,6 +33,7 @@ mod marks;
 mod migrate;
 mod operator;
 mod order;
+mod overview;
 mod platform;
 mod retention;
 mod said;
@@ -63,6 +64,7 @@ pub use crate::listen::{ListenEvent, ListenSettings, Listener, can_listen, liste
 pub use crate::marks::OwedMark;
 pub use crate::migrate::{MigrateReport, SCHEMA_VERSION, SchemaState};
 pub use crate::order::{OrderState, Ordered, OrderedBy, StandingOrder};
+pub use crate::overview::{Entry, Overview, RestartRow};
 pub use crate::retention::{RetentionReport, RetentionSettings};
 pub use crate::said::{EngineReportRow, EngineSaid, ReplicaReport, ReplicaSaid, Said};
 pub use crate::suspicion::{NewSuspicion, Pending, Suspicion};

@@ -13,11 +13,12 @@ use defib_store::{CheckFacts, FleetFacts, SchemaState, Store, can_listen};
 
 use super::findings::{Findings, brief};
 use super::mapping::{self, Rows};
-use super::{Ended, contract, show};
+use super::{Ended, contract};
 use crate::cache::Keys as _;
 use crate::config::Config;
 use crate::logging::{chain, printable};
 use crate::marked_status::{self, MarkedStatus};
+use crate::told::show;
 use crate::{clock, connect, driver, files};
 
 /// Clocks that are further apart than this are mentioned. Verdicts do not depend on that, but people who read timelines do.

@@ -2,28 +2,22 @@
 
 /// `println!` for a pipe that may be closed.
 macro_rules! say {
-    ($($text:tt)*) => { $crate::cli::show::line(format_args!($($text)*)) };
+    ($($text:tt)*) => { $crate::told::show::line(format_args!($($text)*)) };
 }
 
 /// `eprintln!` for a standard error that may be closed.
 macro_rules! complain {
-    ($($text:tt)*) => { $crate::cli::show::complain(format_args!($($text)*)) };
+    ($($text:tt)*) => { $crate::told::show::complain(format_args!($($text)*)) };
 }
 
 mod check;
 mod contract;
 mod docs;
-mod explain;
 mod findings;
-#[cfg(test)]
-mod golden;
 mod manual;
 mod mapping;
-mod names;
 mod operator;
-mod show;
-mod standing;
-mod status;
+mod view;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -148,7 +142,7 @@ struct StatusArgs {
     #[arg(long)]
     troubled: bool,
     /// Again and again, until it is ended [default: each 2s]
-    #[arg(long, value_name = "DURATION", num_args = 0..=1, require_equals = true, default_missing_value = status::WATCH_EVERY,
+    #[arg(long, value_name = "DURATION", num_args = 0..=1, require_equals = true, default_missing_value = view::WATCH_EVERY,
           value_parser = watch_duration)]
     watch: Option<Duration>,
     /// End with 1 if any of those shown is in trouble
@@ -382,8 +376,8 @@ async fn dispatch(command: Command) -> anyhow::Result<Ended> {
             check::run(&config, args.strict).await
         }
         Command::Migrate(args) => operator::migrate(&connect(&args.knobs, &environment)?).await,
-        Command::Status(args) => status::run(&connect(&args.knobs, &environment)?, &args).await,
-        Command::Explain(args) => explain::run(&connect(&args.knobs, &environment)?, &args).await,
+        Command::Status(args) => view::status(&connect(&args.knobs, &environment)?, &args).await,
+        Command::Explain(args) => view::explain(&connect(&args.knobs, &environment)?, &args).await,
         Command::Suspect(args) => operator::suspect(&connect(&args.knobs, &environment)?, &args).await,
         Command::Hold(args) => operator::hold(&connect(&args.knobs, &environment)?, &args).await,
         Command::Release(args) => operator::release(&connect(&args.knobs, &environment)?, &args).await,

@@ -8,9 +8,10 @@ use std::time::Duration;
 use defib_policy::id::{EngineName, WorkspaceId};
 use defib_store::{HoldScope, MigrateReport, NewHold, NewSuspicion, OrderState, Ordered, OrderedBy, Store};
 
-use super::names::{NoSuch, must_exist, reason};
-use super::{AckArgs, Ended, HoldArgs, ReleaseArgs, RestartArgs, ScopeArgs, StormEndArgs, SuspectArgs, show};
+use super::{AckArgs, Ended, HoldArgs, ReleaseArgs, RestartArgs, ScopeArgs, StormEndArgs, SuspectArgs};
 use crate::logging::printable;
+use crate::told::names::{NoSuch, must_exist, reason};
+use crate::told::show;
 
 /// Between two looks at what became of an order.
 const ORDER_POLL: Duration = Duration::from_millis(200);

@@ -359,7 +359,20 @@ pub(crate) const KNOBS: &[Knob] = &[
         Kind::Text,
         "Name of this process in the ledger; default: host name and process id",
     ),
-    knob(Group::Process, "LISTEN_ADDR", Kind::Address, "127.0.0.1:9464", "Address of /metrics, /healthz and /readyz"),
+    knob(
+        Group::Process,
+        "LISTEN_ADDR",
+        Kind::Address,
+        "127.0.0.1:9464",
+        "Address of /metrics, /healthz and /readyz, and of the status page",
+    ),
+    knob(
+        Group::Process,
+        "UI",
+        Kind::Choice(&["auto", "on", "off"]),
+        "auto",
+        "The status page and /api/v1 on DEFIB_LISTEN_ADDR, read-only and without a login; auto: where that is a loopback address",
+    ),
     knob(
         Group::Process,
         "RETENTION",

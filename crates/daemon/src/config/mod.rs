@@ -71,6 +71,8 @@ pub(crate) struct Config {
     pub(crate) lease_ttl: Duration,
     pub(crate) replica_id: String,
     pub(crate) listen_addr: SocketAddr,
+    /// Whether there is a status page.
+    pub(crate) ui: bool,
     pub(crate) retention: Duration,
     pub(crate) suspicion_retention: Duration,
     pub(crate) auto_migrate: bool,
@@ -206,6 +208,7 @@ impl RawKnobs {
             mode: if read.word("MODE") == "observe" { Mode::Observe } else { Mode::Enforce },
             on_exit_0: OnExit0::default(),
         };
+        let listen_addr = read.address("LISTEN_ADDR");
         let config = Config {
             listen_database_url: listen_database_url.or_else(|| database_url.clone()).unwrap_or(Secret(String::new())),
             database_url: database_url.unwrap_or(Secret(String::new())),
@@ -224,7 +227,13 @@ impl RawKnobs {
             stop_grace: read.duration("STOP_GRACE"),
             lease_ttl: read.duration("LEASE_TTL"),
             replica_id: read.text("REPLICA_ID").unwrap_or_else(replica_id),
-            listen_addr: read.address("LISTEN_ADDR"),
+            listen_addr,
+            ui: match read.word("UI").as_str() {
+                "on" => true,
+                "off" => false,
+                // Whoever reaches another address may be anybody, and the page asks nobody who they are.
+                _ => listen_addr.ip().is_loopback(),
+            },
             retention: read.duration("RETENTION"),
             suspicion_retention: read.duration("SUSPICION_RETENTION"),
             auto_migrate: read.word("AUTO_MIGRATE") == "true",

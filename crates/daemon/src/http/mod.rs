@@ -1,5 +1,5 @@
-//! `/metrics`, `/healthz` and `/readyz`. Read only, and nothing in the product depends on it: the commands work against the
-//! database alone. What strangers can take of the process is bounded by [`server`].
+//! `/metrics`, `/healthz` and `/readyz`, and beside them the status page and its API. Read only, and nothing in the product depends
+//! on it: the commands work against the database alone. What strangers can take of the process is bounded by [`server`].
 
 mod server;
 
@@ -13,14 +13,18 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use prometheus::{Encoder as _, TextEncoder};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use self::server::Bounds;
+use crate::api::{self, Open};
 use crate::clock::Clock;
 use crate::health::Health;
 use crate::metrics::Metrics;
+use crate::page;
+use crate::streams::Streams;
+use crate::told::viewer::Viewer;
 
 /// What the endpoints show.
 #[derive(Clone)]
@@ -28,7 +32,13 @@ pub(crate) struct Shown {
     pub(crate) clock: Clock,
     pub(crate) health: Arc<Health>,
     pub(crate) metrics: Arc<Metrics>,
+    /// Who reads the fleet for the status page; `None`: the page is off.
+    pub(crate) viewer: Option<Arc<Viewer>>,
 }
+
+/// Where the status page would be, if it is off.
+const OFF: &str = "The status page and /api/v1 are off here: start defib with DEFIB_UI=on (auto turns them on where \
+                   DEFIB_LISTEN_ADDR is a loopback address). There are /metrics, /healthz and /readyz.\n";
 
 /// Binds the address. Done before anything is started, so that a port in use stops the start.
 pub(crate) async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
@@ -40,18 +50,29 @@ pub(crate) async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 /// Serves until stopped.
 pub(crate) async fn serve(listener: TcpListener, shown: Shown, stop: CancellationToken) {
     let files_max = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    server::serve(listener, router(shown), Bounds::of_process(files_max), stop).await;
+    let bounds = Bounds::of_process(files_max);
+    let streams = Streams::new(bounds.connections_max, stop.clone());
+    if let Some(viewer) = shown.viewer.clone() {
+        let stop = stop.clone();
+        tokio::spawn(async move { viewer.tidy(stop).await });
+    }
+    server::serve(listener, router(shown, streams), bounds, stop).await;
 }
 
-fn router(shown: Shown) -> Router {
-    Router::new()
+fn router(shown: Shown, streams: Streams) -> Router {
+    let viewer = shown.viewer.clone();
+    let router = Router::new()
         .route("/metrics", get(metrics))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
-        .fallback(|| async {
-            (StatusCode::NOT_FOUND, Json(json!({ "reason": "there are /metrics, /healthz and /readyz" })))
-        })
-        .with_state(shown)
+        .with_state(shown);
+    match viewer {
+        Some(viewer) => {
+            let api = api::router(Open { viewer: Arc::clone(&viewer), streams });
+            router.nest("/api/v1", api).merge(page::router(viewer))
+        }
+        None => router.fallback(async || (StatusCode::NOT_FOUND, OFF)),
+    }
 }
 
 async fn metrics(State(shown): State<Shown>) -> Response {

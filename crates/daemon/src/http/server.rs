@@ -6,7 +6,8 @@
 //! - **a number of connections**, which is a share of the files that the process may have. When all are taken, the newest
 //!   comer takes the place of the oldest connection that has not yet sent a whole request, so a scrape always gets through;
 //! - **a time for the request** to come in, which is also the longest that a connection may be idle;
-//! - **a time for the whole of it**, from the first byte to the last, for those who do not read their answer;
+//! - **a time for the whole of it**, from the first byte to the last, for those who do not read their answer; a stream of events
+//!   ([`crate::streams`]) has a longer one, and streams have a number of their own;
 //! - **one request for each connection**. Prometheus and probes ask every few seconds at most, so they lose nothing by it,
 //!   and no connection waits for a next request.
 //!
@@ -31,6 +32,8 @@ use tokio::net::TcpListener;
 use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
+
+use crate::streams::Lasting;
 
 /// As many connections at once, at most. Larger: strangers may take more files. Smaller: a burst of scrapes and probes evicts
 /// one of its own.
@@ -62,6 +65,8 @@ pub(crate) struct Bounds {
     pub(crate) request_within: Duration,
     /// How long a connection may last, from its first byte to the last one of the answer.
     pub(crate) answered_within: Duration,
+    /// How long a stream of events may last. Its reader connects again. It bounds how long one who reads nothing keeps a place.
+    pub(crate) streamed_within: Duration,
 }
 
 impl Bounds {
@@ -73,6 +78,7 @@ impl Bounds {
             connections_max: share.clamp(CONNECTIONS_MIN, CONNECTIONS_MAX),
             request_within: Duration::from_secs(5),
             answered_within: Duration::from_secs(10),
+            streamed_within: Duration::from_secs(600),
         }
     }
 }
@@ -184,8 +190,11 @@ async fn answer(
     asked: Arc<AtomicBool>,
 ) {
     let router = TowerToHyperService::new(router);
-    let service = service_fn(move |request| {
+    let lasting = Lasting::default();
+    let mark = lasting.clone();
+    let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
         asked.store(true, Ordering::Relaxed);
+        request.extensions_mut().insert(mark.clone());
         router.call(request)
     });
     let connection = http1::Builder::new()
@@ -194,7 +203,13 @@ async fn answer(
         .keep_alive(false)
         .max_buf_size(HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), service);
-    match tokio::time::timeout(bounds.answered_within, connection).await {
+    let mut connection = std::pin::pin!(connection);
+    let mut ended = tokio::time::timeout(bounds.answered_within, &mut connection).await;
+    if ended.is_err() && lasting.is_marked() {
+        let left = bounds.streamed_within.saturating_sub(bounds.answered_within);
+        ended = tokio::time::timeout(left, connection).await;
+    }
+    match ended {
         Ok(Ok(())) => {}
         Ok(Err(error)) => debug!(%error, "a connection ended early"),
         Err(_) => debug!("a connection took too long and was closed"),
@@ -205,6 +220,7 @@ async fn answer(
 mod tests {
     use std::net::{Ipv4Addr, SocketAddr};
 
+    use axum::Extension;
     use axum::routing::get;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
     use tokio::net::TcpStream;
@@ -212,8 +228,12 @@ mod tests {
 
     use super::*;
 
-    const BOUNDS: Bounds =
-        Bounds { connections_max: 4, request_within: Duration::from_secs(5), answered_within: Duration::from_secs(10) };
+    const BOUNDS: Bounds = Bounds {
+        connections_max: 4,
+        request_within: Duration::from_secs(5),
+        answered_within: Duration::from_secs(10),
+        streamed_within: Duration::from_secs(40),
+    };
 
     /// Longer than anything here lasts.
     const PATIENCE: Duration = Duration::from_secs(60);
@@ -223,6 +243,12 @@ mod tests {
             .route("/well", get(async || "well"))
             .route("/long", get(async || "0123456789".repeat(10_000)))
             .route("/never", get(std::future::pending::<()>))
+            .route("/stream", get(stream))
+    }
+
+    async fn stream(Extension(lasting): Extension<Lasting>) {
+        lasting.mark();
+        std::future::pending::<()>().await;
     }
 
     fn connections() -> Connections {
@@ -290,6 +316,15 @@ mod tests {
         tokio::time::timeout(PATIENCE, connections.one_ended()).await.expect("it ends");
         assert_eq!(begun.elapsed(), BOUNDS.answered_within);
         assert!(connections.known.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_outlasts_other_answers_and_ends_at_its_own_deadline() {
+        let mut connections = connections();
+        let begun = Instant::now();
+        let _client = connected(&mut connections, &request("/stream")).await;
+        tokio::time::timeout(PATIENCE, connections.one_ended()).await.expect("it ends");
+        assert_eq!(begun.elapsed(), BOUNDS.streamed_within);
     }
 
     #[tokio::test(start_paused = true)]

@@ -4,11 +4,11 @@ use std::cmp::Ordering;
 
 use defib_store::{HoldScope, Store};
 
-use super::Refused;
 use crate::logging::printable;
+use crate::refused::Refused;
 
 /// Sorts as people do, `w2` before `w10`. Names that differ only in leading zeros are sorted as texts.
-pub(super) fn natural(left: &str, right: &str) -> Ordering {
+pub(crate) fn natural(left: &str, right: &str) -> Ordering {
     let (mut a, mut b) = (left, right);
     loop {
         let (first, second) = (run(a), run(b));
@@ -40,7 +40,7 @@ fn run(text: &str) -> &str {
 }
 
 /// The name that was probably meant, if one is near enough to be worth a question.
-pub(super) fn nearest<'a>(meant: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(meant: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let allowed = (meant.chars().count() / 3).clamp(1, 3);
     names
         .into_iter()
@@ -51,7 +51,7 @@ pub(super) fn nearest<'a>(meant: &str, names: impl IntoIterator<Item = &'a str>)
 }
 
 /// What to say of a name that does not exist.
-pub(super) fn unknown<'a>(kind: &str, meant: &str, names: impl IntoIterator<Item = &'a str>) -> String {
+pub(crate) fn unknown<'a>(kind: &str, meant: &str, names: impl IntoIterator<Item = &'a str>) -> String {
     let hint = nearest(meant, names).map_or_else(
         || "`defib status` lists those there are".to_owned(),
         |name| format!("did you mean {}?", printable(name)),
@@ -60,7 +60,7 @@ pub(super) fn unknown<'a>(kind: &str, meant: &str, names: impl IntoIterator<Item
 }
 
 /// Refuses a workspace or an engine that does not exist, and suggests the nearest that does.
-pub(super) async fn must_exist(store: &Store, scope: &HoldScope) -> anyhow::Result<()> {
+pub(crate) async fn must_exist(store: &Store, scope: &HoldScope) -> anyhow::Result<()> {
     if store.is_known(scope).await? {
         return Ok(());
     }
@@ -71,7 +71,7 @@ pub(super) async fn must_exist(store: &Store, scope: &HoldScope) -> anyhow::Resu
 
 /// A name that does not exist: one line, exit code 1.
 #[derive(Debug)]
-pub(super) struct NoSuch(pub(super) String);
+pub(crate) struct NoSuch(pub(crate) String);
 
 impl std::fmt::Display for NoSuch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -82,7 +82,7 @@ impl std::fmt::Display for NoSuch {
 impl std::error::Error for NoSuch {}
 
 /// Refuses a reason that says nothing: it is what the next person reads.
-pub(super) fn reason(text: &str) -> Result<&str, Refused> {
+pub(crate) fn reason(text: &str) -> Result<&str, Refused> {
     let text = text.trim();
     if text.is_empty() {
         Err(Refused("--reason is empty: say why, somebody will read it".to_owned()))

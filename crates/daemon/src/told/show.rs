@@ -9,19 +9,19 @@ use defib_policy::moment::Timestamp;
 use crate::logging::printable;
 
 /// A line on standard output. A reader who has seen enough (`| head`) changes nothing about how the command ends.
-pub(super) fn line(text: std::fmt::Arguments<'_>) {
+pub(crate) fn line(text: std::fmt::Arguments<'_>) {
     use std::io::Write as _;
     let _ = writeln!(std::io::stdout().lock(), "{text}");
 }
 
 /// A line on standard error, if that can be written.
-pub(super) fn complain(text: std::fmt::Arguments<'_>) {
+pub(crate) fn complain(text: std::fmt::Arguments<'_>) {
     use std::io::Write as _;
     let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
 
 /// An age in at most two units: `3s`, `4m 12s`, `2d 3h`.
-pub(super) fn age(age: Duration) -> String {
+pub(crate) fn age(age: Duration) -> String {
     let seconds = age.as_secs();
     let whole = match seconds {
         0..3_600 => seconds,
@@ -32,31 +32,31 @@ pub(super) fn age(age: Duration) -> String {
 }
 
 /// A clock reading as `2026-11-23 18:19:40.123Z`.
-pub(super) fn clock(at: Timestamp) -> String {
+pub(crate) fn clock(at: Timestamp) -> String {
     let text = at.to_string().replace('T', " ");
     text.get(..23).map_or_else(|| text.clone(), |short| format!("{short}Z"))
 }
 
 /// Text from outside, or a dash.
-pub(super) fn or_dash(text: Option<&str>) -> String {
+pub(crate) fn or_dash(text: Option<&str>) -> String {
     text.map_or_else(|| "-".to_owned(), printable)
 }
 
 /// A table without lines, which `awk` and people can both read.
-pub(super) fn table(header: &[&str]) -> Table {
+pub(crate) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Disabled).set_header(header);
     table
 }
 
 /// The lines of a table without the padding at its edges.
-pub(super) fn lines(table: &Table) -> impl Iterator<Item = String> {
+pub(crate) fn lines(table: &Table) -> impl Iterator<Item = String> {
     table.lines().map(|line| line.trim_end().strip_prefix(' ').unwrap_or(&line).trim_end().to_owned())
 }
 
 /// The system user who runs the command, for the record: by name, or by number where the environment does not tell (a service, a
 /// container).
-pub(super) fn user() -> String {
+pub(crate) fn user() -> String {
     let named = ["SUDO_USER", "USER", "LOGNAME"]
         .into_iter()
         .find_map(|name| std::env::var(name).ok().filter(|user| !user.is_empty()));

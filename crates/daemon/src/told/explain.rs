@@ -1,42 +1,24 @@
-//! `defib explain`: what is held to be true of a workspace, on what evidence, what would change it, and how it came to that.
+//! What `defib explain` prints: what is held to be true of a workspace, on what evidence, what would change it, and how it came to that.
 //!
 //! A verdict's reasons hold ages, and they are those of the moment at which it was given; so that moment is told with them. What the
 //! database says now stands apart.
 
 use std::time::Duration;
 
-use defib_policy::id::{ContainerId, WorkspaceId};
+use defib_policy::id::ContainerId;
 use defib_policy::verdict::{Held, Rule, Verdict};
-use defib_store::{CurrentVerdict, Explanation, FleetScope, LastWords, StatusRow, Store, TimelineEntry, TimelineWhat};
+use defib_store::{CurrentVerdict, Explanation, LastWords, StatusRow, TimelineEntry, TimelineWhat};
 use serde_json::{Value, json};
 
-use super::names::{NoSuch, unknown};
+use super::show;
 use super::standing::{Judged, Standing, Voices};
-use super::{Ended, ExplainArgs, Format, show};
 use crate::logging::printable;
 
 /// Where each verdict and each reason to hold a restart back has a section.
 const RUNBOOK: &str = "docs/runbook.md";
 
-pub(super) async fn run(store: &Store, args: &ExplainArgs) -> anyhow::Result<Ended> {
-    let id = WorkspaceId::from(args.workspace.as_str());
-    let explanation = store.explain(&id, args.limit).await?;
-    let voices = Voices::read(store, FleetScope::Some(std::slice::from_ref(&id))).await?;
-    if explanation.workspace.is_none() && explanation.timeline.is_empty() {
-        let rows = store.status().await?;
-        let no_such = unknown("workspace", &args.workspace, rows.iter().map(|row| row.id.as_str()));
-        return Err(NoSuch(format!("{no_such} (it is not in defib.fleet, and nothing is recorded about it)")).into());
-    }
-    let text = match args.format {
-        Format::Json => serde_json::to_string_pretty(&as_json(&explanation, &voices))?,
-        Format::Table => text(&args.workspace, &explanation, &voices),
-    };
-    say!("{}", text.trim_end());
-    Ok(Ended::Well)
-}
-
 /// Everything for people.
-fn text(workspace: &str, explanation: &Explanation, voices: &Voices) -> String {
+pub(crate) fn text(workspace: &str, explanation: &Explanation, voices: &Voices) -> String {
     let mut lines = vec![printable(workspace)];
     match &explanation.workspace {
         None => lines.push("  not in defib.fleet any more".to_owned()),
@@ -84,7 +66,7 @@ fn text(workspace: &str, explanation: &Explanation, voices: &Voices) -> String {
 }
 
 /// What the database says now.
-fn facts(row: &StatusRow, explanation: &Explanation) -> Vec<String> {
+pub(crate) fn facts(row: &StatusRow, explanation: &Explanation) -> Vec<String> {
     let container = explanation.container_ref.as_deref().or(explanation.instance_ref.as_deref());
     let ago = |age: Option<Duration>| age.map_or_else(|| "never".to_owned(), |ago| format!("{} ago", show::age(ago)));
     let mut lines = vec![
@@ -127,45 +109,64 @@ fn facts(row: &StatusRow, explanation: &Explanation) -> Vec<String> {
     lines
 }
 
-/// What a running daemon says of it.
+/// One thing that is said of a verdict.
+#[derive(Debug)]
+pub(crate) struct Reason {
+    /// Which: `because`, `seen`, `changes`, `held`, `ends`, `settings`, `observed`, `help`.
+    pub(crate) label: &'static str,
+    pub(crate) text: String,
+}
+
+impl Reason {
+    const fn new(label: &'static str, text: String) -> Self {
+        Self { label, text }
+    }
+}
+
+/// What a running daemon says of it, line by line.
 fn verdict(judged: &Judged<'_>, row: &StatusRow, explanation: &Explanation) -> Vec<String> {
     let said =
         format!("said by {}, last pass over its engine {} ago", printable(&judged.by.name), show::age(judged.ago));
+    let first = match judged.current {
+        None => format!("  verdict: alive, {said}"),
+        Some(current) => {
+            format!("  verdict: {} for {}, {said}", printable(&current.verdict), show::age(current.since_ago))
+        }
+    };
+    let reasons = reasons(judged, row, explanation);
+    let lines = reasons.into_iter().map(|Reason { label, text }| format!("    {label:<8} {text}"));
+    std::iter::once(first).chain(lines).collect()
+}
+
+/// Why a running daemon says so.
+pub(crate) fn reasons(judged: &Judged<'_>, row: &StatusRow, explanation: &Explanation) -> Vec<Reason> {
     let mut lines = Vec::new();
     let own = match judged.current {
         None => {
-            lines.push(format!("  verdict: alive, {said}"));
             lines.extend(alive(judged, row, explanation));
             explanation.learned.as_ref().map(|learned| learned.own_settings.clone()).unwrap_or_default()
         }
         Some(current) => {
-            lines.push(format!(
-                "  verdict: {} for {}, {said}",
-                printable(&current.verdict),
-                show::age(current.since_ago)
-            ));
-            lines.extend(reasons(current, explanation));
+            lines.extend(accusation(current, explanation));
             let own = current.evidence.get("own_settings").and_then(Value::as_array).into_iter().flatten();
             own.filter_map(|own| own.as_str().map(str::to_owned)).collect()
         }
     };
-    lines.extend(own.iter().map(|own| format!("    settings {}", printable(own))));
+    lines.extend(own.iter().map(|own| Reason::new("settings", printable(own))));
     if judged.by.mode.as_deref() == Some("observe") {
-        lines.push(format!(
-            "    observed {} runs with DEFIB_MODE=observe: it would restart nobody",
-            printable(&judged.by.name)
-        ));
+        let by = printable(&judged.by.name);
+        lines.push(Reason::new("observed", format!("{by} runs with DEFIB_MODE=observe: it would restart nobody")));
     }
     let verdict = format!("{RUNBOOK}#verdict-{}", judged.verdict);
     let held = judged.current.and_then(|current| current.held.as_deref());
     let held = held.map_or_else(String::new, |held| format!(", {RUNBOOK}#held-{}", held.replace(' ', "-")));
-    lines.push(format!("    help     {}{}", printable(&verdict), printable(&held)));
+    lines.push(Reason::new("help", format!("{}{}", printable(&verdict), printable(&held))));
     lines
 }
 
 /// A workspace without a row in `defib.verdicts`. The daemon records no evidence about workspaces that nothing accuses, so this is made
 /// from its last report on the engine and from the present row.
-fn alive(judged: &Judged<'_>, row: &StatusRow, explanation: &Explanation) -> Vec<String> {
+fn alive(judged: &Judged<'_>, row: &StatusRow, explanation: &Explanation) -> [Reason; 2] {
     let external = row.kind.as_deref() == Some("external");
     let fresh = if external { Rule::ExternalBeating } else { Rule::RunningFresh };
     let last = explanation.timeline.iter().rev().find_map(|entry| match &entry.what {
@@ -201,32 +202,33 @@ fn alive(judged: &Judged<'_>, row: &StatusRow, explanation: &Explanation) -> Vec
         },
     };
     let rule = if silent.is_some() && !external { Rule::RunningNoWitness } else { fresh };
-    vec![format!("    because  {because}"), format!("    changes  with {}", rule.would_change())]
+    [Reason::new("because", because), Reason::new("changes", format!("with {}", rule.would_change()))]
 }
 
 /// Why, as of when it was judged, and what would change it.
-fn reasons(current: &CurrentVerdict, explanation: &Explanation) -> Vec<String> {
+fn accusation(current: &CurrentVerdict, explanation: &Explanation) -> Vec<Reason> {
     let evidence = &current.evidence;
-    let mut lines = vec![format!(
-        "    because  {} (as of {} ago, rule {})",
+    let because = format!(
+        "{} (as of {} ago, rule {})",
         printable(&current.because),
         show::age(current.updated_ago),
         printable(&current.rule)
-    )];
+    );
+    let mut lines = vec![Reason::new("because", because)];
     if let Some(id) = evidence.pointer("/sample/incarnation/container_id").and_then(Value::as_str) {
         let id: String = printable(id).chars().take(12).collect();
         let started = evidence.pointer("/sample/incarnation/started_at").and_then(Value::as_str);
         let started = started.map_or_else(String::new, |at| format!(", started {}", printable(at)));
-        lines.push(format!("    seen     container {id}{started}"));
+        lines.push(Reason::new("seen", format!("container {id}{started}")));
     }
     if let Some(change) = field(evidence, "would_change") {
-        lines.push(format!("    changes  with {}", printable(change)));
+        lines.push(Reason::new("changes", format!("with {}", printable(change))));
     }
     if let Some(label) = &current.held {
         let known = Held::ALL.iter().find(|known| known.label() == label);
         let sentence = known.map_or_else(|| printable(label), |held| held.sentence().to_owned());
-        lines.push(format!("    held     {}: {sentence}", printable(label)));
-        lines.push(format!("    ends     {}", ends(label, current, explanation)));
+        lines.push(Reason::new("held", format!("{}: {sentence}", printable(label))));
+        lines.push(Reason::new("ends", ends(label, current, explanation)));
     }
     lines
 }
@@ -265,7 +267,8 @@ fn ends(held: &str, current: &CurrentVerdict, explanation: &Explanation) -> Stri
     }
 }
 
-fn line(what: &TimelineWhat) -> String {
+/// What happened, in a sentence that begins with its kind.
+pub(crate) fn line(what: &TimelineWhat) -> String {
     match what {
         TimelineWhat::Verdict { from, to, evidence } => {
             let because = field(evidence, "because").unwrap_or_default();
@@ -338,11 +341,12 @@ fn last_words(words: &LastWords) -> String {
     text
 }
 
-fn field<'a>(evidence: &'a Value, key: &str) -> Option<&'a str> {
+pub(crate) fn field<'a>(evidence: &'a Value, key: &str) -> Option<&'a str> {
     evidence.get(key)?.as_str()
 }
 
-fn as_json(explanation: &Explanation, voices: &Voices) -> Value {
+/// Everything for programs.
+pub(crate) fn as_json(explanation: &Explanation, voices: &Voices) -> Value {
     let entry = |entry: &TimelineEntry| {
         let mut what = match &entry.what {
             TimelineWhat::Verdict { from, to, evidence } => {
@@ -436,7 +440,7 @@ fn as_json(explanation: &Explanation, voices: &Voices) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::golden;
+    use crate::told::golden;
 
     fn told(row: StatusRow) -> String {
         text(&row.id.clone(), &golden::explanation(row), &golden::voices(golden::said()))

@@ -1,23 +1,19 @@
-//! `defib status`: the fleet with its verdicts, from the tables alone, and by whom each is said.
+//! The fleet with its verdicts, from the tables alone, and by whom each is said: what `defib status` prints.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use defib_store::{EngineSaid, FleetScope, Hold, HoldScope, ReplicaSaid, StatusRow, Store};
 use serde_json::{Value, json};
 
 use super::names::{NoSuch, natural, unknown};
+use super::show;
 use super::standing::{NOT_JUDGED, NOT_WATCHED, SUSPENDED, Standing, Voices};
-use super::{Ended, Format, StatusArgs, show};
-use crate::logging::{chain, printable};
-
-/// Between two pictures of `--watch`, unless it says otherwise.
-pub(super) const WATCH_EVERY: &str = "2s";
+use crate::logging::printable;
 
 /// Everything that one picture of the fleet is made of.
-struct Picture {
+pub(crate) struct Picture {
     rows: Vec<StatusRow>,
     holds: Vec<Hold>,
     voices: Voices,
@@ -25,46 +21,16 @@ struct Picture {
 
 /// Whom to show.
 #[derive(Debug, Default)]
-struct Filter<'a> {
-    ids: &'a [String],
-    verdicts: &'a [String],
-    engines: &'a [String],
-    troubled: bool,
-}
-
-pub(super) async fn run(store: &Store, args: &StatusArgs) -> anyhow::Result<Ended> {
-    let filter =
-        Filter { ids: &args.workspaces, verdicts: &args.verdict, engines: &args.engine, troubled: args.troubled };
-    let Some(every) = args.watch else {
-        let picture = Picture::take(store).await?;
-        filter.must_fit(&picture)?;
-        let text = match args.format {
-            Format::Json => picture.json(&filter)?,
-            Format::Table => picture.text(&filter),
-        };
-        say!("{}", text.trim_end());
-        let failed = args.exit_code && picture.has_trouble(&filter);
-        return Ok(if failed { Ended::Failed } else { Ended::Well });
-    };
-    // Until somebody ends it: a database that goes away meanwhile is part of what is watched.
-    loop {
-        let text = match Picture::take(store).await {
-            Ok(picture) if args.format == Format::Json => picture.json(&filter)?,
-            Ok(picture) => picture.text(&filter),
-            Err(error) => format!("{}\n", chain(error.as_ref())),
-        };
-        if std::io::stdout().is_terminal() {
-            say!("\u{1b}[2J\u{1b}[H{}", text.trim_end());
-        } else {
-            say!("{}\n", text.trim_end());
-        }
-        tokio::time::sleep(every).await;
-    }
+pub(crate) struct Filter<'a> {
+    pub(crate) ids: &'a [String],
+    pub(crate) verdicts: &'a [String],
+    pub(crate) engines: &'a [String],
+    pub(crate) troubled: bool,
 }
 
 impl Filter<'_> {
     /// A name that does not exist would otherwise look like a fleet without trouble.
-    fn must_fit(&self, picture: &Picture) -> Result<(), NoSuch> {
+    pub(crate) fn must_fit(&self, picture: &Picture) -> Result<(), NoSuch> {
         for id in self.ids {
             if !picture.rows.iter().any(|row| row.id == *id) {
                 return Err(NoSuch(unknown("workspace", id, picture.rows.iter().map(|row| row.id.as_str()))));
@@ -89,7 +55,7 @@ impl Filter<'_> {
 }
 
 impl Picture {
-    async fn take(store: &Store) -> anyhow::Result<Self> {
+    pub(crate) async fn take(store: &Store) -> anyhow::Result<Self> {
         let mut rows = store.status().await?;
         rows.sort_by(|a, b| natural(&a.id, &b.id));
         Ok(Self { rows, holds: store.holds().await?, voices: Voices::read(store, FleetScope::All).await? })
@@ -108,11 +74,11 @@ impl Picture {
         all.filter(|(row, standing)| filter.shows(row, standing)).collect()
     }
 
-    fn has_trouble(&self, filter: &Filter<'_>) -> bool {
+    pub(crate) fn has_trouble(&self, filter: &Filter<'_>) -> bool {
         self.shown(filter).iter().any(|(_, standing)| standing.is_trouble())
     }
 
-    fn text(&self, filter: &Filter<'_>) -> String {
+    pub(crate) fn text(&self, filter: &Filter<'_>) -> String {
         let mut text = String::new();
         for line in self.replica_lines().into_iter().chain(self.engine_lines()).chain(self.holds.iter().map(hold_line))
         {
@@ -239,14 +205,14 @@ impl Picture {
         format!("{} {noun}: {}", self.rows.len(), parts.join(", "))
     }
 
-    fn json(&self, filter: &Filter<'_>) -> serde_json::Result<String> {
+    pub(crate) fn json(&self, filter: &Filter<'_>) -> serde_json::Result<String> {
         let rows: Vec<Value> =
             self.shown(filter).iter().map(|(row, standing)| as_json(row, standing, &self.holds)).collect();
         serde_json::to_string_pretty(&rows)
     }
 }
 
-fn storm(word: &EngineSaid) -> String {
+pub(crate) fn storm(word: &EngineSaid) -> String {
     let Some(storm) = &word.storm else { return String::new() };
     if storm.get("batch").is_none() {
         return "; storm: many died at once, so restarts go in small batches, each verified before the next".to_owned();
@@ -320,7 +286,7 @@ fn cells(row: &StatusRow, standing: &Standing<'_>) -> [String; 9] {
     ]
 }
 
-fn as_json(row: &StatusRow, standing: &Standing<'_>, holds: &[Hold]) -> Value {
+pub(crate) fn as_json(row: &StatusRow, standing: &Standing<'_>, holds: &[Hold]) -> Value {
     let covers = |hold: &&Hold| match &hold.scope {
         HoldScope::Fleet => true,
         HoldScope::Engine(name) => Some(name.as_str()) == row.engine.as_deref(),
@@ -374,7 +340,7 @@ fn as_json(row: &StatusRow, standing: &Standing<'_>, holds: &[Hold]) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::golden;
+    use crate::told::golden;
 
     fn picture(said: defib_store::Said) -> Picture {
         Picture { rows: golden::fleet(), holds: vec![golden::hold()], voices: golden::voices(said) }

@@ -11,15 +11,15 @@ use defib_store::{
 use serde_json::{Value, json};
 
 use super::standing::Voices;
-pub(super) use crate::golden_file::matches;
+pub(crate) use crate::golden_file::matches;
 
 const NOW: Timestamp = Timestamp(1_764_000_000_000_000);
 
-pub(super) const fn seconds(seconds: u64) -> Duration {
+pub(crate) const fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-pub(super) fn row(id: &str) -> StatusRow {
+pub(crate) fn row(id: &str) -> StatusRow {
     StatusRow {
         id: id.to_owned(),
         name: None,
@@ -34,7 +34,7 @@ pub(super) fn row(id: &str) -> StatusRow {
     }
 }
 
-pub(super) fn verdict(verdict: &str, rule: &str, because: &str, held: Option<&str>) -> CurrentVerdict {
+pub(crate) fn verdict(verdict: &str, rule: &str, because: &str, held: Option<&str>) -> CurrentVerdict {
     CurrentVerdict {
         verdict: verdict.to_owned(),
         since_ago: seconds(252),
@@ -51,7 +51,7 @@ pub(super) fn verdict(verdict: &str, rule: &str, because: &str, held: Option<&st
     }
 }
 
-pub(super) fn replica(name: &str, mode: &str) -> ReplicaSaid {
+pub(crate) fn replica(name: &str, mode: &str) -> ReplicaSaid {
     ReplicaSaid {
         name: name.to_owned(),
         engines: vec!["default".to_owned(), "gpu".to_owned()],
@@ -65,7 +65,7 @@ pub(super) fn replica(name: &str, mode: &str) -> ReplicaSaid {
     }
 }
 
-pub(super) fn engine(name: &str, holder: &str) -> EngineSaid {
+pub(crate) fn engine(name: &str, holder: &str) -> EngineSaid {
     EngineSaid {
         name: name.to_owned(),
         holder: holder.to_owned(),
@@ -79,12 +79,12 @@ pub(super) fn engine(name: &str, holder: &str) -> EngineSaid {
     }
 }
 
-pub(super) fn lease(engine: &str, holder: &str) -> Lease {
+pub(crate) fn lease(engine: &str, holder: &str) -> Lease {
     Lease { engine: engine.into(), holder: holder.to_owned(), epoch: 3, expires_in: seconds(12) }
 }
 
 /// Two replicas, of which one owns everything; an engine that does not answer and is in a storm.
-pub(super) fn said() -> Said {
+pub(crate) fn said() -> Said {
     let storm = json!({ "since_seconds": 40, "batch": 3, "canaries": ["g1", "g7"], "waiting": 5 });
     Said {
         now: NOW,
@@ -98,7 +98,7 @@ pub(super) fn said() -> Said {
 }
 
 /// Nobody runs: the last one was killed.
-pub(super) fn killed() -> Said {
+pub(crate) fn killed() -> Said {
     Said {
         replicas: vec![ReplicaSaid { gone_for: Some(seconds(40)), ..replica("r1", "enforce") }],
         engines: Vec::new(),
@@ -107,12 +107,12 @@ pub(super) fn killed() -> Said {
     }
 }
 
-pub(super) fn voices(said: Said) -> Voices {
-    Voices::of_a_test(said, HashMap::from([("w12".to_owned(), "created_at is infinite")]))
+pub(crate) fn voices(said: Said) -> Voices {
+    Voices::of_a_picture(said, HashMap::from([("w12".to_owned(), "created_at is infinite")]))
 }
 
 /// One of each kind.
-pub(super) fn fleet() -> Vec<StatusRow> {
+pub(crate) fn fleet() -> Vec<StatusRow> {
     let dead =
         verdict("dead", "stopped_stale", "container stopped (exit 137), heartbeat stale for 80 s", Some("backoff"));
     let on = |engine: &str, row: StatusRow| StatusRow { engine: Some(engine.to_owned()), ..row };
@@ -147,7 +147,7 @@ pub(super) fn fleet() -> Vec<StatusRow> {
     ]
 }
 
-pub(super) fn hold() -> Hold {
+pub(crate) fn hold() -> Hold {
     Hold {
         id: 1,
         scope: HoldScope::Engine("gpu".into()),
@@ -159,7 +159,7 @@ pub(super) fn hold() -> Hold {
     }
 }
 
-pub(super) fn explanation(row: StatusRow) -> Explanation {
+pub(crate) fn explanation(row: StatusRow) -> Explanation {
     let at = |seconds: i64, what| TimelineEntry { at: Timestamp(NOW.0 - seconds * 1_000_000), what };
     let evidence: Value =
         json!({ "because": "container stopped (exit 137), heartbeat stale for 80 s", "rule": "stopped_stale" });

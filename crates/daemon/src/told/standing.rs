@@ -15,19 +15,19 @@ use super::show;
 use crate::logging::printable;
 
 /// The kind of those that have no engine.
-const EXTERNAL: &str = "external";
+pub(crate) const EXTERNAL: &str = "external";
 
 /// The word for those of whom nobody says anything.
-pub(super) const NOT_JUDGED: &str = "not judged";
+pub(crate) const NOT_JUDGED: &str = "not judged";
 /// The word for those whose status is not watched.
-pub(super) const NOT_WATCHED: &str = "not watched";
+pub(crate) const NOT_WATCHED: &str = "not watched";
 /// The word for those that somebody put away.
-pub(super) const SUSPENDED: &str = "suspended";
+pub(crate) const SUSPENDED: &str = "suspended";
 
 /// Who says what.
 #[derive(Debug)]
-pub(super) struct Voices {
-    pub(super) said: Said,
+pub(crate) struct Voices {
+    pub(crate) said: Said,
     /// The statuses that the daemons watch; `None`: none has said so yet.
     watched: Option<Vec<String>>,
     /// The rows that a daemon reads; `None`: the fleet cannot be read.
@@ -38,7 +38,7 @@ pub(super) struct Voices {
 
 /// What is said of one workspace.
 #[derive(Debug)]
-pub(super) enum Standing<'a> {
+pub(crate) enum Standing<'a> {
     /// It or an ancestor was put away.
     Suspended,
     /// Its status is none that is watched.
@@ -50,20 +50,20 @@ pub(super) enum Standing<'a> {
 
 /// What a running daemon says of one workspace.
 #[derive(Debug)]
-pub(super) struct Judged<'a> {
-    pub(super) verdict: &'a str,
+pub(crate) struct Judged<'a> {
+    pub(crate) verdict: &'a str,
     /// The row of `defib.verdicts`; `None`: alive.
-    pub(super) current: Option<&'a CurrentVerdict>,
+    pub(crate) current: Option<&'a CurrentVerdict>,
     /// The replica.
-    pub(super) by: &'a ReplicaSaid,
+    pub(crate) by: &'a ReplicaSaid,
     /// Its last pass over the engine.
-    pub(super) at: Timestamp,
-    pub(super) ago: Duration,
+    pub(crate) at: Timestamp,
+    pub(crate) ago: Duration,
 }
 
 impl Standing<'_> {
     /// One word for it: a verdict, or one of the three above.
-    pub(super) fn word(&self) -> &str {
+    pub(crate) fn word(&self) -> &str {
         match self {
             Self::Suspended => SUSPENDED,
             Self::NotWatched => NOT_WATCHED,
@@ -74,7 +74,7 @@ impl Standing<'_> {
 
     /// Whether somebody should look at it: it is in doubt or dead, or nobody judges it although it should be watched. A workspace that is
     /// busy or has just started is well.
-    pub(super) fn is_trouble(&self) -> bool {
+    pub(crate) fn is_trouble(&self) -> bool {
         match self {
             Self::Suspended | Self::NotWatched => false,
             Self::NotJudged(_) => true,
@@ -85,7 +85,7 @@ impl Standing<'_> {
 
 impl Voices {
     /// What is said, and which of these rows (`FleetScope::All`: of all) a daemon reads.
-    pub(super) async fn read(store: &Store, scope: FleetScope<'_>) -> Result<Self, StoreError> {
+    pub(crate) async fn read(store: &Store, scope: FleetScope<'_>) -> Result<Self, StoreError> {
         let said = store.said().await?;
         let watched = watched(&said);
         let (mut read, mut malformed) = (None, HashMap::new());
@@ -104,14 +104,14 @@ impl Voices {
         Ok(Self { said, watched, read, malformed })
     }
 
-    #[cfg(test)]
-    pub(super) fn of_a_test(said: Said, malformed: HashMap<String, &'static str>) -> Self {
+    /// For a picture that was read by other statements, and knows itself which rows break the contract.
+    pub(crate) fn of_a_picture(said: Said, malformed: HashMap<String, &'static str>) -> Self {
         let watched = watched(&said);
         Self { said, watched, read: None, malformed }
     }
 
     /// What is said of a workspace.
-    pub(super) fn of<'a>(&'a self, row: &'a StatusRow) -> Standing<'a> {
+    pub(crate) fn of<'a>(&'a self, row: &'a StatusRow) -> Standing<'a> {
         if row.suspended == Some(true) {
             return Standing::Suspended;
         }
@@ -152,7 +152,7 @@ impl Voices {
     }
 
     /// The replica that speaks for an engine (`external`: for those that have none), with its last word on it; or why none does.
-    pub(super) fn judge(&self, engine: &str, external: bool) -> Result<(&ReplicaSaid, &EngineSaid), String> {
+    pub(crate) fn judge(&self, engine: &str, external: bool) -> Result<(&ReplicaSaid, &EngineSaid), String> {
         if self.living().next().is_none() {
             return Err(self.nobody_runs());
         }
@@ -180,7 +180,7 @@ impl Voices {
     }
 
     /// The replicas that live.
-    pub(super) fn living(&self) -> impl Iterator<Item = &ReplicaSaid> {
+    pub(crate) fn living(&self) -> impl Iterator<Item = &ReplicaSaid> {
         self.said.replicas.iter().filter(|replica| replica.gone_for.is_none())
     }
 

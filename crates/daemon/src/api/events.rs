@@ -1,0 +1,121 @@
+//! `/api/v1/events`: an event for each new picture of the fleet, as server-sent events.
+//!
+//! A reader that was away needs no history: the first event of each connection says how things stand, and what it missed shows in
+//! the difference. So a reconnect, to this replica or to another one, loses nothing.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Extension;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use defib_policy::moment::Timestamp;
+use futures_util::{StreamExt as _, stream};
+use serde_json::{Value, json};
+use tokio::sync::{OwnedSemaphorePermit, watch};
+
+use super::problem::Problem;
+use super::{Open, rows};
+use crate::streams::Lasting;
+use crate::told::picture::Word;
+use crate::told::viewer::{Shot, Unread, Viewer};
+
+/// A comment that keeps proxies from closing a quiet stream, and shows us a reader that is gone.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+/// When a browser connects again.
+const RETRY: Duration = Duration::from_secs(2);
+
+pub(super) async fn events(State(open): State<Open>, Extension(lasting): Extension<Lasting>) -> Response {
+    let Some(place) = open.streams.place() else {
+        let detail = "as many event streams are open here as may be: close one, or ask for /api/v1/status instead";
+        return Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail.to_owned()).into_response();
+    };
+    lasting.mark();
+    let shots = open.viewer.shots();
+    let feed = Feed { viewer: open.viewer, shots, told: None, is_unread: false, is_first: true, _place: place };
+    let events = stream::unfold(feed, async |mut feed| {
+        let event = feed.next().await;
+        Some((Ok::<_, Infallible>(event), feed))
+    });
+    let events = events.take_until(Box::pin(open.streams.stopped()));
+    Sse::new(events.boxed()).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response()
+}
+
+/// What one reader has been told.
+struct Feed {
+    viewer: Arc<Viewer>,
+    shots: watch::Receiver<Option<Arc<Shot>>>,
+    /// The picture that it was told of last.
+    told: Option<Timestamp>,
+    /// It knows that the fleet cannot be read.
+    is_unread: bool,
+    is_first: bool,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Feed {
+    /// The next event. Whoever waits here keeps the pictures coming: without readers there are none.
+    async fn next(&mut self) -> Event {
+        loop {
+            if let Some(event) = self.news() {
+                return event;
+            }
+            let looked = self.viewer.look().await;
+            if let Some(event) = self.news() {
+                return event;
+            }
+            if let Err(Unread { why, .. }) = looked
+                && !self.is_unread
+            {
+                self.is_unread = true;
+                return self.event("unread", &json!({ "because": why }));
+            }
+            tokio::select! {
+                changed = self.shots.changed() => if changed.is_err() { std::future::pending::<()>().await },
+                () = tokio::time::sleep(self.viewer.every()) => {}
+            }
+        }
+    }
+
+    /// A picture that it was not told of yet.
+    fn news(&mut self) -> Option<Event> {
+        let shot = self.shots.borrow_and_update().clone()?;
+        if self.told.is_some_and(|told| told >= shot.picture.at) {
+            return None;
+        }
+        // Changes are told from the picture before, so they mean nothing to one who has not seen that.
+        let changes = if self.told.is_some() { changes(&shot) } else { Vec::new() };
+        self.told = Some(shot.picture.at);
+        self.is_unread = false;
+        let body = json!({
+            "as_of": shot.picture.at,
+            "total": shot.picture.counts.total(),
+            "troubled": shot.picture.troubled.len(),
+            "counts": rows::counts(&shot.picture.counts),
+            "changes": changes,
+            "more_changes": shot.more_changes,
+        });
+        Some(self.event("fleet", &body).id(shot.picture.at.to_string()))
+    }
+
+    fn event(&mut self, name: &str, body: &Value) -> Event {
+        let event = Event::default().event(name).data(body.to_string());
+        if std::mem::take(&mut self.is_first) { event.retry(RETRY) } else { event }
+    }
+}
+
+fn changes(shot: &Shot) -> Vec<Value> {
+    let change = |change: &crate::told::picture::Change| {
+        json!({
+            "workspace_id": change.id,
+            "engine": (!change.engine.is_empty()).then_some(&change.engine),
+            "from": change.from.map(Word::label),
+            "to": change.to.map(Word::label),
+        })
+    };
+    shot.changes.iter().map(change).collect()
+}
