@@ -23,6 +23,7 @@ mod account;
 pub mod certificates;
 pub mod dockerd;
 pub mod engine_handle;
+pub mod filtering_proxy;
 pub mod guardian;
 mod net;
 pub mod pgbouncer;

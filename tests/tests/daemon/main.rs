@@ -12,6 +12,7 @@ mod configuration;
 mod databases;
 mod day;
 mod deaths;
+mod engine_access;
 mod engines;
 mod eviction;
 mod externals;
