@@ -58,13 +58,13 @@ fn shape(what: &TimelineWhat) -> &str {
         TimelineWhat::Verdict { to, .. } => Word::from_slug(to).map_or("other", Word::label),
         TimelineWhat::Engine { .. } => "unknown",
         TimelineWhat::Claimed { .. } => "busy",
-        TimelineWhat::LastWords { .. } => "not watched",
         TimelineWhat::Finished { outcome, .. } if outcome == "succeeded" => "settling",
         TimelineWhat::Finished { .. } => "lost",
         TimelineWhat::Recovered { .. } => "alive",
         TimelineWhat::Suspected { .. } => "suspect",
         TimelineWhat::Held { .. } => "frozen",
-        TimelineWhat::Released { .. }
+        TimelineWhat::LastWords { .. }
+        | TimelineWhat::Released { .. }
         | TimelineWhat::Ordered { .. }
         | TimelineWhat::Answered { .. }
         | TimelineWhat::Acknowledged { .. } => "not watched",
