@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The head of an answer, and as much of a body as it announces: the driver keeps the connection open after it.
 async fn read_answer(stream: &mut BufReader<TcpStream>) -> Result<(String, String)> {
-    let (mut head, mut length) = (String::new(), 0);
+    let (mut head, mut length) = (String::new(), 0_usize);
     loop {
         let mut line = String::new();
         ensure!(stream.read_line(&mut line).await? > 0, "the driver has closed the connection");
