@@ -57,6 +57,10 @@ values ('w17', 'e1', 'c0ffee0123456789abcd', now() - interval '2 days', 1, 3, 'd
        ('w5', 'e1', 'cafe', now() - interval '1 day', 1, 3, 'dead', '{"because": "container stopped (exit 1), seen twice"}', 'r1',
         now() - interval '300 milliseconds', null, null, null, null, null);
 
+insert into defib.last_words (attempt_id, exit_code, oom_killed, finished_at, log)
+select id, 137, true, now() - interval '45 seconds', E'starting\n<script>alert("log")</script>\u202e\u001b[31m\n' || repeat('z', 10000) || E'\nout of memory'
+  from defib.restarts where workspace_id = 'w17' and outcome = 'failed';
+
 insert into defib.suspicions (workspace_id, reporter, reason, http_status, detail, reported_at, taken_at, taken_by, finding)
 values ('w17', 'proxy-1', 'refused', 502, E'connect: refused <i>\u202e', now() - interval '44.2 seconds', now() - interval '44.19 seconds', 'r1', 'stopped, exit 137');
 

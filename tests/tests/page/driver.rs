@@ -4,18 +4,43 @@
 //! and a cookie store with them, which every build of the tests would have to compile.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use defib_testkit::{Program, eventually};
 use defib_tests::SOON;
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 /// Keys by their names in the protocol.
 pub(crate) const TAB: &str = "\u{e004}";
 pub(crate) const ENTER: &str = "\u{e007}";
+
+/// A browser that has to start on a busy machine takes its time.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The head of an answer, and as much of a body as it announces: the driver keeps the connection open after it.
+async fn read_answer(stream: &mut BufReader<TcpStream>) -> Result<(String, String)> {
+    let (mut head, mut length) = (String::new(), 0_usize);
+    loop {
+        let mut line = String::new();
+        ensure!(stream.read_line(&mut line).await? > 0, "the driver has closed the connection");
+        if let Some((name, value)) = line.split_once(':')
+            && name.eq_ignore_ascii_case("content-length")
+        {
+            length = value.trim().parse()?;
+        }
+        if line.trim().is_empty() {
+            break;
+        }
+        head.push_str(&line);
+    }
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).await?;
+    Ok((head, String::from_utf8(body)?))
+}
 
 /// A browser with one window. Dropping it ends the driver, and with it the browser.
 pub(crate) struct Browser {
@@ -104,16 +129,14 @@ impl Browser {
             self.port,
             body.len()
         );
-        let answer = timeout(SOON, async {
-            let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
+        let (head, body) = timeout(PATIENCE, async {
+            let mut stream = BufReader::new(TcpStream::connect(("127.0.0.1", self.port)).await?);
             stream.write_all(request.as_bytes()).await?;
-            let mut answer = Vec::new();
-            stream.read_to_end(&mut answer).await?;
-            anyhow::Ok(answer)
-        });
-        let answer = String::from_utf8(answer.await.context("no answer")??)?;
-        let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP")?;
-        let answer: Value = serde_json::from_str(body).with_context(|| format!("no JSON: {answer}"))?;
+            read_answer(&mut stream).await
+        })
+        .await
+        .context("no answer")??;
+        let answer: Value = serde_json::from_str(&body).with_context(|| format!("no JSON: {body}"))?;
         ensure!(head.starts_with("HTTP/1.1 200"), "{head}\n{answer:#}");
         Ok(answer["value"].clone())
     }

@@ -81,7 +81,9 @@
   // Between two pictures the ages go on. The server's clock is what they are told by, so ours need not be right.
   const units = [["d", 86400], ["h", 3600], ["m", 60], ["s", 1]];
   const spell = (seconds) => {
+    // As the server spells it: no seconds beyond an hour, no minutes beyond a day.
     let left = Math.max(0, Math.floor(seconds));
+    left -= left < 3600 ? 0 : left % (left < 86400 ? 60 : 3600);
     const parts = [];
     for (const [unit, size] of units) {
       const count = Math.floor(left / size);
