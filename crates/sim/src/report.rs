@@ -158,7 +158,12 @@ fn text(standings: &[Standing], effort: Effort, command: &str) -> String {
     if let Some(defib) = standings.first() {
         missed(&mut out, defib, effort);
     }
-    let _ = writeln!(out, "\n## Chaos\n\n![detection against false restarts in chaos](chaos.svg)\n");
+    let _ = writeln!(
+        out,
+        "\n## Chaos\n\nThree faults of ten are troubles of a neighbour: starts that are refused, vetoes, removed containers, functions of the \
+         platform that raise or hang, locked tables, and reporters that lie. A workspace that \
+         nobody may restart for hours (a veto, a hold, an outage) counts with its whole wait.\n\n![detection against false restarts in chaos](chaos.svg)\n"
+    );
     table(&mut out, standings, |it| &it.chaos, false);
     matrix(&mut out, standings, effort);
     if let Some(defib) = standings.first() {
@@ -207,8 +212,9 @@ fn missed(out: &mut String, defib: &Standing, effort: Effort) {
     if !list.is_empty() {
         let _ = writeln!(
             out,
-            "\n*Missed* are the deaths that no restart had answered when the run ended. Those of defib: {}. In these incidents it dies again \
-             after every restart, and when the run ended its next try (back-off, exhaustion) was still to come; or its container was removed.",
+            "\n*Missed* are the deaths that no restart had answered when the run ended. Those of defib: {}. In these incidents a restart \
+             cannot help some of the dead: they die again after every restart, the engine refuses their start, the platform vetoes it, an \
+             operator holds them, or their container was removed. When the run ended, the next try was still to come.",
             list.join(", ")
         );
     }

@@ -117,7 +117,10 @@ fn a_batch_that_fails_is_followed_by_a_cooldown_and_by_others() {
 #[test]
 fn one_that_was_tried_since_the_storm_began_waits_for_the_others_whoever_tried_it() {
     let mut guard = storm_of(20, 20);
-    let tried = |n: usize| if n < 18 { Some(10) } else { (n == 18).then_some(31) };
+    // Nine of them in the moment in which it began, nine later, and one before.
+    let tried = |n: usize| {
+        [30, 10, 31].into_iter().zip([0..9, 9..18, 18..19]).find_map(|(ago, of)| of.contains(&n).then_some(ago))
+    };
     for n in 0..20 {
         guard.waits(&id(n), &engine(), at(30), tried(n).map(Duration::from_secs));
     }

@@ -121,6 +121,18 @@ fn names_that_only_ever_accuse_one_workspace_count_once_for_their_login() {
 }
 
 #[test]
+fn unknown_names_of_one_login_have_accused_since_the_first_of_them_did() {
+    let mut log = SuspicionLog::default();
+    report(&mut log, "w", "proxy/a", 0);
+    report(&mut log, "w", "proxy/b", 100);
+    assert_eq!(against(&log, "w", 200), (1, 100), "the name that accused first is also the first in the log");
+    log.refute(&"w".into());
+    report(&mut log, "w", "proxy/b", 210);
+    report(&mut log, "w", "proxy/a", 250);
+    assert_eq!(against(&log, "w", 300), (1, 40), "the name that accused first is the second in the log");
+}
+
+#[test]
 fn more_than_a_handful_of_names_within_two_windows_are_one_reporter() {
     for (apart, reporters) in [(30, 1), (40, 6)] {
         let mut log = SuspicionLog::default();
@@ -138,6 +150,17 @@ fn more_than_a_handful_of_names_within_two_windows_are_one_reporter() {
     report(&mut log, "w", "other/proxy", 200);
     assert_eq!(against(&log, "w", 200), (2, 0), "and do not keep others from being heard");
     assert_eq!(log.logins["proxy"].names.len(), 0, "nor are they remembered one by one");
+}
+
+#[test]
+fn names_that_become_one_have_accused_since_the_first_of_them_did_and_until_the_last_of_them_did() {
+    let mut log = SuspicionLog::default();
+    report(&mut log, "w", "proxy/a", 0);
+    report(&mut log, "w", "proxy/b", 400);
+    for n in 0..6 {
+        report(&mut log, "w", &format!("proxy/request-{n}"), 640 + n);
+    }
+    assert_eq!(against(&log, "w", 645), (1, 645), "the login was never silent for ten minutes");
 }
 
 #[test]
