@@ -42,7 +42,7 @@ begin
         grant usage on schema defib to defib_daemon;
         grant select on all tables in schema defib to defib_daemon;
         grant insert, update, delete on defib.suspicions, defib.restarts, defib.leases, defib.replicas, defib.holds, defib.verdicts,
-            defib.events, defib.marks, defib.engines, defib.cadences, defib.orders, defib.last_words
+            defib.events, defib.marks, defib.engines, defib.cadences, defib.orders, defib.last_words, defib.webhook, defib.outbox
             to defib_daemon;
         grant execute on all functions in schema defib to defib_daemon;
     end if;
@@ -56,7 +56,7 @@ begin
             defib.place_hold(text, text, text, text, interval), defib.release_holds(text, text, text), defib.acknowledge(text, text),
             defib.report_suspicion(text, text, text, integer, text), defib.order_restart(text, text, text, boolean),
             defib.order_storm_end(text, text, text), defib.order_state(bigint), defib.withdraw_order(bigint),
-            defib.is_known(text, text), defib.names_like(text, text)
+            defib.is_known(text, text), defib.names_like(text, text), defib.resume_webhook()
             to defib_operator;
     end if;
     if has_viewer then
@@ -65,7 +65,7 @@ begin
         -- The view calls these functions, and a function in a view runs with the rights of whoever reads the view. (An adapter grants what
         -- its own view calls.)
         grant execute on function defib.is_parked(text), defib.below_parked() to defib_viewer;
-        grant execute on function defib.has_parked_ancestor(text) to defib_viewer;
+        grant execute on function defib.has_parked_ancestor(text), defib.count_lost_messages() to defib_viewer;
     end if;
 exception
     when insufficient_privilege then

@@ -17,6 +17,12 @@ pub(crate) fn monotonic() -> Clock {
     Arc::new(move || Moment::after(ORIGIN_BEFORE_START + start.elapsed()))
 }
 
+/// The system's clock, for what leaves this process without the database.
+pub(crate) fn wall() -> Timestamp {
+    let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Timestamp(i64::try_from(since_1970.as_micros()).unwrap_or(i64::MAX))
+}
+
 /// A clock minus the database's in microseconds: both were read, at different moments of ours.
 pub(crate) fn offset_micros(theirs: (Moment, Timestamp), database: (Moment, Timestamp)) -> i64 {
     let (at, reading) = theirs;

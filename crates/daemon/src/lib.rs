@@ -4,6 +4,7 @@
 //! main ─► cli ─► run ─► driver ─► reading (the fleet, once for all)
 //!                          └────► worker, one an engine ─► pass ─► sampling ─► judge ─► restarter
 //!                                                            └──► record, marks (nobody waits for them)
+//! outbox ─► webhook: what the tables say that others must be told (nobody waits for it either)
 //! ```
 
 mod api;
@@ -37,6 +38,7 @@ mod metrics;
 mod modules;
 mod news;
 mod orders;
+mod outbox;
 mod own_settings;
 mod page;
 mod pass;
@@ -53,6 +55,7 @@ mod streams;
 mod suspicions;
 mod sync;
 mod told;
+mod webhook;
 mod words;
 mod worker;
 

@@ -14,6 +14,8 @@ use prometheus::{
     Registry,
 };
 
+use crate::webhook::result::Delivery;
+
 /// What a pass covers (label `scope`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PassScope {
@@ -137,6 +139,10 @@ pub(crate) struct Metrics {
     pub(crate) local_health_multiplier: IntGauge,
     adapter_errors: IntCounterVec,
     evictions: IntCounterVec,
+    deliveries: IntCounterVec,
+    outbox_pending: IntGauge,
+    outbox_unwritten: IntGauge,
+    webhook_off: IntGauge,
     last_tick: Gauge,
 }
 
@@ -157,7 +163,7 @@ const fn declared(name: &'static str, labels: &'static [&'static str], help: &'s
 }
 
 /// Every metric. The README's table and the help texts of `/metrics` come from here.
-pub(crate) const HELP: [Declared; 28] = [
+pub(crate) const HELP: [Declared; 32] = [
     declared(
         "defib_ticks_total",
         &["scope", "result"],
@@ -240,6 +246,18 @@ pub(crate) const HELP: [Declared; 28] = [
         &["result"],
         "Tries to delete the keys of a dead workspace in Redis (DEFIB_REDIS_EVICT), by what came of them",
     ),
+    declared(
+        "defib_webhook_deliveries_total",
+        &["result"],
+        "Attempts to deliver a message to the webhook, and messages that were given up, by result",
+    ),
+    declared("defib_outbox_pending", &[], "Messages that wait to be delivered to the webhook"),
+    declared(
+        "defib_outbox_unwritten",
+        &[],
+        "Messages that could not even be written, since the schema was made, because defib.outbox was locked or full",
+    ),
+    declared("defib_webhook_off", &[], "1 while nothing is sent to the webhook because its receiver answered 410"),
     declared("defib_last_tick_timestamp_seconds", &[], "Unix time of the last pass over the whole fleet"),
     declared("defib_build_info", &["version"], "1, with the version as a label"),
 ];
@@ -321,6 +339,10 @@ impl Metrics {
             local_health_multiplier: gauge("defib_local_health_multiplier")?,
             adapter_errors: counters("defib_adapter_errors_total", &["function"])?,
             evictions: counters("defib_evictions_total", &["result"])?,
+            deliveries: counters("defib_webhook_deliveries_total", &["result"])?,
+            outbox_pending: gauge("defib_outbox_pending")?,
+            outbox_unwritten: gauge("defib_outbox_unwritten")?,
+            webhook_off: gauge("defib_webhook_off")?,
             last_tick,
             registry,
         };
@@ -352,6 +374,9 @@ impl Metrics {
         }
         for result in Eviction::ALL {
             self.evictions.with_label_values(&[result.label()]);
+        }
+        for result in Delivery::ALL {
+            self.deliveries.with_label_values(&[result.label()]);
         }
         for reason in Held::ALL {
             self.restarts_held.with_label_values(&[reason.label()]);
@@ -438,6 +463,19 @@ impl Metrics {
     /// What came of deleting the keys of a dead workspace.
     pub(crate) fn eviction(&self, result: Eviction) {
         self.evictions.with_label_values(&[result.label()]).inc();
+    }
+
+    /// What came of messages for the webhook.
+    pub(crate) fn told(&self, result: Delivery, messages: u64) {
+        self.deliveries.with_label_values(&[result.label()]).inc_by(messages);
+    }
+
+    /// How many messages wait, how many could not be written, and whether the webhook is off. `None`: another replica says so.
+    pub(crate) fn outbox(&self, outbox: Option<(i64, i64, bool)>) {
+        let (pending, unwritten, is_off) = outbox.unwrap_or_default();
+        self.outbox_pending.set(pending);
+        self.outbox_unwritten.set(unwritten);
+        self.webhook_off.set(i64::from(is_off));
     }
 
     pub(crate) fn lease_held(&self, engine: &EngineName, held: bool) {

@@ -33,6 +33,7 @@ use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::news::{EvictionNews, News, RestartNews};
 use crate::orders::Orders;
+use crate::outbox::Outbox;
 use crate::pass::Passes;
 use crate::reading::Reading;
 use crate::record::Recorder;
@@ -42,6 +43,7 @@ use crate::sampling::Sampling;
 use crate::state::State;
 use crate::suspicions::Suspicions;
 use crate::told::viewer::Viewer;
+use crate::webhook::send::{self, Sender};
 use crate::words::Words;
 
 /// Connections for what decisions rest on: the read of the fleet (three at once), focused passes, suspicions and leases.
@@ -75,6 +77,9 @@ struct Daemon {
     leases: Arc<Leases>,
     restarter: Arc<Restarter>,
     evictor: Option<Arc<Evictor>>,
+    metrics: Arc<Metrics>,
+    /// For the outbox, which waits for nobody and for which nobody waits.
+    tables: Store,
 }
 
 /// Runs until a signal. The configuration has been checked; what can still be wrong is the world.
@@ -115,6 +120,7 @@ pub(crate) async fn run(config: Config, migrate: bool) -> anyhow::Result<()> {
     let daemon = Arc::new(Daemon::new(config, engines, clock, metrics, Arc::clone(&health), ended_sender)?);
     let books_stop = CancellationToken::new();
     let books = daemon.keep_books(&books_stop);
+    let telling = daemon.tell_webhook(&stop)?;
     let mut looping = tokio::spawn(Arc::clone(&daemon).watch_fleet(migrate, ended, stop.clone()));
     let result = tokio::select! {
         by = signalled => {
@@ -138,6 +144,9 @@ pub(crate) async fn run(config: Config, migrate: bool) -> anyhow::Result<()> {
     daemon.leases.release().await;
     daemon.restarter.shut_down().await;
     daemon.leases.release().await;
+    if let Some(telling) = telling {
+        let _ = tokio::time::timeout(send::WITHIN + Duration::from_secs(1), telling).await;
+    }
     serving.cancel();
     let _ = server.await;
     if result.is_ok() {
@@ -166,6 +175,7 @@ impl Daemon {
     ) -> Result<Self, Refused> {
         let store = |pool| connect::store_with(&config.database_url, "defib", pool, Arc::clone(&clock));
         let (reads, ledger, books) = (store(READS_POOL)?, store(LEDGER_POOL)?, store(BOOKS_POOL)?);
+        let tables = books.clone();
         let ownership = Arc::default();
         let ledger = StoreLedger {
             store: ledger,
@@ -190,6 +200,7 @@ impl Daemon {
         );
         let restarter = Arc::new(restarter.with_evictor(evictor.clone()));
         metrics.mode(config.policy.mode);
+        let told = Arc::clone(&metrics);
         let state = Arc::new(State::new(config, clock, ownership));
         let news = Arc::new(News::new(metrics, health));
         let words = Arc::new(Words::new(Arc::clone(&state), Arc::new(books.clone())));
@@ -207,7 +218,20 @@ impl Daemon {
             Box::new(move || busy.busy_engines()),
             engines.keys().cloned().collect(),
         ));
-        Ok(Self { state, store: reads, engines, news, recorder, memory, marks, leases, restarter, evictor })
+        Ok(Self {
+            state,
+            store: reads,
+            engines,
+            news,
+            recorder,
+            memory,
+            marks,
+            leases,
+            restarter,
+            evictor,
+            metrics: told,
+            tables,
+        })
     }
 
     /// Starts what nobody waits for.
@@ -219,6 +243,19 @@ impl Daemon {
             tokio::spawn(Arc::clone(&self.marks).run(stop.clone())),
         ];
         books.into_iter().chain(evicting).collect()
+    }
+
+    /// Starts the delivery of messages, if there is somebody to tell.
+    fn tell_webhook(&self, stop: &CancellationToken) -> Result<Option<JoinHandle<()>>, Refused> {
+        let Some(webhook) = &self.state.config.webhook else { return Ok(None) };
+        let sender = Sender::new(webhook.clone()).map_err(|error| Refused(format!("DEFIB_WEBHOOK_URL: {error}")))?;
+        let outbox = Outbox {
+            state: Arc::clone(&self.state),
+            store: self.tables.clone(),
+            metrics: Arc::clone(&self.metrics),
+            sender,
+        };
+        Ok(Some(tokio::spawn(outbox.run(stop.clone()))))
     }
 
     /// Waits for the database and its schema, then turns the loop until stopped.

@@ -24,6 +24,7 @@
 //! | Docker and podman | [`docker`] |
 //! | instances behind an HTTP interface, and the platform's own restart | [`control_plane`] |
 //! | an engine and the platform's own restart as one | [`with_platform`] |
+//! | messages to a stranger's address, by the same client | [`post`] |
 //! | text that is never shown | [`secret`] |
 //!
 //! [`Unknown`]: defib_policy::sample::Observation::Unknown
@@ -38,6 +39,7 @@ pub mod docker;
 pub mod engine;
 pub mod error;
 pub mod event;
+pub mod post;
 pub mod report;
 pub mod secret;
 pub mod settings;
@@ -49,6 +51,7 @@ pub use control_plane::platform::{PlatformError, PlatformRestart};
 pub use engine::{AnswerSeen, Engine, EngineCheck, Explanation, LastLines, RestartCall, RestartHow, connect};
 pub use error::EngineError;
 pub use event::{Action, ContainerEvent, EngineEvent};
+pub use post::{NotPosted, Posted, Poster};
 pub use report::{Call, CallTiming, EngineReport, Reached};
 pub use secret::Secret;
 pub use settings::{EngineSettings, TlsPaths};

@@ -283,6 +283,8 @@ store_errors! {
     Overview = "cannot read the fleet and its restarts for the status page",
     /// [`explain`](crate::Store::explain).
     Explain = "cannot read the history of a workspace",
+    /// [`configure_webhook`](crate::Store::configure_webhook), [`take_message`](crate::Store::take_message) and what becomes of a message.
+    Outbox = "cannot read or write what the webhook is owed",
     /// [`report_replica`](crate::Store::report_replica) and [`report_engine`](crate::Store::report_engine).
     Report = "cannot record what this replica says of itself and of its engines",
     /// [`said`](crate::Store::said).

@@ -8,6 +8,7 @@
 //! platform ── mark_dead(): veto ────────────┘     └─────────────┴─► owed ► take_back   (defib.marks)
 //! platform ◄─ mark_recovered() ───────────────────────────────────────────────┘
 //! policy ──── verdicts, events ► record_verdicts, record_events
+//! all of these ── defib.tell() ► defib.outbox ► take_message ► the operator's webhook
 //! ```
 //!
 //! Three rules hold for every statement here. It works through a pgbouncer in transaction mode: no prepared statement, no session state,
@@ -33,6 +34,7 @@ mod marks;
 mod migrate;
 mod operator;
 mod order;
+mod outbox;
 mod overview;
 mod platform;
 mod retention;
@@ -64,6 +66,10 @@ pub use crate::listen::{ListenEvent, ListenSettings, Listener, can_listen, liste
 pub use crate::marks::OwedMark;
 pub use crate::migrate::{MigrateReport, SCHEMA_VERSION, SchemaState};
 pub use crate::order::{OrderState, Ordered, OrderedBy, StandingOrder};
+pub use crate::outbox::{
+    DIGEST_ABOVE, EXPIRES_AFTER, GATHERED_FOR, GivenUp, Message, NotDelivered, PENDING_MAX, TAKEN_FOR, WANTED_FOR,
+    WebhookRow, WebhookState,
+};
 pub use crate::overview::{Entry, Overview, RestartRow};
 pub use crate::retention::{RetentionReport, RetentionSettings};
 pub use crate::said::{EngineReportRow, EngineSaid, ReplicaReport, ReplicaSaid, Said};

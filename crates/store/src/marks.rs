@@ -52,6 +52,11 @@ const WRITE: &str = "
 /// For an external workspace that is still lost, nothing.
 const UNLESS_IT_STANDS: &str = " where m.owed or m.attempt_id is not null";
 
+/// A message about an external workspace, which no engine has.
+const TELL: &str = "
+    select defib.tell($1, $2, null, jsonb_build_object('kind', 'external', 'because', left($3 ->> 'because', 500),
+                                                       'last_heartbeat_at', $3 -> 'last_heartbeat_at'))";
+
 const STATUS: &str = "
     update defib.marks m set status = f.status::text from defib.fleet f
      where m.workspace_id = $1 and f.workspace_id::text = $1";
@@ -187,7 +192,13 @@ async fn mark_lost_within(
     }
     connection.execute(STATUS, &[(&workspace, Type::TEXT)]).await?;
     notify(connection, "lost", workspace).await?;
+    tell(connection, "workspace.lost", workspace, evidence).await?;
     Ok(Lost::Marked)
+}
+
+async fn tell(connection: &mut Connection, kind: &str, workspace: &str, evidence: &Value) -> Result<(), Fault> {
+    let parameters = [(&kind as _, Type::TEXT), (&workspace as _, Type::TEXT), (&evidence as _, Type::JSONB)];
+    connection.query(TELL, &parameters).await.map(drop)
 }
 
 async fn take_back_within(connection: &mut Connection, workspace: &str, evidence: &Value) -> Result<bool, Fault> {
@@ -203,6 +214,7 @@ async fn take_back_within(connection: &mut Connection, workspace: &str, evidence
     // Of a restart that brought its workspace back, `recovered` has told. An end without a restart is no recovery.
     if changed && attempt_id.is_none() {
         notify(connection, "recovered", workspace).await?;
+        tell(connection, "workspace.recovered", workspace, evidence).await?;
     }
     Ok(true)
 }

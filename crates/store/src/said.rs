@@ -122,7 +122,12 @@ const REPORT_REPLICA: &str = "
      where replica = $1";
 
 /// Only while the lease is the holder's: what a former owner writes late must not be taken for the new owner's word.
+///
+/// The webhook is told of a storm that begins or ends in this word, against the word before, whoever's it was: so each storm that began also
+/// ends, also where the engine has changed hands meanwhile.
 const REPORT_ENGINE: &str = "
+    with before as materialized (select storm, last_pass_at from defib.engines where engine = $1),
+         written as (
     insert into defib.engines (engine, holder, answers, fault, asked_at, judged, storm, last_pass_at, good_until)
     select $1, $2, $3::text is null, $3, clock_timestamp() - $4 * interval '1 microsecond', $5, $6, clock_timestamp(),
            clock_timestamp() + $7 * interval '1 microsecond'
@@ -131,7 +136,18 @@ const REPORT_ENGINE: &str = "
         on conflict (engine) do update
        set holder = excluded.holder, answers = excluded.answers, fault = excluded.fault, asked_at = excluded.asked_at,
            judged = excluded.judged, storm = excluded.storm, last_pass_at = excluded.last_pass_at,
-           good_until = excluded.good_until";
+           good_until = excluded.good_until
+    returning engine, storm)
+    select case when written.engine = '' then null
+                when written.storm is not null and before.storm is null then
+                    defib.tell('storm.began', null, written.engine, written.storm)
+                when written.storm is null and before.storm is not null then
+                    defib.tell('storm.ended', null, written.engine, jsonb_build_object(
+                        'fleet', before.storm -> 'fleet',
+                        'lasted_seconds', (coalesce((before.storm ->> 'since_seconds')::float8, 0)
+                                           + extract(epoch from clock_timestamp() - before.last_pass_at))::bigint))
+           end
+      from written left join before on true";
 
 const REPLICAS: &str = "
     select replica, engines, mode, version, watched_statuses, started_at, last_pass_at, expires_at, clock_timestamp(), heartbeats_usable
@@ -183,7 +199,7 @@ impl Store {
                 (&storm as _, Type::JSONB),
                 (&good as _, Type::INT8),
             ];
-            Ok(connection.execute(REPORT_ENGINE, &parameters).await? > 0)
+            Ok(connection.query_opt(REPORT_ENGINE, &parameters).await?.is_some())
         })
         .await
         .map_err(StoreError::Report)

@@ -64,14 +64,24 @@ const LOCKED_BY_OTHERS: &str = "
 
 const DELETE_VERDICTS: &str = "delete from defib.verdicts where workspace_id = any ($1)";
 
+/// The webhook is told of whoever has become a contradiction or exhausted, against what the row said before.
 const UPSERT_VERDICTS: &str = "
+    with before as materialized (select workspace_id, verdict from defib.verdicts where workspace_id = any ($1)),
+         written as (
     insert into defib.verdicts (workspace_id, verdict, since, engine, rule, because, evidence, held, updated_at)
     select workspace_id, verdict, now() - since_ago * interval '1 microsecond', engine, rule, because, evidence, held, now()
       from unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::jsonb[], $8::text[])
            as v(workspace_id, verdict, since_ago, engine, rule, because, evidence, held)
         on conflict (workspace_id) do update
        set verdict = excluded.verdict, since = excluded.since, engine = excluded.engine, rule = excluded.rule,
-           because = excluded.because, evidence = excluded.evidence, held = excluded.held, updated_at = excluded.updated_at";
+           because = excluded.because, evidence = excluded.evidence, held = excluded.held, updated_at = excluded.updated_at
+    returning workspace_id, verdict, engine, rule, because)
+    select defib.tell_all(array_agg('workspace.' || w.verdict order by w.workspace_id), array_agg(w.workspace_id order by w.workspace_id),
+                          array_agg(nullif(w.engine, '') order by w.workspace_id),
+                          array_agg(jsonb_build_object('rule', w.rule, 'because', left(w.because, 500)) order by w.workspace_id))
+      from written w left join before b using (workspace_id)
+     where w.verdict in ('contradiction', 'exhausted') and w.verdict is distinct from b.verdict
+    having count(*) > 0";
 
 impl Store {
     /// Writes current verdicts over what stands for their workspaces (of two for one workspace the last counts), and removes those of
@@ -194,7 +204,7 @@ async fn write_verdicts_within(connection: &mut Connection, changes: &[Change<'_
         })
         .collect();
     if !written.is_empty() {
-        connection.execute(UPSERT_VERDICTS, &VerdictColumns::new(&written).parameters()).await?;
+        connection.query(UPSERT_VERDICTS, &VerdictColumns::new(&written).parameters()).await?;
     }
     Ok(locked.into_iter().map(WorkspaceId::from).collect())
 }

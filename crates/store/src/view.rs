@@ -350,6 +350,8 @@ const PRIVILEGES: &str = "
                    ('cadences', 'c', 'SELECT'), ('cadences', 'c', 'INSERT'), ('cadences', 'c', 'UPDATE'),
                    ('cadences', 'c', 'DELETE'), ('orders', 'c', 'SELECT'), ('orders', 'c', 'UPDATE'), ('orders', 'c', 'DELETE'),
                    ('last_words', 'c', 'SELECT'), ('last_words', 'c', 'INSERT'),
+                   ('outbox', 'c', 'SELECT'), ('outbox', 'c', 'INSERT'), ('outbox', 'c', 'UPDATE'), ('outbox', 'c', 'DELETE'),
+                   ('webhook', 'c', 'SELECT'), ('webhook', 'c', 'INSERT'), ('webhook', 'c', 'UPDATE'), ('tell', 'p', 'EXECUTE'),
                    ('mark_dead', 'p', 'EXECUTE'), ('mark_recovered', 'p', 'EXECUTE'), ('report_suspicion', 'p', 'EXECUTE'),
                    ('hold_reason', 'p', 'EXECUTE')) as wanted(name, class, needed)
      cross join lateral (

@@ -11,6 +11,7 @@
 //! | containers on any engine | [`EngineHandle`] |
 //! | an engine with faults: time-outs, lies, half answers | [`ScriptedEngine`] |
 //! | a control plane with faults, in the words of those that presets ship for | [`ScriptedControlPlane`] |
+//! | a webhook's receiver, with faults | [`WebhookReceiver`] |
 //! | the `defib` binary | [`Program`] |
 //! | a condition that comes true in a while | [`eventually`] |
 //!
@@ -34,6 +35,7 @@ pub mod redis;
 pub mod scripted_control_plane;
 pub mod scripted_engine;
 mod wait;
+pub mod webhook_receiver;
 
 pub use certificates::{Certificate, CertificateAuthority};
 pub use dockerd::PrivateDockerd;
@@ -47,3 +49,4 @@ pub use redis::PrivateRedis;
 pub use scripted_control_plane::ScriptedControlPlane;
 pub use scripted_engine::ScriptedEngine;
 pub use wait::eventually;
+pub use webhook_receiver::WebhookReceiver;

@@ -213,20 +213,38 @@ async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, state: Arc<Mutex<
     Ok(served?)
 }
 
-async fn answer(request: Request<Incoming>, state: Arc<Mutex<State>>) -> Result<Response<Full<Bytes>>> {
+/// A request as it came.
+pub(crate) async fn asked(request: Request<Incoming>) -> Result<ApiRequest> {
     let (head, body) = request.into_parts();
     let body = body.collect().await?.to_bytes();
-    let is_read = head.method == Method::GET;
-    let path = head.uri.path_and_query().map(ToString::to_string).unwrap_or_default();
     let header = |(name, value): (&hyper::header::HeaderName, &hyper::header::HeaderValue)| {
         (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned())
     };
-    let asked = ApiRequest {
+    Ok(ApiRequest {
         method: head.method.to_string(),
-        path: path.clone(),
+        path: head.uri.path_and_query().map(ToString::to_string).unwrap_or_default(),
         headers: head.headers.iter().map(header).collect(),
         body: String::from_utf8_lossy(&body).into_owned(),
-    };
+    })
+}
+
+/// Answers as a fault says.
+pub(crate) async fn fail(fault: ApiFault) -> Result<Response<Full<Bytes>>> {
+    match fault {
+        ApiFault::Answer(status, headers, body) => respond(status, &headers, body.into()),
+        ApiFault::Eof => Err(anyhow!("scripted end")),
+        ApiFault::Hang => std::future::pending::<Result<_, Infallible>>().await.map_err(|never| match never {}),
+        ApiFault::Huge(bytes) => respond(200, &[], vec![b' '; bytes].into()),
+        ApiFault::Late(delay) => {
+            tokio::time::sleep(delay).await;
+            respond(204, &[], Bytes::new())
+        }
+    }
+}
+
+async fn answer(request: Request<Incoming>, state: Arc<Mutex<State>>) -> Result<Response<Full<Bytes>>> {
+    let asked = asked(request).await?;
+    let is_read = asked.method == Method::GET.as_str();
     let fault = {
         let mut state = lock(&state);
         state.requests.push(asked.clone());
@@ -241,14 +259,11 @@ async fn answer(request: Request<Incoming>, state: Arc<Mutex<State>>) -> Result<
             let (status, body) = lock(&state).truth(&asked);
             respond(status, &[], body.to_string().into())
         }
-        Some(ApiFault::Answer(status, headers, body)) => respond(status, &headers, body.into()),
-        Some(ApiFault::Eof) => Err(anyhow!("scripted end")),
-        Some(ApiFault::Hang) => std::future::pending::<Result<_, Infallible>>().await.map_err(|never| match never {}),
-        Some(ApiFault::Huge(bytes)) => respond(200, &[], vec![b' '; bytes].into()),
+        Some(fault) => fail(fault).await,
     }
 }
 
-fn respond(status: u16, headers: &[(&'static str, String)], body: Bytes) -> Result<Response<Full<Bytes>>> {
+pub(crate) fn respond(status: u16, headers: &[(&'static str, String)], body: Bytes) -> Result<Response<Full<Bytes>>> {
     let mut response = Response::builder().status(status).header("content-type", "application/json");
     for (name, value) in headers {
         response = response.header(*name, value);

@@ -13,7 +13,7 @@ use defib_store::{CheckFacts, FleetFacts, SchemaState, Store, can_listen};
 
 use super::findings::{Findings, brief};
 use super::mapping::{self, Rows};
-use super::{Ended, contract};
+use super::{Ended, contract, notify};
 use crate::cache::Keys as _;
 use crate::config::Config;
 use crate::logging::{chain, printable};
@@ -56,6 +56,9 @@ pub(super) async fn run(config: &Config, strict: bool) -> anyhow::Result<Ended> 
     check_cache(&mut findings, config).await?;
     if now.as_ref().is_some_and(|facts| facts.schema == SchemaState::Current) {
         check_marked_status(&mut findings, config, &store).await;
+    }
+    if now.as_ref().is_some_and(|facts| facts.schema == SchemaState::Current) {
+        notify::check(&mut findings, config, &store).await;
     }
     check_files(&findings);
     check_tuning(&mut findings, config, now.as_ref());

@@ -16,6 +16,7 @@ mod docs;
 mod findings;
 mod manual;
 mod mapping;
+mod notify;
 mod operator;
 mod view;
 
@@ -66,6 +67,12 @@ enum Command {
         /// What
         #[command(subcommand)]
         command: StormCommand,
+    },
+    /// The webhook: is it heard, and turning it on again
+    Notify {
+        /// What
+        #[command(subcommand)]
+        command: NotifyCommand,
     },
     /// Print an environment file that documents every knob
     #[command(hide = true)]
@@ -281,6 +288,20 @@ struct StormEndArgs {
     knobs: FewKnobs,
 }
 
+#[derive(Debug, Subcommand)]
+enum NotifyCommand {
+    /// Send a message of the type notify.test, and say what comes back. Needs the knobs of `defib run`
+    Test(NotifyTestArgs),
+    /// Send again to a webhook that its receiver has turned off with 410, or that waits out a pause
+    Resume(DatabaseArgs),
+}
+
+#[derive(Debug, Args)]
+struct NotifyTestArgs {
+    #[command(flatten)]
+    knobs: RawKnobs,
+}
+
 /// The verdicts, and the words for those who have none.
 fn verdict_words() -> Vec<&'static str> {
     let verdicts = defib_policy::verdict::Verdict::ALL.iter().map(|verdict| verdict.label());
@@ -385,6 +406,10 @@ async fn dispatch(command: Command) -> anyhow::Result<Ended> {
         Command::Restart(args) => operator::restart(&connect(&args.knobs, &environment)?, &args).await,
         Command::Storm { command: StormCommand::End(args) } => {
             operator::end_storm(&connect(&args.knobs, &environment)?, &args).await
+        }
+        Command::Notify { command: NotifyCommand::Test(args) } => notify::test(&args.knobs.check(&environment)?).await,
+        Command::Notify { command: NotifyCommand::Resume(args) } => {
+            notify::resume(&connect(&args.knobs, &environment)?).await
         }
         Command::HelpEnv => {
             say!("{}", envfile().trim_end_matches('\n'));

@@ -49,6 +49,7 @@ pub(crate) enum Group {
     Evidence,
     Restarts,
     Protection,
+    Webhook,
     Process,
 }
 
@@ -60,6 +61,7 @@ impl Group {
             Self::Evidence => "Evidence",
             Self::Restarts => "Restarts",
             Self::Protection => "Protection",
+            Self::Webhook => "The webhook",
             Self::Process => "The process",
         }
     }
@@ -345,6 +347,26 @@ pub(crate) const KNOBS: &[Knob] = &[
         duration(100, DAY),
         "2m",
         "A storm ends when this passes with nothing new",
+    ),
+    bare(
+        Group::Webhook,
+        "WEBHOOK_URL",
+        Kind::Secret,
+        "Who is told of restarts, storms and holds, as https://host/path (docs/webhook.md); default: nobody",
+    ),
+    bare(
+        Group::Webhook,
+        "WEBHOOK_SECRET",
+        Kind::Secret,
+        "What messages are signed with, whsec_ and base64; several with blanks between them while it is changed",
+    ),
+    bare(Group::Webhook, "WEBHOOK_EVENTS", Kind::List, "Types of messages that are sent; default: all"),
+    knob(
+        Group::Webhook,
+        "WEBHOOK_FORMAT",
+        Kind::Choice(&["standard", "slack"]),
+        "standard",
+        "standard: Standard Webhooks; slack: a sentence for a chat, which needs no secret",
     ),
     knob(
         Group::Process,

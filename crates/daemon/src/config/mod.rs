@@ -21,6 +21,7 @@ use defib_policy::settings::{Action, Mode, OnExit0, Settings};
 use self::knobs::{KNOBS, Kind, Knob};
 use self::parse::Reader;
 use crate::cache::{Address, Pattern};
+use crate::webhook::settings::Webhook;
 
 /// Text that is never printed.
 #[derive(Clone, PartialEq, Eq)]
@@ -64,6 +65,7 @@ pub(crate) struct Config {
     pub(crate) engine_timeout: Duration,
     pub(crate) watched_statuses: Vec<String>,
     pub(crate) policy: Settings,
+    pub(crate) webhook: Option<Webhook>,
     pub(crate) restart_concurrency: usize,
     pub(crate) capture_log_lines: u32,
     pub(crate) restart_timeout: Duration,
@@ -221,6 +223,7 @@ impl RawKnobs {
             workspace_label: read.label("WORKSPACE_LABEL"),
             engine_timeout: read.duration("ENGINE_TIMEOUT"),
             watched_statuses: read.list("WATCHED_STATUSES"),
+            webhook: read.webhook(),
             restart_concurrency: read.integer("RESTART_CONCURRENCY"),
             capture_log_lines: read.integer("CAPTURE_LOG_LINES"),
             restart_timeout: read.duration("RESTART_TIMEOUT"),

@@ -11,6 +11,7 @@ use defib_policy::id::EngineName;
 use super::knobs::{KNOBS, Kind, Knob, short};
 use super::{Evict, RawKnobs, Secret};
 use crate::cache::{Address, Pattern};
+use crate::webhook::settings::{Given, Webhook};
 
 /// What the variable of a control plane's token begins with; its engine's name follows.
 const ENGINE_TOKEN: &str = "DEFIB_ENGINE_TOKEN_";
@@ -257,6 +258,26 @@ impl<'a> Reader<'a> {
             self.faults.push(format!("{called} names no key: write ws:{{workspace_id}}"));
         }
         Some(Evict { redis, patterns })
+    }
+
+    /// The webhook, of which all knobs are checked together.
+    pub(super) fn webhook(&mut self) -> Option<Webhook> {
+        let faults = self.faults.len();
+        let (url, secret) = (self.secret("WEBHOOK_URL"), self.secret("WEBHOOK_SECRET"));
+        let (events, format) = (self.text("WEBHOOK_EVENTS"), self.word("WEBHOOK_FORMAT"));
+        if self.faults.len() > faults {
+            return None; // one that could not be read would seem not to be set
+        }
+        let given = Given {
+            url: url.as_ref().map(Secret::expose),
+            secret: secret.as_ref().map(Secret::expose),
+            events: events.as_deref(),
+            is_slack: format == "slack",
+        };
+        Webhook::read(given).unwrap_or_else(|faults| {
+            self.faults.extend(faults);
+            None
+        })
     }
 
     pub(super) fn label(&mut self, name: &str) -> String {

@@ -11,3 +11,4 @@ pub(crate) mod show;
 pub(crate) mod standing;
 pub(crate) mod status;
 pub(crate) mod viewer;
+pub(crate) mod webhook;

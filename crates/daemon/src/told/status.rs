@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use defib_store::{EngineSaid, FleetScope, Hold, HoldScope, ReplicaSaid, StatusRow, Store};
+use defib_store::{EngineSaid, FleetScope, Hold, HoldScope, ReplicaSaid, StatusRow, Store, WebhookState};
 use serde_json::{Value, json};
 
 use super::names::{NoSuch, natural, unknown};
 use super::show;
 use super::standing::{NOT_JUDGED, NOT_WATCHED, SUSPENDED, Standing, Voices};
+use super::webhook;
 use crate::logging::printable;
 
 /// Everything that one picture of the fleet is made of.
@@ -17,6 +18,7 @@ pub(crate) struct Picture {
     rows: Vec<StatusRow>,
     holds: Vec<Hold>,
     voices: Voices,
+    webhook: Option<WebhookState>,
 }
 
 /// Whom to show.
@@ -58,7 +60,12 @@ impl Picture {
     pub(crate) async fn take(store: &Store) -> anyhow::Result<Self> {
         let mut rows = store.status().await?;
         rows.sort_by(|a, b| natural(&a.id, &b.id));
-        Ok(Self { rows, holds: store.holds().await?, voices: Voices::read(store, FleetScope::All).await? })
+        Ok(Self {
+            rows,
+            holds: store.holds().await?,
+            voices: Voices::read(store, FleetScope::All).await?,
+            webhook: store.webhook().await?,
+        })
     }
 
     /// The names of all engines that anybody speaks of, but for those of rows that have none.
@@ -80,7 +87,12 @@ impl Picture {
 
     pub(crate) fn text(&self, filter: &Filter<'_>) -> String {
         let mut text = String::new();
-        for line in self.replica_lines().into_iter().chain(self.engine_lines()).chain(self.holds.iter().map(hold_line))
+        for line in self
+            .replica_lines()
+            .into_iter()
+            .chain(self.engine_lines())
+            .chain(self.holds.iter().map(hold_line))
+            .chain(webhook::line(self.webhook.as_ref()))
         {
             // Writing to a String cannot fail.
             let _ = writeln!(text, "{line}");
@@ -343,7 +355,7 @@ mod tests {
     use crate::told::golden;
 
     fn picture(said: defib_store::Said) -> Picture {
-        Picture { rows: golden::fleet(), holds: vec![golden::hold()], voices: golden::voices(said) }
+        Picture { rows: golden::fleet(), holds: vec![golden::hold()], voices: golden::voices(said), webhook: None }
     }
 
     #[test]

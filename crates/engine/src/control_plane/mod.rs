@@ -31,7 +31,7 @@ mod answer;
 mod api;
 mod check;
 mod document;
-mod http;
+pub(crate) mod http;
 mod list;
 mod look;
 mod memory;
@@ -40,7 +40,7 @@ mod preset;
 mod rate;
 mod restart;
 mod template;
-mod tls;
+pub(crate) mod tls;
 mod variables;
 
 use std::path::PathBuf;

@@ -18,6 +18,9 @@ const ERROR_LENGTH_MAX: usize = 2_000;
 /// asked the engine, the mark is owed back; a mark that changed no status (the platform had written that word itself) is forgotten. An
 /// attempt that was superseded leaves the mark standing until a heartbeat proves that the workspace is back.
 ///
+/// The webhook is told of an engine that was asked: it did it, or did not, or nobody knows. Telling never fails, and waits for a lock for a
+/// twentieth of a second at most.
+///
 /// The notification holds two ids and no other text, because a payload may have 8,000 bytes at most.
 pub(super) const FINISH: &str = "
     with finished as (
@@ -25,7 +28,7 @@ pub(super) const FINISH: &str = "
            set finished_at = clock_timestamp(), outcome = $2, error = $3,
                run_ended_at = case when $2 in ('vetoed', 'superseded') or acting_at is null then clock_timestamp() end
          where id = $1 and finished_at is null %unasked%
-        returning id, workspace_id, engine, outcome, acting_at),
+        returning id, workspace_id, engine, outcome, acting_at, attempt, verdict, container_id, error, claimed_by),
          idle as (
         select m.workspace_id, m.status is distinct from m.status_before as wrote
           from finished f join defib.marks m on m.workspace_id = f.workspace_id and m.attempt_id = f.id
@@ -39,8 +42,21 @@ pub(super) const FINISH: &str = "
         delete from defib.marks m using idle where m.workspace_id = idle.workspace_id and not idle.wrote)
     select pg_notify('defib_events', json_build_object(
                'event', 'restart', 'id', id, 'workspace_id', left(workspace_id, 200), 'engine', left(engine, 200),
-               'outcome', outcome)::text) is null
+               'outcome', outcome)::text) is null,
+           case when outcome in ('succeeded', 'failed') or outcome = 'abandoned' and acting_at is not null
+                then defib.tell(
+                    case outcome when 'succeeded' then 'restart.succeeded' else 'restart.failed' end, workspace_id, engine,
+                    jsonb_build_object(
+                        'restart_id', id, 'attempt', attempt, 'verdict', verdict, 'outcome', outcome, 'container_id', container_id,
+                        'error', left(error, 500), 'replica', claimed_by)) end
       from finished";
+
+/// Of a recovery, the webhook is told in the transaction that records it.
+const TELL_RECOVERED: &str = "
+    select defib.tell('workspace.recovered', r.workspace_id, r.engine,
+                      jsonb_build_object('restart_id', r.id, 'attempt', r.attempt, 'verdict', r.verdict,
+                                         'down_seconds', extract(epoch from r.recovered_at - r.claimed_at)::bigint))
+      from defib.restarts r where r.id = $1";
 
 /// The platform is told by `Store::take_back`, after this transaction: if the platform's function raises, the recovery must be in the
 /// ledger all the same.
@@ -95,6 +111,7 @@ impl Store {
                     .await?;
                 connection.execute(OWE, &[(&of, Type::TEXT)]).await?;
                 notify(&mut connection, "recovered", of).await?;
+                connection.query(TELL_RECOVERED, &[(&id, Type::INT8)]).await?;
             }
             connection.commit().await?;
             Ok(first)

@@ -16,6 +16,7 @@ mod listen;
 mod marks;
 mod migrate;
 mod operators;
+mod outbox;
 mod platform;
 mod pooler;
 mod privileges;

@@ -94,6 +94,7 @@ async fn an_operator_has_a_few_functions_and_reads_nothing() {
         "withdraw_order",
         "is_known",
         "names_like",
+        "resume_webhook",
     ];
     let mut expected = expected(&[("schema defib", "USAGE")]);
     expected.extend(functions.map(|name| (format!("function {name}"), "EXECUTE".to_owned())));
@@ -108,6 +109,7 @@ async fn a_viewer_reads_all_of_defib_and_has_not_one_right_more() {
         ("function is_parked", "EXECUTE"),
         ("function below_parked", "EXECUTE"),
         ("function has_parked_ancestor", "EXECUTE"),
+        ("function count_lost_messages", "EXECUTE"),
         ("schema defib", "USAGE"),
     ]);
     expected.extend(tables(&fixture).await.into_iter().map(|table| (table, "SELECT".to_owned())));
