@@ -25,7 +25,7 @@ BUILD_AGENT = RUSTFLAGS='-C target-feature=+crt-static -C strip=symbols' $(CARGO
 
 .PHONY: help
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: ## the main job for real, in about a minute; KEEP=1 leaves it running until Ctrl-C
@@ -118,6 +118,23 @@ bench: ## simulated workspace-seconds per wall second on one core, and what the 
 docs: ## the pages of docs/ as a small site in target/book
 	@command -v mdbook >/dev/null || { echo "no mdbook: cargo install --locked mdbook" >&2; exit 1; }
 	mdbook build --dest-dir "$(abspath $(TARGET_DIR))/book"
+
+.PHONY: deb
+deb: install ## the Debian package, in target/debian (docs/install.md)
+	@deploy/debian/build.sh
+
+# Alpine's linker is not needed: Rust brings musl along, and musl-gcc compiles the C of ring against it.
+MUSL = $(shell uname -m)-unknown-linux-musl
+
+.PHONY: static
+static: install ## one program that needs no library of the machine it runs on
+	rustup target add $(MUSL)
+	CC_$(subst -,_,$(MUSL))=musl-gcc $(CARGO) build --release --locked --target $(MUSL) --package defib --bin defib
+	@ls -l $(TARGET_DIR)/$(MUSL)/release/defib
+
+.PHONY: release-notes
+release-notes: ## the newest section of CHANGELOG.md, if an operator can upgrade by it
+	@deploy/dev/release-notes.sh "$$(sed -n 's/^version = "\(.*\)"$$/\1/p' Cargo.toml)" <CHANGELOG.md
 
 .PHONY: env-file
 env-file: ## writes deploy/defib.env anew from the table of knobs

@@ -15,7 +15,7 @@ export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$PWD/target}"
 cargo=${CARGO:-cargo}
 version_of_cargo_deb=3.8.0
 tools=$CARGO_TARGET_DIR/tools
-files=$CARGO_TARGET_DIR/debian/files
+files=target/debian/files # where crates/daemon/Cargo.toml names them
 
 if [ ! -x "$tools/bin/cargo-deb" ] || [ "$("$tools/bin/cargo-deb" --version)" != "cargo-deb $version_of_cargo_deb" ]; then
     # Unoptimised, because it runs for seconds. The lock is its own, so the same version is the same program.
