@@ -1,4 +1,4 @@
-//! A real browser: Debian's chromium, told what to do by its chromedriver over the W3C WebDriver protocol.
+//! A real browser: Debian's chromium, told what to do by its chromedriver over the `WebDriver` protocol.
 //!
 //! The few commands that the tests need are plain JSON over HTTP, so they are written here; the client libraries bring Unicode tables
 //! and a cookie store with them, which every build of the tests would have to compile.
