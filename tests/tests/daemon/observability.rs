@@ -41,8 +41,12 @@ const METRICS_BESIDES: &[&str] = &[
     "holds",
     "lease_held",
     "mode",
+    "outbox_pending",
+    "outbox_unwritten",
     "probe_map_evictions_total",
     "unowned_workspaces",
+    "webhook_deliveries_total",
+    "webhook_off",
     "workspace_longest_seconds",
 ];
 
