@@ -45,7 +45,12 @@ async fn each_place_is_accessible_light_and_dark_wide_and_narrow_and_runs_nobody
                                 document.documentElement.scrollWidth <= innerWidth, getComputedStyle(document.body).colorScheme]";
             let seen = browser.run(page).await?;
             ensure!(seen[0] == 1 && seen[1] == 1, "{place}: one script, ours, and one heading: {seen}");
-            ensure!(seen[2] == true, "{place} at {width} is wider than its window");
+            if seen[2] != true {
+                let wide = "return [...document.querySelectorAll('body *')].filter(it => it.getBoundingClientRect().right > innerWidth)
+                            .map(it => it.outerHTML.slice(0, 300))";
+                let wide = browser.run(wide).await?;
+                anyhow::bail!("{place} at {width} is wider than its window, for: {wide:#}");
+            }
             // Injected by the driver, not by the page, whose policy would refuse it.
             let findings = browser.run(&format!("{AXE}; return (async () => {{ {SERIOUS} }})()")).await?;
             ensure!(findings == json!([]), "{place} {scheme} {width}: {findings:#}");
