@@ -9,6 +9,7 @@
 //! | certificates | [`CertificateAuthority`] |
 //! | a Docker engine that really starts processes | [`PrivateDockerd`] |
 //! | containers on any engine | [`EngineHandle`] |
+//! | a real engine of which some calls do not get through | [`relay::Relay`], [`filtering_proxy::FilteringProxy`] |
 //! | an engine with faults: time-outs, lies, half answers | [`ScriptedEngine`] |
 //! | a control plane with faults, in the words of those that presets ship for | [`ScriptedControlPlane`] |
 //! | a webhook's receiver, with faults | [`WebhookReceiver`] |
@@ -32,6 +33,7 @@ pub mod postgres;
 pub mod process;
 pub mod program;
 pub mod redis;
+pub mod relay;
 pub mod scripted_control_plane;
 pub mod scripted_engine;
 mod wait;
