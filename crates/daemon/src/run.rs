@@ -179,6 +179,7 @@ impl Daemon {
         let ownership = Arc::default();
         let ledger = StoreLedger {
             store: ledger,
+            books: books.clone(),
             replica_id: config.replica_id.clone(),
             watched_statuses: config.watched_statuses.clone(),
         };

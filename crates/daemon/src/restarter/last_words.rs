@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! claimed ─┬─ look ── may act? ── call ── …         a start waits for nothing: a container keeps its log when it is started
-//!          └─ log ──────────────────► kept          a kill, and a start that makes something else: 500 ms at most
+//!          └─ log ─────────────────────► kept
+//! claimed ── log ── look ── may act? ── call ── …   a kill, and a start that makes something else: 500 ms at most
 //! ```
 //!
 //! People read them, and nothing is decided by them, so whatever goes wrong on the way is told in their place and delays nothing.
@@ -34,7 +35,7 @@ pub(super) struct Capture {
     reading: AbortOnDropHandle<Read>,
     done: Option<Read>,
     lines: u32,
-    /// A call must not leave before this, unless the log has been read.
+    /// The look that precedes the call must not begin before this, unless the log has been read.
     holds_until: Option<Instant>,
 }
 
@@ -51,7 +52,7 @@ impl Capture {
         Some(Self { reading: AbortOnDropHandle::new(reading), done: None, lines, holds_until })
     }
 
-    /// Waits until the call may leave.
+    /// Waits until the look that precedes the call may begin.
     pub(super) async fn lets_go(&mut self) {
         let Some(until) = self.holds_until.take() else { return };
         if let Ok(read) = timeout_at(until, &mut self.reading).await {

@@ -37,6 +37,8 @@ pub(crate) trait Ledger: Send + Sync {
 pub(crate) struct StoreLedger {
     /// The database.
     pub(crate) store: Store,
+    /// The same over other connections, for what no restart waits for.
+    pub(crate) books: Store,
     /// `DEFIB_REPLICA_ID`.
     pub(crate) replica_id: String,
     /// `DEFIB_WATCHED_STATUSES`.
@@ -106,6 +108,6 @@ impl Ledger for StoreLedger {
     }
 
     async fn keep_last_words(&self, row: i64, words: &LastWords) -> Result<(), String> {
-        self.store.keep_last_words(row, words).await.map_err(|error| chain(&error))
+        self.books.keep_last_words(row, words).await.map_err(|error| chain(&error))
     }
 }

@@ -98,6 +98,8 @@ pub(crate) struct Restarter {
     news: RestartNews,
     longest: Duration,
     log_lines: u32,
+    /// Last words are written one after the other: while their table is locked, they hold one connection and no more.
+    writing_words: Arc<Semaphore>,
     /// What is ours, as the last turn at the leases left it.
     ownership: Arc<Mutex<Ownership>>,
     in_flight: Mutex<InFlight>,
@@ -146,6 +148,7 @@ impl Restarter {
             news,
             longest: any.longest(),
             log_lines: knobs.log_lines,
+            writing_words: Arc::new(Semaphore::new(1)),
             ownership,
             in_flight: Mutex::default(),
             queued: Mutex::default(),
@@ -268,6 +271,10 @@ impl Restarter {
                 Step::Confirm => {
                     crash_point!("claimed");
                     capture = Capture::begin(on, order, self.log_lines);
+                    // What is waited for is waited for before the look, so that neither the look nor the database's word is older at the call.
+                    if let Some(capture) = &mut capture {
+                        capture.lets_go().await;
+                    }
                     let observation = engine.confirm(&target).await.observation;
                     seen = Some(observation.clone());
                     Answer::Seen(observation)
@@ -275,15 +282,10 @@ impl Restarter {
                 Step::MayAct { row, epoch, within } => {
                     crash_point!("confirmed");
                     asked = (row, epoch);
-                    // Only now is it known that the workspace is still dead. The deletion takes far less time than the database's answer is
-                    // valid for.
-                    let evicting = self.evict(order, &restart);
-                    let reading = async {
-                        if let Some(capture) = &mut capture {
-                            capture.lets_go().await;
-                        }
-                    };
-                    tokio::join!(self.ledger.may_act(order, row, epoch, within), evicting, reading).0
+                    // Only now is it known that the workspace is still dead. The database has the last word, after the deletion: a hold that
+                    // is placed meanwhile is seen.
+                    self.evict(order, &restart).await;
+                    self.ledger.may_act(order, row, epoch, within).await
                 }
                 Step::Leave => {
                     crash_point!("acting");
@@ -328,7 +330,8 @@ impl Restarter {
                 Step::Done(done) => {
                     drop(held);
                     if done.end == End::NotAsked {
-                        self.is_back(&order.workspace); // or somebody else's: we do not restart it
+                        // Nobody was asked to restart it, so its keys are not ours to delete any more.
+                        self.is_back(&order.workspace);
                     }
                     return done;
                 }
@@ -347,8 +350,15 @@ impl Restarter {
     /// Keeps the last words of its container, beside the restart.
     fn keep_last_words(&self, order: &RestartOrder, attempt: i64, capture: Capture, seen: Observation) {
         let (ledger, workspace) = (Arc::clone(&self.ledger), order.workspace.clone());
+        let (writing, stop) = (Arc::clone(&self.writing_words), self.stop.clone());
         self.tasks.spawn(async move {
             let Some(words) = capture.words(&seen).await else { return };
+            // A process that stops does not wait for the words of others.
+            let turn = tokio::select! {
+                turn = writing.acquire() => turn.ok(),
+                () = stop.cancelled() => writing.try_acquire().ok(),
+            };
+            let Some(_turn) = turn else { return };
             if let Err(why) = ledger.keep_last_words(attempt, &words).await {
                 warn!(workspace = %printable(workspace.as_str()), error = %why, "the last words of its container are lost");
             }

@@ -17,8 +17,10 @@ use defib_policy::verdict::Rule;
 use defib_store::LastWords;
 
 use super::*;
+use crate::cache::{Keys, Pattern};
 use crate::clock;
 use crate::metrics::Metrics;
+use crate::news::EvictionNews;
 
 const SECOND: Duration = Duration::from_secs(1);
 const ENGINE: &str = "e1";
@@ -209,6 +211,11 @@ struct Stage {
 }
 
 fn stage() -> Stage {
+    stage_with(|_| None)
+}
+
+/// With keys to delete in a cache.
+fn stage_with(evictor: impl FnOnce(&Clock) -> Option<Arc<Evictor>>) -> Stage {
     let clock = clock::monotonic();
     let name = EngineName::from(ENGINE);
     let world = Mutex::default();
@@ -228,6 +235,7 @@ fn stage() -> Stage {
     let news = RestartNews::new(Arc::new(Metrics::new(&[name]).unwrap()));
     let ledger = Arc::clone(&fake) as Arc<dyn Ledger>;
     let restarter = Restarter::new(knobs, ledger, &engines, Arc::clone(&clock), Arc::clone(&ownership), news, sender);
+    let restarter = restarter.with_evictor(evictor(&clock));
     Stage { restarter: Arc::new(restarter), fake, ended, clock, ownership }
 }
 
@@ -538,4 +546,46 @@ async fn of_one_that_is_not_restarted_no_words_are_kept() {
     stage.end().await;
     tokio::time::sleep(3 * SECOND).await;
     assert_eq!(words(&stage, 1), None);
+}
+
+/// A hold is placed, or somebody else restarts it, while the log is being read.
+#[tokio::test(start_paused = true)]
+async fn the_look_and_the_databases_word_are_not_older_for_the_wait_for_a_log() {
+    let mut stage = stage();
+    stage.takes(Kind::Log, 2 * SECOND);
+    for (workspace, kind, news) in
+        [("w1", Kind::MayAct, Answer::MayAct(ActAnswer::NotWanted)), ("w2", Kind::Look, Answer::Seen(restarted()))]
+    {
+        stage.give(workspace, Kind::Look, [Answer::Seen(running())]);
+        stage.restarter.carry_out(vec![stage.wedged(workspace)]);
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        stage.give(workspace, kind, [news]);
+        assert_eq!(stage.end().await.0.end, End::NotAsked, "{workspace}");
+        assert!(!stage.asked(workspace).contains(&Question::KillAndStart), "{workspace}");
+    }
+}
+
+/// A Redis that answers after a while.
+struct SlowCache;
+
+#[async_trait]
+impl Keys for SlowCache {
+    async fn delete(&self, _: &[String]) -> Result<(), String> {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_databases_word_is_not_older_for_the_wait_for_a_cache() {
+    let mut stage = stage_with(|clock| {
+        let news = EvictionNews::new(Arc::new(Metrics::new(&[]).unwrap()));
+        let patterns = vec![Pattern::parse("ws:{workspace_id}").unwrap()];
+        Some(Arc::new(Evictor::new(patterns, Arc::new(SlowCache), Arc::clone(clock), news)))
+    });
+    stage.restarter.carry_out(vec![stage.order("w1")]);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    stage.give("w1", Kind::MayAct, [Answer::MayAct(ActAnswer::NotWanted)]);
+    assert_eq!(stage.end().await.0.end, End::NotAsked);
+    assert!(!stage.asked("w1").contains(&Question::Start));
 }
