@@ -15,18 +15,27 @@ const PROMPTLY: Duration = Duration::from_secs(10);
 
 #[tokio::test]
 async fn a_lock_on_the_history_delays_no_restart_and_no_verdict_is_lost() -> Result<()> {
-    let (stage, engine, _pulse) = fleet(20).await?;
+    a_lock_delays_no_restart("defib.events", 20).await
+}
+
+#[tokio::test]
+async fn a_lock_on_the_last_words_delays_no_restart_and_no_verdict_is_lost() -> Result<()> {
+    a_lock_delays_no_restart("defib.last_words", 60).await
+}
+
+async fn a_lock_delays_no_restart(table: &str, size: usize) -> Result<()> {
+    let (stage, engine, _pulse) = fleet(size).await?;
     let stage = stage.knob("STORM_MIN", "1000");
     let _daemon = stage.run().await?;
     let mut other = stage.db.another_connection().await?;
     let locked = other.transaction().await?;
-    locked.batch_execute("lock table defib.events in access exclusive mode").await?;
-    for id in ids(0..20) {
+    locked.batch_execute(&format!("lock table {table} in access exclusive mode")).await?;
+    for id in ids(0..size) {
         engine.exit(&id, 137)?;
     }
-    all_run(&engine, 20, PROMPTLY).await?;
+    all_run(&engine, size, PROMPTLY).await?;
     locked.rollback().await?;
-    for id in ids(0..20) {
+    for id in ids(0..size) {
         stage.db.wait_for_verdict(&id, None).await?;
         stage.db.wait_for_status(&id, "online").await?;
     }
