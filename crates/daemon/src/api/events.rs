@@ -23,10 +23,10 @@ use crate::streams::Lasting;
 use crate::told::picture::Word;
 use crate::told::viewer::{Shot, Unread, Viewer};
 
-/// A comment that keeps proxies from closing a quiet stream, and shows us a reader that is gone.
+/// How often a comment is sent on a quiet stream. It keeps proxies from closing the stream, and sending it fails when the reader is gone.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
-/// When a browser connects again.
+/// How long a browser waits before it connects again after a break.
 const RETRY: Duration = Duration::from_secs(2);
 
 pub(super) async fn events(State(open): State<Open>, Extension(lasting): Extension<Lasting>) -> Response {
@@ -58,7 +58,7 @@ struct Feed {
 }
 
 impl Feed {
-    /// The next event. Whoever waits here keeps the pictures coming: without readers there are none.
+    /// Waits for the next event. Pictures of the fleet are made only while somebody waits here or looks at a page.
     async fn next(&mut self) -> Event {
         loop {
             if let Some(event) = self.news() {
@@ -87,7 +87,7 @@ impl Feed {
         if self.told.is_some_and(|told| told >= shot.picture.at) {
             return None;
         }
-        // Changes are told from the picture before, so they mean nothing to one who has not seen that.
+        // Changes are relative to the picture before, so a reader that has not seen that picture gets none.
         let changes = if self.told.is_some() { changes(&shot) } else { Vec::new() };
         self.told = Some(shot.picture.at);
         self.is_unread = false;

@@ -27,7 +27,7 @@ use crate::told::viewer::Viewer;
 
 /// Workspaces or restarts in an answer, unless it is asked for another number.
 const LIMIT: i64 = 100;
-/// And at most.
+/// Workspaces or restarts in one answer, at most.
 const LIMIT_MAX: i64 = 1_000;
 /// Entries of each kind in the history of one workspace.
 const TIMELINE: i64 = 50;

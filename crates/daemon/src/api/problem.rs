@@ -9,10 +9,10 @@ use serde_json::json;
 use crate::logging::database_fault;
 use crate::told::viewer::Unread;
 
-/// How soon one should ask again who finds the database away, in seconds.
+/// Seconds after which a client should ask again when the database cannot be reached.
 const RETRY_AFTER: &str = "5";
 
-/// An answer that is none.
+/// A request that cannot be answered, and why.
 #[derive(Debug)]
 pub(super) struct Problem {
     status: StatusCode,

@@ -13,7 +13,7 @@ fn seconds(age: Duration) -> f64 {
     age.as_secs_f64()
 }
 
-/// Every word with its count, so that a reader finds each of them always.
+/// Every word with its count, also those with a count of zero, so that a client can rely on each key.
 pub(super) fn counts(counts: &Counts) -> Value {
     Value::Object(Word::all().map(|word| (word.label().to_owned(), json!(counts.of(word)))).collect::<Map<_, _>>())
 }

@@ -79,7 +79,7 @@ impl Outbox {
                 _ = turns.tick() => {}
             }
             if let Err(error) = self.turn(&mut noted, &mut due, &stop).await {
-                // A database that is away is told elsewhere. Before the schema is there, it is being made.
+                // That the database cannot be reached is logged elsewhere. While the schema is still being made there is nothing to send.
                 debug!(error = %database_fault(&error), "the outbox was not looked into; tried again in a moment");
             }
         }

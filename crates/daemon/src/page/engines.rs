@@ -12,7 +12,7 @@ use crate::told::picture::{FleetPicture, Group, Query};
 use crate::told::show;
 use crate::told::status;
 
-/// Of those in trouble on one engine that many are named.
+/// How many workspaces in trouble are named for one engine.
 const NAMED: usize = 50;
 
 pub(super) fn draw(picture: &FleetPicture, links: &Links) -> Markup {
@@ -104,7 +104,7 @@ fn replicas(picture: &FleetPicture) -> Markup {
 /// One engine, workspace by workspace.
 pub(super) fn draw_one(picture: &FleetPicture, links: &Links, engine: &str) -> Markup {
     let Some(group) = picture.group(engine) else { return html! { h1 { "No such engine" } } };
-    // Those of the whole fleet are the most urgent first.
+    // The picture lists the workspaces in trouble with the most urgent first, and this engine's keep that order.
     let is_here = |place: &u32| group.rows.binary_search(place).is_ok();
     let troubled = picture.troubled.iter().copied().filter(is_here);
     let of_it = Query { engine: Some(engine.to_owned()), ..Query::default() };

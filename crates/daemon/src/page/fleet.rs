@@ -9,7 +9,7 @@ use super::parts::{badge, count, mark, number, text, tone};
 use crate::told::picture::{FleetPicture, Group, Query};
 use crate::told::status;
 
-/// Of those in trouble that many are named here.
+/// How many workspaces in trouble are named on this page.
 const NAMED: usize = 12;
 
 pub(super) fn draw(picture: &FleetPicture, links: &Links) -> Markup {

@@ -9,7 +9,7 @@ use super::parts::{self, text, when};
 use crate::told::picture::FleetPicture;
 use crate::told::show;
 
-/// Where one is.
+/// The place that the navigation marks as the present one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
     Fleet,
@@ -84,7 +84,7 @@ impl Frame<'_> {
         Html(page.into_string())
     }
 
-    /// What one must know before one reads on.
+    /// What a reader must know first: that the picture is old, that nobody is judged, or that restarts are held.
     fn notices(&self) -> Markup {
         html! {
             @if let Some(fault) = self.fault {

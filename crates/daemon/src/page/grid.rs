@@ -120,7 +120,7 @@ fn cells(group: &Group, picture: &FleetPicture, each: usize) -> Vec<(Word, u32)>
     group.rows.chunks(each).filter_map(urgent).collect()
 }
 
-/// Around so many cells, row by row.
+/// The outline around so many cells, row by row.
 fn outline(cells: usize, columns: usize) -> String {
     let (width, full, rest) = (columns * CELL, cells / columns * CELL, cells % columns * CELL);
     let whole = if full > 0 { format!("M0 0h{width}v{full}h-{width}z") } else { String::new() };

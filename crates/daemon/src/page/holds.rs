@@ -1,4 +1,4 @@
-//! What must not be restarted now, by whose word, and for how long.
+//! The holds: what must not be restarted now, who placed the hold, and for how long it stands.
 
 use maud::{Markup, html};
 

@@ -11,7 +11,7 @@ const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'
 /// What those without an engine are called in addresses. No engine of that name is told apart from them.
 pub(super) const NO_ENGINE: &str = "-";
 
-/// A longer prefix is not believed.
+/// Bytes of `X-Forwarded-Prefix`, at most. A longer one is ignored.
 const PREFIX_MAX: usize = 200;
 
 /// Makes addresses.
@@ -62,7 +62,7 @@ impl Links {
         format!("{}/workspaces?verdict={}", self.prefix, word.slug())
     }
 
-    /// The list that a query describes, after another key.
+    /// The list that a query describes, beginning after the given key.
     pub(super) fn list(&self, query: &picture::Query, after: Option<&str>) -> String {
         let engine = query.engine.as_deref().map(|name| if name.is_empty() { NO_ENGINE } else { name });
         let slug = query.word.map(Word::slug);

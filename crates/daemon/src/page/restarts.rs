@@ -13,7 +13,7 @@ use super::parts::{badge_of, count, mark, number, text, when};
 use crate::told::picture::{FleetPicture, Query, Word};
 use crate::told::show;
 
-/// Of the exhausted that many are named.
+/// How many exhausted workspaces are named.
 const NAMED: usize = 20;
 
 pub(super) fn draw(

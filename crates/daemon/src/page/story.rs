@@ -43,7 +43,7 @@ fn clock(entry: &TimelineEntry) -> String {
 pub(super) fn sentence(entry: &TimelineEntry) -> (String, String) {
     let line = explain::line(&entry.what);
     if let TimelineWhat::LastWords { .. } = entry.what {
-        // The log itself is laid out below, as evidence is.
+        // The log itself is shown below the entry, where other entries show their evidence.
         let first = line.lines().next().unwrap_or_default();
         let rest = first.strip_prefix("last words").unwrap_or(first);
         return ("last words".to_owned(), rest.trim_start().to_owned());

@@ -15,10 +15,10 @@ use super::story::sentence;
 use crate::told::picture::Word;
 use crate::told::show;
 
-/// A silence as long as this ends an episode, unless the workspace is in trouble all the while.
+/// An episode ends when nothing happens for this long, unless the workspace is in trouble all that time.
 const SILENCE: Duration = Duration::from_secs(180);
 
-/// So many episodes are drawn, the newest. The words below have them all.
+/// How many episodes are drawn: the newest ones. The timeline in words below the drawing has all of them.
 const DRAWN: usize = 4;
 
 /// Height of a lane with its name, and of a bar.
@@ -55,7 +55,7 @@ struct Span {
     is_open: bool,
     label: String,
     tone: &'static str,
-    /// Whose words tell more.
+    /// The place in the timeline of the entry that says more about it.
     entry: usize,
 }
 
@@ -131,11 +131,11 @@ fn points(timeline: &[TimelineEntry]) -> Vec<Point> {
     all.filter_map(|(entry, what)| Some(Point { at: what.at, shape: shape(&what.what)?, entry })).collect()
 }
 
-/// Cuts the history where nothing happened for a while. Being well is nothing.
+/// Cuts the history where nothing happened for a while. A time in which the workspace was well counts as nothing.
 fn episodes(timeline: &[TimelineEntry], now: Timestamp) -> Vec<Episode> {
     let mut episodes: Vec<Episode> = Vec::new();
     let spans = spans(timeline, now);
-    // Whatever counts as something happening, with its end.
+    // Each stretch of time in which something happened.
     let is_calm = |span: &Span| span.label == "alive" || (span.is_open && span.lane == Lane::Restart);
     let mut stretches: Vec<(Timestamp, Timestamp)> =
         spans.iter().map(|span| (span.from, if is_calm(span) { span.from } else { span.to })).collect();
@@ -163,7 +163,7 @@ fn episodes(timeline: &[TimelineEntry], now: Timestamp) -> Vec<Episode> {
 
 fn drawing(episode: &Episode, timeline: &[TimelineEntry]) -> Markup {
     let length = episode.to.since(episode.from).max(Duration::from_millis(200)).as_secs_f64();
-    // A little room at both ends, so that what begins or ends there is seen.
+    // A little room is left at both ends, so that a span that begins or ends there can be seen.
     let place = |at: Timestamp| 1.0 + 94.0 * (at.since(episode.from).as_secs_f64() / length).min(1.0);
     let is_used = |lane: Lane| {
         episode.spans.iter().any(|span| span.lane == lane) || (lane == Lane::Reports && !episode.points.is_empty())

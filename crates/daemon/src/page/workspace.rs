@@ -1,4 +1,4 @@
-//! One workspace: what is said of it and why, what would change that, and how it came to it. What `defib explain` says.
+//! One workspace: its verdict, the reasons, what would change it, and its history. It says what `defib explain` says.
 
 use defib_store::{Explanation, StatusRow};
 use maud::{Markup, html};

@@ -111,7 +111,7 @@ pub(crate) fn voices(said: Said) -> Voices {
     Voices::of_a_picture(said, HashMap::from([("w12".to_owned(), "created_at is infinite")]))
 }
 
-/// One of each kind.
+/// A fleet with a workspace of each kind of standing.
 pub(crate) fn fleet() -> Vec<StatusRow> {
     let dead =
         verdict("dead", "stopped_stale", "container stopped (exit 137), heartbeat stale for 80 s", Some("backoff"));

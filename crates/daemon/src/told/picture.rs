@@ -138,7 +138,7 @@ pub(crate) struct FleetPicture {
     pub(crate) troubled: Vec<u32>,
 }
 
-/// Whom to list.
+/// Which workspaces to list.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Query {
     /// A part of the id or of the name, in whatever case.
@@ -225,7 +225,7 @@ impl FleetPicture {
         self.groups.iter().find(|group| group.engine == engine)
     }
 
-    /// Whom a query fits, from where it begins.
+    /// The workspaces that a query matches, beginning after its key.
     pub(crate) fn page(&self, query: &Query) -> Page {
         let needle = query.text.trim().to_lowercase();
         let fits = |seen: &&Seen| {

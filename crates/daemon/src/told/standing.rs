@@ -2,8 +2,8 @@
 //!
 //! `defib.verdicts` holds the verdicts that are not `alive`, so a workspace without a row there is alive only if a running daemon
 //! judges it. Whether one does follows from what the daemons say of themselves: who has the lease on its engine, whether the
-//! holder's last pass over that engine is recent, and which statuses the holder watches. Of everybody else nobody says anything, and
-//! `not judged` is the truth. None of this needs the daemon's environment.
+//! holder's last pass over that engine is recent, and which statuses the holder watches. Every other workspace is `not judged`. None of
+//! this needs the daemon's environment.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -17,14 +17,14 @@ use crate::logging::printable;
 /// The kind of those that have no engine.
 pub(crate) const EXTERNAL: &str = "external";
 
-/// The word for those of whom nobody says anything.
+/// The word for a workspace that no running daemon judges.
 pub(crate) const NOT_JUDGED: &str = "not judged";
 /// The word for those whose status is not watched.
 pub(crate) const NOT_WATCHED: &str = "not watched";
 /// The word for those that somebody put away.
 pub(crate) const SUSPENDED: &str = "suspended";
 
-/// Who says what.
+/// What the daemons say of themselves and of their engines, and which rows they read.
 #[derive(Debug)]
 pub(crate) struct Voices {
     pub(crate) said: Said,
@@ -43,7 +43,7 @@ pub(crate) enum Standing<'a> {
     Suspended,
     /// Its status is none that is watched.
     NotWatched,
-    /// Nobody says anything of it, for this reason.
+    /// No running daemon judges it, for this reason.
     NotJudged(String),
     Judged(Judged<'a>),
 }

@@ -21,7 +21,7 @@ pub(crate) struct Picture {
     webhook: Option<WebhookState>,
 }
 
-/// Whom to show.
+/// Which workspaces to show.
 #[derive(Debug, Default)]
 pub(crate) struct Filter<'a> {
     pub(crate) ids: &'a [String],

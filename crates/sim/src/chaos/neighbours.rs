@@ -167,7 +167,7 @@ fn liars(world: &mut World, of: usize) {
             world.mute(of, lasting);
             world.note(of, "(one login accuses it, and then under a second name)");
             accuse(world, of, 0, world.now + lasting);
-            // A window is two intervals at least, and of the assumed interval until its own is learned.
+            // The window is at least twice the interval: the workspace's own once that is learned, and the assumed one until then.
             let interval = world.workspaces[of].spec.interval.min(ms(world.settings.heartbeat_interval));
             let (begins, speaks_for) = (world.dice.below(lasting), 4 * interval);
             world.later(begins, move |world| accuse(world, of, SECOND_NAME, world.now + speaks_for));
