@@ -42,8 +42,8 @@ begin
         grant usage on schema defib to defib_daemon;
         grant select on all tables in schema defib to defib_daemon;
         grant insert, update, delete on defib.suspicions, defib.restarts, defib.leases, defib.replicas, defib.holds, defib.verdicts,
-            defib.events, defib.marks, defib.engines, defib.cadences, defib.orders, defib.last_words, defib.webhook, defib.outbox
-            to defib_daemon;
+            defib.events, defib.marks, defib.engines, defib.cadences, defib.clock_steps, defib.orders, defib.last_words, defib.webhook,
+            defib.outbox to defib_daemon;
         grant execute on all functions in schema defib to defib_daemon;
     end if;
     if has_reporter then

@@ -3,6 +3,9 @@
 //!
 //! It is written lazily, a slice of the fleet with each poll and only what has changed, and read once, at the start. Losing any of
 //! it costs three heartbeats.
+//!
+//! Steps of the database's clock are kept beside it. A process that starts after one could not tell otherwise that a heartbeat was stamped
+//! before it, and would take a container that still starts for one that has beaten and hangs.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -12,10 +15,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use defib_policy::cadence::Learned;
 use defib_policy::id::{ContainerId, WorkspaceId};
-use defib_policy::moment::Moment;
+use defib_policy::moment::{Moment, Timestamp};
+use defib_policy::pipeline::STEP_MATTERS_FOR;
 use defib_store::{CadenceRow, Store, StoreError};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use crate::logging::database_fault;
 use crate::state::State;
@@ -41,6 +45,12 @@ pub(crate) trait MemoryTables: Send + Sync {
 
     /// Up to `limit` of what was learned, the most recently written first.
     async fn read_cadences(&self, limit: i64) -> Result<Vec<CadenceRow>, StoreError>;
+
+    /// Writes down a step of the database's clock that `replica` has noticed.
+    async fn note_clock_step(&self, comparable_from: Timestamp, replica: &str) -> Result<(), StoreError>;
+
+    /// Up to which stamp those may be from before a step that was noticed less than `within` ago.
+    async fn clock_steps(&self, within: Duration) -> Result<Option<Timestamp>, StoreError>;
 }
 
 #[async_trait]
@@ -51,6 +61,14 @@ impl MemoryTables for Store {
 
     async fn read_cadences(&self, limit: i64) -> Result<Vec<CadenceRow>, StoreError> {
         Self::read_cadences(self, limit).await
+    }
+
+    async fn note_clock_step(&self, comparable_from: Timestamp, replica: &str) -> Result<(), StoreError> {
+        Self::note_clock_step(self, comparable_from, replica).await
+    }
+
+    async fn clock_steps(&self, within: Duration) -> Result<Option<Timestamp>, StoreError> {
+        Self::clock_steps(self, within).await
     }
 }
 
@@ -66,6 +84,8 @@ struct Written {
     /// Where the next slice begins.
     next: usize,
     rows: HashMap<WorkspaceId, Mark>,
+    /// Up to which stamp those may be from before a step of the database's clock, as far as it was written down.
+    comparable_from: Option<Timestamp>,
 }
 
 /// What was last written of one workspace, as far as it takes to tell whether that still holds.
@@ -110,8 +130,10 @@ impl Memory {
         }
     }
 
-    /// Takes up what another process has learned of the workspaces of the fleet.
+    /// Takes up what another process has learned of the workspaces of the fleet, and has noticed of the database's clock.
     async fn recall(&self) -> Result<(), StoreError> {
+        let comparable_from = self.tables.clock_steps(STEP_MATTERS_FOR).await?;
+        self.state.judge().recall_steps(comparable_from);
         let rows = self.tables.read_cadences(RECALLED_MAX).await?;
         let mut judge = self.state.judge();
         let useful = rows.iter().filter(|row| {
@@ -126,8 +148,25 @@ impl Memory {
         Ok(())
     }
 
+    /// Writes down a step of the database's clock, once.
+    async fn save_step(&self) -> Result<(), StoreError> {
+        let Some(comparable_from) = self.state.judge().comparable_from() else { return Ok(()) };
+        if lock(&self.written).comparable_from == Some(comparable_from) {
+            return Ok(());
+        }
+        self.tables.note_clock_step(comparable_from, &self.state.config.replica_id).await?;
+        lock(&self.written).comparable_from = Some(comparable_from);
+        warn!(
+            %comparable_from,
+            "the database's clock has stepped: heartbeats that are stamped up to this prove nothing about a container that was \
+             started since; if it steps again, look at the time service of the database's host"
+        );
+        Ok(())
+    }
+
     /// Writes what has changed in the next slice of the fleet.
     async fn save(&self) -> Result<(), StoreError> {
+        self.save_step().await?;
         let rows = self.changed();
         if rows.is_empty() {
             return Ok(());

@@ -25,6 +25,10 @@ const PIPELINE_MIN: usize = 5;
 /// unnoticed, and a heartbeat stamped before it may seem to be of a life that began after it. Smaller: a slow read looks like a step.
 const STEP_MIN: Duration = Duration::from_secs(2);
 
+/// What other processes noticed of steps of the database's clock matters for this long. Larger: a stamp that is fine proves nothing for
+/// longer. Smaller: a boot may still be under way that began before the step; none takes longer than half an hour.
+pub const STEP_MATTERS_FOR: Duration = Duration::from_secs(3_600);
+
 /// Why a heartbeat that is not fresh is not held against a workspace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -53,6 +57,10 @@ pub struct Pipeline {
     clocks: Option<(Moment, Timestamp)>,
     /// The last read before which the database's clock had stepped.
     stepped_at: Option<Moment>,
+    /// Stamps up to this may be from before a step that this process has noticed.
+    comparable_from: Option<Timestamp>,
+    /// The same of the steps that other processes have noticed. The outer `None`: this process has not been told of them yet.
+    told_of: Option<Option<Timestamp>>,
 }
 
 impl Pipeline {
@@ -91,6 +99,7 @@ impl Pipeline {
             let apart = ours.since(database_now).max(database_now.since(ours));
             if apart >= STEP_MIN {
                 self.stepped_at = Some(at);
+                self.comparable_from = self.comparable_from.max(Some(ours.max(database_now)));
             }
         }
         self.clocks = Some((at, database_now));
@@ -101,6 +110,27 @@ impl Pipeline {
     #[must_use]
     pub fn has_stepped_since(&self, read_at: Moment) -> bool {
         self.stepped_at.is_some_and(|stepped| stepped >= read_at)
+    }
+
+    /// Takes up what other processes have noticed of steps of the database's clock: stamps up to `comparable_from` may be from before one.
+    /// `None` when there was none lately.
+    pub fn recall_steps(&mut self, comparable_from: Option<Timestamp>) {
+        self.told_of = Some(comparable_from);
+    }
+
+    /// What other processes have to be told: stamps up to this may be from before a step of the database's clock. `None` while no step has
+    /// been noticed.
+    #[must_use]
+    pub const fn comparable_from(&self) -> Option<Timestamp> {
+        self.comparable_from
+    }
+
+    /// Whether a stamp that the read at `read_at` was the first to show is of the clock that the database has now. This process did not see
+    /// the stamp come in, so it has to know of the steps before its own time too.
+    #[must_use]
+    pub fn vouches_for(&self, stamp: Timestamp, read_at: Moment) -> bool {
+        let later_than_all_steps = self.told_of.is_some_and(|until| until.is_none_or(|until| stamp > until));
+        later_than_all_steps && !self.has_stepped_since(read_at)
     }
 
     /// The read of the whole fleet before the present one.
@@ -201,11 +231,28 @@ mod tests {
                 stepped,
                 "what the read after the step saw may be from before it"
             );
+            let newest_stamp_before = stepped.then(|| clock(second_read.max(5_000)));
+            assert_eq!(pipeline.comparable_from(), newest_stamp_before, "{second_read}");
             pipeline.observe_clock(at(10), clock(second_read + 5_000));
             assert!(!pipeline.has_stepped_since(at(10)));
+            assert_eq!(pipeline.comparable_from(), newest_stamp_before, "it is not forgotten");
             pipeline.observe_clock(at(7), clock(0));
             assert!(!pipeline.has_stepped_since(at(10)), "a read that was overtaken says nothing");
         }
+    }
+
+    #[test]
+    fn a_stamp_that_was_found_is_vouched_for_once_the_steps_that_others_noticed_are_known() {
+        let clock = |seconds: i64| Timestamp(seconds * 1_000_000);
+        let mut pipeline = Pipeline::default();
+        assert!(!pipeline.vouches_for(clock(10), at(0)), "nobody has told of a step or of none");
+        pipeline.recall_steps(None);
+        assert!(pipeline.vouches_for(clock(10), at(0)));
+        pipeline.recall_steps(Some(clock(10)));
+        assert!(!pipeline.vouches_for(clock(10), at(0)) && pipeline.vouches_for(Timestamp(10_000_001), at(0)));
+        pipeline.observe_clock(at(0), clock(20));
+        pipeline.observe_clock(at(5), clock(90));
+        assert!(!pipeline.vouches_for(clock(80), at(5)), "a step of this process's own time");
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::cadence::Cadence;
 use crate::moment::{Moment, Timestamp};
+use crate::pipeline::Pipeline;
 use crate::sample::Incarnation;
 use crate::verdict::{Held, Rule, Verdict};
 
@@ -68,9 +69,21 @@ pub(crate) struct Life {
     pub(crate) found: bool,
     /// Its first heartbeat was seen.
     pub(crate) has_beaten: bool,
-    /// It has sent a heartbeat whose stamp is later than its start. One that merely came in during this life may be a late one of the life
-    /// before.
-    pub(crate) has_surely_beaten: bool,
+    /// What its stamps prove. A heartbeat that merely came in during this life may be a late one of the life before.
+    pub(crate) stamped: Stamped,
+}
+
+/// Whether a life has sent a heartbeat whose stamp is later than its start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Stamped {
+    /// None is known.
+    #[default]
+    Never,
+    /// There is such a stamp, but this process did not see it come in: this read was the first to show it. If the database's clock has
+    /// stepped meanwhile, the stamp may be of another clock and of the life before.
+    Found(Moment),
+    /// One was seen to come in while this life was going on.
+    Seen,
 }
 
 impl Life {
@@ -126,7 +139,7 @@ impl Track {
                     seen_at: at,
                     found,
                     has_beaten: false,
-                    has_surely_beaten: false,
+                    stamped: Stamped::Never,
                 });
                 if !found {
                     self.cadence.skip_next_gap();
@@ -170,13 +183,20 @@ impl Track {
         said == Some(Verdict::Lost) || found == Some(Verdict::Lost)
     }
 
-    /// Whether its silence may mean that it hangs: it has beaten in this life, or had the longest start-up time to.
+    /// Whether its silence may mean that it hangs: it has beaten in this life, which is of this `age`, or had the longest start-up time to.
     ///
     /// A boot that was under way when we came is a boot like any other, once its start is known. Until then it may have been running for
     /// ever, and nobody is restarted whose start is not known.
-    pub(crate) fn may_hang(&self, silent_for: Duration) -> bool {
-        self.life.as_ref().is_none_or(|life| life.has_surely_beaten || !life.is_surely_young())
-            || silent_for > STARTUP_MAX
+    pub(crate) fn may_hang(&self, age: Duration, pipeline: &Pipeline) -> bool {
+        let Some(life) = &self.life else { return true };
+        let has_beaten = match life.stamped {
+            Stamped::Never => false,
+            Stamped::Found(read_at) => {
+                self.cadence.lived_at().is_some_and(|stamp| pipeline.vouches_for(stamp, read_at))
+            }
+            Stamped::Seen => true,
+        };
+        has_beaten || !life.is_surely_young() || age > STARTUP_MAX
     }
 
     /// How long a new life of it may take until its first heartbeat.
@@ -185,12 +205,18 @@ impl Track {
         configured.max((learned + learned / 2).min(STARTUP_MAX))
     }
 
-    /// Takes note of a heartbeat that is surely of the present life, if its last one is. Not to be asked of a stamp from before a step of
-    /// the database's clock: that may seem to be of a life that began after it.
-    pub(crate) fn note_stamped_beat(&mut self, offset: i64) {
-        let stamped = self.beat_is_stamped(offset);
-        if let Some(life) = &mut self.life {
-            life.has_surely_beaten |= stamped;
+    /// Takes note of what the stamp of its last heartbeat proves of the present life. A stamp from before a step of the database's clock
+    /// proves nothing, because it may seem to be of a life that began after it.
+    pub(crate) fn note_stamped_beat(&mut self, offset: i64, pipeline: &Pipeline) {
+        let first_read_at = self.cadence.first_read_at();
+        if !self.beat_is_stamped(offset) || pipeline.has_stepped_since(first_read_at) {
+            return;
+        }
+        let seen = self.beat_was_seen();
+        if let Some(life) = &mut self.life
+            && life.stamped != Stamped::Seen
+        {
+            life.stamped = if seen { Stamped::Seen } else { Stamped::Found(first_read_at) };
         }
     }
 
@@ -362,21 +388,22 @@ mod tests {
 
     #[test]
     fn a_life_that_was_never_heard_of_may_hang_after_the_longest_start_up_time() {
-        let mut track = Track::default();
-        assert!(track.may_hang(Duration::ZERO), "no container is known");
+        let (mut track, clock_is_steady) = (Track::default(), Pipeline::default());
+        let may_hang = |track: &Track, age| track.may_hang(age, &clock_is_steady);
+        assert!(may_hang(&track, Duration::ZERO), "no container is known");
         note(&mut track, &life("a", None), 0);
-        assert!(track.may_hang(Duration::ZERO), "it was there before us, and nobody knows since when");
+        assert!(may_hang(&track, Duration::ZERO), "it was there before us, and nobody knows since when");
         note(&mut track, &life("a", Some(-5)), 1);
-        assert!(!track.may_hang(STARTUP_MAX), "a boot that was under way when we came is a boot");
-        assert!(track.may_hang(STARTUP_MAX + Duration::from_nanos(1)));
+        assert!(!may_hang(&track, STARTUP_MAX), "a boot that was under way when we came is a boot");
+        assert!(may_hang(&track, STARTUP_MAX + Duration::from_nanos(1)));
         note(&mut track, &life("b", Some(10)), 10);
-        assert!(!track.may_hang(STARTUP_MAX) && track.may_hang(STARTUP_MAX + Duration::from_nanos(1)));
+        assert!(!may_hang(&track, STARTUP_MAX) && may_hang(&track, STARTUP_MAX + Duration::from_nanos(1)));
         beat(&mut track, 20, Some(15), 9);
         track.first_beat(at(20), stamp(20), 0);
-        track.note_stamped_beat(0);
-        assert!(!track.may_hang(STARTUP_MAX), "a late heartbeat of the life before came in");
+        track.note_stamped_beat(0, &clock_is_steady);
+        assert!(!may_hang(&track, STARTUP_MAX), "a late heartbeat of the life before came in");
         beat(&mut track, 25, Some(20), 18);
-        track.note_stamped_beat(0);
-        assert!(track.may_hang(Duration::ZERO));
+        track.note_stamped_beat(0, &clock_is_steady);
+        assert!(may_hang(&track, Duration::ZERO));
     }
 }

@@ -64,6 +64,15 @@ pub struct Callers {
     pub agreed_at: Option<Ms>,
 }
 
+/// The life that ended with a death.
+#[derive(Clone, Copy, Debug)]
+pub struct EndedLife {
+    /// When it began.
+    pub began_at: Ms,
+    /// A heartbeat of it had reached the database.
+    pub heard: bool,
+}
+
 /// One true death.
 #[derive(Clone, Debug)]
 pub struct Loss {
@@ -77,7 +86,9 @@ pub struct Loss {
     pub how: Death,
     /// Whoever is on trial is able to heal it. A container that was removed is made again by the platform alone.
     pub healable: bool,
-    /// A heartbeat of the life that ended had reached the database: before, it may as well still be starting.
+    /// When the life began that ended.
+    pub began_at: Ms,
+    /// A heartbeat of that life had reached the database: before, it may as well still be starting.
     pub heard: bool,
     /// What callers have seen of it since then.
     pub callers: Callers,
@@ -143,6 +154,8 @@ pub struct Chronicle {
     pub storms: Vec<Storm>,
     /// Which of them go on, by place.
     pub storming: Vec<usize>,
+    /// When the clock of the database stepped.
+    pub clock_steps: Vec<Ms>,
     /// The timeline, if it is wanted.
     pub trace: Option<Vec<(Ms, String)>>,
     /// Restart calls by anybody else.
@@ -197,7 +210,7 @@ impl Chronicle {
     }
 
     /// Someone died.
-    pub fn death(&mut self, workspace: usize, at: Ms, how: Death, tries: u32, heard: bool, healable: bool) {
+    pub fn death(&mut self, workspace: usize, at: Ms, how: Death, tries: u32, life: EndedLife, healable: bool) {
         if let Some(loss) = self.open[workspace] {
             if !healable && self.losses[loss].restarted_at.is_none() {
                 (self.losses[loss].how, self.losses[loss].healable) = (how, false);
@@ -211,7 +224,8 @@ impl Chronicle {
             counted_from: at,
             how,
             healable,
-            heard,
+            began_at: life.began_at,
+            heard: life.heard,
             callers: Callers::default(),
             tries,
             restarted_at: None,
@@ -327,7 +341,7 @@ mod tests {
     fn the_bound_of_an_open_death_counts_from_the_end_of_a_pause() {
         let mut chronicle = Chronicle { open: vec![None], ..Chronicle::default() };
         chronicle.unpaused(0, 5);
-        chronicle.death(0, 10, Death::Wedged, 0, true, true);
+        chronicle.death(0, 10, Death::Wedged, 0, EndedLife { began_at: 0, heard: true }, true);
         assert_eq!(chronicle.losses[0].counted_from, 10);
         chronicle.unpaused(0, 40);
         chronicle.back(0, 50);
@@ -353,7 +367,9 @@ mod tests {
     #[test]
     fn one_was_well_again_that_came_back_in_time_and_did_not_die_again() {
         let mut chronicle = Chronicle { open: vec![None, None], ..Chronicle::default() };
-        let die = |chronicle: &mut Chronicle, of, at| chronicle.death(of, at, Death::Exited, 0, true, true);
+        let die = |chronicle: &mut Chronicle, of, at| {
+            chronicle.death(of, at, Death::Exited, 0, EndedLife { began_at: 0, heard: true }, true)
+        };
         die(&mut chronicle, 0, 10);
         assert!(!chronicle.was_well_again(0, 12, 100), "still dead");
         chronicle.back(0, 20);
@@ -383,7 +399,7 @@ mod tests {
     fn two_callers_agree_when_they_have_spoken_for_long_enough() {
         let mut chronicle = Chronicle { open: vec![None], ..Chronicle::default() };
         chronicle.unreached(0, 0, 1, 10);
-        chronicle.death(0, 5, Death::Wedged, 0, true, true);
+        chronicle.death(0, 5, Death::Wedged, 0, EndedLife { began_at: 0, heard: true }, true);
         let mut agreed = |proxy, at| {
             chronicle.unreached(0, proxy, at, 10);
             chronicle.losses[0].callers.agreed_at

@@ -64,6 +64,8 @@ pub struct Database {
     pub latency: Ms,
     /// Its clock, off by microseconds.
     pub offset: i64,
+    /// What replicas have noticed of steps of its clock: when, and up to which stamp those may be from before the step.
+    pub clock_steps: Vec<(Timestamp, Timestamp)>,
     /// When the server started.
     pub started_at: Ms,
     /// The ledger, the leases and the holds.
@@ -100,6 +102,7 @@ impl Database {
             lag: 0,
             latency: 2,
             offset: 0,
+            clock_steps: Vec::new(),
             started_at: now - 500_000_000,
             ledger: Ledger::default(),
             recorded: Vec::new(),

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use crate::chronicle::{By, Death};
+use crate::chronicle::{By, Death, EndedLife};
 use crate::ledger::Restart;
 use crate::queue::Event;
 use crate::time::{Ms, ms, secs};
-use crate::workspace::{Body, EnginePolicy, Fate, Mind};
+use crate::workspace::{Body, EnginePolicy, Fate, Mind, Workspace};
 use crate::world::{World, id};
 
 impl World {
@@ -31,10 +31,11 @@ impl World {
         workspace.mute_since.get_or_insert(now);
         if self.is_wanted(of) {
             let tries = self.tries(of);
-            let heard = self.workspaces[of].heard;
+            let Workspace { started_at: began_at, heard, .. } = self.workspaces[of];
+            let life = EndedLife { began_at, heard };
             let recreates = self.platform_recreates || self.engines[self.workspaces[of].engine].abilities.recreates;
             let healable = how != Death::Vanished || recreates;
-            self.chronicle.death(of, now, how, tries, heard, healable);
+            self.chronicle.death(of, now, how, tries, life, healable);
         }
     }
 

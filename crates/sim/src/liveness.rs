@@ -30,7 +30,7 @@ pub fn late(world: &World, loss: &Loss, within: Within) -> Option<String> {
     let engine = world.workspaces[loss.workspace].engine;
     let from = match loss.how {
         Death::Wedged => {
-            let agreed = loss.callers.agreed_at.unwrap_or(ended).saturating_sub(patience(&world.settings, loss));
+            let agreed = loss.callers.agreed_at.unwrap_or(ended).saturating_sub(patience(world, loss));
             loss.counted_from.max(agreed)
         }
         Death::Exited | Death::Vanished => loss.counted_from,
@@ -60,7 +60,7 @@ pub fn late(world: &World, loss: &Loss, within: Within) -> Option<String> {
 /// The bound that the knobs give, and what storms add to it.
 #[must_use]
 pub fn by_the_knobs(world: &World, loss: &Loss) -> Within {
-    Within::BesideStorms(bound(&world.settings, loss))
+    Within::BesideStorms(bound(world, loss))
 }
 
 fn answered_at(world: &World, loss: &Loss) -> Ms {
@@ -69,7 +69,8 @@ fn answered_at(world: &World, loss: &Loss) -> Ms {
 
 /// The bound on detection that the knobs give, for a world without obstacles and storms.
 #[must_use]
-pub fn bound(settings: &Settings, loss: &Loss) -> Ms {
+pub fn bound(world: &World, loss: &Loss) -> Ms {
+    let settings = &world.settings;
     let poll = ms(settings.poll_interval);
     let misses = u64::from(settings.dead_threshold) * ms(settings.probe_spacing);
     let detect = match loss.how {
@@ -79,7 +80,7 @@ pub fn bound(settings: &Settings, loss: &Loss) -> Ms {
             poll + ms(settings.missing_grace).max(ms(settings.heartbeat_interval) * 3 / 2 + secs(15)) + secs(1)
         }
         // A second witness must last for two windows; how soon two reporters have spoken over that long is the traffic's.
-        Death::Wedged => poll + patience(settings, loss) + mins(10),
+        Death::Wedged => poll + patience(world, loss) + mins(10),
     };
     detect + backoff_ceiling(settings, loss.tries)
 }
@@ -134,10 +135,14 @@ fn tries_of_everybody(settings: &Settings, dead: usize) -> Ms {
     dead.div_ceil(settings.storm_min.max(1) as usize) as Ms
 }
 
-/// How long a wedged one may be silent. One that was never heard of in its life may still be starting, for half an hour at the
-/// longest.
-fn patience(settings: &Settings, loss: &Loss) -> Ms {
-    if loss.heard { ms(settings.wedged_after) } else { ms(settings.wedged_after).max(mins(30)) }
+/// How long a wedged one may be silent. One that may still be starting has until half an hour after its start: whoever was never heard of
+/// in its life, and whoever was, if the database's clock has stepped since. Nothing tells then whether the heartbeat was of the life before.
+fn patience(world: &World, loss: &Loss) -> Ms {
+    let settings = &world.settings;
+    let until = answered_at(world, loss);
+    let stepped = world.chronicle.clock_steps.iter().any(|at| (loss.began_at..=until).contains(at));
+    let may_be_starting = if !loss.heard || stepped { (loss.began_at + mins(30)).saturating_sub(loss.at) } else { 0 };
+    ms(settings.wedged_after).max(may_be_starting)
 }
 
 /// The longest back-off after so many tries.

@@ -69,6 +69,8 @@ pub struct World {
     pub discredited: BTreeMap<u8, Ms>,
     /// A proxy that gives the id of each request as its name.
     pub names_requests: Option<u8>,
+    /// About whom a reporter lies, and until when somebody may remember that.
+    pub lied_about: BTreeMap<usize, Ms>,
     /// The database login of each proxy; a number of its own for one that is not here.
     pub logins: BTreeMap<u8, u8>,
     /// How many proxies there are.
@@ -101,6 +103,7 @@ impl World {
             broken_proxies: BTreeSet::new(),
             discredited: BTreeMap::new(),
             names_requests: None,
+            lied_about: BTreeMap::new(),
             logins: BTreeMap::new(),
             requests: 0,
             proxies: 2,
@@ -273,6 +276,13 @@ impl World {
         self.queue.push(self.now + wait, Event::Request(id(of)));
         let proxy = u8::try_from(self.dice.below(u64::from(self.proxies))).unwrap_or(0);
         self.request_through(of, proxy);
+    }
+
+    /// The clock of the database steps, and is ahead by these microseconds from now on.
+    pub fn step_clock(&mut self, ahead: i64) {
+        self.db.offset = ahead;
+        self.chronicle.clock_steps.push(self.now);
+        self.remark(&format!("the clock of the database steps, and is ahead by {} ms", ahead / 1_000));
     }
 
     /// Somebody calls a workspace through a proxy.

@@ -292,6 +292,8 @@ store_errors! {
     /// [`save_cadences`](crate::Store::save_cadences), [`read_cadences`](crate::Store::read_cadences) and
     /// [`forget_cadences`](crate::Store::forget_cadences).
     Cadences = "cannot read or write the learned heartbeat intervals",
+    /// [`note_clock_step`](crate::Store::note_clock_step) and [`clock_steps`](crate::Store::clock_steps).
+    ClockSteps = "cannot read or write the steps of the database's clock",
     /// [`order`](crate::Store::order) and what is done about orders.
     Orders = "cannot read or write orders",
     /// [`is_known`](crate::Store::is_known) and [`names_like`](crate::Store::names_like).

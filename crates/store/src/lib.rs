@@ -18,6 +18,7 @@
 
 mod belong;
 mod cadence;
+mod clock;
 mod connect;
 mod contract;
 mod crash_point;

@@ -1,7 +1,7 @@
 //! A container that runs and says nothing: reported, and restarted only where that was asked for and a second witness agrees.
 
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, ensure};
 use defib_testkit::ScriptedEngine;
@@ -55,6 +55,45 @@ async fn two_reporters_over_two_windows_are_a_second_witness_where_restarts_were
     ensure!(restart.verdict == "wedged" && restart.outcome.as_deref() == Some("succeeded"), "{restart:#?}");
     ensure!(engine.container("w1").context("there is no w1")?.started_at > before, "it still lives its old life");
     Ok(())
+}
+
+/// Another replica has noticed that the database's clock stepped after the heartbeat of a container that is 20 minutes old. So the
+/// heartbeat may be of the life before, and the container may still be starting.
+#[tokio::test]
+async fn a_heartbeat_from_before_a_step_of_the_databases_clock_accuses_nobody_who_may_still_be_starting() -> Result<()>
+{
+    let (stage, engine) = young_stage().await?;
+    stage
+        .db
+        .execute(
+            "insert into defib.clock_steps (comparable_from, noticed_by)
+             values (clock_timestamp() - interval '5 minutes', 'another')",
+        )
+        .await?;
+    let _daemon = stage.run().await?;
+    stage.db.wait_for_verdict("w1", Some("silent")).await?;
+    is_only_reported(&stage, &engine, &["proxy-1", "proxy-2"]).await?;
+    ensure!(stage.db.verdict("w1").await?.as_deref() == Some("silent"), "it is taken for one that hangs");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_heartbeat_that_came_in_after_its_start_shows_that_a_young_container_hangs() -> Result<()> {
+    let (stage, _engine) = young_stage().await?;
+    let _daemon = stage.run().await?;
+    stage.db.wait_for_verdict("w1", Some("wedged")).await
+}
+
+/// A container that was started 20 minutes ago, and whose last heartbeat is ten minutes old.
+async fn young_stage() -> Result<(Stage, ScriptedEngine)> {
+    let (stage, engine) = stage().await?;
+    engine.remove("w1")?;
+    engine.add(container("w1").started_at(SystemTime::now() - Duration::from_secs(1_200)));
+    stage
+        .db
+        .execute("update defib.workspaces set last_heartbeat_at = clock_timestamp() - interval '10 minutes'")
+        .await?;
+    Ok((stage.knob("WEDGED_ACTION", "restart"), engine))
 }
 
 /// Both witnesses are there before any inspect has told when the container was started. The life that the restart begins must not

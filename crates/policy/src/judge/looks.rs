@@ -62,9 +62,7 @@ impl Judge {
         if track.beat_is_proven(offset) {
             track.first_beat(now, stamp, offset);
         }
-        if !self.pipeline.has_stepped_since(track.cadence.first_read_at()) {
-            track.note_stamped_beat(offset);
-        }
+        track.note_stamped_beat(offset, &self.pipeline);
         let opinion = context.judge_container(track, &mut self.probes, workspace, sample);
         if opinion.rule == Rule::RunningFresh {
             self.suspicions.refute(&workspace.id);

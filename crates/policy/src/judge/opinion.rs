@@ -111,6 +111,10 @@ impl Context<'_> {
         heartbeat.silent_for > wedged_after && heartbeat.watched_for >= heartbeat.window.min(wedged_after)
     }
 
+    fn age_of_life(&self, track: &Track) -> Duration {
+        track.life.as_ref().map_or(Duration::MAX, |life| life.age(self.now, self.stamp, self.offset))
+    }
+
     /// How long a workspace has existed whose container was never seen.
     fn age_without_container(&self, track: &Track, workspace: &Workspace) -> Duration {
         let known = self.now - track.known_since;
@@ -198,7 +202,7 @@ impl Context<'_> {
         // A workspace that has never sent a heartbeat may not send any at all, so it is `silent` and never `wedged`.
         let wedged = heartbeat.witness == Witness::Stale
             && track.cadence.has_lived()
-            && track.may_hang(heartbeat.silent_for)
+            && track.may_hang(self.age_of_life(track), self.pipeline)
             && self.is_mute(&heartbeat);
         // Against a wedged workspace a failing health check is the second witness. It is judged by itself, as `unhealthy`, where that
         // verdict alone leads to a restart.

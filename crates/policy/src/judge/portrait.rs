@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::Judge;
 use crate::cadence::Learned;
 use crate::id::{EngineName, WorkspaceId};
-use crate::moment::Moment;
+use crate::moment::{Moment, Timestamp};
 use crate::sample::Incarnation;
 use crate::storm::StormPortrait;
 
@@ -41,6 +41,20 @@ impl Judge {
         let is_fleet = fleet.is_some();
         // While the fleet is in a storm, the fleet's guard draws whose turn it is.
         fleet.or(own).map(|storm| (storm, is_fleet))
+    }
+
+    /// Takes up what other processes have noticed of steps of the database's clock: stamps up to `comparable_from` may be from before one.
+    /// `None` when there was none lately. Until this was called, no heartbeat proves anything of a boot but one that was seen to come in.
+    pub fn recall_steps(&mut self, comparable_from: Option<Timestamp>) {
+        self.pipeline.recall_steps(comparable_from);
+    }
+
+    /// What other processes have to be told of steps of the database's clock: see [`Pipeline::comparable_from`].
+    ///
+    /// [`Pipeline::comparable_from`]: crate::pipeline::Pipeline::comparable_from
+    #[must_use]
+    pub const fn comparable_from(&self) -> Option<Timestamp> {
+        self.pipeline.comparable_from()
     }
 
     /// Takes up what another process has learned of a workspace of the fleet. Returns whether it was of use.

@@ -55,8 +55,10 @@ pub fn seconds(n: u64) -> Duration {
 
 impl World {
     pub fn new(settings: Settings) -> Self {
+        let mut judge = Judge::new(settings);
+        judge.recall_steps(None);
         Self {
-            judge: Judge::new(settings),
+            judge,
             engine: "default".into(),
             evidence: EngineEvidence { identity: Some("engine-1".into()), abilities: ALL, ..EngineEvidence::default() },
             now_ms: 0,

@@ -96,7 +96,7 @@ pub(super) fn s62(world: &mut World) -> Oracle {
     });
     oracle.check(move |world| {
         let loss = world.chronicle.losses.iter().find(|loss| loss.workspace == last)?;
-        liveness::late(world, loss, liveness::Within::Exactly(liveness::bound(&world.settings, loss)))
+        liveness::late(world, loss, liveness::Within::Exactly(liveness::bound(world, loss)))
     })
 }
 

@@ -219,9 +219,9 @@ fn starve(world: &mut World) {
         _ => {
             // The clock of the database steps, and is put right again.
             let step = i64::try_from(world.dice.below(600_000)).unwrap_or(0) * 1_000 - 300_000_000;
-            world.db.offset = step;
+            world.step_clock(step);
             world.obstacle(None, lasting, grace);
-            world.later(lasting, |world| world.db.offset = 0);
+            world.later(lasting, |world| world.step_clock(0));
         }
     }
 }

@@ -133,5 +133,5 @@ fn bound(world: &World, loss: &Loss) -> Ms {
     // What its engine keeps restarting is judged after the settle time.
     let by_engine = world.workspaces[loss.workspace].spec.policy == EnginePolicy::UnlessStopped;
     let settle = if by_engine { 2 * ms(settings.settle) } else { 0 };
-    liveness::bound(settings, loss) + learned + settle + ms(settings.backoff_initial) + 2 * ms(settings.poll_interval)
+    liveness::bound(world, loss) + learned + settle + ms(settings.backoff_initial) + 2 * ms(settings.poll_interval)
 }

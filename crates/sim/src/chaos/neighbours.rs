@@ -150,9 +150,20 @@ fn locks(world: &mut World) {
 }
 
 /// Reporters that lie about healthy workspaces, some of which are silent.
+///
+/// No two of them ever lie about the same silent workspace: two logins that agree for two windows are the second witness by which a wedged
+/// one is known, and nothing that anybody could be told distinguishes such liars from callers who tell the truth.
 fn liars(world: &mut World, of: usize) {
     let lasting = world.dice.between(mins(5), mins(60));
-    match world.dice.below(3) {
+    let remembered = 2 * ms(world.settings.wedged_after.max(2 * world.settings.recent_max));
+    let which = world.dice.below(3);
+    if which < 2 {
+        if world.lied_about.get(&of).is_some_and(|until| world.now < *until) {
+            return;
+        }
+        world.lied_about.insert(of, world.now + lasting + remembered);
+    }
+    match which {
         0 => {
             // One login that gives the id of each request as its name, about a few.
             world.logins.insert(NAMES_REQUESTS, NAMES_REQUESTS);

@@ -8,6 +8,7 @@
 //! An engine that answers quickly is judged at the instant of the look; one that takes longer than a tenth of a second is
 //! judged when its answer arrives, on the rows and samples of the instant at which the look was begun.
 
+mod clock;
 mod job;
 mod leases;
 mod pass;
@@ -48,6 +49,8 @@ impl Defib {
             was_late: false,
             ownership: Ownership::default(),
             pruned_at: 0,
+            steps_recalled: false,
+            steps_written: None,
             attempts: Vec::new(),
             in_flight: Vec::new(),
             unwritten: BTreeMap::new(),
@@ -123,6 +126,7 @@ impl Detector for Defib {
         self.processes += 1;
         self.name = format!("replica-{me}.{}", self.processes);
         self.judge = Judge::new(self.settings.clone());
+        (self.steps_recalled, self.steps_written) = (false, None);
         self.grow(world);
         self.sweep_due = world.now + 200 + 700 * u64::from(me);
         world.push(self.sweep_due, Event::Wake(me, Wake::Sweep));

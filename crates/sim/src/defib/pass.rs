@@ -28,6 +28,7 @@ impl Defib {
             world.db.view.database_now = stamp.database_now;
             world.db.view.database_started_at = crate::time::stamp(world.db.started_at, world.db.offset);
             self.judge.observe_fleet(&world.db.view, true);
+            self.share_clock_steps(world);
             self.take_suspicions(world);
             if self.can_write(&world.db) {
                 self.settle_left_behind(world);

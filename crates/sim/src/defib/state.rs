@@ -9,6 +9,7 @@ use defib_policy::attempt::Attempt;
 use defib_policy::fleet::Workspace as Row;
 use defib_policy::id::WorkspaceId;
 use defib_policy::judge::{EngineEvidence, Judge, ReadStamp};
+use defib_policy::moment::Timestamp;
 use defib_policy::ownership::Ownership;
 use defib_policy::plan::RestartOrder;
 use defib_policy::restart::lanes::Lanes;
@@ -50,6 +51,10 @@ pub struct Defib {
     pub(super) was_late: bool,
     pub(super) ownership: Ownership,
     pub(super) pruned_at: Ms,
+    /// It has read what other replicas noticed of steps of the database's clock.
+    pub(super) steps_recalled: bool,
+    /// What it has last written of such steps.
+    pub(super) steps_written: Option<Timestamp>,
     pub(super) attempts: Vec<Vec<Attempt>>,
     pub(super) in_flight: Vec<bool>,
     /// What it has said of workspaces and not written down yet.

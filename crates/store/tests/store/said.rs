@@ -96,6 +96,30 @@ async fn a_replica_says_how_it_runs_and_is_remembered_for_an_hour() {
 }
 
 #[tokio::test]
+async fn a_step_of_the_clock_is_told_to_those_who_start_within_the_hour_and_forgotten_after_a_week() {
+    let fixture = Fixture::new().await;
+    let hour = 60 * MINUTE;
+    let until = |seconds: i64| Timestamp((1_700_000_000 + seconds) * 1_000_000);
+    assert_eq!(fixture.store.clock_steps(hour).await.unwrap(), None);
+    for seconds in [5, 9, 7] {
+        fixture.store.note_clock_step(until(seconds), "replica-1").await.unwrap();
+    }
+    assert_eq!(fixture.store.clock_steps(hour).await.unwrap(), Some(until(9)), "the latest stamp counts");
+    fixture
+        .run(
+            "update defib.clock_steps set noticed_at = noticed_at + interval '10 years'
+              where extract(epoch from comparable_from) = 1700000009",
+        )
+        .await;
+    assert_eq!(fixture.store.clock_steps(hour).await.unwrap(), Some(until(7)), "in ten years it is not lately either");
+    fixture.run("update defib.clock_steps set noticed_at = noticed_at - interval '8 days'").await;
+    assert_eq!(fixture.store.clock_steps(hour).await.unwrap(), None);
+    fixture.store.note_clock_step(until(1), "replica\01").await.unwrap();
+    let left: i64 = fixture.client.query_one("select count(*) from defib.clock_steps", &[]).await.unwrap().get(0);
+    assert_eq!(left, 2, "the one of the future and the new one");
+}
+
+#[tokio::test]
 async fn learned_intervals_are_kept_and_the_old_ones_go() {
     let fixture = Fixture::new().await;
     let row = |id: &str, mean_ms| CadenceRow {
