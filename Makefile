@@ -142,11 +142,10 @@ env-file: ## writes deploy/defib.env anew from the table of knobs
 	$(CARGO) run --locked --quiet --bin defib -- help-env >deploy/defib.env.new
 	mv deploy/defib.env.new deploy/defib.env
 
-.PHONY: readme-tables
-readme-tables: ## writes the tables of README.md anew from the program
+.PHONY: doc-tables
+doc-tables: ## writes the tables of knobs, metrics and policies anew, in docs/ and README.md
 	$(CARGO) build --workspace --bins --locked
-	deploy/dev/readme-tables.sh target/debug/defib <README.md >README.md.new
-	mv README.md.new README.md
+	deploy/dev/doc-tables.sh $(TARGET_DIR)/debug/defib README.md docs/configuration.md docs/metrics.md
 
 # Not a part of `test`: cargo-deny takes minutes to build, and its advisories come from a repository, not from a registry.
 .PHONY: deny

@@ -162,7 +162,7 @@ const fn declared(name: &'static str, labels: &'static [&'static str], help: &'s
     Declared { name, labels, help }
 }
 
-/// Every metric. The README's table and the help texts of `/metrics` come from here.
+/// Every metric. The table in `docs/metrics.md` and the help texts of `/metrics` are made from this list.
 pub(crate) const HELP: [Declared; 32] = [
     declared(
         "defib_ticks_total",

@@ -1,4 +1,4 @@
-//! The knobs that the rules read (the table of knobs in the README), with their defaults, and the combinations that cannot work.
+//! The knobs that the rules read (`docs/configuration.md` has all knobs), with their defaults, and the combinations that cannot work.
 
 use std::time::Duration;
 

@@ -93,7 +93,7 @@ impl Verdict {
     }
 }
 
-/// The rule that gave a verdict: one row of the table in the README, or the part of it that applied.
+/// The rule that gave a verdict: one row of the table in `docs/verdicts.md`, or the part of it that applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rule {

@@ -21,7 +21,7 @@ fn the_design_tells_every_word_of_the_tables() {
     }
 }
 
-/// The knobs whose default or bound decides a verdict. The README has the table of all.
+/// The knobs whose default or bound decides a verdict. `docs/configuration.md` has the table of all.
 #[test]
 fn the_design_tells_every_knob_of_the_rules() {
     for knob in [

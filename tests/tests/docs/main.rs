@@ -88,6 +88,13 @@ fn anchor(heading: &str) -> String {
     kept.map(|c| if c == ' ' { '-' } else { c.to_ascii_lowercase() }).collect()
 }
 
+/// A first-time reader wants to know what it is, why to trust it and how to begin. The rest belongs into `docs/`.
+#[test]
+fn the_readme_is_short() {
+    let lines = read(Path::new("README.md")).lines().count();
+    assert!(lines < 200, "README.md has {lines} lines: move what a first-time reader does not need into docs/");
+}
+
 #[test]
 fn a_heading_has_the_anchor_that_readers_of_markdown_give_it() {
     let page = Page::of("# 4.2 When a *heartbeat* is fresh\n\n## held: `start_unknown`\n\n## Twice\n\n## Twice\n");

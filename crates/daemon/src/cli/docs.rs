@@ -1,4 +1,4 @@
-//! The README's tables, made from where the things are declared.
+//! The generated tables of the documentation, made from where the things are declared.
 
 use std::fmt::Write as _;
 
@@ -30,32 +30,36 @@ mod tests {
     use defib_policy::verdict::{Held, Rule, Verdict};
 
     const README: &str = include_str!("../../../../README.md");
+    const CONFIGURATION: &str = include_str!("../../../../docs/configuration.md");
+    const METRICS: &str = include_str!("../../../../docs/metrics.md");
+    const VERDICTS: &str = include_str!("../../../../docs/verdicts.md");
     const RUNBOOK: &str = include_str!("../../../../docs/runbook.md");
 
-    fn section(name: &str) -> &'static str {
+    fn table(page: &'static str, name: &str) -> &'static str {
         let (begin, end) = (format!("<!-- begin {name} -->\n"), format!("<!-- end {name} -->"));
-        let from = README.find(&begin).expect("a begin marker") + begin.len();
-        let to = README.find(&end).expect("an end marker");
-        &README[from..to]
+        let from = page.find(&begin).expect("a begin marker") + begin.len();
+        let to = page.find(&end).expect("an end marker");
+        &page[from..to]
     }
 
     #[test]
-    fn the_tables_of_the_readme_are_those_of_the_program() {
-        let hint = "make readme-tables writes them anew";
-        assert_eq!(section("knobs"), super::knobs(), "{hint}");
-        assert_eq!(section("metrics"), super::metrics(), "{hint}");
-        assert_eq!(section("simulation"), include_str!("../../../../docs/simulation/summary.md"), "{hint}");
+    fn the_tables_of_the_documentation_are_those_of_the_program() {
+        let hint = "make doc-tables writes them anew";
+        assert_eq!(table(CONFIGURATION, "knobs"), super::knobs(), "{hint}");
+        assert_eq!(table(METRICS, "metrics"), super::metrics(), "{hint}");
+        assert_eq!(table(README, "simulation"), include_str!("../../../../docs/simulation/summary.md"), "{hint}");
     }
 
     #[test]
-    fn the_decision_table_of_the_readme_names_every_rule_and_every_verdict() {
+    fn the_table_of_verdicts_names_every_rule_and_every_verdict() {
         for rule in Rule::ALL {
-            assert!(README.contains(&format!("`{}`", rule.label())), "{}", rule.label());
+            assert!(VERDICTS.contains(&format!("`{}`", rule.label())), "{}", rule.label());
         }
         for verdict in Verdict::ALL {
-            assert!(README.contains(&format!("`{}`", verdict.label())), "{}", verdict.label());
+            assert!(VERDICTS.contains(&format!("`{}`", verdict.label())), "{}", verdict.label());
         }
     }
+
     #[test]
     fn the_runbook_has_a_section_for_every_verdict_and_every_reason_to_hold_back() {
         let sections: Vec<&str> = RUNBOOK.lines().filter_map(|line| line.strip_prefix("### ")).collect();

@@ -77,7 +77,7 @@ enum Command {
     /// Print an environment file that documents every knob
     #[command(hide = true)]
     HelpEnv,
-    /// Print the tables of the README
+    /// Print a generated table of the documentation
     #[command(hide = true)]
     HelpDocs {
         /// Which
@@ -92,7 +92,7 @@ enum Command {
     },
 }
 
-/// A table that the README holds.
+/// A table that a page of the documentation holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum DocsTable {
     Knobs,

@@ -1,5 +1,5 @@
-//! Every knob, declared once: the flag, the variable, the default, the bounds, the help text. `--help`, the validation, the
-//! README's table and `deploy/defib.env` are all made from this table or tested against it.
+//! Every knob, declared once: the flag, the variable, the default, the bounds, the help text. `--help`, the validation, the table in
+//! `docs/configuration.md` and `deploy/defib.env` are all made from this table or tested against it.
 
 use std::time::Duration;
 
