@@ -57,7 +57,7 @@ pub(crate) struct Instance {
     /// Where its agent listens.
     pub(crate) address: SocketAddr,
     /// What the control plane called the instance at the beginning.
-    pub(crate) instance: Option<String>,
+    pub(crate) first: String,
 }
 
 /// Those in containers, with a port for each.

@@ -15,7 +15,7 @@ use defib_testkit::process::{self, Signal};
 #[derive(Debug)]
 pub(crate) struct Machines {
     program: PathBuf,
-    machines: Mutex<BTreeMap<String, Machine>>,
+    all: Mutex<BTreeMap<String, Machine>>,
     made: AtomicU32,
     guardian: Mutex<Option<Guardian>>, // taken by `stop`; whatever it started ends with it
 }
@@ -31,7 +31,7 @@ impl Machines {
     /// None yet. `program` is what runs on each.
     pub(crate) fn new(program: PathBuf) -> Result<Self> {
         let guardian = Mutex::new(Some(Guardian::start()?));
-        Ok(Self { program, machines: Mutex::default(), made: AtomicU32::new(0), guardian })
+        Ok(Self { program, all: Mutex::default(), made: AtomicU32::new(0), guardian })
     }
 
     /// A new one, which is pending until it is booted. Returns what the control plane calls it.
@@ -77,6 +77,6 @@ impl Machines {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Machine>> {
-        self.machines.lock().unwrap_or_else(PoisonError::into_inner)
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -75,7 +75,7 @@ impl<'a> Stage<'a> {
         let mut roles = cast::roles()?;
         let first = machines.reserve();
         let on_instance = cast::role_on(first.clone())?;
-        let instance = Instance { id: on_instance.id, address: on_instance.address, instance: Some(first) };
+        let instance = Instance { id: on_instance.id, address: on_instance.address, first };
         roles.push(on_instance);
         let container_name = |id: &str| engine.container_name(id);
         database.enter(&roles, container_name).await?;

@@ -37,7 +37,8 @@ pub(crate) async fn play(stage: &Stage<'_>, number: usize) -> Result<()> {
     );
     let container = stage.engine.handle().inspect(&inlet.container_name).await?.id;
     let is_new = container.is_some_and(|id| id != inlet.container);
-    scene.promise(is_new && stage.platform.instance_of(marsh.id) != marsh.instance, &text)?;
+    let instance = stage.platform.instance_of(marsh.id);
+    scene.promise(is_new && instance.is_some_and(|instance| instance != marsh.first), &text)?;
     let (_, failed) = stage.traffic.counts();
     scene.promise(failed == failed_before, "no client noticed")?;
     scene.promise_that_nobody_else_was_touched("the others were left alone")
