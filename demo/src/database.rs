@@ -6,6 +6,7 @@ use defib_testkit::postgres::connect;
 use tokio_postgres::Client;
 
 use crate::cast::Role;
+use crate::defib::CONTROL_PLANE;
 
 /// What each login may do comes from the roles that `defib migrate` makes.
 const LOGINS: &str = "
@@ -80,11 +81,14 @@ impl Database {
     pub(crate) async fn enter(&self, roles: &[Role], container_name: impl Fn(&str) -> String) -> Result<()> {
         let platform = self.connect(Login::Platform).await?;
         for role in roles {
-            let container = container_name(role.id);
+            let (container, kind, engine) = match &role.instance {
+                None => (Some(container_name(role.id)), "container", "default"),
+                Some(_) => (None, "instance", CONTROL_PLANE),
+            };
             platform
                 .execute(
-                    "insert into defib.workspaces (id, name, container_ref) values ($1, $2, $3)",
-                    &[&role.id, &role.name, &container],
+                    "insert into defib.workspaces (id, name, kind, engine, container_ref, instance_ref) values ($1, $2, $3, $4, $5, $6)",
+                    &[&role.id, &role.name, &kind, &engine, &container, &role.instance],
                 )
                 .await
                 .with_context(|| format!("enter workspace {}", role.id))?;

@@ -14,6 +14,7 @@ use defib_testkit::{Guardian, eventually, free_port};
 
 use crate::cast::loopback;
 use crate::http;
+use crate::platform::{ADMIN_TOKEN, CONTROL_PLANE_SECRET, Platform};
 
 /// The knobs that differ from the defaults. A minute is short: everything that waits, waits less, in the proportions that the
 /// defaults have. The rules are those of production.
@@ -24,6 +25,7 @@ const KNOBS: &[(&str, &str)] = &[
     ("DEFIB_RECENT_MIN", "3s"),
     ("DEFIB_DEAD_WINDOW", "8s"),
     ("DEFIB_SETTLE", "5s"),
+    ("DEFIB_MISSING_GRACE", "3s"),
     ("DEFIB_BACKOFF_INITIAL", "1s"),
     ("DEFIB_BACKOFF_MAX", "8s"),
     ("DEFIB_EXHAUSTED_AFTER", "4"),
@@ -31,6 +33,10 @@ const KNOBS: &[(&str, &str)] = &[
     ("DEFIB_LOG_FORMAT", "text"),
     ("DEFIB_REPLICA_ID", "demo"),
 ];
+
+/// What defib calls the platform's control plane, and where it reads the secrets with which it is asked.
+pub(crate) const CONTROL_PLANE: &str = "cloud";
+const CONTROL_PLANE_TOKEN: &str = "DEFIB_ENGINE_TOKEN_CLOUD";
 
 /// What a child gets of our own environment. Everything else could change what it does: `DEFIB_…` above all.
 const INHERITED: &[&str] = &["PATH", "HOME", "LANG", "USER", "RUST_BACKTRACE"];
@@ -49,7 +55,13 @@ pub(crate) struct Daemon {
 
 impl Daemon {
     /// Starts it with the demo's knobs and its log in a file.
-    pub(crate) fn start(program: &Path, database_url: &str, engine_url: &str, log: PathBuf) -> Result<Self> {
+    pub(crate) fn start(
+        program: &Path,
+        database_url: &str,
+        engine_url: &str,
+        platform: &Platform,
+        log: PathBuf,
+    ) -> Result<Self> {
         let address = loopback(free_port()?);
         let guardian = Guardian::start()?;
         let mut command = guardian.command(program);
@@ -58,7 +70,11 @@ impl Daemon {
         let file = File::create(&log).with_context(|| format!("open {}", log.display()))?;
         let file_too = file.try_clone().context("share the daemon's log")?;
         command.env_clear().envs(mark).envs(inherited()).envs(KNOBS.iter().copied());
-        command.env("DEFIB_DATABASE_URL", database_url).env("DEFIB_ENGINES", format!("default={engine_url}"));
+        let platform_url = format!("http://{}?preset=molecule-core", platform.address);
+        command.env("DEFIB_DATABASE_URL", database_url);
+        command.env("DEFIB_ENGINES", format!("default={engine_url},{CONTROL_PLANE}=cp+{platform_url}"));
+        command.env(CONTROL_PLANE_TOKEN, CONTROL_PLANE_SECRET);
+        command.env("DEFIB_PLATFORM_URL", platform_url).env("DEFIB_PLATFORM_TOKEN", ADMIN_TOKEN);
         command.env("DEFIB_LISTEN_ADDR", address.to_string());
         let child = command.arg("run").stdout(file).stderr(file_too).spawn().context("run defib")?;
         Ok(Self { child: Mutex::new(child), guardian: Some(guardian), log, address })

@@ -86,15 +86,6 @@ impl Engine {
         self.handle().import_image(&image(), &[("/agent", program, 0o755)], &["/agent"]).await
     }
 
-    /// Starts an agent and returns its container's id.
-    pub(crate) async fn run_agent(&self, name: &str, environment: Vec<String>) -> Result<String> {
-        let mut container = WorkspaceContainer::new(name).label(LABEL, std::process::id().to_string());
-        container.image = image();
-        container.network = "host".into(); // a private engine has no bridge; agents listen on loopback only
-        container.environment = environment;
-        self.handle().run_workspace(container).await
-    }
-
     /// The name of a workspace's container: a plain one where nobody else gives names.
     pub(crate) fn container_name(&self, workspace: &str) -> String {
         match self {
@@ -129,6 +120,15 @@ impl Engine {
         }
         remove_images(&client).await
     }
+}
+
+/// Starts an agent in a container of its own, and returns the container's id.
+pub(crate) async fn run_agent(handle: &EngineHandle, name: &str, environment: Vec<String>) -> Result<String> {
+    let mut container = WorkspaceContainer::new(name).label(LABEL, std::process::id().to_string());
+    container.image = image();
+    container.network = "host".into(); // a private engine has no bridge; agents listen on loopback only
+    container.environment = environment;
+    handle.run_workspace(container).await
 }
 
 /// `docker stop`, as an operator does it.

@@ -1,6 +1,6 @@
 //! `make demo`: the main job of defib, for real, in about a minute.
 //!
-//! A dozen agents in containers beat into a real Postgres, a proxy forwards requests to them and reports what it cannot
+//! A dozen agents in containers, and one on an instance behind a control plane, beat into a real Postgres, a proxy forwards requests to them and reports what it cannot
 //! reach, and the real `defib` watches. Then things go wrong, one after the other, and what defib makes of them is printed from
 //! its own tables. Every scene states what it promises; the exit code says whether all promises were kept.
 //!
@@ -13,6 +13,7 @@ mod database;
 mod defib;
 mod engine;
 mod http;
+mod machines;
 mod news;
 mod platform;
 mod proxy;
@@ -35,8 +36,9 @@ use crate::stage::Stage;
 use crate::voice::Voice;
 
 const PROLOGUE: &str = "
-defib restarts the workspaces that are really dead, and no others. Here are a dozen, in real containers; a platform
-that takes their heartbeats; a proxy that reports what it cannot reach, and restarts nothing. Six things go wrong.
+defib restarts the workspaces that are really dead, and no others. Here are a dozen in real containers, and one on an
+instance behind a control plane; a platform that takes their heartbeats; a proxy that reports what it cannot reach, and
+restarts nothing. Seven things go wrong.
 Times are seconds since a scene began; what defib says is read from its own tables.";
 
 const CLEANING_UP: &str = "\nCleaning up.";
@@ -112,8 +114,9 @@ async fn scenes_of(stage: &Stage<'_>) -> Result<()> {
     scenes::busy_then_killed::play(stage, 2).await.context("scene 2")?;
     scenes::transient_503::play(stage, 3).await.context("scene 3")?;
     scenes::paused::play(stage, 4).await.context("scene 4")?;
-    scenes::engine_hangs::play(stage, 5).await.context("scene 5")?;
-    scenes::crash_loop::play(stage, 6).await.context("scene 6")
+    scenes::platform_restart::play(stage, 5).await.context("scene 5")?;
+    scenes::engine_hangs::play(stage, 6).await.context("scene 6")?;
+    scenes::crash_loop::play(stage, 7).await.context("scene 7")
 }
 
 /// Waits for Ctrl-C, TERM or the end of the terminal, and returns the signal's number.

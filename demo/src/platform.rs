@@ -1,5 +1,8 @@
 //! The example platform: it receives heartbeats and writes them into `defib.workspaces`, hands out configurations, and lets an
-//! operator pause and resume workspaces. It restarts nothing.
+//! operator pause and resume workspaces. It restarts nothing by itself.
+//!
+//! It answers two more requests, as the first platform does (`deploy/control-planes/molecule-core.toml`): what state an instance is in,
+//! and a request to restart a workspace, for which it makes a new instance or a new container.
 //!
 //! It also counts the starts of each agent, as a witness that is neither defib nor the engine.
 
@@ -7,24 +10,37 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use axum::Router;
 use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::routing::{get, post};
 use defib_testkit::EngineHandle;
 use serde::Deserialize;
 use tokio_postgres::Client;
 
-use crate::cast::{Role, loopback};
+use crate::cast::{self, Role, loopback};
 use crate::engine;
+use crate::machines::Machines;
+
+/// With which the control plane wants to be asked.
+pub(crate) const CONTROL_PLANE_SECRET: &str = "demo-shared-secret";
+/// With which the server wants to be asked for a restart.
+pub(crate) const ADMIN_TOKEN: &str = "demo-admin-token";
+
+/// How long an instance is pending before it boots: long enough to be seen.
+const PENDING: Duration = Duration::from_millis(700);
 
 /// What the platform knows of a workspace, besides its row.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Record {
-    /// The container's name.
-    container: String,
+    home: Home,
+    /// Where its agent listens.
+    address: SocketAddr,
+    /// Requests to restart it that were accepted.
+    restarts_asked: u32,
     /// How many times its agent was started, by whomever.
     pub(crate) starts: u32,
     /// Those that were an operator's.
@@ -34,6 +50,15 @@ pub(crate) struct Record {
     /// Heartbeats received.
     pub(crate) beats: u32,
     has_bad_configuration: bool,
+}
+
+/// Where an agent runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Home {
+    /// In the container of this name.
+    Container(String),
+    /// On the instance of this name.
+    Instance(String),
 }
 
 /// The running platform.
@@ -46,6 +71,8 @@ pub(crate) struct Platform {
 struct Shared {
     database: Client,
     engine: EngineHandle,
+    machines: Machines,
+    address: SocketAddr,
     records: Mutex<BTreeMap<String, Record>>,
 }
 
@@ -56,15 +83,21 @@ impl Platform {
     pub(crate) async fn start(
         database: Client,
         engine: EngineHandle,
+        machines: Machines,
         roles: &[Role],
         container_name: impl Fn(&str) -> String,
     ) -> Result<Self> {
         let record = |role: &Role| {
-            let container = container_name(role.id);
-            (role.id.to_owned(), Record { container, ..Record::default() })
+            let home = match &role.instance {
+                None => Home::Container(container_name(role.id)),
+                Some(instance) => Home::Instance(instance.clone()),
+            };
+            (role.id.to_owned(), Record::new(home, role.address))
         };
         let records = Mutex::new(roles.iter().map(record).collect());
-        let shared = Arc::new(Shared { database, engine, records });
+        let listener = tokio::net::TcpListener::bind(loopback(0)).await.context("bind the platform")?;
+        let address = listener.local_addr().context("find the platform's port")?;
+        let shared = Arc::new(Shared { database, engine, machines, address, records });
         let router = Router::new()
             .route("/", get(overview))
             .route("/agents/{id}/configuration", get(configuration))
@@ -72,9 +105,9 @@ impl Platform {
             .route("/workspaces/{id}/pause", post(pause))
             .route("/workspaces/{id}/resume", post(resume))
             .route("/workspaces/{id}/configuration/{which}", post(roll_out))
+            .route("/workspaces/{id}/restart", post(restart))
+            .route("/cp/workspaces/{id}/status", get(state))
             .with_state(Arc::clone(&shared));
-        let listener = tokio::net::TcpListener::bind(loopback(0)).await.context("bind the platform")?;
-        let address = listener.local_addr().context("find the platform's port")?;
         tokio::spawn(async move { axum::serve(listener, router).await });
         Ok(Self { shared, address })
     }
@@ -82,6 +115,51 @@ impl Platform {
     /// What it counted.
     pub(crate) fn records(&self) -> BTreeMap<String, Record> {
         self.shared.records().clone()
+    }
+
+    /// How often it was asked to restart a workspace.
+    pub(crate) fn restarts_asked(&self, id: &str) -> u32 {
+        self.shared.records().get(id).map_or(0, |record| record.restarts_asked)
+    }
+
+    /// The instance that a workspace has now; `None`: it has none.
+    pub(crate) fn instance_of(&self, id: &str) -> Option<String> {
+        match &self.shared.records().get(id)?.home {
+            Home::Instance(instance) => Some(instance.clone()),
+            Home::Container(_) => None,
+        }
+    }
+
+    /// Boots the instance of a workspace.
+    pub(crate) fn boot_instance(&self, id: &str) -> Result<()> {
+        let instance = self.instance_of(id).with_context(|| format!("{id} has no instance"))?;
+        self.shared.boot(id, &instance)
+    }
+
+    /// `kill -9` of a workspace's agent, on its instance.
+    pub(crate) fn kill_instance(&self, id: &str) -> Result<()> {
+        let instance = self.instance_of(id).with_context(|| format!("{id} has no instance"))?;
+        self.shared.machines.kill(&instance)
+    }
+
+    /// Ends what runs on instances.
+    pub(crate) fn stop_instances(&self) {
+        self.shared.machines.stop();
+    }
+}
+
+impl Record {
+    const fn new(home: Home, address: SocketAddr) -> Self {
+        Self {
+            home,
+            address,
+            restarts_asked: 0,
+            starts: 0,
+            started_by_operator: 0,
+            crashed: 0,
+            beats: 0,
+            has_bad_configuration: false,
+        }
     }
 }
 
@@ -98,6 +176,89 @@ impl Shared {
         let update = "update defib.workspaces set status = $2, updated_at = now() where id = $1";
         self.database.execute(update, &[&id, &status]).await.map(|_| ()).map_err(broken)
     }
+
+    /// The container of a workspace that has one.
+    fn container_of(&self, id: &str) -> Result<String, Refusal> {
+        match self.with_record(id, |record| record.home.clone())? {
+            Home::Container(name) => Ok(name),
+            Home::Instance(instance) => Err((StatusCode::CONFLICT, format!("{id} runs on instance {instance}\n"))),
+        }
+    }
+
+    fn environment(&self, id: &str) -> Result<Vec<String>> {
+        let record = self.records().get(id).cloned().with_context(|| format!("no workspace {id}"))?;
+        Ok(cast::environment(id, record.address, self.address))
+    }
+
+    fn boot(&self, id: &str, instance: &str) -> Result<()> {
+        self.machines.boot(instance, &self.environment(id)?)
+    }
+
+    /// Makes a new container or a new instance in the place of the one that is gone.
+    async fn make_again(&self, id: &str, home: Home) -> Result<()> {
+        let online =
+            "update defib.workspaces set status = 'online', instance_ref = $2, updated_at = now() where id = $1";
+        match home {
+            Home::Container(name) => {
+                engine::run_agent(&self.engine, &name, self.environment(id)?).await?;
+                self.database.execute(online, &[&id, &None::<String>]).await?;
+            }
+            Home::Instance(_) => {
+                let instance = self.machines.reserve();
+                if let Some(record) = self.records().get_mut(id) {
+                    record.home = Home::Instance(instance.clone());
+                }
+                self.database.execute(online, &[&id, &Some(&instance)]).await?;
+                tokio::time::sleep(PENDING).await;
+                self.boot(id, &instance)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whoever has no such token is refused.
+fn must_know(token: &str, headers: &HeaderMap) -> Result<(), Refusal> {
+    let given = headers.get("authorization").and_then(|value| value.to_str().ok());
+    let knows = given.and_then(|value| value.strip_prefix("Bearer ")) == Some(token);
+    if knows { Ok(()) } else { Err((StatusCode::UNAUTHORIZED, "wrong token\n".to_owned())) }
+}
+
+/// The control plane: what state an instance is in.
+async fn state(
+    State(shared): State<Arc<Shared>>,
+    Query(asked): Query<AskedState>,
+    headers: HeaderMap,
+) -> Result<String, Refusal> {
+    must_know(CONTROL_PLANE_SECRET, &headers)?;
+    let state = shared.machines.state(&asked.instance_id);
+    let state = state.ok_or_else(|| (StatusCode::NOT_FOUND, "{\"error\": \"not found\"}\n".to_owned()))?;
+    Ok(format!("{{\"state\": \"{state}\"}}\n"))
+}
+
+#[derive(Debug, Deserialize)]
+struct AskedState {
+    instance_id: String,
+}
+
+/// The server: a restart is accepted at once, and made afterwards.
+async fn restart(
+    State(shared): State<Arc<Shared>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Result<&'static str, Refusal> {
+    must_know(ADMIN_TOKEN, &headers)?;
+    let home = shared.with_record(&id, |record| {
+        record.restarts_asked += 1;
+        record.home.clone()
+    })?;
+    shared.set_status(&id, "provisioning").await?;
+    tokio::spawn(async move {
+        if let Err(error) = shared.make_again(&id, home).await {
+            eprintln!("the platform cannot make {id} again: {error:#}");
+        }
+    });
+    Ok("{\"status\": \"provisioning\"}\n")
 }
 
 /// The one thing that a platform must do for defib.
@@ -135,7 +296,7 @@ async fn roll_out(
 
 /// First the status, then the container: nobody may find a stopped container that is said to be online.
 async fn pause(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Result<String, Refusal> {
-    let container = shared.with_record(&id, |record| record.container.clone())?;
+    let container = shared.container_of(&id)?;
     shared.set_status(&id, "paused").await?;
     engine::stop(&shared.engine, &container).await.map_err(broken)?;
     Ok(format!("{id} is paused\n"))
@@ -143,10 +304,8 @@ async fn pause(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Res
 
 /// The other way round, for the same reason.
 async fn resume(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Result<String, Refusal> {
-    let container = shared.with_record(&id, |record| {
-        record.started_by_operator += 1;
-        record.container.clone()
-    })?;
+    let container = shared.container_of(&id)?;
+    shared.with_record(&id, |record| record.started_by_operator += 1)?;
     engine::start(&shared.engine, &container).await.map_err(broken)?;
     shared.set_status(&id, "online").await?;
     Ok(format!("{id} is online again\n"))

@@ -1,5 +1,6 @@
 //! What every scene has: a clock that starts with it, a voice, eyes on defib's tables, and promises that it must keep.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
@@ -51,8 +52,8 @@ impl<'a> Scene<'a> {
     }
 
     /// What happens to a workspace from the beginning of the scene on.
-    pub(crate) fn news_of(&self, player: &'a Player) -> News<'a> {
-        News::new(&self.stage.viewer, Some(player.id), self.began)
+    pub(crate) fn news_of(&self, id: &'a str) -> News<'a> {
+        News::new(&self.stage.viewer, Some(id), self.began)
     }
 
     /// Tells the news as they come, up to and with what `is_last` is true of.
@@ -76,18 +77,18 @@ impl<'a> Scene<'a> {
 
     /// Knocks at an agent that was just killed until it answers again, and returns when that was. Not through the proxy: it
     /// is a witness of the demo, and tells nobody.
-    pub(crate) async fn answers_again(&self, player: &Player) -> Result<SystemTime> {
+    pub(crate) async fn answers_again(&self, id: &str, address: SocketAddr) -> Result<SystemTime> {
         let until = Instant::now() + PATIENCE;
         let mut was_down = false;
         while Instant::now() < until {
-            let answers = http::get(player.address, "/").await.is_ok_and(|answer| answer.status == 200);
+            let answers = http::get(address, "/").await.is_ok_and(|answer| answer.status == 200);
             if answers && was_down {
                 return Ok(SystemTime::now());
             }
             was_down |= !answers;
             tokio::time::sleep(GLANCE).await;
         }
-        bail!("{} did not answer within {PATIENCE:?}", player.id)
+        bail!("{id} did not answer within {PATIENCE:?}")
     }
 
     /// States what must be so. When it is not, the demo has failed.

@@ -1,10 +1,13 @@
 //! The stage: everything that has to run before the first scene, and the order in which it comes and goes.
 //!
 //! ```text
-//!  traffic ──► proxy ──► agents (containers)      heartbeats: agents ──► platform ──► Postgres
+//!  traffic ──► proxy ──► agents                   heartbeats: agents ──► platform ──► Postgres
 //!                │                                                                        │
 //!                └── suspicions ──► Postgres ◄──────────── defib ──► Docker engine ◄──────┘
 //! ```
+//!
+//! Agents run in containers, and one on an instance, of which only the platform's control plane can tell anything. What the engine cannot
+//! restart, defib asks the platform for.
 //!
 //! Whatever is started here ends with its value, except what is on somebody else's engine: `Engine::clear` removes that.
 
@@ -18,10 +21,11 @@ use defib_testkit::eventually;
 use defib_testkit::program::built_program;
 use tokio_postgres::Client;
 
-use crate::cast::{self, Player, Role};
+use crate::cast::{self, Instance, Player, Role};
 use crate::database::{Database, Login};
 use crate::defib::{self, Daemon};
-use crate::engine::Engine;
+use crate::engine::{self, Engine};
+use crate::machines::Machines;
 use crate::platform::{Platform, Record};
 use crate::proxy::Proxy;
 use crate::traffic::Traffic;
@@ -46,9 +50,12 @@ pub(crate) struct Stage<'a> {
     pub(crate) traffic: Traffic,
     /// For looking, as `defib_viewer`.
     pub(crate) viewer: Client,
+    /// Those in containers.
     pub(crate) players: Vec<Player>,
+    /// The one without.
+    pub(crate) instance: Instance,
     pub(crate) program: PathBuf,
-    kills: Mutex<BTreeMap<&'static str, u32>>,
+    deaths: Mutex<BTreeMap<&'static str, u32>>,
     database: Database,
 }
 
@@ -58,22 +65,32 @@ impl<'a> Stage<'a> {
         let say = |who: &str, text: &str| voice.line(voice.elapsed(), who, text);
         say("engine", &engine.describe().await?);
         let program = built_program("defib")?;
+        let agent = agent_program()?;
         engine.clear().await.context("remove what an earlier demo left behind")?;
-        engine.import_agent(&agent_program()?).await?;
+        engine.import_agent(&agent).await?;
+        let machines = Machines::new(agent)?;
 
         defib::command(&program, &database.url(Login::Owner), &["migrate"]).await?;
         database.create_logins().await?;
-        let roles = cast::roles()?;
+        let mut roles = cast::roles()?;
+        let first = machines.reserve();
+        let on_instance = cast::role_on(first.clone())?;
+        let instance = Instance { id: on_instance.id, address: on_instance.address, first };
+        roles.push(on_instance);
         let container_name = |id: &str| engine.container_name(id);
         database.enter(&roles, container_name).await?;
         say("database", &format!("Postgres on 127.0.0.1:{}, private; `defib migrate` has run", database.port()));
 
         let as_platform = database.connect(Login::Platform).await?;
-        let platform = Platform::start(as_platform, engine.handle().clone(), &roles, container_name).await?;
-        say("platform", &format!("http://{}: takes heartbeats, pauses and resumes", platform.address));
+        let platform = Platform::start(as_platform, engine.handle().clone(), machines, &roles, container_name).await?;
+        say(
+            "platform",
+            &format!("http://{}: takes heartbeats, pauses, resumes, and restarts what no engine can", platform.address),
+        );
         let players = start_agents(engine, &platform, &roles).await?;
+        platform.boot_instance(instance.id)?;
         first_beats(&platform, &database).await?;
-        say("agents", &format!("{} containers run, and all of them beat", players.len()));
+        say("agents", &format!("{} containers and 1 instance run, and all of them beat", players.len()));
 
         let proxy = Proxy::start(database.connect(Login::Proxy).await?, &roles).await?;
         let traffic = Traffic::start(proxy.address);
@@ -81,9 +98,9 @@ impl<'a> Stage<'a> {
 
         let log = log_file()?;
         let url = database.url(Login::Daemon);
-        let daemon = Daemon::start(&program, &url, engine.handle().url(), log)?;
+        let daemon = Daemon::start(&program, &url, engine.handle().url(), &platform, log)?;
         daemon.is_ready().await.with_context(|| format!("see {}", daemon.log().display()))?;
-        let alive = all_alive(&daemon, players.len()).await?;
+        let alive = all_alive(&daemon, roles.len()).await?;
         say("page", &format!("http://{}/ shows the fleet, live, while the scenes play", daemon.address));
         say("defib", &format!("process {}, log {}: {alive} alive", daemon.pid(), show(daemon.log())));
 
@@ -91,8 +108,21 @@ impl<'a> Stage<'a> {
         say("defib", "has seen a few heartbeats of each, and knows now how often they come");
 
         let viewer = database.connect(Login::Viewer).await?;
-        let kills = Mutex::default();
-        Ok(Self { voice, engine, daemon, platform, proxy, traffic, viewer, players, program, kills, database })
+        let deaths = Mutex::default();
+        Ok(Self {
+            voice,
+            engine,
+            daemon,
+            platform,
+            proxy,
+            traffic,
+            viewer,
+            players,
+            instance,
+            program,
+            deaths,
+            database,
+        })
     }
 
     /// Ends defib as an operator would, and then everything else. Each takes a second or two to be sure that nothing is left
@@ -100,10 +130,11 @@ impl<'a> Stage<'a> {
     pub(crate) async fn clear(self) -> Result<()> {
         self.traffic.stop();
         self.daemon.stop().await?;
-        let Self { daemon, database, .. } = self;
+        let Self { daemon, database, platform, .. } = self;
         let gone = tokio::try_join!(
             tokio::task::spawn_blocking(move || drop(daemon)),
-            tokio::task::spawn_blocking(move || drop(database))
+            tokio::task::spawn_blocking(move || drop(database)),
+            tokio::task::spawn_blocking(move || platform.stop_instances())
         );
         gone.map(|_| ()).context("clean up")
     }
@@ -119,24 +150,24 @@ impl<'a> Stage<'a> {
 
     /// `kill -9` of an agent, for the books.
     pub(crate) async fn kill(&self, player: &Player) -> Result<SystemTime> {
-        let at = self.count_kill(player);
+        let at = self.count_death(player.id);
         self.engine.kill_agent(&player.container).await?;
         Ok(at)
     }
 
-    /// Enters a kill into the books, and returns when it is.
-    pub(crate) fn count_kill(&self, player: &Player) -> SystemTime {
-        *self.kills().entry(player.id).or_default() += 1;
+    /// Enters a kill or a removal into the books, and returns when it is.
+    pub(crate) fn count_death(&self, id: &'static str) -> SystemTime {
+        *self.deaths().entry(id).or_default() += 1;
         SystemTime::now()
     }
 
-    fn kills(&self) -> std::sync::MutexGuard<'_, BTreeMap<&'static str, u32>> {
-        self.kills.lock().unwrap_or_else(PoisonError::into_inner)
+    fn deaths(&self) -> std::sync::MutexGuard<'_, BTreeMap<&'static str, u32>> {
+        self.deaths.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How often an agent died, by a kill or of a bad configuration.
+    /// How often an agent died, by a kill, by a removal or of a bad configuration.
     pub(crate) fn deaths_of(&self, id: &str, record: &Record) -> u32 {
-        self.kills().get(id).copied().unwrap_or_default() + record.crashed
+        self.deaths().get(id).copied().unwrap_or_default() + record.crashed
     }
 
     /// An operator's command, with the operator's rights.
@@ -152,8 +183,9 @@ impl<'a> Stage<'a> {
 
 async fn start_agents(engine: &Engine, platform: &Platform, roles: &[Role]) -> Result<Vec<Player>> {
     let mut players = Vec::new();
-    for group in roles.chunks(STARTS_AT_ONCE) {
-        let starts: Vec<_> = group.iter().map(|role| start_agent(engine, platform, role)).collect();
+    let in_containers: Vec<&Role> = roles.iter().filter(|role| role.instance.is_none()).collect();
+    for group in in_containers.chunks(STARTS_AT_ONCE) {
+        let starts: Vec<_> = group.iter().copied().map(|role| start_agent(engine, platform, role)).collect();
         players.extend(futures_util::future::try_join_all(starts).await?);
     }
     Ok(players)
@@ -161,12 +193,8 @@ async fn start_agents(engine: &Engine, platform: &Platform, roles: &[Role]) -> R
 
 async fn start_agent(engine: &Engine, platform: &Platform, role: &Role) -> Result<Player> {
     let container_name = engine.container_name(role.id);
-    let environment = vec![
-        format!("AGENT_ID={}", role.id),
-        format!("AGENT_LISTEN={}", role.address),
-        format!("AGENT_PLATFORM={}", platform.address),
-    ];
-    let container = engine.run_agent(&container_name, environment).await?;
+    let environment = cast::environment(role.id, role.address, platform.address);
+    let container = engine::run_agent(engine.handle(), &container_name, environment).await?;
     let started_at = engine.handle().started_at(&container).await?.context("the container has no start time")?;
     Ok(Player { id: role.id, address: role.address, container, container_name, started_at })
 }

@@ -278,11 +278,13 @@ pub enum Held {
     Queued,
     /// Its container no longer exists, and nothing that defib is configured for can make it again.
     CannotRecreate,
+    /// It is there, and nothing that defib is configured for can start it, or restart it where it runs.
+    CannotRestart,
 }
 
 impl Held {
     /// Every reason.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Operator,
         Self::Backoff,
         Self::Exhausted,
@@ -294,6 +296,7 @@ impl Held {
         Self::StartUnknown,
         Self::Queued,
         Self::CannotRecreate,
+        Self::CannotRestart,
     ];
 
     /// The metric label.
@@ -311,7 +314,14 @@ impl Held {
             Self::StartUnknown => "start_unknown",
             Self::Queued => "queued",
             Self::CannotRecreate => "cannot_recreate",
+            Self::CannotRestart => "cannot_restart",
         }
+    }
+
+    /// Whether it lasts until somebody changes what defib is configured for, or brings the workspace back by other means.
+    #[must_use]
+    pub const fn is_beyond_defib(self) -> bool {
+        matches!(self, Self::CannotRecreate | Self::CannotRestart)
     }
 
     /// The same as a sentence for a person.
@@ -338,6 +348,9 @@ impl Held {
             }
             Self::CannotRecreate => {
                 "its container was removed and its engine cannot make it again; the platform must recreate it, and is asked to if DEFIB_PLATFORM_URL says where"
+            }
+            Self::CannotRestart => {
+                "nothing that defib is configured for can restart it: set DEFIB_PLATFORM_URL to the platform's own restart, or add [[restart.steps]] to the preset that is used for it ([[restart.kill_steps]] where it runs and hangs)"
             }
         }
     }
@@ -484,6 +497,7 @@ mod tests {
             (Held::StartUnknown, "start_unknown", "since when"),
             (Held::Queued, "queued", "DEFIB_RESTART_CONCURRENCY"),
             (Held::CannotRecreate, "cannot_recreate", "removed"),
+            (Held::CannotRestart, "cannot_restart", "DEFIB_PLATFORM_URL"),
         ] {
             assert_eq!(held.label(), label);
             assert!(held.sentence().contains(sentence), "{label}: {}", held.sentence());

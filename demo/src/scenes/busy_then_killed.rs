@@ -16,12 +16,13 @@ pub(crate) async fn play(stage: &Stage<'_>, number: usize) -> Result<()> {
     ensure!(answer.status == 200, "cedar refused to be busy: {}", answer.body);
     scene.say("you", "no more traffic; cedar takes on work, and its heartbeats stop");
     let is_busy = |what: &What| matches!(what, What::Verdict { to, .. } if to == "busy");
-    let mut news = scene.news_of(cedar);
+    let mut news = scene.news_of(cedar.id);
     scene.follow(&mut news, is_busy).await?;
     scene.promise_that_nobody_else_was_touched("silent, but its container runs: left alone")?;
 
     let killed_at = scene.kill(cedar).await?;
-    let (back_at, items) = tokio::try_join!(scene.answers_again(cedar), scene.follow(&mut news, is_recovery))?;
+    let (back_at, items) =
+        tokio::try_join!(scene.answers_again(cedar.id, cedar.address), scene.follow(&mut news, is_recovery))?;
     let down = back_at.duration_since(killed_at).unwrap_or_default();
     let restarts = items.iter().filter(|item| is_restarted(&item.what)).count();
     let text = format!(

@@ -18,7 +18,7 @@ pub(crate) async fn play(stage: &Stage<'_>, number: usize) -> Result<()> {
     let grove = stage.player("grove")?;
     roll_out(stage, "bad").await?;
     scene.say("you", "a bad configuration for grove: from now on it exits at its start");
-    let mut news = scene.news_of(grove);
+    let mut news = scene.news_of(grove.id);
     scene.kill(grove).await?;
     let is_exhausted = |what: &What| matches!(what, What::Verdict { to, .. } if to == "exhausted");
     let items = scene.follow(&mut news, is_exhausted).await?;

@@ -7,7 +7,6 @@ use anyhow::{Context as _, Result, ensure};
 use defib_testkit::PrivateDockerd;
 
 use crate::engine;
-use crate::news::What;
 use crate::scene::{PATIENCE, Scene, is_recovery, is_restarted, time_of};
 use crate::stage::Stage;
 
@@ -28,15 +27,14 @@ pub(crate) async fn play(stage: &Stage<'_>, number: usize) -> Result<()> {
     let frozen = Frozen::begin(dockerd)?;
     scene.say("you", "SIGSTOP to dockerd: it accepts connections, and answers nothing");
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let killed_at = stage.count_kill(fjord);
+    let killed_at = stage.count_death(fjord.id);
     engine::kill_process(pid)?;
     scene.say_at(killed_at, "you", "kill -9 fjord, behind its back");
 
-    let mut news = scene.news_of(fjord);
-    scene.follow(&mut news, |what| matches!(what, What::Verdict { to, .. } if to == "unknown")).await?;
+    // That an engine gives no answer is one event of the engine, and none of each workspace: so their verdicts are looked at.
     let watched = stage.players.len() - 1; // ember is paused
     let unknown = all_are(&scene, "unknown", watched).await?;
-    scene.say("defib", &format!("{unknown} of {watched} are unknown"));
+    scene.say("defib", &format!("{unknown} of {watched} are unknown, because their engine gives no answer"));
     tokio::time::sleep_until((frozen_at + HANG).into()).await;
     let attempts = scene.count(ATTEMPTS).await?;
     scene.promise(attempts == 0, "ten seconds without an answer, and nobody was restarted: no answer is not death")?;
@@ -45,6 +43,7 @@ pub(crate) async fn play(stage: &Stage<'_>, number: usize) -> Result<()> {
     engine::answers(stage.engine.handle()).await?;
     let thawed_at = SystemTime::now();
     scene.say_at(thawed_at, "you", "SIGCONT to dockerd");
+    let mut news = scene.news_of(fjord.id);
     let items = scene.follow(&mut news, is_recovery).await?;
     let back_at = time_of(&items, is_recovery).context("no recovery")?;
     let restarts = items.iter().filter(|item| is_restarted(&item.what)).count();

@@ -8,4 +8,5 @@ pub(crate) mod crash_loop;
 pub(crate) mod engine_hangs;
 pub(crate) mod killed;
 pub(crate) mod paused;
+pub(crate) mod platform_restart;
 pub(crate) mod transient_503;

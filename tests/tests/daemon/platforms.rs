@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use defib_testkit::scripted_control_plane::Dialect;
 use defib_testkit::{PrivateDockerd, ScriptedControlPlane, ScriptedEngine, eventually};
-use defib_tests::{Agent, SOON, Stage, Workspace, throughout};
+use defib_tests::{Agent, SOON, Stage, Workspace, container, throughout};
 
 const A_WHILE: Duration = Duration::from_secs(3);
 const TOKEN: &str = "adm1n-s3cret";
@@ -51,6 +51,57 @@ async fn without_a_platform_a_removed_container_is_held_and_the_sentence_says_wh
     let said = stage.defib(&["explain", "removed"]).await?;
     ensure!(format!("{said:?}").contains("DEFIB_PLATFORM_URL"), "{said:?}");
     Ok(())
+}
+
+#[tokio::test]
+async fn an_instance_that_nothing_can_restart_is_held_and_everybody_is_told_what_to_set() -> Result<()> {
+    let (engine, server) = (ScriptedEngine::start().await?, ScriptedControlPlane::start(Dialect::Molecule).await?);
+    server.set("i-1", "running");
+    let cloud = format!("cp+{}?preset=molecule-core", server.address());
+    let stage = Stage::new(&engine.url()).await?.quick_heartbeats().engine("cloud", &cloud);
+    let stage = stage.knob("ENGINE_TOKEN_CLOUD", "sh4red-s3cret");
+    stage.db.add(Workspace::new("machine").engine("cloud").silent()).await?;
+    is_instance(&stage, "i-1").await?;
+    let check = stage.defib(&["check"]).await?.with_code(1)?.stdout;
+    ensure!(check.contains("FAIL  engine cloud: it has no way to restart anything: set DEFIB_PLATFORM_URL"), "{check}");
+    let daemon = stage.run().await?;
+
+    server.set("i-1", "terminated");
+    eventually(SOON, "it is held", async || match stage.db.held("machine").await {
+        Ok(held) if held.as_deref() == Some("cannot_restart") => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await?;
+    stage.nothing_is_claimed(A_WHILE).await?;
+    ensure!(server.restarts().is_empty(), "{:#?}", server.restarts());
+    let sentence = "nothing that defib is configured for can restart it: set DEFIB_PLATFORM_URL to";
+    let said = stage.defib(&["explain", "machine"]).await?.stdout;
+    ensure!(said.contains(&format!("cannot_restart: {sentence}")), "{said}");
+    let said = stage.defib(&["status"]).await?.stdout;
+    ensure!(said.contains(&format!("1 held as cannot_restart: {sentence}")), "{said}");
+    let (_, page) = daemon.get("/workspaces/machine").await?;
+    ensure!(page.contains(sentence), "{page}");
+    let held = daemon.metrics().await?.value("defib_restarts_held_total{reason=\"cannot_restart\"}")?;
+    ensure!(held == 1.0, "{held}");
+
+    let refused = stage.defib(&["restart", "machine", "--reason", "it is dead"]).await?.with_code(1)?;
+    ensure!(format!("{refused:?}").contains("DEFIB_PLATFORM_URL"), "{refused:?}");
+    stage.nothing_is_claimed(Duration::ZERO).await
+}
+
+#[tokio::test]
+async fn a_removed_container_is_made_again_by_the_platform_when_an_operator_orders_it() -> Result<()> {
+    let (engine, platform) = (ScriptedEngine::start().await?, ScriptedControlPlane::start(Dialect::Molecule).await?);
+    engine.add(container("removed"));
+    // For as long as this it would be left to whoever may be making it again.
+    let stage = with_platform(Stage::new(&engine.url()).await?, &platform).knob("MISSING_GRACE", "1h");
+    stage.db.add(Workspace::new("removed").silent()).await?;
+    let _daemon = stage.run().await?;
+    stage.db.wait_for_verdict("removed", Some("silent")).await?;
+    engine.remove("removed")?;
+    stage.db.wait_for_verdict("removed", Some("suspect")).await?;
+    stage.defib(&["restart", "removed", "--reason", "its user waits"]).await?.with_code(0)?;
+    is_asked_once(&platform, "removed").await
 }
 
 #[tokio::test]

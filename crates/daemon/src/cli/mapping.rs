@@ -125,7 +125,12 @@ async fn explain(findings: &mut Findings, what: &str, engine: &dyn Engine, insta
         findings.note(what, &printable(&answer.to_string()));
     }
     if !engine.abilities().starts {
-        findings.note(what, "it has no way to restart anything: set DEFIB_PLATFORM_URL to the platform's own restart");
+        let cannot = "it has no way to restart anything: set DEFIB_PLATFORM_URL to the platform's own restart, or add [[restart.steps]] to its preset";
+        if instances.is_empty() {
+            findings.note(what, cannot);
+        } else {
+            findings.fail(what, &format!("{cannot}. Until then its dead stay dead, held as cannot_restart"));
+        }
     }
     for fault in &explanation.faults {
         findings.fail(what, &printable(fault));

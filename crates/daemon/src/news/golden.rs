@@ -76,6 +76,7 @@ fn cases() -> Vec<Case> {
         (Verdict::Dead, Rule::StoppedSpaced, Some(stopped(0, false)), fresh, Some(2), Some(Held::Storm)),
         (Verdict::Dead, Rule::MissingStale, Some(Observation::Missing), stale, Some(4), Some(Held::CannotRecreate)),
         (Verdict::Dead, Rule::MissingOverdue, Some(Observation::Missing), fresh, Some(4), Some(Held::Operator)),
+        (Verdict::Dead, Rule::StoppedStale, Some(stopped(0, false)), stale, Some(1), Some(Held::CannotRestart)),
         (Verdict::Exhausted, Rule::StoppedStale, Some(stopped(1, false)), stale, Some(2), Some(Held::Exhausted)),
         (Verdict::Contradiction, Rule::BeatsWithoutContainer, Some(stopped(137, false)), fresh, Some(2), None),
         (Verdict::Frozen, Rule::EngineFrozen, Some(Observation::Frozen { incarnation: life() }), stale, None, None),

@@ -98,7 +98,7 @@ impl RestartNews {
             NotClaimed::CannotDo => debug!(
                 %workspace,
                 %engine,
-                "the engine cannot do what this workspace needs; it has to be recreated through the platform"
+                "not restarted: nothing that defib is configured for can do what this workspace needs"
             ),
             NotClaimed::Vetoed => {
                 self.metrics.restart(engine, Outcome::Vetoed);

@@ -1,5 +1,6 @@
 //! Workspaces in a table: searched, filtered, page by page.
 
+use defib_policy::verdict::Held;
 use defib_store::StatusRow;
 use maud::{Markup, html};
 
@@ -89,7 +90,7 @@ fn line(row: &StatusRow, picture: &FleetPicture, links: &Links) -> Markup {
                     (Standing::NotJudged(why), _) => (text(why)),
                     (_, Some(current)) => {
                         (text(&current.because))
-                        @if let Some(held) = &current.held { " " span.held { "held: " (text(held)) } }
+                        @if let Some(held) = &current.held { " " span.held title=[sentence(held)] { "held: " (text(held)) } }
                     }
                     (Standing::NotWatched, _) => { "status " (or_dash(row.status.as_deref())) " is not watched" }
                     _ => span.none { "–" }
@@ -100,4 +101,9 @@ fn line(row: &StatusRow, picture: &FleetPicture, links: &Links) -> Markup {
             td { (or_dash(row.engine.as_deref())) }
         }
     }
+}
+
+/// What a reason that holds a restart back means, for whoever points at it. The workspace's own page writes it out.
+fn sentence(held: &str) -> Option<&'static str> {
+    Held::ALL.into_iter().find(|known| known.label() == held).map(Held::sentence)
 }

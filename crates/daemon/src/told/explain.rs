@@ -263,6 +263,7 @@ fn ends(held: &str, current: &CurrentVerdict, explanation: &Explanation) -> Stri
         "queued" => "when one of those that are being restarted there has ended".to_owned(),
         "start_unknown" => "with the next look at its container".to_owned(),
         "cannot_recreate" => "when a container with its name or label exists again".to_owned(),
+        "cannot_restart" => "when it lives again, or with a defib that was started with one of these settings".to_owned(),
         _ => in_time,
     }
 }

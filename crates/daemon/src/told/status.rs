@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use defib_policy::verdict::Held;
 use defib_store::{EngineSaid, FleetScope, Hold, HoldScope, ReplicaSaid, StatusRow, Store, WebhookState};
 use serde_json::{Value, json};
 
@@ -98,6 +99,9 @@ impl Picture {
             let _ = writeln!(text, "{line}");
         }
         let _ = writeln!(text, "{}", self.counts());
+        for line in self.beyond_defib() {
+            let _ = writeln!(text, "{line}");
+        }
         let shown = self.shown(filter);
         if shown.is_empty() {
             let none = match (self.rows.is_empty(), filter.troubled) {
@@ -215,6 +219,21 @@ impl Picture {
             parts.into_iter().map(|(word, count)| format!("{count} {}", printable(word))).collect();
         let noun = if self.rows.len() == 1 { "workspace" } else { "workspaces" };
         format!("{} {noun}: {}", self.rows.len(), parts.join(", "))
+    }
+
+    /// One sentence for each reason that only a change of configuration ends, with how many wait for one.
+    fn beyond_defib(&self) -> impl Iterator<Item = String> {
+        Held::ALL.into_iter().filter(|held| held.is_beyond_defib()).filter_map(|held| {
+            let label = held.label();
+            let is_held = |row: &&StatusRow| match self.voices.of(row) {
+                Standing::Judged(judged) => {
+                    judged.current.is_some_and(|current| current.held.as_deref() == Some(label))
+                }
+                _ => false,
+            };
+            let count = self.rows.iter().filter(is_held).count();
+            (count > 0).then(|| format!("{count} held as {label}: {}", held.sentence()))
+        })
     }
 
     pub(crate) fn json(&self, filter: &Filter<'_>) -> serde_json::Result<String> {

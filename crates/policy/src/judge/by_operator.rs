@@ -8,7 +8,7 @@ use crate::pipeline::NoWitness;
 use crate::plan::{ByOperator, Remedy, RestartOrder};
 use crate::sample::Observation;
 use crate::storm::StormGuard;
-use crate::verdict::{Evidence, HeartbeatEvidence, Rule, Witness};
+use crate::verdict::{Evidence, HeartbeatEvidence, Held, Rule, Witness};
 
 /// What the end of a storm by hand came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,12 +52,16 @@ impl Judge {
     pub fn order_by_operator(&self, now: Moment, look: &Look<'_>, by: ByOperator) -> Result<RestartOrder, String> {
         let workspace = look.workspace;
         let Some(sample) = look.sample else { return Err("it has no container that could be restarted".to_owned()) };
+        let engine = self.engines.get(workspace.engine.as_str());
+        let abilities = engine.map(|engine| engine.abilities).unwrap_or_default();
         let (remedy, rule) = match &sample.observation {
-            Observation::Running { .. } => (Remedy::KillAndStart, Rule::RunningFresh),
-            Observation::Stopped { .. } => (Remedy::Start, Rule::StoppedOnce),
-            Observation::Missing => {
-                return Err("its container does not exist any more, and a container engine cannot make it again: recreate it through the platform".to_owned());
+            Observation::Running { .. } if abilities.kills => (Remedy::KillAndStart, Rule::RunningFresh),
+            Observation::Stopped { .. } if abilities.starts => (Remedy::Start, Rule::StoppedOnce),
+            Observation::Missing if abilities.recreates => (Remedy::Recreate, Rule::MissingGrace),
+            Observation::Running { .. } | Observation::Stopped { .. } => {
+                return Err(Held::CannotRestart.sentence().to_owned());
             }
+            Observation::Missing => return Err(Held::CannotRecreate.sentence().to_owned()),
             Observation::Frozen { .. } => return Err("somebody paused its container: unpause it first".to_owned()),
             Observation::Transitional { .. } => {
                 return Err("its engine is at work on it: try again in a moment".to_owned());
@@ -65,7 +69,11 @@ impl Judge {
             Observation::Unknown { fault } => return Err(format!("its engine gives no answer about it ({fault})")),
         };
         let settings = look.settings(&self.settings);
-        let incarnation = sample.observation.incarnation().cloned();
+        let last_life = || Some(self.tracks.get(&workspace.id)?.life.as_ref()?.incarnation.clone());
+        let incarnation = match remedy {
+            Remedy::Recreate => last_life(),
+            Remedy::Start | Remedy::KillAndStart => sample.observation.incarnation().cloned(),
+        };
         let allowance = backoff::allowance(look.attempts, incarnation.as_ref(), std::time::Duration::ZERO, settings);
         if look.in_flight || allowance.open {
             return Err("a restart of it is under way already".to_owned());

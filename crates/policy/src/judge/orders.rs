@@ -48,7 +48,8 @@ impl Judge {
     /// for.
     pub(super) fn standing(&self, now: Moment, stamp: ReadStamp, call: &Call<'_>) -> Standing {
         let Call { look, opinion, conviction, allowance } = call;
-        let engine = self.engines.get(look.workspace.engine.as_str());
+        let abilities =
+            self.engines.get(look.workspace.engine.as_str()).map(|engine| engine.abilities).unwrap_or_default();
         let settings = look.settings(&self.settings);
         // Only the start distinguishes the life that hangs from the next one. Without it, a life that somebody else has begun since, or the
         // one that our own restart begins, would be taken for the one that hangs.
@@ -56,7 +57,11 @@ impl Judge {
             && self.incarnation_of(look, *conviction).is_none_or(|incarnation| incarnation.started_at.is_none());
         let hindrances = Hindrances {
             on_hold: look.on_hold,
-            cannot_recreate: conviction.missing && !engine.is_some_and(|engine| engine.abilities.recreates),
+            beyond_defib: match conviction {
+                Conviction { missing: true, .. } => (!abilities.recreates).then_some(Held::CannotRecreate),
+                Conviction { running: true, .. } => (!abilities.kills).then_some(Held::CannotRestart),
+                _ => (!abilities.starts).then_some(Held::CannotRestart),
+            },
             left_to_engine: conviction.engine_restarts && self.left_to_engine(now, stamp, call).is_some(),
             nameless,
         };
@@ -259,10 +264,10 @@ pub(super) fn stopped_ago(look: &Look<'_>, stamp: ReadStamp, now: Moment, offset
 
 /// What may stand in the way of a restart besides the settings and the back-off.
 #[derive(Clone, Copy, Debug)]
-#[expect(clippy::struct_excessive_bools, reason = "four independent hindrances, not a state")]
 struct Hindrances {
     on_hold: bool,
-    cannot_recreate: bool,
+    /// Nothing that defib is configured for can do what it needs.
+    beyond_defib: Option<Held>,
     left_to_engine: bool,
     nameless: bool,
 }
@@ -275,8 +280,8 @@ fn hold(settings: &Settings, allowance: Allowance, hindrances: Hindrances, verdi
         Some(Held::ReportOnly)
     } else if settings.mode == Mode::Observe {
         Some(Held::Observe)
-    } else if hindrances.cannot_recreate {
-        Some(Held::CannotRecreate)
+    } else if hindrances.beyond_defib.is_some() {
+        hindrances.beyond_defib
     } else if hindrances.left_to_engine {
         Some(Held::EngineReturned)
     } else if !allowance.wait.is_zero() {

@@ -303,6 +303,32 @@ fn one_that_hangs_is_not_called_exhausted_while_it_runs() {
     assert_eq!((world.verdict("w"), plan.changes[0].newly_held), (Some(Verdict::Wedged), Some(Held::Exhausted)));
 }
 
+/// A control plane may only tell states. An order to restart there could only be refused, pass after pass, and the verdict said nothing of it.
+#[test]
+fn one_that_nothing_is_configured_to_restart_is_held_and_the_sentence_says_what_to_set() {
+    let unhealthy = Settings { unhealthy_action: Action::Restart, ..Settings::default() };
+    for (settings, seen, starts, kills, held) in [
+        (Settings::default(), stopped(-5_000), false, true, Some(Held::CannotRestart)),
+        (Settings::default(), stopped(-5_000), true, false, None),
+        (unhealthy.clone(), self::unhealthy(-1), true, false, Some(Held::CannotRestart)),
+        (unhealthy, self::unhealthy(-1), false, true, None),
+    ] {
+        let mut world = World::new(settings).with("w", Some(-700), running());
+        world.evidence.abilities.starts = starts;
+        world.evidence.abilities.kills = kills;
+        world.tick();
+        world.see("w", seen);
+        let restarts = world.run(30);
+        let told = world.judge.told(&"w".into()).and_then(|told| told.held);
+        if held.is_some() {
+            assert_eq!((told, restarts.as_slice()), (held, &[][..]), "starts {starts}, kills {kills}");
+        } else {
+            assert!(!restarts.is_empty(), "starts {starts}, kills {kills}: {told:?}");
+        }
+    }
+    assert!(Held::CannotRestart.sentence().contains("DEFIB_PLATFORM_URL"));
+}
+
 /// An engine cannot make a removed container again. Such an order could only fail, and used up one attempt after the other.
 #[test]
 fn one_whose_container_was_removed_is_held_where_nobody_can_make_it_again() {
