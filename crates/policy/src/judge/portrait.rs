@@ -1,4 +1,5 @@
-//! What is known of a workspace beside its verdict, and outlives the process: for a daemon that starts anew, and for people.
+//! What is known of a workspace besides its verdict. It is written down for people, and for the next process, which need not learn it
+//! again.
 
 use std::time::Duration;
 
@@ -43,7 +44,7 @@ impl Judge {
         fleet.or(own).map(|storm| (storm, is_fleet))
     }
 
-    /// Takes up what another process has learned of a workspace of the fleet. Returns whether it was of use.
+    /// Adopts what another process has learned of a workspace of the fleet. Returns whether it was of use.
     pub fn recall(&mut self, id: &WorkspaceId, learned: Learned) -> bool {
         self.tracks.get_mut(id).is_some_and(|track| track.cadence.recall(learned))
     }
