@@ -8,10 +8,10 @@ use tokio::time::Instant;
 /// Reads our monotonic clock.
 pub(crate) type Clock = Arc<dyn Fn() -> Moment + Send + Sync>;
 
-/// Counts from well before now, so that "an hour ago" has a reading too.
+/// The clock counts from a moment long before now, so that "an hour ago" can be expressed as well.
 const ORIGIN_BEFORE_START: std::time::Duration = std::time::Duration::from_secs(366 * 86_400);
 
-/// A clock that starts now. It is tokio's, so that a paused test owns it.
+/// A clock that starts now. It reads tokio's time, so that a test can pause it.
 pub(crate) fn monotonic() -> Clock {
     let start = Instant::now();
     Arc::new(move || Moment::after(ORIGIN_BEFORE_START + start.elapsed()))
@@ -23,7 +23,7 @@ pub(crate) fn wall() -> Timestamp {
     Timestamp(i64::try_from(since_1970.as_micros()).unwrap_or(i64::MAX))
 }
 
-/// A clock minus the database's in microseconds: both were read, at different moments of ours.
+/// The difference of a clock and the database's clock, in microseconds. The two were read at different moments of our own clock.
 pub(crate) fn offset_micros(theirs: (Moment, Timestamp), database: (Moment, Timestamp)) -> i64 {
     let (at, reading) = theirs;
     let (read_at, database_now) = database;

@@ -16,7 +16,7 @@ use crate::config::{Config, Secret};
 use crate::logging::chain;
 use crate::refused::Refused;
 
-/// A connection, TLS and login included.
+/// How long it may take to make a connection, TLS and login included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long one call to the database may take. Reading a large fleet takes a tenth of that.
@@ -83,7 +83,7 @@ pub(crate) fn engines(config: &Config, clock: &Clock) -> Result<BTreeMap<EngineN
     Ok(engines)
 }
 
-/// Where to listen: a connection of its own.
+/// How to LISTEN, which takes a connection of its own.
 pub(crate) fn listen_settings(config: &Config) -> ListenSettings {
     ListenSettings {
         url: config.listen_database_url.expose().to_owned(),

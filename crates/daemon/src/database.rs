@@ -1,5 +1,5 @@
-//! What the parts of the daemon need of the database, by subject, so that each can be tested on an in-memory fake of its own
-//! trait, in paused time. [`Store`] is all of them.
+//! What the parts of the daemon need from the database, one trait for each subject, so that each part can be tested in paused time on a
+//! database in memory. [`Store`] implements all of them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -54,7 +54,7 @@ pub(crate) trait PlatformMarks: Send + Sync {
     /// Writes down in the ledger that an attempt brought its workspace back. False when that was written before.
     async fn recovered(&self, attempt: i64, workspace: &WorkspaceId) -> Result<bool, StoreError>;
 
-    /// Tells the platform that a workspace without a container is dead. False is its veto, or that the lease is not ours.
+    /// Tells the platform that a workspace without a container is dead. False when the platform vetoes, or when the lease is not ours.
     async fn mark_lost(
         &self,
         workspace: &WorkspaceId,
@@ -65,14 +65,14 @@ pub(crate) trait PlatformMarks: Send + Sync {
     /// Writes down that the platform must be told that a workspace lives.
     async fn owe(&self, workspace: &WorkspaceId) -> Result<(), StoreError>;
 
-    /// Those of whom the platform must be told that they live, and who are due; `engines`: only those on these.
+    /// The workspaces of which the platform must be told now that they live. With `engines`, only those on these engines.
     async fn owed_marks(&self, engines: Option<&[EngineName]>, limit: i64) -> Result<Vec<OwedMark>, StoreError>;
 
-    /// Tells the platform that a workspace lives, if that is owed. False when it is not.
+    /// Tells the platform that a workspace lives, if it must be told. False if not.
     async fn take_back(&self, workspace: &WorkspaceId, evidence: &Value) -> Result<bool, StoreError>;
 }
 
-/// Who owns what.
+/// Which replica owns which engine.
 #[async_trait]
 pub(crate) trait LeaseTables: Send + Sync {
     /// Takes this replica's turn at the leases.

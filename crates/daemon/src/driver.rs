@@ -35,17 +35,17 @@ use crate::state::State;
 use crate::suspicions::Suspicions;
 use crate::worker::{Agenda, Passed, Worker};
 
-/// Reads of the fleet that take longer than this say that we, or our database, are the slow ones.
+/// If a read of the fleet takes longer than this, we or our database are slow.
 const DATABASE_SLOW: Duration = Duration::from_secs(2);
 
 /// The database's channels: a suspicion was reported, a lease was given up.
 pub(crate) const CHANNELS: &[&str] = &["defib_suspicion", LEASE_CHANNEL];
 const LEASE_CHANNEL: &str = "defib_lease";
 
-/// Turns at the leases within one `DEFIB_LEASE_TTL`: two may fail before anything is lost.
+/// How many turns at the leases are taken within one `DEFIB_LEASE_TTL`. Two of them may fail before a lease is lost.
 const TURNS_PER_TTL: u32 = 3;
 
-/// Suspicions limit looks for so many poll intervals or spacings; after that they are forgotten.
+/// For how many poll intervals or spacings a suspicion limits further looks at its workspace. After that it is forgotten.
 const REMEMBERED: u32 = 16;
 
 /// What the loop listens to.
@@ -77,7 +77,7 @@ enum Done {
         took: Duration,
     },
     Suspicions(Result<(Vec<WorkspaceId>, bool), StoreError>),
-    /// Whether something has become ours.
+    /// Whether an engine has become ours.
     Leases(Result<bool, StoreError>),
     LeftBehind(Result<(), StoreError>),
 }
@@ -110,7 +110,7 @@ struct Driver {
 /// Runs until `stop`, then ends the passes under way.
 ///
 /// # Errors
-/// A worker has ended by itself, which is a fault of ours: its engine would not be looked at any more.
+/// A worker has ended by itself. That is a fault of defib, and the engine of that worker would not be looked at any more.
 pub(crate) async fn run(parts: Parts, inputs: Inputs, stop: CancellationToken) -> anyhow::Result<()> {
     let Inputs { mut notifications, engines, mut ended } = inputs;
     let state = Arc::clone(&parts.state);
@@ -142,7 +142,8 @@ pub(crate) async fn run(parts: Parts, inputs: Inputs, stop: CancellationToken) -
                     }
                 }
                 Ok(done) => driver.done(done),
-                // Reads are guarded; only the taking of suspicions and leases, and settling, can panic here.
+                // A panic in a read is caught elsewhere. Here only a turn at the leases, the taking of suspicions or the settling can have
+                // panicked.
                 Err(error) => {
                     error!(%error, "taking suspicions or leases, or settling, failed by a fault of defib itself");
                     driver.taking_suspicions = false;
@@ -284,14 +285,15 @@ impl Driver {
         }
     }
 
-    /// A round ends when all of its passes have ended, or when the next round begins. Passes that have not ended by then are late.
+    /// Ends a round. That happens when all of its passes have ended, or when the next round begins; passes that have not ended by then are
+    /// late.
     fn end_round(&mut self) {
         let Some(mut round) = self.round.take() else { return };
         let engines = self.agendas.len().saturating_sub(1);
         round.engines_slow += round.awaited.iter().flatten().count();
         round.sum.engine_failed |= !round.awaited.is_empty();
         round.sum.took = round.begun.elapsed();
-        // If one of several engines is slow, that is the trouble of this engine. Only if all of them are slow may the trouble be ours. An
+        // If one of several engines is slow, that engine is in trouble. Only if all of them are slow, defib itself may be the slow one. An
         // engine that refuses or fails at once says nothing about us.
         let clean = !round.late
             && !round.sum.database_failed
@@ -322,7 +324,7 @@ impl Driver {
         }
     }
 
-    /// Takes our turn at the leases, unless the passes hang: then our engines must go to a replica whose passes do not.
+    /// Takes our turn at the leases, unless our passes hang. In that case our engines must go to a replica whose passes do not hang.
     fn turn_leases(&mut self) {
         let (decides, _) = self.parts.news.health().alive(self.parts.state.now());
         if decides && !self.turning_leases {
@@ -377,7 +379,7 @@ impl Driver {
     fn order_ended(&self, ended: &Ended) {
         let now = self.parts.state.now();
         let next = self.parts.state.judge().order_ended(&ended.workspace, ended.end, now);
-        // A canary has given up its place in a storm: whoever takes it need not wait for the next poll.
+        // A canary has left its place in a storm. The workspace that takes the place need not wait for the next poll.
         for (engine, workspace) in next {
             if let Some(agenda) = self.agenda(Some(&engine)) {
                 agenda.look(workspace, now);
@@ -388,7 +390,7 @@ impl Driver {
         }
     }
 
-    /// Tells systemd that the deciding loop turns. Where there is no systemd, nothing happens.
+    /// Tells systemd that the deciding loop turns. Does nothing where there is no systemd.
     fn turned(&self) {
         let first = self.parts.news.health().turned(self.parts.state.now());
         let watched = self.parts.state.judge().watched();

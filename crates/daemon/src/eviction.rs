@@ -25,23 +25,24 @@ use crate::clock::Clock;
 use crate::news::EvictionNews;
 use crate::sync::lock;
 
-/// How long a restart waits for the deletion. Larger: a Redis that hangs delays the first restarts by more. Smaller: one that is merely
-/// busy is passed over, and a caller may still find the old address while the workspace boots.
+/// How long a restart waits for the deletion. Larger: a Redis that hangs delays the first restarts by more. Smaller: a Redis that is merely
+/// busy is not waited for, and callers may still find the old address while the workspace boots.
 const BEFORE_CALL_MAX: Duration = Duration::from_millis(250);
 
 /// The pause before the first further try; it doubles up to [`RETRY_MAX`] while nothing succeeds.
 const RETRY_FIRST: Duration = Duration::from_millis(200);
-/// Larger: after a long outage keys go later. Smaller: more connections to a Redis that is in trouble.
+/// The longest pause. Larger: after a long outage keys are deleted later. Smaller: more connections to a Redis that is in trouble.
 const RETRY_MAX: Duration = Duration::from_secs(5);
 
-/// Workspaces whose keys are tried at once, beside the restarts.
+/// For how many workspaces the deletion is tried again at the same time, beside the restarts.
 const AT_ONCE: usize = 64;
 
-/// Workspaces whose keys wait to be deleted, at most. What comes on top is given up: its keys stay until they expire.
+/// How many workspaces may wait for their keys to be deleted. For any more of them the deletion is given up, and their keys stay until they
+/// expire.
 const WAITING_MAX: usize = 10_000;
 
-/// After this time it is not tried any more. Another attempt for the same workspace begins anew, and by then most platforms' keys have
-/// expired by themselves.
+/// After this time the deletion is not tried any more, because by then the keys of most platforms have expired. Another attempt for the
+/// same workspace begins anew.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(15 * 60);
 
 /// Deletes the keys of dead workspaces.
@@ -51,7 +52,7 @@ pub(crate) struct Evictor {
     clock: Clock,
     news: EvictionNews,
     waiting: Mutex<Waiting>,
-    /// The last try failed, so no restart waits for another.
+    /// Whether the last try failed. If so, no restart waits for another one.
     away: AtomicBool,
     wake: Notify,
 }
@@ -71,7 +72,7 @@ struct Entry {
 }
 
 impl Evictor {
-    /// Of these keys, in this cache.
+    /// An evictor for these keys in this cache.
     pub(crate) fn new(patterns: Vec<Pattern>, cache: Arc<dyn Keys>, clock: Clock, news: EvictionNews) -> Self {
         let waiting = Mutex::default();
         Self { patterns, cache, clock, news, waiting, away: AtomicBool::new(false), wake: Notify::new() }
@@ -93,7 +94,7 @@ impl Evictor {
         self.tried(workspace, failed);
     }
 
-    /// The workspace is back, or is not restarted after all: its keys are not ours to delete any more.
+    /// The workspace is back, or is not restarted after all, so its keys must not be deleted any more.
     pub(crate) fn is_over(&self, workspace: &WorkspaceId) {
         if lock(&self.waiting).by_workspace.remove(workspace).is_some() {
             self.news.given_up();
@@ -121,7 +122,7 @@ impl Evictor {
         }
     }
 
-    /// Tries those that wait, batch after batch for as long as all of a batch are done. Whether none is left.
+    /// Tries those that wait, batch after batch, until a deletion in a batch fails. Returns whether none is left.
     async fn none_is_left(&self) -> bool {
         loop {
             for _ in 0..lock(&self.waiting).forget(GIVE_UP_AFTER, (self.clock)()) {
@@ -167,7 +168,7 @@ impl Evictor {
 }
 
 impl Waiting {
-    /// False where there is no more room.
+    /// Returns false when there is no more room.
     fn add(&mut self, workspace: &WorkspaceId, now: Moment) -> bool {
         self.turns += 1;
         let turn = self.turns;
@@ -185,7 +186,7 @@ impl Waiting {
         }
     }
 
-    /// Those that have waited for the longest since their last try.
+    /// The workspaces whose last try was longest ago.
     fn next(&self, at_most: usize) -> Vec<WorkspaceId> {
         let mut all: Vec<(u64, &WorkspaceId)> =
             self.by_workspace.iter().map(|(workspace, it)| (it.turn, workspace)).collect();
@@ -193,7 +194,7 @@ impl Waiting {
         all.into_iter().take(at_most).map(|(_, workspace)| workspace.clone()).collect()
     }
 
-    /// Drops those that have waited for too long. How many.
+    /// Drops those that have waited for too long. Returns how many these were.
     fn forget(&mut self, older_than: Duration, now: Moment) -> usize {
         let before = self.by_workspace.len();
         self.by_workspace.retain(|_, entry| now - entry.since < older_than);

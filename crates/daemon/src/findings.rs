@@ -1,4 +1,4 @@
-//! What the looks that suspicions asked for have found, for `defib explain`.
+//! What was found by the looks that suspicions led to, for `defib explain`.
 //!
 //! ```text
 //! suspicion taken ──awaits──► a pass that began later judges the workspace ──found──► defib.suspicions.finding
@@ -23,7 +23,8 @@ const FINDINGS_MAX: usize = 10_000;
 /// Suspicions of one workspace whose finding is awaited.
 const OF_ONE_MAX: usize = 100;
 
-/// A suspicion whose workspace has not been judged for so long is given up: it has left the fleet, or moved to another replica.
+/// A suspicion whose workspace has not been judged for this long is given up, because the workspace has left the fleet or moved to another
+/// replica.
 const AWAITED_FOR: Duration = Duration::from_secs(60);
 
 /// One suspicion whose finding is awaited.
@@ -61,7 +62,7 @@ impl Findings {
         }
     }
 
-    /// Whether any finding is awaited.
+    /// Whether a finding is awaited.
     pub(crate) fn are_awaited(&self) -> bool {
         !lock(&self.awaited).is_empty()
     }

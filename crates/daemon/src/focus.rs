@@ -13,7 +13,7 @@ use defib_policy::moment::Moment;
 /// Workspaces in one focused pass, at most: the rest waits for the next one.
 const BATCH_MAX: usize = 256;
 
-/// Planned looks of one workspace, at most: those that come first.
+/// How many planned looks of one workspace are kept: those that come first.
 const PLANNED_MAX: usize = 4;
 
 /// The pause between two looks at a workspace that is starting, as a part of the time that it has been starting for. Larger: its first
@@ -29,7 +29,7 @@ pub(crate) struct FocusQueue {
     /// all that wait.
     first: BTreeSet<(Moment, WorkspaceId)>,
     suspected_at: HashMap<WorkspaceId, Moment>,
-    /// Who is waited for: since when, and when that was last said.
+    /// The workspaces that are waited for to come up: since when, and when that was last asked for.
     awaited: HashMap<WorkspaceId, (Moment, Moment)>,
 }
 
@@ -67,7 +67,7 @@ impl FocusQueue {
     pub(crate) fn wait_for(&mut self, id: WorkspaceId, now: Moment, due: Moment, poll: Duration) {
         let waiting = self.awaited.entry(id.clone()).or_insert((now, now));
         if now - waiting.1 > 2 * poll {
-            *waiting = (now, now); // it had come up in between, and comes up again
+            *waiting = (now, now); // it had come up in between, and is starting once more
         }
         waiting.1 = now;
         let wait = (due - now).max((now - waiting.0) / PATIENCE);
@@ -160,7 +160,7 @@ mod tests {
         assert_eq!(queue.take_due(at(0)).len(), BATCH_MAX);
     }
 
-    /// It was inspected every two seconds for as long as it took, with three statements each time.
+    /// Once a starting workspace was inspected every two seconds for as long as it took, with three statements each time.
     #[test]
     fn one_that_takes_half_an_hour_to_come_up_is_not_inspected_nine_hundred_times() {
         let mut queue = FocusQueue::default();

@@ -1,5 +1,5 @@
-//! What the loop knows of itself, for `/healthz`, `/readyz` and systemd's watchdog. Fed by the deciding loop and by nothing
-//! else: a process whose loop hangs must not look healthy because its HTTP server still answers.
+//! What the loop knows of its own state, for `/healthz`, `/readyz` and systemd's watchdog. Only the deciding loop reports here: a process
+//! whose loop hangs must not look healthy because its HTTP server still answers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
@@ -9,7 +9,7 @@ use defib_policy::id::EngineName;
 use defib_policy::moment::Moment;
 use serde_json::{Value, json};
 
-/// A state that endpoints may show.
+/// The state that the endpoints show.
 #[derive(Debug)]
 pub(crate) struct Health {
     /// A pass over the fleet must end at least this often, successful or not.
@@ -25,7 +25,7 @@ struct State {
     /// Why verdicts cannot be written although the database is read: its disk is full, or it takes no writes.
     unwritable: Option<String>,
     engines: BTreeMap<EngineName, Result<(), String>>,
-    /// When each engine that does not answer began to.
+    /// The engines that do not answer, and since when.
     silent_since: BTreeMap<EngineName, Moment>,
     /// The passes over whole engines that are under way, with their beginning.
     passes: BTreeMap<EngineName, Moment>,
@@ -90,15 +90,15 @@ impl Health {
         }
     }
 
-    /// It has ended, well or badly.
+    /// A pass over a whole engine has ended, successful or not.
     pub(crate) fn pass_ended(&self, engine: Option<&EngineName>) {
         if let Some(engine) = engine {
             self.state().passes.remove(engine);
         }
     }
 
-    /// The engines that have not answered for at least `span`, and those with a pass that does not end: nobody here decides about
-    /// them, so they should be somebody else's.
+    /// The engines that have not answered for at least `span`, and those with a pass that does not end: this replica cannot decide about
+    /// them, so another one should own them.
     pub(crate) fn unreached(&self, now: Moment, span: Duration) -> BTreeSet<EngineName> {
         let state = self.state();
         let silent = state.silent_since.iter().filter(|(_, since)| now - **since >= span);

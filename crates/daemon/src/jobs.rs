@@ -13,10 +13,10 @@ use crate::logging::database_fault;
 use crate::memory::FORGOTTEN_AFTER;
 use crate::state::State;
 
-/// Every ten seconds: entries live for minutes.
+/// Pruning in memory every ten seconds is often enough, because entries live for minutes.
 const PRUNE_AT: &str = "*/10 * * * * *";
 
-/// Every five minutes: in small batches, so that a backlog of days shrinks without a long transaction.
+/// The tables are pruned every five minutes in small batches, so that a backlog of days shrinks without a long transaction.
 const RETAIN_AT: &str = "20 */5 * * * *";
 
 /// Rows deleted by one statement.
@@ -38,7 +38,7 @@ pub(crate) async fn start(state: &Arc<State>, store: &Store) -> anyhow::Result<J
     let retain = Job::new_async(RETAIN_AT, move |_, _| {
         let ((state, store), busy) = (retaining.clone(), Arc::clone(&busy));
         Box::pin(async move {
-            // The last one still runs: this one has nothing to add.
+            // The run before has not ended, so this one is left out.
             let Ok(_alone) = busy.try_lock() else { return };
             apply_retention(&state, &store).await;
         })

@@ -1,7 +1,7 @@
 //! Our turns at the leases, and what follows from them: for which workspaces this replica begins or ceases to record verdicts.
 //!
-//! The turns are taken by the loop that decides, and only while it turns: a replica whose passes hang does not renew, and loses
-//! what it owns. Whose word counts between two turns is [`defib_policy::ownership`]'s.
+//! The turns are taken by the loop that decides, and only while it turns: a replica whose passes hang does not renew, and loses what it
+//! owns. [`defib_policy::ownership`] says which replica speaks for which workspaces between two turns.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -22,7 +22,7 @@ use crate::sync::lock;
 /// How long the end of a clean stop may wait for the database. Others take over by themselves when the lease ends.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Tells the engines on which this process has a restart under way: they are not given up for the sake of an even spread.
+/// Returns the engines on which this process has a restart under way. They are not given up for the sake of an even spread.
 pub(crate) type Busy = Box<dyn Fn() -> BTreeSet<EngineName> + Send + Sync>;
 
 /// This replica's part in the leases.
@@ -38,12 +38,12 @@ pub(crate) struct Leases {
     /// Held for a whole turn. A second turn that began with the same knowledge would take the epochs that the first one was given for
     /// another process's.
     turning: tokio::sync::Mutex<()>,
-    /// Who had moved to another engine by the read of the fleet before the last.
+    /// The workspaces that had moved to another engine by the read of the fleet before the last.
     moved: Mutex<Vec<WorkspaceId>>,
 }
 
 impl Leases {
-    /// For these engines.
+    /// Leases on these engines.
     pub(crate) fn new(
         state: Arc<State>,
         tables: Arc<dyn LeaseTables>,
@@ -59,7 +59,7 @@ impl Leases {
 
     /// Takes our turn at the leases, and takes over from the tables what has become ours to say.
     ///
-    /// Returns whether something has, or is ours again.
+    /// Returns whether an engine has become ours, or is ours again.
     pub(crate) async fn turn(&self) -> Result<bool, StoreError> {
         let turned = self.take_turn().await;
         self.news.turned_leases(&turned);
@@ -105,8 +105,8 @@ impl Leases {
         Ok(true)
     }
 
-    /// The engines that this replica can act on: one that only observes can act on none, and nobody on an engine that has not
-    /// answered for as long as a lease lasts.
+    /// The engines that this replica can act on. A replica that only observes can act on none. No replica can act on an engine that has not
+    /// answered it for as long as a lease lasts.
     fn fit(&self) -> BTreeSet<EngineName> {
         if self.state.only_observes() {
             return BTreeSet::new();
@@ -142,7 +142,7 @@ impl Leases {
         self.leave(&ids);
     }
 
-    /// Leaves the word on workspaces to their owner.
+    /// Stops speaking for workspaces, because another replica owns their engine now.
     fn leave(&self, ids: &[&WorkspaceId]) {
         {
             let mut judge = self.state.judge();
@@ -153,9 +153,9 @@ impl Leases {
         self.recorder.hand_over(ids.iter().copied());
     }
 
-    /// Of workspaces that have moved to another engine: leaves the word on them to its owner, or takes it over.
+    /// For workspaces that have moved to another engine: stops or begins speaking for them, depending on who owns that engine.
     ///
-    /// Also of those that moved one read ago: their former owner may have had the last word after ours was taken over.
+    /// This includes workspaces that moved one read ago, because their former owner may have written something after we took them over.
     pub(crate) async fn follow_moves(&self, moved: Vec<WorkspaceId>) -> Result<(), StoreError> {
         let before = std::mem::replace(&mut *lock(&self.moved), moved.clone());
         let moved: BTreeSet<WorkspaceId> = moved.into_iter().chain(before).collect();

@@ -1,5 +1,5 @@
-//! Settling what a daemon left behind that died, or lost its lease, between claim and outcome. The rule is
-//! [`defib_policy::restart::left_behind`]'s; here it is asked and carried out.
+//! Settles the open attempts of daemons that died, or lost their lease, between claim and outcome. [`defib_policy::restart::left_behind`]
+//! decides what becomes of each, and this module carries that out.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::news::News;
 use crate::restarter::{Ended, Restarter};
 use crate::state::State;
 
-/// Containers looked at side by side, on one engine.
+/// How many containers of one engine are looked at side by side.
 const LOOKS_MAX: usize = 16;
 
 /// Settles open attempts that nobody is at work on.
@@ -70,7 +70,7 @@ impl LeftBehind {
             };
             self.settle(&attempt, settle).await
         });
-        // Who is not reached in time is left to the next pass.
+        // Containers that could not be looked at in time are left to the next pass.
         let all = settling.buffer_unordered(LOOKS_MAX).try_collect::<()>();
         tokio::time::timeout(2 * self.state.config.engine_timeout, all).await.unwrap_or(Ok(()))
     }

@@ -20,14 +20,14 @@ pub(crate) fn start(filter: &str, format: LogFormat) {
         LogFormat::Text => false,
         LogFormat::Auto => !terminal,
     };
-    // A log that cannot be written (its disk is full, its reader is gone) is no reason to stop watching. The library would
-    // tell of it on standard error, which panics where that is what cannot be written.
+    // A log that cannot be written (its disk is full, its reader is gone) is no reason to stop watching. The library would report that on
+    // standard error, and would panic if standard error is what cannot be written.
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(terminal)
         .log_internal_errors(false);
-    // A second start (tests) keeps the first.
+    // If logging was started before, as in tests, the first start stays in force.
     let _ = if json {
         builder.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()
     } else {
@@ -50,7 +50,7 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     printable(&text)
 }
 
-/// What the database has against a call, for the log: the error with its causes, and its kind in brackets.
+/// Why the database refused a call, for the log: the error with its causes, and its kind in brackets.
 pub(crate) fn database_fault(error: &StoreError) -> String {
     format!("{} ({})", chain(error), error.kind())
 }

@@ -18,7 +18,8 @@ pub(crate) enum MarkedStatus {
     NeverWritten,
 }
 
-/// Asks the platform's function, in a transaction that is rolled back. The shipped one is known and is not asked.
+/// Finds out by calling the platform's function, in a transaction that is rolled back. For the shipped function the answer is known, so it
+/// is not called.
 pub(crate) async fn find(store: &Store, config: &Config) -> Result<MarkedStatus, StoreError> {
     if config.policy.mode == Mode::Observe {
         return Ok(MarkedStatus::NeverWritten);

@@ -1,10 +1,10 @@
-//! What the platform is told of its workspaces, through functions of its own: that one without a container is lost, and that one that
+//! What the platform is told about its workspaces, through its own functions: that an external workspace is lost, and that a workspace that
 //! was marked dead lives.
 //!
-//! Those functions are a stranger's code. They may raise, wait for a lock, or hang, for one workspace or for all. So nothing of it is done
-//! inside a pass: the pass leaves an errand here, and tasks of this module run the errands. One that fails concerns its workspace
-//! alone. It is tried again with a growing delay, in a lane of its own, so that those that always fail delay none of the others; it is
-//! counted, said once, and is no outage of the database.
+//! Somebody else wrote these functions. They may raise an error, wait for a lock, or hang, for one workspace or for all. So no pass calls
+//! them: the pass leaves an errand here, and tasks of this module run the errands. If an errand fails, only its workspace is affected. It
+//! is tried again with a growing delay, in a separate lane, so that errands that always fail delay none of the others. The failure is
+//! counted and logged once, and does not count as an outage of the database.
 //!
 //! ```text
 //! recovery proved ─► ledger: recovered ─► owed ─┐
@@ -13,8 +13,8 @@
 //! external lost ───► mark_lost ─► mark_dead()
 //! ```
 //!
-//! What is owed stands in `defib.marks`, with the delay of each: it survives this process, and is read again each poll interval.
-//! A daemon that only observes calls no function at all.
+//! The marks that have to be taken back are in `defib.marks`, each with its delay. So they survive this process. They are read again in
+//! each poll interval. A daemon that only observes calls no function at all.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
@@ -34,14 +34,14 @@ use crate::news::News;
 use crate::state::State;
 use crate::sync::lock;
 
-/// Errands that are run side by side, of those that have not failed. One more lane is for those that have.
+/// How many errands that have not failed are run side by side. Those that have failed have one more lane.
 const LANES: usize = 2;
 
-/// Errands that wait, at most. Those that are dropped are found again: a recovery by the next pass, and a mark that is owed by the next
-/// read of the table.
+/// How many errands may wait. One that is dropped is found again: a recovery by the next pass, and a mark that has to be taken back by the
+/// next read of the table.
 const ERRANDS_MAX: usize = 20_000;
 
-/// Marks that are read at once as owed.
+/// How many marks that have to be taken back are read at once.
 const OWED_MAX: i64 = 200;
 
 /// The delay after the first failure of an errand; it doubles with each, up to [`RETRY_MAX`].
@@ -66,9 +66,9 @@ pub(crate) struct Marks {
 /// Which errands a lane runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Lane {
-    /// Those that have not failed.
+    /// Errands that have not failed.
     Fresh = 0,
-    /// Those that have.
+    /// Errands that have failed.
     Failed = 1,
 }
 
@@ -82,7 +82,7 @@ struct Errand {
     under_way: bool,
 }
 
-/// What there is to tell.
+/// What the platform is told.
 #[derive(Clone, Debug)]
 enum What {
     /// An attempt brought it back.
@@ -91,7 +91,7 @@ enum What {
     Lost { evidence: Arc<Evidence> },
     /// It has no container, was lost, and beats again.
     Back { evidence: Arc<Evidence> },
-    /// The table says that it must be told that it lives.
+    /// The table says that the platform must be told that it lives.
     Owed,
 }
 
@@ -103,7 +103,7 @@ enum Run {
 }
 
 impl Marks {
-    /// Through these tables.
+    /// Marks in these tables.
     pub(crate) fn new(state: Arc<State>, tables: Arc<dyn PlatformMarks>, news: Arc<News>) -> Self {
         Self {
             state,
@@ -195,7 +195,7 @@ impl Marks {
         }
     }
 
-    /// The table says when a mark is due, whatever delay is remembered here.
+    /// The table decides when a mark is due, and not the delay that is remembered here.
     fn add_owed(&self, workspace: &WorkspaceId) {
         let waits = lock(&self.errands).contains_key(workspace);
         if !waits {
@@ -332,7 +332,7 @@ impl Marks {
 }
 
 impl What {
-    /// Whether both tell the same.
+    /// Whether both errands tell the platform the same.
     fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Recovered { attempt, .. }, Self::Recovered { attempt: other, .. }) => attempt == other,

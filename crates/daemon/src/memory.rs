@@ -1,5 +1,5 @@
-//! Keeps what this process has learned beyond its end: the heartbeat interval of each workspace, so that its window is the same after a new
-//! version was deployed, and what `defib explain` can tell of a living workspace.
+//! Writes down what this process has learned, for the next one: the heartbeat interval of each workspace, so that its window stays the same
+//! when a new version is deployed, and what `defib explain` tells about a living workspace.
 //!
 //! It is written lazily, a slice of the fleet with each poll and only what has changed, and read once, at the start. Losing any of
 //! it costs three heartbeats.
@@ -31,7 +31,7 @@ const SLICE: usize = 2_000;
 /// Rows that are read at the start, at most.
 const RECALLED_MAX: i64 = 250_000;
 
-/// What has not changed is written again after this, so that it is not forgotten as old.
+/// Rows that have not changed are written again after this time, so that they are not forgotten as old.
 const REWRITTEN_AFTER: Duration = Duration::from_secs(86_400);
 
 /// A row that has not been written for this long belongs to no workspace of the fleet any more.
@@ -88,7 +88,7 @@ struct Written {
     comparable_from: Option<Timestamp>,
 }
 
-/// What was last written of one workspace, as far as it takes to tell whether that still holds.
+/// What was last written about one workspace: as much as is needed to tell whether it has changed.
 #[derive(Clone, Copy)]
 struct Mark {
     facts: u64,
@@ -102,7 +102,7 @@ impl Memory {
         Self { state, tables, written: Mutex::default() }
     }
 
-    /// Takes up what was learned before, and then writes until `stop`.
+    /// Reads what was learned before, and then writes until `stop`.
     pub(crate) async fn run(self: Arc<Self>, stop: CancellationToken) {
         let mut poll = tokio::time::interval(self.state.config.policy.poll_interval);
         poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -122,7 +122,7 @@ impl Memory {
             };
             match done {
                 Ok(()) => recalled = true,
-                // A database that is away is told elsewhere.
+                // That the database is away is logged elsewhere.
                 Err(error) => {
                     debug!(error = %database_fault(&error), "what was learned was not kept; tried again with the next poll");
                 }
@@ -130,7 +130,7 @@ impl Memory {
         }
     }
 
-    /// Takes up what another process has learned of the workspaces of the fleet, and has noticed of the database's clock.
+    /// Adopts what another process has learned of the workspaces of the fleet, and what others have noticed of the database's clock.
     async fn recall(&self) -> Result<(), StoreError> {
         let comparable_from = self.tables.clock_steps(STEP_MATTERS_FOR).await?;
         self.state.judge().recall_steps(comparable_from);
@@ -232,7 +232,7 @@ impl Mark {
     }
 }
 
-/// What changes seldom, in a number.
+/// The part that changes seldom, as a hash.
 fn facts(row: &CadenceRow) -> u64 {
     let mut hasher = DefaultHasher::new();
     row.container_id.as_ref().map(ContainerId::as_str).hash(&mut hasher);

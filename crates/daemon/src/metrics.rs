@@ -1,5 +1,5 @@
-//! What Prometheus sees. Every label value comes from a closed set and exists at zero from the start, so that an alert on a
-//! rate sees the first event; none holds a workspace id or free text.
+//! The metrics that Prometheus scrapes. Every label value comes from a closed set and exists at zero from the start, so that an alert on a
+//! rate sees the first event. No label holds a workspace id or free text.
 
 use std::time::Duration;
 
@@ -43,7 +43,7 @@ impl PassScope {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PassResult {
     Ok,
-    /// The database could not be read or written: no verdicts.
+    /// The database could not be read or written, so there were no verdicts.
     DatabaseError,
     /// At least one engine did not answer; the others were judged.
     EngineError,
@@ -61,7 +61,7 @@ impl PassResult {
     }
 }
 
-/// Reasons that suspicions are counted by: what proxies say, folded into a closed set.
+/// The reasons by which suspicions are counted. What proxies say is mapped to this closed set.
 pub(crate) const SUSPICION_REASONS: [&str; 8] =
     ["connect", "timeout", "reset", "http_error", "operator", "too_old", "unknown_workspace", "other"];
 
@@ -75,7 +75,7 @@ pub(crate) enum Eviction {
     Deleted,
     /// A try failed. It is made again.
     Failed,
-    /// It is not tried any more: the workspace is back, or it took too long.
+    /// The deletion is not tried any more, because the workspace is back or because it took too long.
     GivenUp,
 }
 
@@ -146,12 +146,12 @@ pub(crate) struct Metrics {
     last_tick: Gauge,
 }
 
-/// Seconds: from a call on a local socket to a restart with its stop grace.
+/// Buckets in seconds, from a call on a local socket to a restart with its stop grace.
 const BUCKETS: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
-/// Seconds: from an event-driven restart to one that waited out a missing grace.
+/// Buckets in seconds, from a restart that an event led to, to one that waited for `DEFIB_MISSING_GRACE`.
 const DETECTION_BUCKETS: [f64; 13] = [0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
 
-/// A metric: its name, its labels, and what it answers.
+/// The declaration of a metric: its name, its labels and its help text.
 pub(crate) struct Declared {
     pub(crate) name: &'static str,
     pub(crate) labels: &'static [&'static str],
@@ -270,7 +270,7 @@ impl Metrics {
     /// Makes and registers everything, for these engines.
     ///
     /// # Errors
-    /// When a name is registered twice, which is a fault of this file.
+    /// A name is registered twice, which is a fault in this file.
     pub(crate) fn new(engines: &[EngineName]) -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let counters = |name: &str, labels: &[&str]| -> Result<IntCounterVec, prometheus::Error> {
@@ -423,7 +423,7 @@ impl Metrics {
         self.probe_map_evictions.inc_by(evicted.saturating_sub(self.probe_map_evictions.get()));
     }
 
-    /// For each verdict, how long the one that has had it for longest has had it.
+    /// Sets for each verdict the longest time that a workspace has had it.
     pub(crate) fn longest(&self, longest: &[Duration; Verdict::ALL.len()]) {
         for (verdict, longest) in Verdict::ALL.into_iter().zip(longest) {
             let seconds = i64::try_from(longest.as_secs()).unwrap_or(i64::MAX);
@@ -470,7 +470,8 @@ impl Metrics {
         self.deliveries.with_label_values(&[result.label()]).inc_by(messages);
     }
 
-    /// How many messages wait, how many could not be written, and whether the webhook is off. `None`: another replica says so.
+    /// Sets how many messages wait, how many could not be written, and whether the webhook is off. `None` if another replica exports these
+    /// numbers.
     pub(crate) fn outbox(&self, outbox: Option<(i64, i64, bool)>) {
         let (pending, unwritten, is_off) = outbox.unwrap_or_default();
         self.outbox_pending.set(pending);

@@ -1,4 +1,5 @@
-//! What operators order: taken by the owner of the engine, carried out through the same protocol as any restart, and answered.
+//! Carries out what operators order. The owner of the engine takes the order, carries it out through the same protocol as any restart, and
+//! answers it.
 //!
 //! ```text
 //! defib restart ─► defib.orders ─► taken ─► a look at the container ─► restarter (claim, confirm, may act, call, outcome)
@@ -26,10 +27,10 @@ use crate::pass::Restarts;
 use crate::state::State;
 use crate::sync::lock;
 
-/// How often orders are looked for, at least: a person waits.
+/// How often orders are looked for. It is often, because a person waits for the answer.
 const TURN: Duration = Duration::from_secs(1);
 
-/// Orders that are looked at in one turn.
+/// How many orders are looked at in one turn.
 const ORDERS_MAX: i64 = 100;
 
 /// All replicas have looked for orders within this.
@@ -91,7 +92,7 @@ impl Orders {
                 self.state.judge().end_storm(engine)
             })
         };
-        // The owner answers, once all others have had their turn.
+        // The owner answers only when all other replicas have had their turn.
         if order.age < EVERYBODYS_TURN || !self.state.speaks_for(engine, self.state.now()) {
             return Ok(());
         }
@@ -154,7 +155,7 @@ impl Orders {
         self.state.speaks_for(engine, self.state.now())
     }
 
-    /// Hands a restart over. Returns why not, if it does not.
+    /// Hands a restart over to the restarter. If it cannot, it returns why.
     async fn carry_out(
         &self,
         order: &StandingOrder,

@@ -23,10 +23,10 @@ const POLICY_MAX: usize = 4_096;
 /// The labels of a container that are settings: without their `defib.`, in order.
 pub(crate) type Labels = Vec<(String, String)>;
 
-/// What a described setting begins with that is not used.
+/// The beginning of the description of a setting that is not used.
 const NOT_USED: &str = "not used: ";
 
-/// What was made of the settings of each workspace that has any.
+/// The settings of each workspace that has any, as they were understood.
 #[derive(Debug, Default)]
 pub(crate) struct OwnBook {
     entries: HashMap<WorkspaceId, Entry>,
@@ -40,8 +40,8 @@ struct Entry {
 }
 
 impl OwnBook {
-    /// The own settings of those of `workspaces` that have any. `labels` are those of a complete look at their engine;
-    /// without one, the labels last seen hold.
+    /// The own settings of those of `workspaces` that have any. `labels` are the labels that a complete look at their engine has shown.
+    /// Without such a look, the labels that were last seen hold.
     pub(crate) fn settings(
         &mut self,
         workspaces: &[&Workspace],
@@ -87,7 +87,7 @@ impl OwnBook {
     }
 }
 
-/// What of the settings in a row is not used, and why.
+/// The settings in a row that are not used, and why.
 pub(crate) fn faults(workspace: &Workspace, fleet: &Settings) -> Vec<String> {
     let described = make(workspace, &Vec::new(), fleet).described;
     described.iter().filter_map(|line| line.strip_prefix(NOT_USED)).map(str::to_owned).collect()

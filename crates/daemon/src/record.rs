@@ -1,8 +1,8 @@
 //! The recorder: makes `defib.verdicts` say what this replica says, and appends to the history. Nobody waits for it.
 //!
 //! Verdicts are level-triggered. What this replica last said of each workspace is kept in memory; the table is read at least once a poll
-//! interval; and whatever differs is written. So it does not matter how a write was lost (refused, timed out, overtaken by another
-//! replica's, deleted by somebody): the next comparison finds it.
+//! interval; and whatever differs is written. So it does not matter how a write was lost (it was refused or timed out, another replica
+//! overwrote it, somebody deleted the row): the next comparison finds the difference.
 //!
 //! ```text
 //! pass ──note──► said ──difference──► defib.verdicts      one task, in batches; a lock on the table delays only this task
@@ -31,11 +31,11 @@ use crate::state::State;
 use crate::sync::lock;
 use crate::words::Words;
 
-/// Rows in one write. Larger: a write holds its rows for longer. Smaller: more round trips in a mass death.
+/// How many rows one write has. Larger: a write locks its rows for longer. Smaller: a mass death takes more round trips.
 const BATCH_MAX: usize = 2_000;
 
-/// Events that wait to be written, at most. Beyond it the oldest are given up: verdicts are kept apart, so what falls out is history
-/// and not state.
+/// How many events may wait to be written. When there are more, the oldest are given up. Verdicts are kept apart from this queue, so only
+/// history can be lost and no state.
 const HISTORY_MAX: usize = 20_000;
 
 /// For how many workspaces the evidence of verdicts that are written already is kept, so that they can be written again at once. For all
@@ -60,13 +60,14 @@ pub(crate) struct Recorder {
 /// What this replica has said of the workspaces that it speaks for.
 #[derive(Default)]
 struct Said {
-    /// Of those that are not alive.
+    /// The workspaces that are not alive.
     entries: HashMap<WorkspaceId, Entry>,
-    /// Whose row has to be written or cleared, with the engine that it is recorded on.
+    /// The workspaces whose row has to be written or cleared, with the engine that each is recorded on.
     unwritten: BTreeMap<WorkspaceId, EngineName>,
-    /// Those whose evidence the judge was asked for again. That it then repeats its verdict is no event for the history.
+    /// The workspaces for which the judge was asked to give the evidence again. The verdict that it then repeats is no event for the
+    /// history.
     repeated: HashSet<WorkspaceId>,
-    /// Whether each engine that we speak for answered last.
+    /// The engines that we speak for, and whether each answered when it was last asked.
     answers: BTreeMap<EngineName, bool>,
 }
 
@@ -77,10 +78,10 @@ struct Entry {
     held: Option<String>,
     engine: EngineName,
     since: Moment,
-    /// Its engine gives no answer: what it was before that, if that is known.
+    /// If its engine gives no answer: the verdict before that, if it is known.
     #[expect(clippy::option_option, reason = "unheard of since then, and whether the verdict before that is known")]
     unheard: Option<Option<Verdict>>,
-    /// `None`: it was taken over from another process, or is written already and there are too many.
+    /// `None` when the verdict was taken over from another process, or when it is written already and there are too many to keep.
     evidence: Option<Arc<Evidence>>,
 }
 
@@ -95,7 +96,7 @@ struct History {
 struct Batch {
     verdicts: Vec<VerdictRow>,
     cleared: Vec<WorkspaceId>,
-    /// What was taken out of `unwritten` for it.
+    /// The entries of `unwritten` that this write is for.
     taken: Vec<(WorkspaceId, EngineName)>,
 }
 
@@ -114,7 +115,7 @@ impl Recorder {
         }
     }
 
-    /// Also writes what this replica says of itself and of its engines, after the verdicts that it goes with.
+    /// Also writes what this replica says of itself and of its engines, after the verdicts of the same pass.
     #[must_use]
     pub(crate) fn with_words(self, words: Arc<Words>) -> Self {
         Self { words: Some(words), ..self }
@@ -160,7 +161,7 @@ impl Recorder {
         self.untold.notify_one();
     }
 
-    /// Workspaces are no longer watched: what is recorded of them is cleared.
+    /// Clears what is recorded of workspaces that are no longer watched.
     pub(crate) fn forget<'a>(&self, departed: impl Iterator<Item = &'a WorkspaceId>) {
         let mut said = lock(&self.said);
         for id in departed {
@@ -175,7 +176,7 @@ impl Recorder {
         }
     }
 
-    /// Takes over from another process what it had recorded.
+    /// Takes over what another process has recorded.
     pub(crate) fn take_over(&self, recorded: &[(StoredVerdict, Verdict)], now: Moment) {
         let mut said = lock(&self.said);
         for (row, verdict) in recorded {
@@ -192,7 +193,7 @@ impl Recorder {
         }
     }
 
-    /// Leaves workspaces to another replica: what is recorded of them is its word from here on.
+    /// Leaves workspaces to another replica, which records their verdicts from here on.
     pub(crate) fn hand_over<'a>(&self, workspaces: impl Iterator<Item = &'a WorkspaceId>) {
         let mut said = lock(&self.said);
         for id in workspaces {
@@ -264,10 +265,10 @@ impl Recorder {
         }
     }
 
-    /// Reads what the table holds, and notes what has to be written for it to say what we say.
+    /// Compares the table with what this replica says, and notes which rows have to be written.
     async fn compare(&self) -> Result<(), StoreError> {
         if !self.state.fleet_known() {
-            return Ok(()); // whoever is in the table would seem to have left
+            return Ok(()); // every workspace in the table would seem to have left the fleet
         }
         let recorded = self.tables.read_verdicts().await?;
         let voice = self.state.voice();
@@ -284,7 +285,7 @@ impl Recorder {
         Ok(())
     }
 
-    /// For each verdict, how long the one that has had it for longest has had it: of those whom this replica speaks for.
+    /// For each verdict, the longest time that a workspace has had it, of the workspaces that this replica speaks for.
     fn longest(&self) -> [Duration; Verdict::ALL.len()] {
         let (voice, now) = (self.state.voice(), self.state.now());
         let mut longest = [Duration::ZERO; Verdict::ALL.len()];
@@ -327,7 +328,7 @@ impl Recorder {
             while batch.taken.len() < BATCH_MAX {
                 let Some((id, engine)) = said.unwritten.pop_first() else { break };
                 if !voice.speaks_for(&id, &engine) {
-                    continue; // another replica's word by now
+                    continue; // another replica speaks for it by now
                 }
                 match said.entries.get(&id).map(|entry| entry.row(&id, now)) {
                     Some(Some(row)) => batch.verdicts.push(row),
@@ -352,7 +353,7 @@ impl Recorder {
         batch
     }
 
-    /// Evidence that is written need not be kept where there is much of it.
+    /// Drops evidence that is written already, if there is much of it.
     fn written(&self) {
         let mut guard = lock(&self.said);
         let said = &mut *guard;
@@ -397,14 +398,14 @@ impl Recorder {
 }
 
 impl Said {
-    /// Takes note of one change. Returns the event that it is, if it is one.
+    /// Takes note of one verdict. Returns the event for the history, if the verdict has changed.
     fn note(&mut self, change: &Change, unheard: bool) -> Option<EventRow> {
         let id = &change.workspace;
         let engine = change.evidence.engine.clone();
         let repeated = self.repeated.remove(id);
         self.unwritten.insert(id.clone(), engine.clone());
         let before = self.entries.remove(id);
-        // What it was before its engine fell silent, if it has.
+        // The verdict before its engine stopped answering, if it has stopped.
         let (was, had_fallen_silent) = match before.and_then(|entry| entry.unheard) {
             Some(was) => (was, true),
             None => (change.from, false),
@@ -434,7 +435,7 @@ impl Said {
         })
     }
 
-    /// The event that an engine has gone away, or is back. If it answers when it is first asked, that is no event.
+    /// The event for the history when an engine has gone away or is back. An engine that answers when it is first asked is no event.
     fn engine_event(&mut self, engine: &EngineName, reach: Result<(), Fault>) -> Option<EventRow> {
         if reach == Err(Fault::NotConfigured) {
             return None;
@@ -457,7 +458,7 @@ fn of_engine(engine: &EngineName, reach: Result<(), Fault>) -> EventRow {
 }
 
 impl Entry {
-    /// Whether a row of the table says this.
+    /// Whether a row of the table says the same.
     fn is_in(&self, row: &StoredVerdict) -> bool {
         row.verdict == self.verdict.label()
             && row.rule == self.rule
@@ -465,7 +466,7 @@ impl Entry {
             && row.engine == self.engine
     }
 
-    /// The row that says this; `None` without its evidence.
+    /// The row to be written; `None` if the evidence is not kept.
     fn row(&self, id: &WorkspaceId, now: Moment) -> Option<VerdictRow> {
         let evidence = self.evidence.as_ref()?;
         Some(VerdictRow {

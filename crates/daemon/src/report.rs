@@ -1,4 +1,4 @@
-//! What a pass came to, as a value: the driver reads it, and the news are made of it.
+//! The result of a pass as a value. The driver reads it, and metrics and log lines are made of it.
 
 use defib_policy::id::WorkspaceId;
 use defib_policy::moment::Moment;
@@ -10,11 +10,11 @@ use defib_policy::verdict::Verdict;
 pub(crate) struct Counts {
     /// By verdict, in the order of [`Verdict::ALL`].
     pub(crate) verdicts: [usize; Verdict::ALL.len()],
-    /// Those whose attempts were too many and did not help, whatever their verdict is while they are tried again.
+    /// Exhausted workspaces, whatever their verdict is while they are tried again.
     pub(crate) exhausted: usize,
 }
 
-/// What a pass came to.
+/// The result of a pass.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct PassReport {
     /// Workspaces judged.
@@ -23,11 +23,11 @@ pub(crate) struct PassReport {
     pub(crate) changed: usize,
     /// Restarts handed over.
     pub(crate) restarts: usize,
-    /// Whom to look at before the next poll, when, and whether it is only waited for to come up.
+    /// Which workspaces to look at before the next poll, when, and whether that is only to see them come up.
     pub(crate) looks: Vec<(WorkspaceId, Moment, bool)>,
     /// Whether the engine answered; `None` where none was asked.
     pub(crate) reach: Option<Result<(), Fault>>,
-    /// The engine was slow.
+    /// Whether the engine was slow.
     pub(crate) slow: bool,
     /// Present after a pass over all of an engine's workspaces.
     pub(crate) counts: Option<Counts>,

@@ -46,11 +46,11 @@ use crate::told::viewer::Viewer;
 use crate::webhook::send::{self, Sender};
 use crate::words::Words;
 
-/// Connections for what decisions rest on: the read of the fleet (three at once), focused passes, suspicions and leases.
+/// Connections for the reads that decisions rest on: the fleet (three at once), focused passes, suspicions and leases.
 const READS_POOL: usize = 6;
 
-/// Connections for the ledger. They are apart because a claim calls the platform's `mark_dead`, which may block: that must keep
-/// nobody from reading.
+/// Connections for the ledger. They have a pool of their own because a claim calls the platform's `mark_dead`, which may block. That must
+/// not delay any read.
 const LEDGER_POOL: usize = 4;
 
 /// Connections for what nobody waits for: verdicts, history, and marks, which call the platform's functions too.
@@ -62,7 +62,7 @@ const PAGE_POOL: usize = 3;
 /// Events of one engine that wait for its worker; more are dropped, and the worker looks at the whole engine instead.
 const EVENTS_MAX: usize = 4_096;
 
-/// Between looks for a database that is away at the start.
+/// The pause between two tries while the database is away at the start.
 const SCHEMA_RETRY: Duration = Duration::from_secs(1);
 
 /// The daemon, put together.
@@ -78,11 +78,11 @@ struct Daemon {
     restarter: Arc<Restarter>,
     evictor: Option<Arc<Evictor>>,
     metrics: Arc<Metrics>,
-    /// For the outbox, which waits for nobody and for which nobody waits.
+    /// The tables for the outbox. Nobody waits for the outbox.
     tables: Store,
 }
 
-/// Runs until a signal. The configuration has been checked; what can still be wrong is the world.
+/// Runs until a signal. The configuration has been checked, so only what is outside of the process can be wrong.
 pub(crate) async fn run(config: Config, migrate: bool) -> anyhow::Result<()> {
     files::raise_limit();
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
@@ -130,12 +130,12 @@ pub(crate) async fn run(config: Config, migrate: bool) -> anyhow::Result<()> {
             stop.cancel();
             (&mut looping).await.context("the loop")?
         }
-        // Only when it cannot start, or by a fault of its own: once it turns, it turns until it is stopped.
+        // The loop ends by itself only if it cannot start or has a fault. Otherwise it runs until it is stopped.
         ended = &mut looping => ended.context("the loop")?,
     };
     stop.cancel();
     daemon.restarter.stop();
-    // What we have said is written while it is still ours to say.
+    // The last verdicts are written now, while the leases are still ours.
     books_stop.cancel();
     for book in books {
         let _ = book.await;
@@ -155,7 +155,7 @@ pub(crate) async fn run(config: Config, migrate: bool) -> anyhow::Result<()> {
     result
 }
 
-/// Who reads the fleet for the status page. Its connections are its own: however many look, the daemon waits for none of them.
+/// What reads the fleet for the status page. It has connections of its own, so the daemon never waits for people who look at the page.
 fn viewer(config: &Config, clock: &clock::Clock) -> Result<Option<Arc<Viewer>>, Refused> {
     if !config.ui {
         return Ok(None);
@@ -235,7 +235,7 @@ impl Daemon {
         })
     }
 
-    /// Starts what nobody waits for.
+    /// Starts the tasks that write to the tables and that nobody waits for.
     fn keep_books(&self, stop: &CancellationToken) -> Vec<JoinHandle<()>> {
         let evicting = self.evictor.iter().map(|evictor| tokio::spawn(Arc::clone(evictor).run(stop.clone())));
         let books = [
@@ -246,7 +246,7 @@ impl Daemon {
         books.into_iter().chain(evicting).collect()
     }
 
-    /// Starts the delivery of messages, if there is somebody to tell.
+    /// Starts the delivery of messages, if a webhook is configured.
     fn tell_webhook(&self, stop: &CancellationToken) -> Result<Option<JoinHandle<()>>, Refused> {
         let Some(webhook) = &self.state.config.webhook else { return Ok(None) };
         let sender = Sender::new(webhook.clone()).map_err(|error| Refused(format!("DEFIB_WEBHOOK_URL: {error}")))?;
@@ -346,7 +346,7 @@ impl Daemon {
                 Ok(refusal) => return refusal.map_or(Ok(()), |refusal| Err(refusal.into())),
                 Err(error) if error.is_unavailable() => {
                     self.news.database::<()>(&Err(error));
-                    // A database that is away is no reason to be killed by a liveness probe or a watchdog.
+                    // While the database is away, neither a liveness probe nor the watchdog may kill this process.
                     let first = self.news.health().turned(self.state.now());
                     let mut states = vec![NotifyState::Watchdog, NotifyState::Status("waiting for the database")];
                     if first {
@@ -384,7 +384,7 @@ impl Daemon {
             refusal = self.unwatched_mark().await?;
         }
         if refusal.is_none() {
-            // So that the first pass has a voice. If it fails the loop tries again.
+            // The leases are taken now, so that the first pass may already record and restart. If this fails, the loop tries again.
             let _ = self.leases.turn().await;
         }
         Ok(refusal.map(Refused))
@@ -392,7 +392,8 @@ impl Daemon {
 }
 
 impl Daemon {
-    /// Refuses to start where a dead workspace would leave the fleet with its first mark.
+    /// Refuses to start if `mark_dead` writes a status that is not watched, because a dead workspace would leave the fleet when it is first
+    /// marked.
     async fn unwatched_mark(&self) -> Result<Option<String>, StoreError> {
         match marked_status::find(&self.store, &self.state.config).await {
             Ok(MarkedStatus::Unwatched(why)) => Ok(Some(why)),
@@ -407,14 +408,15 @@ impl Daemon {
     }
 }
 
-/// What the database notifies of, as a queue. Ends with whoever reads it.
+/// The notifications of the database as a queue. It ends when nobody reads it any more.
 fn notifications(mut listener: Listener) -> mpsc::Receiver<ListenEvent> {
     let (sender, receiver) = mpsc::channel(64);
     tokio::spawn(async move { while sender.send(listener.next().await).await.is_ok() {} });
     receiver
 }
 
-/// The unit's watchdog knows nothing of our poll interval: a longer one is asked for, or a healthy daemon would be killed.
+/// The watchdog of the systemd unit does not know our poll interval. If it is too short for it, systemd is asked for a longer one, so that
+/// it does not kill a healthy daemon.
 fn extend_watchdog(config: &Config) {
     let needed = turn_within(config);
     if sd_notify::watchdog_enabled().is_some_and(|watchdog| watchdog < needed) {
@@ -423,7 +425,7 @@ fn extend_watchdog(config: &Config) {
     }
 }
 
-/// A pass over the fleet ends at least this often, however badly it goes.
+/// The longest time between the ends of two passes over the fleet, however badly they go.
 fn turn_within(config: &Config) -> Duration {
     3 * config.policy.poll_interval + 4 * config.engine_timeout + 2 * STATEMENT_TIMEOUT
 }

@@ -1,5 +1,5 @@
-//! What the daemon knows, for all who need it: the judge, the last read of the fleet, whose word counts, and the settings of
-//! single workspaces.
+//! What the daemon knows, for all of its parts: the judge, the last read of the fleet, which replica speaks for which workspaces, and the
+//! settings of single workspaces.
 //!
 //! Nothing in here waits. Every lock is held for a computation in memory and never across an await.
 //!
@@ -42,7 +42,7 @@ pub(crate) struct State {
 }
 
 impl State {
-    /// With a judge who knows nothing yet.
+    /// A state with a judge that has seen nothing yet.
     pub(crate) fn new(config: Arc<Config>, clock: Clock, ownership: Arc<Mutex<Ownership>>) -> Self {
         let judge = Mutex::new(Judge::new(config.policy.clone()));
         let findings = Findings::default();
@@ -64,7 +64,7 @@ impl State {
         &self.findings
     }
 
-    /// Whose word counts. For a computation; never across an await.
+    /// Which replica speaks for which workspaces. For a computation; never across an await.
     pub(crate) fn ownership(&self) -> MutexGuard<'_, Ownership> {
         lock(&self.ownership)
     }
@@ -89,7 +89,7 @@ impl State {
         self.ownership().speaks_for(engine, now)
     }
 
-    /// Whose word counts at this moment, for asking about many workspaces.
+    /// Which replica speaks for which workspaces at this moment, for asking about many of them.
     pub(crate) fn voice(&self) -> Voice {
         let fleet = self.fleet();
         Voice { fleet, ownership: self.ownership().clone(), now: self.now() }
@@ -104,7 +104,7 @@ impl State {
         lock(&self.own_settings).settings(workspaces, labels, &self.config.policy)
     }
 
-    /// The settings of its own that a workspace has, as text, and what of them is not used.
+    /// The own settings of a workspace as text, including those that are not used.
     pub(crate) fn described_settings(&self, id: &WorkspaceId) -> Vec<String> {
         lock(&self.own_settings).described(id)
     }
@@ -114,13 +114,13 @@ impl State {
         lock(&self.own_settings).forget(departed);
     }
 
-    /// Judging and recording only: no function of the platform is called, and nothing is restarted.
+    /// Whether this daemon only judges and records: no function of the platform is called, and nothing is restarted.
     pub(crate) fn only_observes(&self) -> bool {
         self.config.policy.mode == Mode::Observe
     }
 }
 
-/// Whose word counts, as of one moment.
+/// Which replica speaks for which workspaces, as of one moment.
 pub(crate) struct Voice {
     fleet: Arc<Snapshot>,
     ownership: Ownership,
@@ -133,8 +133,8 @@ impl Voice {
         &self.fleet
     }
 
-    /// Whether what is said of a workspace is ours to say. One that is not in the fleet belongs to whoever speaks for the engine
-    /// that it is recorded on.
+    /// Whether what is said of a workspace is ours to say. A workspace that is not in the fleet belongs to the replica that speaks for the
+    /// engine on which it is recorded.
     pub(crate) fn speaks_for(&self, workspace: &WorkspaceId, recorded_on: &EngineName) -> bool {
         let engine = if self.fleet.has(workspace) { self.fleet.engine_of(workspace) } else { Some(recorded_on) };
         self.ownership.speaks_for(engine, self.now)

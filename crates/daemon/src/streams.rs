@@ -1,7 +1,7 @@
 //! Answers that do not end: the events of `/api/v1/events`.
 //!
-//! Each keeps a connection of the port, so there is a bound of their own, well below that of all connections: browsers that stay
-//! open must keep no scrape out. The server closes a stream after a while, and at its stop at once; browsers connect again by
+//! Each stream occupies a connection of the port. So the number of streams has its own bound, well below that of all connections: browsers
+//! that stay open must not keep a scrape out. The server closes a stream after a while, and at its stop at once; browsers connect again by
 //! themselves.
 
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 /// The share of the port's connections that may be streams: one in so many.
 const CONNECTIONS_SHARE: usize = 4;
 
-/// Who may have a stream.
+/// The places for streams.
 #[derive(Clone)]
 pub(crate) struct Streams {
     places: Arc<Semaphore>,
@@ -21,7 +21,7 @@ pub(crate) struct Streams {
 }
 
 impl Streams {
-    /// For a port that takes so many connections at once, until `stop`.
+    /// The places of a port that takes this many connections at once. All streams end at `stop`.
     pub(crate) fn new(connections_max: usize, stop: CancellationToken) -> Self {
         Self { places: Arc::new(Semaphore::new((connections_max / CONNECTIONS_SHARE).max(1))), stop }
     }
@@ -42,12 +42,12 @@ impl Streams {
 pub(crate) struct Lasting(Arc<AtomicBool>);
 
 impl Lasting {
-    /// The answer is a stream.
+    /// Marks the answer as a stream.
     pub(crate) fn mark(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
 
-    /// Whether it is.
+    /// Whether the answer is a stream.
     pub(crate) fn is_marked(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }

@@ -15,7 +15,7 @@ use crate::state::State;
 
 /// Suspicions taken with one statement. Larger: the statement holds its rows for longer. Smaller: more round trips in a flood.
 const SUSPICIONS_MAX: i64 = 2_000;
-/// Pages of pending suspicions that are looked through in one take, where some of them are other replicas'.
+/// How many pages of pending suspicions are looked through at once, if some of them are for other replicas.
 const PAGES_MAX: usize = 10;
 
 /// Takes what proxies report.
@@ -28,7 +28,7 @@ pub(crate) struct Suspicions {
 }
 
 impl Suspicions {
-    /// From these tables, in a process that starts now.
+    /// Takes suspicions from these tables, in a process that starts now.
     pub(crate) fn new(state: Arc<State>, tables: Arc<dyn SuspicionTables>, news: Arc<News>) -> Self {
         let started = state.now();
         Self { state, tables, news, started }

@@ -19,14 +19,14 @@ use crate::config::Config;
 use crate::state::State;
 use crate::sync::lock;
 
-/// Beyond three polls and the engine's own deadlines, how much later a word may be followed by the next one. Smaller: whoever is judged by
-/// a slow database is called `not judged`. Larger: a daemon that hangs is believed for so long.
+/// How much time is added to three polls and the engine's own deadlines before the next report is overdue. Smaller: workspaces are called
+/// `not judged` when the database is slow. Larger: a daemon that hangs is believed for longer.
 const LATENESS: Duration = Duration::from_secs(10);
 
-/// Workspaces that are named of those whose restart in a storm is under way.
+/// How many of the workspaces are named whose restart in a storm is under way.
 const CANARIES_MAX: usize = 8;
 
-/// Where words are written down.
+/// Where reports are written.
 #[async_trait]
 pub(crate) trait WordTables: Send + Sync {
     /// Writes what this replica says of itself.
@@ -54,7 +54,7 @@ impl WordTables for Store {
     }
 }
 
-/// What a pass over all workspaces of an engine came to.
+/// The result of a pass over all workspaces of an engine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Word {
     fault: Option<Fault>,
@@ -62,15 +62,16 @@ pub(crate) struct Word {
     at: Moment,
 }
 
-/// The words that are not written yet; each engine's newest.
+/// The newest report on each engine that is not written yet.
 pub(crate) type Unwritten = BTreeMap<Option<EngineName>, Word>;
 
-/// Keeps the words until the recorder writes them.
+/// Keeps the reports until the recorder writes them.
 pub(crate) struct Words {
     state: Arc<State>,
     tables: Arc<dyn WordTables>,
     waiting: Mutex<Unwritten>,
-    /// Of whom a word was written, and whether the engine answered: only what is new is worth a write of its own.
+    /// The engines on which a report was written, and whether each answered. Only a report that says something new is worth a write of its
+    /// own.
     written: Mutex<BTreeMap<Option<EngineName>, bool>>,
 }
 
@@ -80,7 +81,8 @@ impl Words {
         Self { state, tables, waiting: Mutex::default(), written: Mutex::default() }
     }
 
-    /// Takes note of a pass over all workspaces of `engine`. Returns whether that is news: the first word on it, or another answer.
+    /// Takes note of a pass over all workspaces of `engine`. Returns whether that is news: the first report on it, or one with another
+    /// answer.
     pub(crate) fn note(&self, engine: Option<&EngineName>, reach: Option<Result<(), Fault>>, judged: usize) -> bool {
         let now = self.state.now();
         let fault = reach.and_then(Result::err);
@@ -92,12 +94,12 @@ impl Words {
         is_news
     }
 
-    /// The words that may be written once all verdicts noted before are.
+    /// The reports that may be written once all verdicts noted before them are written.
     pub(crate) fn take(&self) -> Unwritten {
         std::mem::take(&mut *lock(&self.waiting))
     }
 
-    /// Writes them. Those of engines that are no longer ours come to nothing.
+    /// Writes them. Reports on engines that are no longer ours have no effect.
     pub(crate) async fn write(&self, words: &Unwritten) -> Result<(), StoreError> {
         let Some(last) = words.values().map(|word| word.at).max() else { return Ok(()) };
         let (config, now) = (&self.state.config, self.state.now());
@@ -140,7 +142,7 @@ impl Words {
     /// The storm on an engine, or that of the whole fleet, which holds its restarts too.
     fn storm(&self, engine: Option<&EngineName>, now: Moment) -> Option<Value> {
         let (storm, is_fleet) = self.state.judge().storm(engine, now)?;
-        // A batch may be of hundreds: the first few tell who is under way.
+        // A batch may have hundreds of workspaces, so only the first few are named.
         let canaries: Vec<&str> = storm.canaries.iter().take(CANARIES_MAX).map(WorkspaceId::as_str).collect();
         Some(json!({
             "fleet": is_fleet,

@@ -1,8 +1,8 @@
 //! Each engine's own loop: the passes over its workspaces, in its own order.
 //!
-//! The shared read of the fleet is the only thing that engines have in common. Each worker takes the newest one when it begins a pass,
-//! has its own queue of workspaces to look at, and listens to its own engine's events; so what one engine does to its worker
-//! (hanging, refusing, coming and going) no other worker notices.
+//! The shared read of the fleet is the only thing that engines have in common. Each worker takes the newest one when it begins a pass, has
+//! its own queue of workspaces to look at, and listens to its own engine's events; so whatever an engine does to its worker (hang, refuse,
+//! come and go), no other worker notices.
 //!
 //! Two passes may be under way side by side: one over the whole engine, which takes as long as the engine's list does, and one over
 //! a few workspaces, which overtakes it.
@@ -30,7 +30,7 @@ use crate::sync::lock;
 /// container running. One more look, this much later, saves waiting for the poll.
 const SECOND_LOOK: Duration = Duration::from_millis(150);
 
-/// What a worker is asked to do. Shared with whoever asks; asking never waits.
+/// What a worker is asked to do. It is shared with those who ask; asking never waits.
 #[derive(Debug, Default)]
 pub(crate) struct Agenda {
     asked: Mutex<Asked>,
@@ -47,13 +47,13 @@ struct Asked {
 }
 
 impl Agenda {
-    /// The fleet has been read. An engine that still works on the pass before leaves this one out.
+    /// The fleet has been read. If the pass before is still under way, this one is left out.
     pub(crate) fn poll(&self) {
         lock(&self.asked).polled = true;
         self.wake.notify_one();
     }
 
-    /// Something may have been missed on this engine: all of it is looked at.
+    /// Something may have been missed on this engine, so all of it has to be looked at.
     pub(crate) fn look_at_all(&self) {
         lock(&self.asked).missed = true;
         self.wake.notify_one();
@@ -80,9 +80,9 @@ impl Agenda {
 /// How a pass ended.
 #[derive(Debug)]
 pub(crate) struct Passed {
-    /// Of which worker: an engine's, or the one of all workspaces without an engine that could be asked.
+    /// The worker: that of an engine, or the one of all workspaces without an engine that could be asked.
     pub(crate) engine: Option<EngineName>,
-    /// It covered all of the worker's workspaces.
+    /// Whether it covered all of the worker's workspaces.
     pub(crate) whole: bool,
     /// One for each part that was judged by itself; `None`: the pass panicked, which is a fault of ours.
     pub(crate) reports: Option<Result<Vec<PassReport>, StoreError>>,
@@ -102,7 +102,7 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    /// Of one engine (`None`: of what no configured engine has). `ended` hears how each pass ended.
+    /// The worker of one engine (`None`: of the workspaces on no configured engine). `ended` receives how each pass ended.
     pub(crate) fn new(
         engine: Option<EngineName>,
         configured: Arc<[EngineName]>,
@@ -183,7 +183,7 @@ impl Worker {
         }
     }
 
-    /// The parts of a pass over everything: what is judged together is on one engine.
+    /// The parts of a pass over everything. Workspaces that are judged together are on one engine.
     fn parts(&self) -> Vec<Scope> {
         let of = |engine: Option<EngineName>| Scope { engine, whom: Whom::All };
         if self.engine.is_some() {
@@ -247,7 +247,7 @@ impl Worker {
                 }
             }
         }
-        // Nobody listens any more when the daemon stops.
+        // The receiver is gone when the daemon stops.
         let _ = self.passed.send(passed);
     }
 
@@ -276,7 +276,7 @@ impl Worker {
     fn look_at(&self, event: &ContainerEvent) {
         let state = &self.passes.state;
         let now = state.now();
-        // It is enough if the owner looks at once. Replicas that only observe see it with the next poll.
+        // Only the owner needs to look at once. The other replicas see it with the next poll.
         if !state.speaks_for(Some(&event.engine), now) {
             return;
         }

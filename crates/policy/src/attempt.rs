@@ -40,15 +40,15 @@ impl Outcome {
         }
     }
 
-    /// The outcome that the ledger calls `label`.
+    /// The outcome that has this text in the ledger; `None` for a text that is no outcome.
     #[must_use]
     pub fn from_label(label: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|outcome| outcome.label() == label)
     }
 
-    /// Whether an attempt that ended so counts as one, where `asked` says whether its owner turned to the engine. Only such an
-    /// attempt has a number, and only such attempts make the back-off grow and exhaust a workspace: one that was vetoed, superseded
-    /// or handed back before the engine was asked has touched nothing.
+    /// Whether an attempt with this outcome counts as one. `asked` says whether its owner turned to the engine. Only attempts that count
+    /// have a number, make the back-off grow and exhaust a workspace. One that was vetoed, superseded or handed back before the engine was
+    /// asked has touched nothing, so it does not count.
     #[must_use]
     pub const fn counts(self, asked: bool) -> bool {
         asked && matches!(self, Self::Succeeded | Self::Failed | Self::Abandoned)
@@ -60,7 +60,7 @@ impl Outcome {
 pub struct Attempt {
     /// Primary key of the row.
     pub id: i64,
-    /// Whose.
+    /// The workspace that was to be restarted.
     pub workspace: WorkspaceId,
     /// The container that was found dead; `None` when it was missing and never seen.
     pub container_id: Option<ContainerId>,
@@ -76,11 +76,11 @@ pub struct Attempt {
     pub finished_at: Option<Timestamp>,
     /// How it ended; `None` while it is open.
     pub outcome: Option<Outcome>,
-    /// How long ago a heartbeat proved the recovery; `None` while none has.
+    /// How long ago a heartbeat proved the recovery; `None` while no heartbeat has.
     pub recovered_ago: Option<Duration>,
-    /// Its owner turned to the engine (`acting_at` is set), so that something may have come of it. If it is false, nothing was touched.
+    /// Whether its owner turned to the engine (`acting_at` is set), so that the engine may have acted. Otherwise nothing was touched.
     pub asked: bool,
-    /// An operator acknowledged it (`defib ack`): it no longer counts.
+    /// Whether an operator acknowledged it (`defib ack`). An acknowledged attempt no longer counts.
     pub acknowledged: bool,
 }
 
@@ -91,7 +91,8 @@ impl Attempt {
         self.outcome.is_some_and(|outcome| outcome.counts(self.asked))
     }
 
-    /// Whether it has ended and counts for nothing: the platform or a fresh look refused it, or its owner never asked the engine.
+    /// Whether it has ended and does not count, because the platform or a fresh look refused it or because its owner never asked the
+    /// engine.
     #[must_use]
     pub fn was_refused(&self) -> bool {
         self.outcome.is_some_and(|outcome| !outcome.counts(self.asked))

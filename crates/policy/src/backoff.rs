@@ -30,7 +30,7 @@ pub struct Allowance {
     pub wait: Duration,
     /// Too many attempts went without a verified recovery.
     pub exhausted: bool,
-    /// An attempt is open: somebody is at it.
+    /// An attempt is open, so a restart is under way.
     pub open: bool,
 }
 
@@ -59,7 +59,7 @@ pub fn allowance(
     }
 }
 
-/// Whether the attempts (newest first) were too many, none of them helped, and nobody has acknowledged that.
+/// Whether the attempts (newest first) were too many without a verified recovery, and nobody has acknowledged that.
 #[must_use]
 pub fn is_exhausted(attempts: &[Attempt], settings: &Settings) -> bool {
     let newest = attempts.iter().find(|attempt| attempt.counts());
@@ -69,9 +69,9 @@ pub fn is_exhausted(attempts: &[Attempt], settings: &Settings) -> bool {
     })
 }
 
-/// Whether a workspace recovers after each restart and dies again soon: the last `DEFIB_EXHAUSTED_AFTER` attempts are of one run, all of them
-/// recovered, and the last of these recoveries has not yet held for `DEFIB_BACKOFF_RESET`. That the earlier ones did not either is what
-/// makes a run of them.
+/// Whether a workspace recovers after each restart and dies again soon: the last `DEFIB_EXHAUSTED_AFTER` attempts are of one run, all of
+/// them recovered, and the last of these recoveries has not yet held for `DEFIB_BACKOFF_RESET`. The attempts are of one run because none of
+/// the earlier recoveries held for that long either.
 fn is_crash_loop(attempts: &[Attempt], settings: &Settings) -> bool {
     let enough = settings.exhausted_after as usize;
     let last: Vec<&Attempt> = attempts.iter().filter(|attempt| attempt.counts()).take(enough).collect();
@@ -93,9 +93,9 @@ fn given_to(attempts: &[Attempt], incarnation: Option<&Incarnation>) -> u32 {
     same.map(|attempt| attempt.attempt).max().unwrap_or(0)
 }
 
-/// The newest attempt that counts, unless its run is over: acknowledged, or recovered and well for `reset`
-/// before the workspace went down again. Its number is the length of the run, because it was given by this same rule; so a
-/// run is remembered whole however long its pauses were.
+/// The newest attempt that counts; `None` when its run is over. A run is over when an operator acknowledged it, or when the workspace
+/// recovered and was well for `reset` before it went down again. The number of the newest attempt is the length of the run, because every
+/// number was given by this same rule. So a run is remembered as a whole, however long its pauses were.
 fn last_of_run(attempts: &[Attempt], down_for: Duration, reset: Duration) -> Option<&Attempt> {
     let newest = attempts.iter().find(|attempt| attempt.counts())?;
     let well_for = newest.recovered_ago.map(|recovered| recovered.saturating_sub(down_for));
@@ -104,7 +104,8 @@ fn last_of_run(attempts: &[Attempt], down_for: Duration, reset: Duration) -> Opt
 }
 
 /// How long the refusals of `incarnation` delay the next try. Evidence that was refused a moment ago would be refused again, so each
-/// refusal in a row doubles the delay. An attempt that counts ends the row, and so does another life, because its evidence is new.
+/// refusal in a row doubles the delay. An attempt that counts ends the series of refusals. So does a new life of the workspace, because the
+/// evidence about it is new.
 fn after_refusals(attempts: &[Attempt], incarnation: Option<&Incarnation>, settings: &Settings) -> Duration {
     let Some(newest) = attempts.first() else { return Duration::ZERO };
     let in_a_row = attempts.iter().take_while(|attempt| attempt.was_refused() && is_of(attempt, incarnation)).count();
@@ -112,7 +113,8 @@ fn after_refusals(attempts: &[Attempt], incarnation: Option<&Incarnation>, setti
     if in_a_row == 0 { Duration::ZERO } else { delay.saturating_sub(newest.finished_ago.unwrap_or(Duration::ZERO)) }
 }
 
-/// Whether an attempt was made for this life, as far as both are known; `None` is a container that is missing and was never seen.
+/// Whether an attempt was made for this life, as far as both lives are known. A life of `None` is that of a missing container that was
+/// never seen.
 fn is_of(attempt: &Attempt, incarnation: Option<&Incarnation>) -> bool {
     match (incarnation, &attempt.container_id) {
         (Some(now), Some(then)) => {
@@ -181,7 +183,7 @@ mod tests {
         }
     }
 
-    /// What is allowed to one that went down just now.
+    /// What the ledger allows for a workspace that went down just now.
     fn allowed(attempts: &[Attempt], incarnation: Option<&Incarnation>) -> Allowance {
         allowance(attempts, incarnation, Duration::ZERO, &Settings::default())
     }
@@ -244,8 +246,9 @@ mod tests {
         assert_eq!(allowance(&after_a_new_run_began, None, Duration::ZERO, &Settings::default()).attempt, 2);
     }
 
-    /// Found by a schedule: #1 failed; an order for #2 was judged; an operator acknowledged, and #1 counts no more; #1 was judged; #2 was
-    /// claimed and failed; the second #1 was claimed and failed. #2 is taken, and was asked for ever after.
+    /// A random schedule found this. Attempt 1 failed, and an order for attempt 2 was judged. Then an operator acknowledged, so that
+    /// attempt 1 no longer counted, and an order for a second attempt 1 was judged. Attempt 2 was claimed and failed, and the second
+    /// attempt 1 was claimed and failed. Number 2 was taken by then, but the rule asked for number 2 again for ever.
     #[test]
     fn a_number_that_was_given_to_this_life_is_not_asked_for_again() {
         let of_life = |id, number| Attempt {

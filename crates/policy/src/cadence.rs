@@ -1,9 +1,9 @@
 //! How often a workspace beats, learned from the moments at which its heartbeat advances.
 //!
-//! A fixed window is wrong for somebody: 15 s kills half of a fleet that beats each 30 s, 10 min leaves a quick one dead.
-//! So each workspace has its own mean and mean deviation, by the estimator that TCP uses for its retransmission timer
-//! (Jacobson, "Congestion Avoidance and Control", 1988; gains 1/8 and 1/4). A single long gap, as a busy agent makes one,
-//! is clipped to the present window before it is learned: it widens the window and does not capture it.
+//! Every fixed window is wrong for some workspaces. One of 15 s kills half of a fleet that beats each 30 s, and one of 10 min leaves a
+//! workspace dead for minutes that beats each second. So each workspace has its own mean and mean deviation, by the estimator that TCP uses
+//! for its retransmission timer (Jacobson, "Congestion Avoidance and Control", 1988; gains 1/8 and 1/4). A single long gap, as a busy agent
+//! makes one, is clipped to the present window before it is learned: it widens the window and does not capture it.
 //!
 //! Freshness has two clocks. The database's says how old the stamp is; ours says how long ago we *saw* it advance. The
 //! younger one counts, because the stamp may come from a skewed writer and must not make anyone look dead. A stamp ahead
@@ -22,7 +22,7 @@ const LEARNED_AFTER: u8 = 3;
 pub struct Cadence {
     /// The last stamp as written, for telling an advance from a repetition.
     stamp: i64,
-    /// The same, but never later than the database's clock at the read that first saw it.
+    /// The last stamp, but never later than the database's clock at the read that first saw it.
     lived_at: i64,
     /// The last heartbeat stamp alone (`stamp` also counts activity), for learning the interval.
     beat: i64,
@@ -34,7 +34,7 @@ pub struct Cadence {
     unseen_for_ms: u32,
     intervals: u8,
     seen: bool,
-    /// The next gap spans an outage or a restart and teaches nothing about the interval.
+    /// The next gap spans an outage or a restart, so the interval is not learned from it.
     skip_next_gap: bool,
 }
 
@@ -45,7 +45,7 @@ pub struct Learned {
     pub mean_ms: f32,
     /// Mean deviation from it in milliseconds.
     pub deviation_ms: f32,
-    /// From how many intervals; counted no further than 255.
+    /// The number of intervals that this was learned from; counting stops at 255.
     pub intervals: u8,
 }
 
@@ -74,7 +74,7 @@ impl Default for Cadence {
 pub struct BeatRead {
     /// When the read was begun.
     pub at: Moment,
-    /// The read before it, if it was near enough to say when an advance happened.
+    /// The read before this one, if it was recent enough to tell when an advance happened.
     pub previous: Option<Moment>,
     /// The database's clock in this read.
     pub database_now: Timestamp,
@@ -198,7 +198,8 @@ impl Cadence {
         self.is_learned().then_some(Learned { mean_ms, deviation_ms, intervals })
     }
 
-    /// Takes up what another process has learned, unless enough was seen since to know better. Returns whether it was of use.
+    /// Adopts what another process has learned, unless this process has already seen enough intervals itself. Returns whether it adopted
+    /// it.
     pub fn recall(&mut self, learned: Learned) -> bool {
         let usable = [learned.mean_ms, learned.deviation_ms].iter().all(|ms| ms.is_finite() && *ms >= 0.0);
         if self.is_learned() || !usable || learned.intervals < LEARNED_AFTER {
@@ -385,12 +386,13 @@ mod tests {
     fn the_younger_clock_counts() {
         let settings = Settings::default();
         let mut cadence = Cadence::default();
-        // A writer ten minutes behind: old by the stamp, young by our sighting.
+        // The clock of the writer is ten minutes behind: the heartbeat is old by its stamp, and young by our sighting.
         cadence.observe(read(0, None, Some(-600)), &settings);
         assert_eq!(cadence.age(at(0), at(0), stamp(0)), Some(Duration::from_secs(600)), "never seen advancing");
         assert!(cadence.observe(read(5, Some(0), Some(-570)), &settings));
         assert_eq!(cadence.age(at(8), at(5), stamp(5)), Some(Duration::from_secs(3)));
-        // Seen long ago, but the stamp is young: the database knows better (a focus read of another replica's row).
+        // We saw it long ago, but its stamp is young, so the stamp counts. This happens when the row of another replica is read for a
+        // focused pass.
         let mut old = Cadence::default();
         old.observe(read(0, None, Some(0)), &settings);
         assert_eq!(old.age(at(7), at(5), stamp(5)), Some(Duration::from_secs(7)));

@@ -22,7 +22,7 @@ pub enum Kind {
 pub struct Workspace {
     /// `workspace_id`.
     pub id: WorkspaceId,
-    /// `status`, free text of the platform; whether it is watched is `DEFIB_WATCHED_STATUSES`' business.
+    /// `status`, a free text of the platform. `DEFIB_WATCHED_STATUSES` says which of these texts are watched.
     pub status: Box<str>,
     /// `kind`.
     pub kind: Kind,
@@ -53,7 +53,8 @@ pub struct FleetRead {
     pub at: Moment,
     /// The database's clock inside that query: what every age is computed with.
     pub database_now: Timestamp,
-    /// `pg_postmaster_start_time()`: a younger or an other server makes heartbeats no witness for a while (see [`pipeline`](crate::pipeline)).
+    /// `pg_postmaster_start_time()`. If it changes, the server was restarted or another one answers, and heartbeats are no witness for a
+    /// while (see [`pipeline`](crate::pipeline)).
     pub database_started_at: Timestamp,
     /// The rows, in the order of their ids. Only watched, unsuspended ones.
     pub workspaces: Vec<Workspace>,

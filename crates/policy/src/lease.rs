@@ -1,8 +1,8 @@
 //! A replica's turn at the leases: what it keeps, gives up and may take, and which of its leases somebody else has under its name.
 //!
-//! The turns of all replicas follow each other, by a lock of the database, and each computes on what the one before has written. What
-//! is decided on those rows is here; who should own which engine is [`share`]'s part of it. Reading the rows, and
-//! writing what was decided under the locks that make it safe, is the store's.
+//! A lock of the database makes the turns of all replicas follow each other, so each turn computes on what the one before has written. This
+//! module decides what a turn does with the rows, and [`share`] decides which replica should own which engine. The store reads the rows,
+//! and writes the decision under the locks that make it safe.
 //!
 //! The epoch is the fencing token. It grows whenever a process takes an engine, also when a process takes it over from an earlier
 //! process of the same name: two processes of one name differ by the epoch that each was given.
@@ -17,9 +17,9 @@ use crate::share::{self, Replica};
 pub struct Row {
     /// Who holds it.
     pub holder: Box<str>,
-    /// Since which epoch.
+    /// The epoch under which it is held.
     pub epoch: i64,
-    /// It has not expired.
+    /// Whether it has not yet expired.
     pub lasts: bool,
 }
 
@@ -30,8 +30,8 @@ pub struct Taker<'a> {
     pub replica: &'a str,
     /// The engines that it is configured for.
     pub engines: &'a [EngineName],
-    /// What it owned after its last turn, with the epochs. `None` on the first turn of a process: leases in its name then belong to an
-    /// earlier process, which is gone, and are taken before they end.
+    /// What it owned after its last turn, with the epochs. `None` on the first turn of a process. Leases in its name then belong to an
+    /// earlier process, which is gone, so they are taken over before they end.
     pub owned: Option<&'a BTreeMap<EngineName, i64>>,
     /// Engines on which it is restarting something. They are not given up for the sake of an even spread.
     pub busy: &'a BTreeSet<EngineName>,
@@ -40,13 +40,13 @@ pub struct Taker<'a> {
 /// What a turn decides.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Turn {
-    /// Ours, and renewed.
+    /// Leases of ours that are renewed.
     pub keep: BTreeMap<EngineName, i64>,
-    /// Ours, and given up: somebody else should have them.
+    /// Leases of ours that are given up, because another replica should have them.
     pub leave: BTreeMap<EngineName, i64>,
-    /// Nobody has ever leased them. Ours to take.
+    /// Engines that nobody has ever leased. We take them.
     pub take_new: Vec<EngineName>,
-    /// Their lease has ended, or is that of our predecessor. Ours to take, unless a claim is under way there.
+    /// Engines whose lease has ended or belongs to an earlier process of our name. We take them, unless a claim is under way there.
     pub take_over: Vec<EngineName>,
     /// Another process has taken them under our name: two replicas share a `DEFIB_REPLICA_ID`.
     pub usurped: Vec<EngineName>,
@@ -61,7 +61,7 @@ pub fn turn(taker: Taker<'_>, replicas: &[Replica], rows: &BTreeMap<EngineName, 
     let of_our_predecessor = |row: &Row| taker.owned.is_none() && in_our_name(row);
 
     let live = share::able(replicas);
-    // One of ours that has expired, and that nobody took, is still ours.
+    // A lease of ours that has expired is still ours if nobody has taken it.
     let held = rows.iter().filter(|(engine, row)| row.lasts || ours(engine, row));
     let owners = share::owners(&live, &held.map(|(engine, row)| (engine, &*row.holder)).collect());
     let wanted = |engine: &EngineName| owners.get(engine) == Some(&taker.replica);

@@ -59,7 +59,7 @@ impl Sub for Moment {
 pub struct Timestamp(pub i64);
 
 impl Timestamp {
-    /// How long `earlier` lies back on the same clock; zero when it lies ahead.
+    /// The time from `earlier` to this reading of the same clock; zero when `earlier` is the later one.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_micros(self.0.saturating_sub(earlier.0).max(0).unsigned_abs())

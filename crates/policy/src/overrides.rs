@@ -24,14 +24,14 @@ pub struct Overrides {
     pub on_exit_0: Option<OnExit0>,
 }
 
-/// The keys that there are.
+/// Every key that a workspace's own settings may have.
 pub const KEYS: [&str; 7] = ["threshold", "window", "spacing", "settle", "wedged_action", "mode", "on_exit_0"];
 
 impl Overrides {
-    /// Reads one setting. Durations come parsed, because their notation is the caller's: `duration` is `value` as one.
+    /// Reads one setting. The caller parses durations, because it knows their notation: `duration` is `value` read as a duration.
     ///
     /// # Errors
-    /// A sentence that names the key and says what would do; nothing is changed then.
+    /// A sentence that names the key and says which values are allowed. Nothing is changed then.
     pub fn set(&mut self, key: &str, value: &str, duration: Option<Duration>) -> Result<(), String> {
         let value = value.trim();
         let within = |min: Duration, max: Duration| {
@@ -93,7 +93,7 @@ impl Overrides {
     /// The fleet's settings with these in their place.
     ///
     /// # Errors
-    /// The combinations that cannot work together with the fleet's; then the fleet's hold as a whole.
+    /// The combinations that cannot work together with the fleet's settings. Then none of the workspace's own settings is used.
     pub fn apply(&self, fleet: &Settings) -> Result<Settings, Vec<String>> {
         let settings = Settings {
             dead_threshold: self.threshold.unwrap_or(fleet.dead_threshold),

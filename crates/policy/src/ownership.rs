@@ -1,10 +1,11 @@
 //! What this replica owns, and whose workspaces that makes it speak and act for.
 //!
-//! Each engine has one owner, by a lease in the database. Between two turns at the leases, the answer to "is it still ours" comes from
-//! our own clock, counted from before the turn began, so it ends here no later than it ends in the database.
+//! Each engine has one owner, by a lease in the database. Between two turns at the leases, our own clock tells whether an engine is still
+//! ours. A lease counts from before its turn began, so it ends here no later than it ends in the database.
 //!
-//! What no engine has (external workspaces, rows of an engine that nobody is configured for) belongs to whoever holds the first lease
-//! by name. All replicas read the same rows, so they agree without another lease.
+//! Some workspaces are on no engine that anybody could ask: external ones, and those whose row names an engine that no replica is
+//! configured for. They belong to the replica that holds the first lease by name. All replicas read the same rows, so they agree without
+//! another lease.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -12,10 +13,10 @@ use std::time::Duration;
 use crate::id::EngineName;
 use crate::moment::Moment;
 
-/// What a turn at the leases came to.
+/// The result of a turn at the leases.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Turned {
-    /// When the turn began, by our clock: what is ours is ours from here on for as long as a lease lasts, and surely not longer.
+    /// When the turn began, by our clock. Our leases surely last from this moment for the duration of a lease, and no longer.
     pub at: Moment,
     /// What is ours, with the epochs.
     pub owned: BTreeMap<EngineName, i64>,
@@ -23,7 +24,7 @@ pub struct Turned {
     pub leased: BTreeSet<EngineName>,
 }
 
-/// Whose word counts now.
+/// Which replica speaks for which workspaces now.
 #[derive(Clone, Debug, Default)]
 pub struct Ownership {
     /// What is ours, with the epochs; `None` before the first turn.
@@ -35,11 +36,11 @@ pub struct Ownership {
     /// The first engine by name that anybody has leased.
     first: Option<EngineName>,
     valid_until: Moment,
-    /// The leases (`None`: what no engine has) of whose workspaces it is known what was said of them before.
+    /// The leases (`None`: that of the workspaces on no engine) for which this replica has read what was said of their workspaces before.
     caught_up: BTreeSet<Option<EngineName>>,
 }
 
-/// What a turn has changed. A lease of `None` is that of what no engine has.
+/// What a turn has changed. A lease of `None` stands for the workspaces on no engine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Change {
     /// The leases under which this replica would speak, and did not before. It must know what others have said of those workspaces
@@ -65,7 +66,8 @@ impl Ownership {
         }
     }
 
-    /// Replaces what the turn before came to, and keeps what has been caught up with and is spoken for at `now` all the same.
+    /// Replaces the result of the turn before. Leases that this replica has caught up with, and under which it still speaks at `now`, stay
+    /// caught up.
     pub fn turn(&mut self, turned: impl Into<Turned>, ttl: Duration, configured: &[EngineName], now: Moment) -> Change {
         let mut after = Self::new(turned, ttl, configured);
         let speaks = after.spoken_for(now);
@@ -79,7 +81,7 @@ impl Ownership {
         change
     }
 
-    /// It is known now what others have said of the workspaces of these leases.
+    /// Takes note that this replica has read what others have said of the workspaces of these leases.
     pub fn catch_up(&mut self, gained: impl IntoIterator<Item = Option<EngineName>>) {
         self.caught_up.extend(gained);
     }
@@ -96,7 +98,7 @@ impl Ownership {
         self.owned.as_ref()
     }
 
-    /// Gives up what nothing is under way on: those engines are no longer ours from here on. Returns them with their epochs.
+    /// Gives up the engines on which nothing is under way: from here on they are no longer ours. Returns them with their epochs.
     pub fn take_idle(&mut self, busy: &BTreeSet<EngineName>) -> BTreeMap<EngineName, i64> {
         let Some(owned) = &mut self.owned else { return BTreeMap::new() };
         let (idle, kept) = std::mem::take(owned).into_iter().partition(|(engine, _)| !busy.contains(engine));
@@ -110,7 +112,7 @@ impl Ownership {
         self.owned.as_ref()?.get(engine).copied().filter(|_| now < self.valid_until)
     }
 
-    /// The lease under which we speak for what no engine has.
+    /// The lease under which we speak for the workspaces on no engine.
     #[must_use]
     pub fn fleet(&self, now: Moment) -> Option<(&EngineName, i64)> {
         let first = self.first.as_ref()?;
@@ -123,7 +125,7 @@ impl Ownership {
         self.caught_up.contains(&self.lease_for(engine)) && self.would_speak_for(engine, now)
     }
 
-    /// The same without asking whether it is known what others have said before.
+    /// Whether the lease of `engine` is ours, even if we have not yet read what others have said of its workspaces.
     #[must_use]
     pub fn would_speak_for(&self, engine: Option<&EngineName>, now: Moment) -> bool {
         match engine {
@@ -132,13 +134,13 @@ impl Ownership {
         }
     }
 
-    /// The lease that decides who speaks for `engine`: its own, or `None` for that of what no engine has.
+    /// The lease that decides who speaks for `engine`: its own, or `None` for the lease of the workspaces on no engine.
     #[must_use]
     pub fn lease_for(&self, engine: Option<&EngineName>) -> Option<EngineName> {
         engine.filter(|engine| self.has_a_lease(engine)).cloned()
     }
 
-    /// Whether every lease there is is ours.
+    /// Whether all leases are ours.
     #[must_use]
     pub fn is_alone(&self, now: Moment) -> bool {
         self.others.is_empty() && self.fleet(now).is_some()
@@ -150,7 +152,7 @@ impl Ownership {
         now < self.valid_until && self.owned.as_ref().is_some_and(|owned| !owned.is_empty())
     }
 
-    /// Whether what was ours has ended because no turn came in time: the database was away, or we were.
+    /// Whether our leases have ended because no turn came in time, since the database was away or this process was not running.
     #[must_use]
     pub fn has_lapsed(&self, now: Moment) -> bool {
         self.owned.is_some() && now >= self.valid_until

@@ -1,4 +1,4 @@
-//! When heartbeats are no witness at all.
+//! When stale heartbeats accuse nobody, because the way that heartbeats take was broken.
 //!
 //! A heartbeat travels from the agent through a network, a platform and a database before we read it. When that pipeline
 //! was down, a stale heartbeat accuses the pipeline and not the workspace. So after each such time heartbeat ages count
@@ -21,8 +21,9 @@ use crate::moment::{Moment, Timestamp};
 /// Fewer stale workspaces than this never mean that the pipeline is down.
 const PIPELINE_MIN: usize = 5;
 
-/// A read in which the database's clock has gone on by this much more or less than ours shows a step of it. Larger: a smaller step goes
-/// unnoticed, and a heartbeat stamped before it may seem to be of a life that began after it. Smaller: a slow read looks like a step.
+/// When the database's clock has advanced between two reads by this much more or less than ours, that clock has stepped. Larger: a smaller
+/// step goes unnoticed, and a heartbeat stamped before it may seem to be of a life that began after it. Smaller: a slow read looks like a
+/// step.
 const STEP_MIN: Duration = Duration::from_secs(2);
 
 /// What other processes noticed of steps of the database's clock matters for this long. Larger: a stamp that is fine proves nothing for
@@ -78,7 +79,7 @@ impl Pipeline {
                 let uptime = read.database_now.since(read.database_started_at);
                 self.usable_from = Some((read.at.minus(uptime), NoWitness::DatabaseStarted));
             }
-            // Another start time: restarted, or a stand-by was promoted. What it missed cannot be known.
+            // The start time has changed: the server was restarted, or a stand-by was promoted. Nobody knows which heartbeats were lost.
             Some(known) if known != read.database_started_at => {
                 self.usable_from = Some((read.at, NoWitness::DatabaseStarted));
                 outage = true;

@@ -1,4 +1,4 @@
-//! What a pass decided: more than acting needs, because tests, operators and the simulator read the same value.
+//! What a pass decided. A plan says more than is needed to carry it out, because tests, operators and the simulator read it too.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::verdict::{Evidence, Held, Verdict};
 /// The decisions of one pass over one engine's workspaces. Everything is in the order of the workspaces judged.
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
-    /// Verdicts that changed, or whose rule or hold did.
+    /// Verdicts that changed, and verdicts whose rule or hold changed.
     pub changes: Vec<Change>,
     /// Restarts to make now.
     pub restarts: Vec<RestartOrder>,
@@ -19,7 +19,7 @@ pub struct Plan {
     pub recoveries: Vec<Recovery>,
     /// External workspaces that are lost, in every pass, and those that a heartbeat has just brought back.
     pub external: Vec<External>,
-    /// When to look again at whom, before the next poll would.
+    /// Which workspaces to look at again before the next poll, and when.
     pub looks: Vec<(WorkspaceId, Moment)>,
     /// Scopes that entered (`true`) or left (`false`) a storm; `None` is the fleet.
     pub storms: Vec<(Option<EngineName>, bool)>,
@@ -32,15 +32,15 @@ pub struct Plan {
 pub struct Change {
     /// Whose.
     pub workspace: WorkspaceId,
-    /// What it was; `None` when it was never judged.
+    /// The verdict before; `None` when it was never judged.
     pub from: Option<Verdict>,
-    /// What it is.
+    /// The verdict now.
     pub to: Verdict,
-    /// Since when it has been that.
+    /// Since when it has had this verdict.
     pub since: Moment,
     /// On what evidence.
     pub evidence: Evidence,
-    /// Restarting it just began to be held back for this reason (for counting holds once).
+    /// The reason for which its restart is held back since this pass. It is set once for each hold, so that holds are counted once.
     pub newly_held: Option<Held>,
 }
 
@@ -70,7 +70,7 @@ pub struct RestartOrder {
     pub container_ref: Option<Box<str>>,
     /// `instance_ref` of the fleet row. The claim is refused if it has changed since.
     pub instance_ref: Option<Box<str>>,
-    /// `policy` of the fleet row: what was judged by. The claim is refused if it has changed since.
+    /// `policy` of the fleet row, by which the workspace was judged. The claim is refused if it has changed since.
     pub policy: Option<Box<str>>,
     /// How.
     pub remedy: Remedy,
@@ -82,9 +82,9 @@ pub struct RestartOrder {
     pub evidence: Evidence,
     /// When the order was given.
     pub at: Moment,
-    /// How long before that the container stopped, where its engine told.
+    /// How long before the order the container stopped, if its engine said so.
     pub stopped_ago: Option<Duration>,
-    /// The operator who ordered it; `None`: the verdict did.
+    /// The operator who ordered it; `None` if the verdict called for it.
     pub by_operator: Option<ByOperator>,
 }
 
@@ -97,12 +97,12 @@ pub struct ByOperator {
     pub by: String,
     /// Why.
     pub reason: String,
-    /// Also against a hold and a status that is not watched.
+    /// Whether it is made even against a hold and with a status that is not watched.
     pub force: bool,
 }
 
 impl RestartOrder {
-    /// What asked for it, as the ledger says it: the verdict, or `operator`.
+    /// The reason of the restart as the ledger has it: the verdict, or `operator`.
     #[must_use]
     pub const fn asked_by(&self) -> &'static str {
         if self.by_operator.is_some() { "operator" } else { self.verdict.label() }
@@ -114,7 +114,7 @@ impl RestartOrder {
         self.incarnation.as_ref().map(|incarnation| &incarnation.container_id)
     }
 
-    /// It was convicted for having been between two states for too long, rather than for having stopped.
+    /// Whether it was convicted because it was between two states for too long, and not because it stopped.
     #[must_use]
     pub fn convicted_in_transition(&self) -> bool {
         matches!(self.evidence.sample, Some(Observation::Transitional { .. }))
@@ -134,7 +134,8 @@ pub struct Recovery {
     pub workspace: WorkspaceId,
     /// The ledger's id of the attempt.
     pub attempt_id: i64,
-    /// The evidence: a heartbeat newer than the restart, or a settle window survived by one that never beats.
+    /// The evidence: a heartbeat that is newer than the restart or, for a workspace that never sends one, that it ran through its settle
+    /// window.
     pub evidence: Evidence,
 }
 
@@ -147,7 +148,7 @@ pub struct Recovery {
 pub struct External {
     /// Which.
     pub workspace: WorkspaceId,
-    /// It is lost; otherwise it is back.
+    /// Whether it is lost. Otherwise it is back.
     pub lost: bool,
     /// On what evidence.
     pub evidence: Evidence,

@@ -63,7 +63,7 @@ pub struct ProbeRules {
 #[derive(Debug)]
 pub struct ProbeMap {
     probes: HashMap<WorkspaceId, Probe>,
-    /// The same entries by age of the last miss, for eviction and pruning without a sweep.
+    /// The same entries, ordered by their last miss, so that eviction and pruning need not go through all of them.
     by_last_miss: BTreeSet<(Moment, WorkspaceId)>,
     ttl: Duration,
     entries_max: usize,
@@ -119,7 +119,7 @@ impl ProbeMap {
         self.probes.get(id).filter(|probe| now - probe.last_miss() <= self.ttl)
     }
 
-    /// Forgets a workspace: a sign of life was seen, or nobody watches it any more.
+    /// Forgets a workspace, because it showed a sign of life or is no longer watched.
     pub fn clear(&mut self, id: &WorkspaceId) {
         if let Some(probe) = self.probes.remove(id) {
             self.by_last_miss.remove(&(probe.last_miss(), id.clone()));
@@ -140,7 +140,7 @@ impl ProbeMap {
         pruned
     }
 
-    /// For one more entry.
+    /// Makes room for one more entry.
     fn make_room(&mut self) {
         if self.probes.len() >= self.entries_max
             && let Some((_, oldest)) = self.by_last_miss.pop_first()
@@ -150,19 +150,19 @@ impl ProbeMap {
         }
     }
 
-    /// Entries at present, expired ones included until they are pruned.
+    /// The present number of entries. Expired ones count until they are pruned.
     #[must_use]
     pub fn len(&self) -> usize {
         self.probes.len()
     }
 
-    /// Whether there are none.
+    /// Whether there is no entry.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.probes.is_empty()
     }
 
-    /// Entries that the bound pushed out since the start.
+    /// How many entries were evicted since the start because the map was full.
     #[must_use]
     pub const fn evicted(&self) -> u64 {
         self.evicted

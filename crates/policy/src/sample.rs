@@ -1,7 +1,7 @@
 //! What one look at an engine saw.
 //!
-//! The rule that everything else rests on: no answer is not death. Whatever went wrong on the way is [`Observation::Unknown`]
-//! with its fault, which neither counts as a miss nor clears one.
+//! The most important rule: no answer is not death. If anything goes wrong on the way, the observation is [`Observation::Unknown`] with its
+//! fault. That neither counts as a miss nor clears one.
 
 use std::fmt;
 use std::time::Duration;
@@ -53,7 +53,7 @@ pub enum Observation {
         /// What its health check says.
         health: Health,
     },
-    /// It exited, or the engine gave it up. Conclusive.
+    /// Its process ended, or the engine gave up on it. Conclusive.
     Stopped {
         /// Which life of which container.
         #[serde(flatten)]
@@ -62,7 +62,7 @@ pub enum Observation {
         #[serde(flatten)]
         exit: Exit,
     },
-    /// Absent from a complete list of the engine, and unknown to it by its id or name. Conclusive once it lasts.
+    /// Absent from a complete list of the engine, and unknown to it by its id or name. Conclusive once that lasts.
     Missing,
     /// An operator froze it (`docker pause`). Never a miss.
     Frozen {
@@ -122,7 +122,7 @@ pub struct Exit {
     pub exit_code: Option<i64>,
     /// The kernel killed it for memory, as far as the engine noticed (it does not always).
     pub oom_killed: bool,
-    /// When, on the engine's clock.
+    /// When it ended, on the engine's clock.
     pub finished_at: Option<Timestamp>,
     /// The engine has a restart policy for it and may start it by itself.
     pub engine_restarts: bool,

@@ -8,10 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::id::EngineName;
 
-/// Moves of engines between live replicas in one round, at most: what is still uneven then, the next round mends.
+/// How many engines move between live replicas in one round, at most. The next round evens out the rest.
 const MOVES_MAX: usize = 10_000;
 
-/// A replica that was heard of lately.
+/// A replica that has reported lately.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Replica {
     /// `DEFIB_REPLICA_ID`.
@@ -72,8 +72,8 @@ pub fn owners<'a>(
     owners
 }
 
-/// The first engine whose owner has at least two more than another replica that could own it, with the one of those that has
-/// least.
+/// The first engine whose owner has at least two more engines than another replica that could own it, together with the replica of those
+/// that has least.
 fn uneven<'a>(
     owners: &BTreeMap<&'a EngineName, &'a str>,
     load: &BTreeMap<&'a str, usize>,

@@ -23,7 +23,7 @@ use std::time::Duration;
 use crate::id::WorkspaceId;
 use crate::moment::Moment;
 
-/// Workspaces with remembered suspicions, at most.
+/// For how many workspaces suspicions are remembered, at most.
 const WORKSPACES_MAX: usize = 20_000;
 /// Accusations remembered for one workspace, at most: two are enough to be distinct, the rest tell the broken ones apart.
 const ACCUSATIONS_MAX: usize = 8;
@@ -32,7 +32,7 @@ const NAMES_MAX: usize = 5;
 /// A reporter who accuses more workspaces than this, and more than a quarter of the fleet, is the broken one.
 const BROKEN_REPORTER_MIN: usize = 5;
 
-/// Whether a report is from so long before our start that it describes a fleet that we never saw: it is ignored.
+/// Whether a report was made so long before our start that it describes a fleet that we never saw. Such a report is ignored.
 #[must_use]
 pub fn is_too_old(reported_at: Moment, started: Moment, dead_window: Duration) -> bool {
     reported_at < started.minus(dead_window)
@@ -43,9 +43,9 @@ pub fn is_too_old(reported_at: Moment, started: Moment, dead_window: Duration) -
 pub struct Report<'a> {
     /// The name that the caller gives itself. Anybody may write anything here.
     pub reporter: &'a str,
-    /// The database login that reported, as the database knows it.
+    /// The login that reported, as the database knows it.
     pub login: &'a str,
-    /// When.
+    /// When it was reported.
     pub at: Moment,
 }
 
@@ -62,7 +62,7 @@ pub(crate) struct Pace {
 #[derive(Clone, Debug)]
 struct Accusation {
     login: Arc<str>,
-    /// `None` stands for all the names of a login that uses too many of them.
+    /// The name of the reporter; `None` stands for all names of a login that uses too many of them.
     name: Option<Arc<str>>,
     first: Moment,
     last: Moment,
@@ -101,7 +101,7 @@ struct Name {
     accuses: usize,
     /// Against how many of them its word stands, because they have shown no sign of life since.
     stands: usize,
-    /// It has accused two workspaces at once, at some time since it was first heard of.
+    /// Whether it has accused two workspaces at the same time since it was first heard of.
     known: bool,
 }
 
@@ -117,8 +117,8 @@ pub struct SuspicionLog {
 pub struct Accused {
     /// Distinct reporters who are not discounted.
     pub reporters: u32,
-    /// From the first report of the second login of them to the last of any; of one alone, from its first to its last. Of two names of one
-    /// login: as long as its second name has been accusing.
+    /// For how long they have agreed: from the first report of the second login to the last report of any. If there is one reporter, from
+    /// its first report to its last. If two names of one login report, for as long as its second name has been accusing.
     pub over: Duration,
 }
 
@@ -162,7 +162,8 @@ impl SuspicionLog {
         accusations.push(Accusation { login, name: Some(name), first: report.at, last: report.at, refuted: false });
     }
 
-    /// What stands against `id`, counting reports of the last `within`, where the reports about `watched` workspaces come here.
+    /// What stands against `id` in the reports of the last `within`. `watched` is the number of workspaces whose reports come to this
+    /// replica.
     #[must_use]
     pub fn against(&self, id: &WorkspaceId, now: Moment, within: Duration, watched: usize) -> Accused {
         let Some(accusations) = self.accused.get(id) else { return Accused::default() };
@@ -241,7 +242,7 @@ fn is_broken(accuses: usize, watched: usize) -> bool {
     accuses > BROKEN_REPORTER_MIN && 4 * accuses > watched
 }
 
-/// For how long two have agreed; of one alone, how long it has been accusing.
+/// For how long two reporters have agreed or, if there is one reporter, for how long it has been accusing.
 ///
 /// Two logins agree from when the second of them began. Two names of one login agree only for as long as the second has itself been
 /// accusing, and another login that joins them does not change that.
@@ -280,13 +281,13 @@ fn note_name(logins: &mut HashMap<Arc<str>, Login>, report: Report<'_>, first_of
 }
 
 impl Name {
-    /// Its word stands against one more workspace.
+    /// Takes note that its word stands against one more workspace.
     fn rises(&mut self) {
         self.stands += 1;
         self.known |= self.stands >= 2;
     }
 
-    /// Its word stands against one workspace less.
+    /// Takes note that its word stands against one workspace less.
     fn falls(&mut self) {
         self.stands -= 1;
         self.known &= self.stands > 0;
@@ -297,14 +298,14 @@ fn name_of<'a>(logins: &'a mut HashMap<Arc<str>, Login>, accusation: &Accusation
     logins.get_mut(&accusation.login)?.names.get_mut(accusation.name.as_ref()?)
 }
 
-/// An accusation that was refuted is made again.
+/// Takes note that an accusation is made again after it was refuted.
 fn stand_again(logins: &mut HashMap<Arc<str>, Login>, accusation: &Accusation) {
     if let Some(name) = name_of(logins, accusation) {
         name.rises();
     }
 }
 
-/// Frees the places of those whose word does not stand.
+/// Removes the reporters whose word does not stand.
 fn forget_refuted(accusations: &mut Vec<Accusation>, logins: &mut HashMap<Arc<str>, Login>) {
     let mut n = 0;
     while n < accusations.len() {

@@ -8,7 +8,7 @@ use crate::pipeline::Pipeline;
 use crate::sample::Incarnation;
 use crate::verdict::{Held, Rule, Verdict};
 
-/// A start-up time beyond this is an outage, not a property of the workspace.
+/// A start-up that took longer than this was an outage, and is not learned as a property of the workspace.
 const STARTUP_MAX: Duration = Duration::from_secs(1_800);
 
 /// How far two clocks may be apart after the correction, because reading the engine's clock takes a call of some milliseconds. A first
@@ -35,14 +35,14 @@ pub(crate) struct Track {
     /// The verdict, the rule that gave it, and since when. `None` until it was judged.
     pub(crate) verdict: Option<(Verdict, Rule)>,
     pub(crate) since: Moment,
-    /// What this replica has last said of it, where it is the one who speaks: the verdict, its rule, and the hold.
+    /// What this replica has last said of it, if it is the replica that speaks for it: the verdict, its rule, and the hold.
     pub(crate) told: Option<(Verdict, Rule, Option<Held>)>,
     /// The newest sample that was judged: an older one that arrives late is void.
     pub(crate) sampled_at: Moment,
     pub(crate) missing_since: Option<Moment>,
     /// Since when nothing has been seen running.
     pub(crate) down_since: Option<Moment>,
-    /// When its container was last seen frozen: silence until then has its reason.
+    /// When its container was last seen frozen. Its silence until then accuses nobody.
     pub(crate) frozen_at: Option<Moment>,
     pub(crate) transition_since: Option<Moment>,
     /// Since when each look at this life has found its health check failing.
@@ -53,7 +53,7 @@ pub(crate) struct Track {
     pub(crate) known_since: Moment,
     /// The first read that held it.
     pub(crate) watched_since: Option<Moment>,
-    /// Its attempts have been too many, and none has helped.
+    /// Whether it is exhausted: it had too many attempts, and none has helped.
     pub(crate) exhausted: bool,
     /// The read of the whole fleet that last held it.
     pub(crate) generation: u32,
@@ -65,9 +65,9 @@ pub(crate) struct Life {
     pub(crate) incarnation: Incarnation,
     /// The look that first saw it.
     pub(crate) seen_at: Moment,
-    /// It was running when we first looked, so it may be much older than the moment at which we first saw it.
+    /// Whether it was running when we first looked. Then it may be much older than our first sight of it.
     pub(crate) found: bool,
-    /// Its first heartbeat was seen.
+    /// Whether its first heartbeat was seen.
     pub(crate) has_beaten: bool,
     /// What its stamps prove. A heartbeat that merely came in during this life may be a late one of the life before.
     pub(crate) stamped: Stamped,
@@ -102,7 +102,7 @@ impl Life {
         }
     }
 
-    /// Whether it began while we watched, or at a moment that is known. Of any other it cannot be said how long it has been going on.
+    /// Whether it began while we watched, or at a moment that is known. Otherwise nobody can tell how long it has been going on.
     pub(crate) const fn is_surely_young(&self) -> bool {
         !self.found || self.incarnation.started_at.is_some()
     }
@@ -149,8 +149,8 @@ impl Track {
         }
     }
 
-    /// Whether its last sign of life belongs to the present life; what is older than its start is void. Where the start of a life that
-    /// was there before us is not known, the sign of life counts as its own.
+    /// Whether its last sign of life belongs to the present life. One that is older than the start of this life does not. If the life began
+    /// before we watched and its start is not known, the sign of life counts as its own.
     pub(crate) fn beat_is_current(&self, offset: i64) -> bool {
         let Some(life) = &self.life else { return self.cadence.has_lived() };
         let untold = life.found && life.incarnation.started_at.is_none() && self.cadence.lived_at().is_some();
@@ -342,7 +342,8 @@ mod tests {
         assert!(!track.beat_is_current(0));
         beat(&mut track, 5, Some(2), 3);
         assert!(track.beat_is_current(0));
-        // A writer an hour behind: void by its stamp, current by our sight of it, if it was between two reads of this life.
+        // The clock of the writer is an hour behind. By its stamp the heartbeat is of an earlier life. By our sight it is of this one, if
+        // it came in between two reads of this life.
         for (previous, current) in [(7, false), (8, true)] {
             let mut track = track.clone();
             assert!(note(&mut track, &life("a", Some(7)), 8));

@@ -16,7 +16,7 @@ use crate::sample::Observation;
 pub enum Verdict {
     /// It runs, and nothing accuses it.
     Alive,
-    /// It runs, is at work, and its heartbeat starves.
+    /// It runs and says that it is working, and its heartbeat is stale.
     Busy,
     /// It runs and its heartbeat is stale. Watched; nothing is done.
     Silent,
@@ -80,7 +80,7 @@ impl Verdict {
         }
     }
 
-    /// The verdict that the tables call `label`.
+    /// The verdict with this text in the tables; `None` for a text that is no verdict.
     #[must_use]
     pub fn from_label(label: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|verdict| verdict.label() == label)
@@ -127,7 +127,7 @@ pub enum Rule {
     BeatsWithoutContainer,
     /// Frozen by an operator.
     EngineFrozen,
-    /// It exited with code 0, which its own settings take for finished.
+    /// It exited with code 0, and its own settings say that it has finished then.
     Finished,
     /// The engine is doing something with it.
     EngineTransition,
@@ -135,7 +135,7 @@ pub enum Rule {
     NewIncarnation,
     /// The engine gave no answer.
     NoAnswer,
-    /// External, and beating (or not to be held to it now).
+    /// External, and its heartbeat is fresh or cannot be held against it now.
     ExternalBeating,
     /// External and stale.
     ExternalSilent,
@@ -244,11 +244,11 @@ impl Rule {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Witness {
-    /// Younger than the window: alive.
+    /// It is younger than the window, so the workspace lives.
     Fresh,
-    /// Older: one witness against it.
+    /// It is older than the window: one witness against the workspace.
     Stale,
-    /// Neither, and why.
+    /// It says nothing, for this reason.
     None(NoWitness),
 }
 
@@ -356,8 +356,8 @@ impl Held {
     }
 }
 
-/// The facts a verdict was given on. Serialises to the `evidence` columns; `status`, `last_heartbeat_at` and
-/// `last_activity_at` at its top are what `defib.mark_dead` compares with the platform's row.
+/// The facts on which a verdict was given. Serialises to the `evidence` columns; `status`, `last_heartbeat_at` and `last_activity_at` at
+/// its top are what `defib.mark_dead` compares with the platform's row.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Evidence {
     /// The rule that decided.
@@ -366,9 +366,9 @@ pub struct Evidence {
     pub because: String,
     /// What would change it.
     pub would_change: &'static str,
-    /// Why nothing is done, if something would be.
+    /// Why nothing is done although the verdict calls for a restart.
     pub held: Option<Held>,
-    /// The engine it was looked for on.
+    /// The engine that was asked about it.
     pub engine: EngineName,
     /// `status` in the fleet row.
     pub status: Box<str>,

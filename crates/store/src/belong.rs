@@ -1,8 +1,9 @@
 //! Whether the view and the functions of the platform belong together: for `defib check`.
 //!
-//! A `mark_dead` that knows none of the view's workspaces answers every question with a veto, as a careful one does where a veto is right.
-//! So two more things are asked: the catalogue, which objects still are about defib's own table; and `mark_dead`, one question to which
-//! only true is right, about a workspace of the view with evidence that fits its row. That call is rolled back, like all trials.
+//! A `mark_dead` that knows none of the view's workspaces answers every question with a veto, and so looks like a careful one where a veto
+//! is right. So there are two more checks. The catalogue tells which objects still read defib's own table. And `mark_dead` is asked one
+//! question to which only true is right: about a workspace of the view, with evidence that fits its row. That call is rolled back, like all
+//! trials.
 
 use serde_json::Value;
 use tokio_postgres::types::Type;
@@ -11,11 +12,12 @@ use crate::connect::Connection;
 use crate::contract::{Answer, Breach, Question, Trial, ask};
 use crate::error::Fault;
 
-/// Rows that are asked about until one is agreed to. A heartbeat between the read and the question makes a veto right, so one is not enough.
+/// How many rows `mark_dead` is asked about, at most, until it agrees to one. One row is not enough, because a heartbeat between the read
+/// and the question makes a veto right.
 const TRIES: i64 = 3;
 
-/// Whether the view reads `defib.workspaces`, through other views too (or is not there at all), and the functions that name it. No adapter's function has a
-/// reason to.
+/// Whether the view reads `defib.workspaces`, directly or through other views (or does not exist), and which functions name that table. The
+/// functions of an adapter have no reason to name it.
 const ABOUT_OWN_TABLE: &str = "
     with recursive below(relation) as (
         select c.oid from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
@@ -46,7 +48,7 @@ const FITTING: &str = "
        and coalesce(isfinite(f.last_activity_at::timestamptz), true)
      order by greatest(f.last_heartbeat_at::timestamptz, f.last_activity_at::timestamptz) nulls first, 1 limit $2";
 
-/// Functions that are still about defib's own table while the view is not.
+/// Functions that still read defib's own table although the view does not.
 pub(crate) async fn strangers(connection: &mut Connection) -> Result<Vec<Breach>, Fault> {
     let row = connection.query_one(ABOUT_OWN_TABLE, &[]).await?;
     let (view, functions): (bool, Vec<String>) = (row.try_get(0)?, row.try_get(1)?);
@@ -56,7 +58,8 @@ pub(crate) async fn strangers(connection: &mut Connection) -> Result<Vec<Breach>
     Ok(functions.into_iter().map(|function| Breach::ShippedFunction { function }).collect())
 }
 
-/// Asks `mark_dead` a question to which only true is right. `None` when there is nobody to ask about, or nothing can be written.
+/// Asks `mark_dead` a question to which only true is right. `None` when there is no workspace to ask about, or when the database takes no
+/// writes.
 pub(crate) async fn agrees(connection: &mut Connection, watched: &[String]) -> Result<Option<Trial>, Fault> {
     let mut last = None;
     let mut next = 0;

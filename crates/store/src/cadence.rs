@@ -1,5 +1,5 @@
-//! What was learned of each workspace, `defib.cadences`: its heartbeat interval, which a daemon that starts anew need not learn again, and
-//! what `defib explain` can say of one that is alive.
+//! What was learned of each workspace, `defib.cadences`: its heartbeat interval, which the next process then need not learn again, and what
+//! `defib explain` tells about a workspace that is alive.
 //!
 //! Rows are written lazily, and losing one does no harm: without a row, `DEFIB_HEARTBEAT_INTERVAL` stands in until three intervals were
 //! seen.
@@ -21,19 +21,19 @@ const BATCH: usize = 1_000;
 /// What was learned of one workspace.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CadenceRow {
-    /// Whose.
+    /// The workspace.
     pub workspace: WorkspaceId,
     /// Mean interval in milliseconds.
     pub mean_ms: f32,
     /// Mean deviation from it in milliseconds.
     pub deviation_ms: f32,
-    /// From how many intervals.
+    /// The number of intervals that this was learned from.
     pub intervals: u32,
     /// A heartbeat younger than this was fresh; in whole milliseconds.
     pub window: Option<Duration>,
     /// The container that it was found in.
     pub container_id: Option<ContainerId>,
-    /// When that was started, where the engine has told.
+    /// When that container was started, if the engine has said so.
     pub started_at: Option<Timestamp>,
     /// What its own settings change, and what of them is not used. At most a few lines.
     pub own_settings: Vec<String>,

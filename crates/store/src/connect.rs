@@ -1,4 +1,4 @@
-//! Connections: made as `sslmode` says, kept in a pool, and thrown away when they did not answer.
+//! Connections: they are made as `sslmode` says, kept in a pool, and thrown away when an answer did not come.
 //!
 //! A call that is given up in the middle leaves a connection in an unknown state, and a server process at work. The next caller
 //! must not get that connection, and the process must not stay behind: blocked on a lock, it would never notice that its
@@ -29,7 +29,7 @@ const CANCEL_TIMEOUT: Duration = Duration::from_secs(2);
 const KEEPALIVES_IDLE: Duration = Duration::from_secs(15);
 const KEEPALIVES_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVES_RETRIES: u32 = 3;
-/// And one that still has something to send, after this.
+/// A connection that still has something to send is noticed after this time.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a transaction waits for one lock, unless it says otherwise.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(750);
@@ -45,7 +45,7 @@ pub(crate) struct Connector {
     /// For each host, in order: one configuration for each way to try, in order.
     hosts: Vec<Vec<Config>>,
     tls: MakeRustlsConnect,
-    /// What a server's certificate is verified against, for the message when that fails.
+    /// What the certificate of a server is verified against. The message of a failed verification names it.
     trusted: Arc<str>,
     timeout: Duration,
 }
@@ -158,7 +158,7 @@ fn each_host(config: &Config) -> Vec<Config> {
         .collect()
 }
 
-/// All of a configuration but where it leads to.
+/// A copy of a configuration without its hosts.
 fn without_hosts(config: &Config) -> Config {
     let mut one = Config::new();
     if let Some(user) = config.get_user() {
@@ -272,7 +272,7 @@ impl Pool {
         Ok(Self { connections, tls, trusted, connect_timeout, statement_timeout })
     }
 
-    /// Ends the connections that wait in the pool. Whoever asks next connects anew, perhaps to another host.
+    /// Ends the idle connections of the pool. The next caller makes a new connection, perhaps to another host.
     pub(crate) fn renew(&self) {
         self.connections.retain(|_, _| false);
     }
@@ -300,7 +300,7 @@ pub(crate) struct Connection {
     object: Option<Object>,
     tls: MakeRustlsConnect,
     statement_timeout: Duration,
-    /// A statement was sent and its answer has not come whole.
+    /// Whether a statement was sent whose answer has not arrived completely.
     asked: bool,
     in_transaction: bool,
 }
@@ -347,8 +347,8 @@ impl Connection {
         self.answered(answer)
     }
 
-    /// Begins a transaction that the server itself ends when we are cut off: at the deadline of our call, or half a second
-    /// into waiting for a lock.
+    /// Begins a transaction that the server itself ends, in case it no longer hears from us: at the deadline of our call, or when it has
+    /// waited for a lock for half a second.
     ///
     /// The lock time-out is below `deadlock_timeout` (1 s). If we and the platform take locks in opposite orders, we give up before the
     /// server looks for a transaction to abort, which could have been the platform's.
@@ -356,7 +356,7 @@ impl Connection {
         self.begin_unless_idle_for(self.statement_timeout).await
     }
 
-    /// The same, but the server also ends the transaction when no statement of ours has come for so long.
+    /// Begins a transaction that the server ends also when it has received no statement of ours for this time.
     pub(crate) async fn begin_unless_idle_for(&mut self, idle: Duration) -> Result<(), Fault> {
         self.begin_within(idle, LOCK_TIMEOUT).await
     }
@@ -383,20 +383,20 @@ impl Connection {
         self.batch("begin isolation level read committed; set local defib.walk = 'up'").await
     }
 
-    /// A transaction without bounds of the server's.
+    /// Begins a transaction to which the server sets no time limits.
     pub(crate) async fn begin_unbounded(&mut self) -> Result<(), Fault> {
         self.in_transaction = true;
         self.batch("begin isolation level read committed").await
     }
 
-    /// Commits. A connection that is dropped before is discarded, and the server rolls back.
+    /// Commits. If the connection is dropped before that, it is discarded, and the server rolls back.
     pub(crate) async fn commit(&mut self) -> Result<(), Fault> {
         self.batch("commit").await?;
         self.in_transaction = false;
         Ok(())
     }
 
-    /// Rolls a transaction back, also one in which a statement was refused.
+    /// Rolls a transaction back. That works also after the server has refused a statement in it.
     pub(crate) async fn rollback(&mut self) -> Result<(), Fault> {
         self.batch("rollback").await?;
         self.in_transaction = false;

@@ -43,7 +43,7 @@ const FUNCTIONS: [(&str, &str, &str); 3] = [
 
 /// An id that no platform has, and no uuid or number either: a function that casts it raises.
 const NOBODY: &str = "defib check: nobody";
-/// A status that no platform has.
+/// A status that no platform uses.
 const NO_STATUS: &str = "defib check: no status";
 
 const FOUND_COLUMNS: &str = "
@@ -53,7 +53,7 @@ const FOUND_COLUMNS: &str = "
       left join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
      where n.nspname = 'defib' and c.relname = 'fleet'";
 
-/// Those that are called by name, and whatever else runs with its owner's rights.
+/// The functions that are called by name, and all others of the schema that run with their owner's rights.
 const FOUND_FUNCTIONS: &str = "
     select p.proname::text, oidvectortypes(p.proargtypes), case when p.proretset then 'setof ' else '' end || format_type(p.prorettype, null),
            p.prosecdef, p.provolatile = 'v', has_function_privilege(p.oid, 'EXECUTE'),
@@ -88,12 +88,12 @@ const CANDIDATES: &str = "
             null, null
        from defib.fleet f where f.suspended order by 2 limit 1)";
 
-/// How the contract is kept.
+/// The result of comparing the view and the functions with the contract.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ContractFacts {
-    /// Where it is not, the view first.
+    /// Where the contract is broken; the view comes first.
     pub breaches: Vec<Breach>,
-    /// What `mark_dead` and `mark_recovered` answered. Empty where they cannot be called, or nothing can be written.
+    /// What `mark_dead` and `mark_recovered` answered. Empty if they cannot be called, or if the database takes no writes.
     pub trials: Vec<Trial>,
 }
 
@@ -160,7 +160,7 @@ pub enum Breach {
         /// Its own `search_path`; `None`: the caller's.
         found: Option<String>,
     },
-    /// The view is about other tables, and this function still is about `defib.workspaces`, as it ships: it knows none of the view's
+    /// The view reads other tables, but this function is still the shipped one over `defib.workspaces`. So it knows none of the view's
     /// workspaces.
     ShippedFunction {
         /// Its name and arguments.
@@ -193,7 +193,7 @@ pub enum Question {
 }
 
 impl Question {
-    /// Whose answer it asks for, without its schema.
+    /// The name of the function that is asked, without its schema.
     #[must_use]
     pub const fn function(self) -> &'static str {
         match self {
@@ -215,7 +215,7 @@ impl Question {
     }
 }
 
-/// What it came to.
+/// The answer to a question.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// False.
@@ -226,7 +226,7 @@ pub enum Answer {
     Null,
     /// An error, in the database's words.
     Raised(String),
-    /// None in time: somebody else holds the row.
+    /// There was no answer in time, because somebody else holds the row.
     Locked,
 }
 
@@ -235,7 +235,7 @@ pub enum Answer {
 pub struct Trial {
     /// What was asked.
     pub question: Question,
-    /// About whom.
+    /// The workspace that the question was about.
     pub workspace: String,
     /// What was answered.
     pub answer: Answer,
@@ -245,7 +245,8 @@ impl Store {
     /// Holds the view and the functions against the contract. `watched` are values of `status`.
     ///
     /// # Errors
-    /// [`StoreError::Check`] when the database gives no answer. What it answers, errors included, is a fact.
+    /// [`StoreError::Check`] when the database gives no answer. If it answers with an error, that is a finding and not an error of this
+    /// call.
     pub async fn check_contract(&self, watched: &[String]) -> Result<ContractFacts, StoreError> {
         self.within_deadline(async {
             let mut connection = self.pool.get().await?;
@@ -273,7 +274,7 @@ impl Store {
             if whole && can_mark {
                 match belong::agrees(&mut connection, watched).await {
                     Ok(trial) => facts.trials.extend(trial),
-                    // A view that cannot be read is told where the fleet is read.
+                    // That the view cannot be read is reported where the fleet is read.
                     Err(fault) => drop(state(fault)?),
                 }
             }
@@ -377,13 +378,14 @@ fn missing(wanted: &(&str, &str, &str), functions: &[Function]) -> Option<Breach
     })
 }
 
-/// Whether nothing that its caller made can come before what is meant. `pg_temp` must be named, and last: unnamed, it comes first.
+/// Whether the caller cannot put objects of its own before those that the function means. `pg_temp` must be named, and must be last: if it
+/// is not named, it comes first.
 fn is_fixed(search_path: &str) -> bool {
     let mut schemas = search_path.split(',').map(|schema| schema.trim().trim_matches('"'));
     schemas.next_back() == Some("pg_temp") && schemas.all(|schema| schema != "pg_temp" && schema != "$user")
 }
 
-/// Questions about rows that exist. There are none where no row fits, or the view cannot be read.
+/// Questions about rows that exist. There are no such questions if no row fits, or if the view cannot be read.
 async fn candidates(connection: &mut Connection, watched: &[String]) -> Result<Vec<(Question, String, Value)>, Fault> {
     let rows = match connection.query(CANDIDATES, &[(&watched, Type::TEXT_ARRAY)]).await {
         Ok(rows) => rows,

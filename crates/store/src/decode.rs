@@ -1,4 +1,4 @@
-//! Between Postgres' types and ours.
+//! Converts between the types of Postgres and ours.
 
 use std::error::Error;
 use std::time::{Duration, SystemTime};
@@ -12,7 +12,7 @@ use crate::error::Fault;
 /// 2000-01-01, the origin of a `timestamptz`, in microseconds since 1970.
 const POSTGRES_EPOCH: i64 = 946_684_800_000_000;
 
-/// A `timestamptz`, which can be something that no clock ever shows.
+/// A `timestamptz`, which may also be infinite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Instant {
     At(Timestamp),
@@ -45,7 +45,7 @@ pub(crate) fn timestamp(row: &Row, column: usize) -> Result<Timestamp, Fault> {
     optional_timestamp(row, column)?.ok_or_else(|| Fault::Unexpected(format!("column {column} is null or infinite")))
 }
 
-/// The same, where there may be none.
+/// A timestamp of a table of our own, in a column that may be null.
 pub(crate) fn optional_timestamp(row: &Row, column: usize) -> Result<Option<Timestamp>, Fault> {
     Ok(match row.try_get::<_, Option<Instant>>(column)? {
         Some(Instant::At(at)) => Some(at),
@@ -53,13 +53,13 @@ pub(crate) fn optional_timestamp(row: &Row, column: usize) -> Result<Option<Time
     })
 }
 
-/// How long ago, in microseconds, as `$n * interval '1 microsecond'` takes it. A hundred years at most: more overflows dates.
+/// A duration in microseconds, for `$n * interval '1 microsecond'`. It is cut to a hundred years, because more than that overflows dates.
 pub(crate) fn micros(duration: Duration) -> i64 {
     const CENTURY: i64 = 100 * 365 * 86_400 * 1_000_000;
     i64::try_from(duration.as_micros()).unwrap_or(CENTURY).min(CENTURY)
 }
 
-/// Text that Postgres can hold: without NUL. `\0` in an error message must not lose the message.
+/// A text without NUL, which Postgres cannot hold. So an error message with a `\0` in it is not lost.
 pub(crate) fn text(raw: &str) -> std::borrow::Cow<'_, str> {
     if raw.contains('\0') { raw.replace('\0', "\u{fffd}").into() } else { raw.into() }
 }
@@ -77,7 +77,7 @@ pub(crate) fn json(value: &serde_json::Value) -> serde_json::Value {
     }
 }
 
-/// The beginning of a text: what a column may hold of what an engine said.
+/// The beginning of a text, cut to what a column holds of an engine's words.
 pub(crate) fn beginning(raw: &str, length_max: usize) -> &str {
     raw.char_indices().nth(length_max).map_or(raw, |(end, _)| &raw[..end])
 }

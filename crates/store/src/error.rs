@@ -1,6 +1,6 @@
-//! What can go wrong with the database, told by the operation that failed ([`StoreError`]) and the way it failed ([`Fault`]).
+//! What can go wrong with the database. [`StoreError`] names the operation that failed, and [`Fault`] how it failed.
 //!
-//! Nothing here ever holds a piece of the URL: a password may sit anywhere in one that was mistyped.
+//! No error holds any part of the URL, because in a mistyped URL the password may be anywhere.
 
 use std::error::Error as _;
 use std::time::Duration;
@@ -57,10 +57,10 @@ pub enum Fault {
     /// No connection could be made.
     #[error("no connection to the database")]
     Connect(#[source] tokio_postgres::Error),
-    /// The server showed a certificate that does not do.
+    /// The certificate of the server was not accepted.
     #[error("the database server's certificate is refused: {why}")]
     Certificate {
-        /// What is wrong with it, and with what it was compared.
+        /// What is wrong with it, and what it was verified against.
         why: String,
         /// The library's word.
         source: tokio_postgres::Error,
@@ -74,7 +74,7 @@ pub enum Fault {
     /// No answer in time. What was asked may or may not have been done.
     #[error("no answer from the database within {0:?}")]
     Timeout(Duration),
-    /// A server that takes no writes: nothing can be claimed there, and what it knows of heartbeats may be old.
+    /// The server takes no writes. Nothing can be claimed there, and the heartbeats that it has may be old.
     #[error("the database is read-only (a standby, or default_transaction_read_only)")]
     ReadOnly,
     /// The database refused, or the connection broke.
@@ -143,7 +143,7 @@ impl Fault {
     }
 }
 
-/// What TLS has against the server's certificate, if that is what the error is about.
+/// Why TLS refused the server's certificate, if that is what the error is about.
 fn certificate_error(error: &tokio_postgres::Error) -> Option<&CertificateError> {
     // `io::Error::source` skips what it holds.
     let held = error.source()?.downcast_ref::<std::io::Error>()?.get_ref()?;

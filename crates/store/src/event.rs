@@ -11,12 +11,12 @@ use crate::decode::{json, text};
 use crate::error::{Fault, StoreError};
 use crate::halving::{Halving, IDLE_TIMEOUT, LOCK_TIMEOUT};
 
-/// Whom an event is about.
+/// What an event is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EventSubject {
     /// A workspace: its verdict changed.
     Workspace(WorkspaceId),
-    /// An engine: it went away or came back. One event, however many workspaces it has.
+    /// An engine that went away or came back. This is one event, however many workspaces the engine has.
     Engine(EngineName),
 }
 
@@ -25,11 +25,11 @@ pub enum EventSubject {
 pub struct EventRow {
     /// About whom.
     pub about: EventSubject,
-    /// What it was; `None` when it was not known.
+    /// The state before; `None` when it was not known.
     pub from: Option<String>,
-    /// What it is.
+    /// The state now.
     pub to: String,
-    /// What the change rests on.
+    /// The evidence for the change.
     pub evidence: Value,
 }
 
@@ -40,7 +40,7 @@ const INSERT: &str = "
            as e(workspace_id, engine, verdict_from, verdict_to, evidence)";
 
 impl Store {
-    /// Appends events, in their order. Returns whose events the database refused to take; the others are written all the same.
+    /// Appends events, in their order. Returns the subjects of the events that the database refused; all other events are written.
     ///
     /// # Errors
     /// [`StoreError::RecordEvents`] when the database is away, or the table as a whole is locked. Some may have been written.

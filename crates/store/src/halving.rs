@@ -3,14 +3,14 @@
 use std::ops::Range;
 use std::time::Duration;
 
-/// Rows of one transaction. More: other replicas wait longer for its locks. Fewer: a mass death takes more round trips.
+/// How many rows one transaction writes. Larger: other replicas wait longer for its locks. Smaller: a mass death takes more round trips.
 const BATCH_MAX: usize = 2_000;
 
-/// Refusals of one call. A single row at fault in a whole batch takes eleven; where most rows are refused (a constraint that somebody
-/// added to the table), the rest is given up after this many.
+/// How many refusals one call accepts. To find a single bad row in a whole batch takes eleven. If most rows are refused, because somebody
+/// added a constraint to the table, the rest of the batch is given up after this many.
 const REFUSALS_MAX: usize = 128;
 
-/// How long a transaction that records waits for one lock. Nobody waits for what is recorded, and it is tried again.
+/// How long a transaction that records waits for one lock. That may be short: nobody waits for what is recorded, and it is tried again.
 pub(crate) const LOCK_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// When the process is frozen in the middle of a transaction, the server ends that transaction after this time, and so releases its locks.
@@ -35,8 +35,8 @@ impl Halving {
         self.waiting.pop()
     }
 
-    /// The database refused this part for what a row of it holds. Returns the rows that are given up: the row itself when it was alone,
-    /// and all of the part once too much has been refused.
+    /// Takes note that the database refused this part because of the content of one of its rows. Returns the rows that are given up: the
+    /// row itself if it was alone, and the whole part once there were too many refusals.
     pub(crate) fn refused(&mut self, part: Range<usize>) -> Range<usize> {
         self.refusals += 1;
         if part.len() <= 1 || self.refusals >= REFUSALS_MAX {
@@ -53,7 +53,7 @@ impl Halving {
 mod tests {
     use super::*;
 
-    /// What is written, what is given up, and how many transactions that takes.
+    /// Which rows are written and which are given up, and how many transactions that takes.
     fn write(rows: usize, is_at_fault: impl Fn(usize) -> bool) -> (usize, Vec<usize>, usize) {
         let mut halving = Halving::new(rows);
         let (mut written, mut given_up, mut transactions) = (0, Vec::new(), 0);

@@ -1,4 +1,4 @@
-//! Holds: an operator's word that nothing in a scope is restarted for now.
+//! Holds: an operator says that nothing in a scope may be restarted for now.
 
 use std::time::Duration;
 
@@ -43,7 +43,7 @@ impl HoldScope {
     }
 }
 
-/// A hold to be put.
+/// A hold that is to be placed.
 #[derive(Clone, Debug)]
 pub struct NewHold<'a> {
     /// On what.
@@ -93,7 +93,7 @@ pub(crate) fn from_row(row: &Row) -> Result<Hold, Fault> {
 }
 
 impl Store {
-    /// Puts a hold, and returns its id. It stands from the next claim on, in every replica.
+    /// Places a hold, and returns its id. Every replica respects it from the next claim on.
     pub async fn hold(&self, hold: &NewHold<'_>) -> Result<i64, StoreError> {
         self.within_deadline(async {
             let (scope, target) = hold.scope.parts();
@@ -122,7 +122,7 @@ impl Store {
         self.release_as(scope, "").await
     }
 
-    /// The same on behalf of a person. The database records its login beside the name.
+    /// Releases the holds on a scope on behalf of a person. The database records the login besides the name.
     pub async fn release_as(&self, scope: &HoldScope, person: &str) -> Result<u64, StoreError> {
         self.within_deadline(async {
             let (scope, target) = scope.parts();

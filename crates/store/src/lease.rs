@@ -1,9 +1,9 @@
 //! Leases, `defib.leases`: each engine has one owner, and only the owner restarts.
 //!
-//! Plain rows and the database's clock, because session locks do not survive a transaction pooler. A replica takes its turn each
-//! third of `DEFIB_LEASE_TTL`, in one transaction: it says that it lives, renews what it owns, and takes or gives up what the
-//! others' rows say it should ([`defib_policy::lease`] decides that). The turns of all replicas follow each other, by a lock of the
-//! transaction's, so each computes on what the one before has written.
+//! Plain rows and the database's clock, because session locks do not survive a transaction pooler. A replica takes its turn each third of
+//! `DEFIB_LEASE_TTL`, in one transaction: it says that it lives, renews its own leases, and takes or gives up engines, depending on the
+//! rows of the others ([`defib_policy::lease`] decides that). A lock that the transaction holds makes the turns of all replicas follow each
+//! other, so each turn computes on what the one before has written.
 //!
 //! ```text
 //! old owner:  … claim: lease row FOR KEY SHARE ─ insert ─ mark_dead ─ commit
@@ -29,14 +29,14 @@ use crate::connect::Connection;
 use crate::decode::micros;
 use crate::error::{Fault, StoreError};
 
-/// Any number that nothing else of the platform's locks: "defib" and the subject.
+/// The key of the advisory lock. It may be any number that nothing else of the platform locks; this one spells "defib" and the subject.
 const LOCK: &str = "select pg_advisory_xact_lock(1684366946, 2)";
 
 /// A process that is stopped in the middle of its turn still holds the lock that all turns need. The server ends its transaction after this
 /// time. The others' leases have not ended by then, because they were renewed within the last third of the TTL.
 const STILL_PER_TTL: u32 = 6;
 
-/// Rows of replicas that have been gone for so long are of no interest to anybody.
+/// Rows of replicas that have been gone for this long are deleted.
 const ALIVE: &str = "
     with gone as (delete from defib.replicas where expires_at < clock_timestamp() - interval '1 hour')
     insert into defib.replicas (replica, engines, fit, expires_at)
@@ -81,7 +81,7 @@ pub struct LeaseTurn<'a> {
     pub replica: &'a str,
     /// The engines that it is configured for.
     pub engines: &'a [EngineName],
-    /// Those of them that it can act on. It owns any other engine only if no other replica can act on it either.
+    /// The engines among them that it can act on. It owns another one only if no replica can act on that one.
     pub fit: &'a BTreeSet<EngineName>,
     /// What it owned after its last turn, with the epochs; `None` on the first turn of a process. Then leases in its name are
     /// those of a process that is gone, and are taken without waiting for their end.
@@ -105,20 +105,20 @@ pub struct Lease {
     pub expires_in: Duration,
 }
 
-/// What a turn came to.
+/// The result of a turn.
 #[derive(Clone, Debug)]
 pub struct LeaseTable {
-    /// When the turn began, by our clock: what is ours is ours for `ttl` from here on, and surely not longer.
+    /// When the turn began, by our clock. Our leases surely last for `ttl` from this moment, and no longer.
     pub at: Moment,
     /// What this process owns, with the epochs.
     pub owned: BTreeMap<EngineName, i64>,
-    /// Every lease that has not expired, by engine.
+    /// All leases that have not expired, by engine.
     pub leases: Vec<Lease>,
     /// Engines that another process has taken under our name: two replicas share a `DEFIB_REPLICA_ID`.
     pub usurped: Vec<EngineName>,
 }
 
-/// Whose word counts follows from what a turn came to.
+/// The result of a turn tells which replica speaks for which workspaces.
 impl From<LeaseTable> for Turned {
     fn from(table: LeaseTable) -> Self {
         let leased = table.leases.into_iter().map(|lease| lease.engine).collect();
@@ -130,7 +130,8 @@ impl Store {
     /// Takes this replica's turn.
     ///
     /// # Errors
-    /// [`StoreError::Leases`]: nothing is known to have changed. What was owned is owned until it expires.
+    /// [`StoreError::Leases`]. It is not known whether anything has changed. The engines that were owned stay owned until their leases
+    /// expire.
     pub async fn take_lease_turn(&self, turn: &LeaseTurn<'_>) -> Result<LeaseTable, StoreError> {
         self.within_deadline(async {
             let mut connection = self.pool.get().await?;
@@ -146,7 +147,7 @@ impl Store {
         .map_err(StoreError::Leases)
     }
 
-    /// Gives up what this replica owns, at once, and tells the others (`defib_lease`): the end of a clean stop.
+    /// Gives up all engines of this replica at once and notifies the others (`defib_lease`). A clean stop ends with this.
     pub async fn release_leases(&self, replica: &str, owned: &BTreeMap<EngineName, i64>) -> Result<(), StoreError> {
         self.within_deadline(async {
             let mut connection = self.pool.get().await?;
@@ -209,7 +210,7 @@ async fn turn_within(
     Ok((owned, usurped))
 }
 
-/// Takes `new` engines, and those of `free` whose row nobody holds at this moment.
+/// Takes the engines in `new`, and those in `free` whose row nobody has locked at this moment.
 async fn take(
     connection: &mut Connection,
     replica: &str,

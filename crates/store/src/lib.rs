@@ -1,4 +1,4 @@
-//! Everything that defib says to Postgres, and nothing else does.
+//! All access to Postgres: no other crate sends statements.
 //!
 //! ```text
 //! platform ── defib.fleet (a view) ─────────► read_fleet ──► policy
@@ -11,10 +11,10 @@
 //! all of these ── defib.tell() ► defib.outbox ► take_message ► the operator's webhook
 //! ```
 //!
-//! Three rules hold for every statement here. It works through a pgbouncer in transaction mode: no prepared statement, no session state,
-//! and what belongs together is one transaction. It ends: each call has a deadline, and when that has passed, the statement is cancelled at
-//! the server and the connection is thrown away. And it tells a refusal of the database from a database that gives no answer: the latter is
-//! an error, and never a fact about a workspace.
+//! Three rules hold for every statement here. First, it works through a pgbouncer in transaction mode: there is no prepared statement and
+//! no session state, and what belongs together is one transaction. Second, it ends: each call has a deadline, and when that has passed, the
+//! statement is cancelled at the server and the connection is thrown away. Third, it distinguishes a refusal of the database from a
+//! database that gives no answer. The latter is an error, and never a fact about a workspace.
 
 mod belong;
 mod cadence;
@@ -83,7 +83,7 @@ pub use crate::view::{
 
 use crate::connect::{Connector, Pool};
 
-/// Our monotonic clock. Passed in, so that a test or the simulator can be the one who tells the time.
+/// Our monotonic clock. It is passed in, so that a test or the simulator can set the time.
 pub type Clock = Arc<dyn Fn() -> Moment + Send + Sync>;
 
 /// How to reach the database, and how long to wait for it.
@@ -91,11 +91,11 @@ pub type Clock = Arc<dyn Fn() -> Moment + Send + Sync>;
 pub struct StoreSettings {
     /// A URL (`postgres://…`) or libpq's `key=value` form, with `sslmode` and `sslrootcert` as libpq means them. Secret.
     pub url: String,
-    /// What `pg_stat_activity` shows, unless the URL says otherwise. Also who takes suspicions (`taken_by`).
+    /// The name that `pg_stat_activity` shows, unless the URL gives another one. It is also written into `taken_by` of suspicions.
     pub application_name: String,
     /// Connections, at most. A call that finds all of them in use waits for one, within its own deadline.
     pub pool_size: usize,
-    /// For one connection to be made, TLS and login included.
+    /// How long it may take to make one connection, TLS and login included.
     pub connect_timeout: Duration,
     /// How long one call may take: waiting for a connection, the statements, and reading the answer. Larger: a database that hangs delays
     /// the tick by that much. Smaller: the read of a large fleet never succeeds.

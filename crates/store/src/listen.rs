@@ -1,9 +1,9 @@
 //! LISTEN, on a direct connection of its own.
 //!
-//! A notification only makes a tick come sooner, so losing some is harmless. But we must not believe that we hear while no notification can
-//! arrive. There are three ways for that to happen without an error. The other end of the connection is gone: keepalives find that, and a
-//! query of our own each [`ALIVE_INTERVAL`]. The server hangs: that query has a deadline. Or a transaction pooler answers LISTEN with OK
-//! and then delivers nothing: so a notification from a second connection must arrive before we say that we are connected.
+//! A notification only makes a look happen sooner, so losing some is harmless. But we must not believe that we receive notifications when
+//! none can arrive. There are three ways for that to happen without an error. The other end of the connection is gone: keepalives find
+//! that, and a query of our own each [`ALIVE_INTERVAL`]. The server hangs: that query has a deadline. Or a transaction pooler answers
+//! LISTEN with OK and then delivers nothing: so a notification from a second connection must arrive before we say that we are connected.
 
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -49,17 +49,17 @@ impl std::fmt::Debug for ListenSettings {
 /// What is heard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ListenEvent {
-    /// From now on notifications arrive. What came before may have been missed: look at the table once.
+    /// From now on notifications arrive. Earlier ones may have been missed, so the receiver has to look at the table once.
     Connected,
-    /// Until the next [`Connected`](Self::Connected) no notification arrives, so the receiver has to poll. Said once for each loss, and
-    /// once when the first try fails.
+    /// Until the next [`Connected`](Self::Connected) no notification arrives, so the receiver has to poll. It comes once for each loss, and
+    /// once when the first try to connect fails.
     Lost {
         /// Why, in words.
         why: String,
     },
     /// A notification.
     Notified {
-        /// On which of the channels.
+        /// The channel that it came on.
         channel: &'static str,
         /// Its payload.
         payload: String,
@@ -108,7 +108,7 @@ pub fn listen(settings: &ListenSettings, channels: &'static [&'static str]) -> R
     Ok(Listener { events, task: tokio::spawn(subscription.run()) })
 }
 
-/// Whether notifications would arrive, tried once; else why not, in words.
+/// Tries once whether notifications arrive. The error says in words why they do not.
 pub async fn can_listen(settings: &ListenSettings, channels: &'static [&'static str]) -> Result<(), String> {
     let connector = Connector::new(&settings.url, &settings.application_name, settings.connect_timeout)
         .map_err(|error| error.to_string())?;
@@ -152,7 +152,7 @@ impl Subscription {
         }
     }
 
-    /// One connection, from its making to its loss: how long it held, and why it was lost.
+    /// Makes one connection and uses it until it is lost. Returns how long it lasted and why it was lost.
     async fn listen_until_lost(&self, said_lost: &mut bool) -> (Duration, String) {
         let (notifications, mut arrived) = mpsc::channel(QUEUE_MAX);
         let (client, _driving) = match self.subscribe(notifications, &mut arrived).await {
@@ -170,7 +170,7 @@ impl Subscription {
                     let known = self.channels.iter().find(|channel| **channel == notification.channel());
                     if let Some(channel) = known {
                         let event = ListenEvent::Notified { channel, payload: notification.payload().to_owned() };
-                        // Full: the daemon has plenty of reasons to look already.
+                        // The queue is full. The daemon has reason enough to look, so this notification is dropped.
                         let _ = self.sender.try_send(event);
                     }
                 }
@@ -220,8 +220,8 @@ impl Subscription {
         Ok((client, driving))
     }
 
-    /// Sends the probe through a second connection. False when there is none to be had (a connection limit): then we
-    /// believe the first one unproved.
+    /// Sends the probe through a second connection. False when no second connection can be made, because of a connection limit. Then we
+    /// believe without proof that the first one works.
     async fn notify_from_elsewhere(&self, probe: &str) -> bool {
         let Ok((client, driver)) = self.connector.open().await else { return false };
         let _driving = Driving(tokio::spawn(async {
@@ -242,7 +242,7 @@ async fn drive(mut driver: Driver, notifications: mpsc::Sender<Notification>) {
     }
 }
 
-/// The whole chain: a caller sees words only.
+/// The whole chain of causes as a text.
 fn described(fault: &Fault) -> String {
     let mut words = fault.to_string();
     let mut source = std::error::Error::source(fault);

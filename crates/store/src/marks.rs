@@ -1,4 +1,4 @@
-//! What the platform was told by `mark_dead` and has not been taken back: `defib.marks`.
+//! The marks that `mark_dead` has made and `mark_recovered` has not yet taken back: `defib.marks`.
 //!
 //! ```text
 //! claim, mark_lost ── mark_dead, and a row here, in one transaction
@@ -25,9 +25,9 @@ use crate::platform;
 /// A mark that is to be taken back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OwedMark {
-    /// Whose.
+    /// The workspace that is marked.
     pub workspace: WorkspaceId,
-    /// The attempt that marked it; `None`: it is external.
+    /// The attempt that marked it; `None` for an external workspace.
     pub attempt_id: Option<i64>,
 }
 
@@ -39,8 +39,8 @@ pub(crate) struct NewMark<'a> {
     pub(crate) evidence: &'a Value,
 }
 
-/// Over a mark that stands, or that is owed and has not been taken back: the status that was there before the first of them is kept, because
-/// it tells whether marking has changed anything. A mark that was owed begins anew.
+/// If there is a mark already, whether it stands or is waiting to be taken back, the status from before the first mark is kept, because
+/// that status tells whether marking has changed anything. A mark that was waiting to be taken back stands again.
 const WRITE: &str = "
     insert into defib.marks as m (workspace_id, engine, attempt_id, since_attempt, status_before) values ($1, $2, $3, $3, $4)
         on conflict (workspace_id) do update
@@ -52,7 +52,7 @@ const WRITE: &str = "
 /// For an external workspace that is still lost, nothing.
 const UNLESS_IT_STANDS: &str = " where m.owed or m.attempt_id is not null";
 
-/// A message about an external workspace, which no engine has.
+/// A message to the webhook about an external workspace, which is on no engine.
 const TELL: &str = "
     select defib.tell($1, $2, null, jsonb_build_object('kind', 'external', 'because', left($3 ->> 'because', 500),
                                                        'last_heartbeat_at', $3 -> 'last_heartbeat_at'))";
@@ -90,8 +90,8 @@ async fn write_where(connection: &mut Connection, mark: &NewMark<'_>, sql: &str)
 }
 
 impl Store {
-    /// Marks a workspace dead that there is nothing to restart for (kind `external`). True: it is marked, by this call or an earlier one.
-    /// False is the platform's veto, or that the replica does not own anything under that lease any more.
+    /// Marks an external workspace dead, for which there is nothing to restart. True means that it is marked, by this call or an earlier
+    /// one. False means that the platform has vetoed, or that the lease is no longer this replica's.
     ///
     /// # Errors
     /// [`StoreError::MarkLost`]; by [`StoreError::function`] it is the platform's `mark_dead` that failed.
@@ -121,7 +121,8 @@ impl Store {
         .map_err(StoreError::MarkLost)
     }
 
-    /// The marks that are to be taken back now, those that have waited longest first. `engines`: only theirs.
+    /// The marks that are to be taken back now, those that have waited longest first. With `engines`, only the marks of workspaces on
+    /// these.
     pub async fn owed_marks(&self, engines: Option<&[EngineName]>, limit: i64) -> Result<Vec<OwedMark>, StoreError> {
         self.within_deadline(async {
             let engines: Option<Vec<&str>> = engines.map(|names| names.iter().map(EngineName::as_str).collect());
@@ -135,8 +136,8 @@ impl Store {
         .map_err(StoreError::Marks)
     }
 
-    /// Takes a mark back: `mark_recovered` is called, and the mark is forgotten. False when nothing is owed for this workspace, or another
-    /// replica is at it.
+    /// Takes a mark back: `mark_recovered` is called, and the mark is forgotten. False when there is no mark to be taken back for this
+    /// workspace, or when another replica is taking it back.
     ///
     /// # Errors
     /// [`StoreError::TakeBack`]. By [`StoreError::function`] it is `mark_recovered` that failed: the mark stays owed, and is not among
@@ -169,7 +170,7 @@ enum Lost {
     Marked,
     /// It was marked before, and has not been back since.
     Standing,
-    /// The platform's veto, or no lease.
+    /// The platform has vetoed, or the lease is not ours.
     Refused,
 }
 
@@ -211,7 +212,8 @@ async fn take_back_within(connection: &mut Connection, workspace: &str, evidence
     connection.batch(platform::BOUNDS).await?;
     let changed = platform::mark_recovered(connection, workspace, evidence).await?;
     connection.execute("delete from defib.marks where workspace_id = $1", &of).await?;
-    // Of a restart that brought its workspace back, `recovered` has told. An end without a restart is no recovery.
+    // The webhook hears of a restart that brought its workspace back from `recovered`. A mark that is taken back without a restart is no
+    // recovery.
     if changed && attempt_id.is_none() {
         notify(connection, "recovered", workspace).await?;
         tell(connection, "workspace.recovered", workspace, evidence).await?;

@@ -1,8 +1,8 @@
 //! The schema, brought up to date: every migration in one transaction, under a lock.
 //!
-//! Replicas start together and all migrate: the advisory lock lets one through, the others find nothing left to do. The
-//! lock is the transaction's, so it works through a pooler and dies with its owner. Advisory locks are a database's,
-//! roles are the cluster's: `roles.sql` copes with another database's migration that creates them at the same moment.
+//! Replicas start together and all migrate: the advisory lock lets one through, the others find nothing left to do. The lock is the
+//! transaction's, so it works through a pooler and dies with its owner. Advisory locks belong to one database, but roles belong to the
+//! whole cluster. So `roles.sql` copes with a migration of another database that creates the roles at the same moment.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ macro_rules! migrations {
     };
 }
 
-/// Applied once, in order, and never changed afterwards.
+/// The migrations. Each is applied once, in this order, and never changed afterwards.
 const MIGRATIONS: &[Migration] = migrations![
     1 "0001_fleet", 2 "0002_suspicions", 3 "0003_ledger", 4 "0004_verdicts", 5 "0005_replicas", 6 "0006_neighbours", 7 "0007_operators",
     8 "0008_outbox", 9 "0009_last_words", 10 "0010_clock"
@@ -42,27 +42,28 @@ const ROLE_NAMES: [&str; 4] = ["defib_daemon", "defib_operator", "defib_reporter
 /// The version of the schema that this binary works with.
 pub const SCHEMA_VERSION: i32 = MIGRATIONS[MIGRATIONS.len() - 1].version;
 
-/// A migration waits for one that runs elsewhere, and a new index takes its time. Longer than any deployment waits.
+/// How long a migration may take. It may have to wait for another one, and a new index of a large table takes minutes. This is longer than
+/// any deployment waits.
 const MIGRATE_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// Any number that nothing else of the platform's locks: "defib" and the subject.
+/// The key of the advisory lock. It may be any number that nothing else of the platform locks; this one spells "defib" and the subject.
 const LOCK: &str = "select pg_advisory_xact_lock(1684366946, 0)";
 
 /// How the database's schema compares with what this binary wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SchemaState {
-    /// There is none.
+    /// There is no schema.
     Missing,
-    /// `defib migrate` is due.
+    /// The schema is older, and `defib migrate` has to be run.
     Older {
         /// What is there.
         have: i32,
         /// What this binary wants.
         want: i32,
     },
-    /// They fit.
+    /// The schema has the version that this binary wants.
     Current,
-    /// A newer defib was here.
+    /// The schema is newer: a newer defib has migrated it.
     Newer {
         /// What is there.
         have: i32,
@@ -101,10 +102,10 @@ impl Store {
         .map_err(StoreError::SchemaState)
     }
 
-    /// Brings the schema up to date, and roles and rights in order. Does nothing that was done before.
+    /// Brings the schema, the roles and the rights up to date. Migrations that were applied before are skipped.
     ///
     /// # Errors
-    /// [`StoreError::Migrate`], then nothing was changed; [`StoreError::NewerSchema`] when a newer defib was here.
+    /// [`StoreError::Migrate`], after which nothing has changed; [`StoreError::NewerSchema`] when a newer defib has migrated the schema.
     pub async fn migrate(&self) -> Result<MigrateReport, StoreError> {
         let report = within(MIGRATE_TIMEOUT, self.migrate_in_one_transaction()).await.map_err(StoreError::Migrate)?;
         if report.from > SCHEMA_VERSION {

@@ -29,9 +29,9 @@ pub struct OrderedBy<'a> {
 pub enum Ordered {
     /// The restart of a workspace.
     Restart {
-        /// Whose.
+        /// The workspace.
         workspace: WorkspaceId,
-        /// Also against a hold and a status that is not watched.
+        /// Whether it is made even against a hold and with a status that is not watched.
         force: bool,
     },
     /// The end of a storm.
@@ -87,7 +87,7 @@ const STANDING: &str = "
            (select f.suspended from defib.fleet f where f.workspace_id::text = o.workspace_id limit 1)
       from defib.orders o where ended_at is null order by id limit $1";
 
-/// By the ledger's row of it, once that has ended.
+/// Answers an order by its row in the ledger, once that attempt has ended.
 const SETTLE: &str = "
     update defib.orders o
        set ended_at = clock_timestamp(), done = r.outcome = 'succeeded', restart_id = r.id,
@@ -97,14 +97,16 @@ const SETTLE: &str = "
        and r.evidence ->> 'order' = o.id::text and r.finished_at is not null";
 
 impl Store {
-    /// Answers an order by what the ledger says came of it. False when nothing has yet, or it was answered before.
+    /// Answers an order by what the ledger says about its restart. False when the restart has not ended yet, or when the order was answered
+    /// before.
     pub async fn settle_order(&self, id: i64) -> Result<bool, StoreError> {
         self.within_deadline(async { Ok(self.pool.get().await?.execute(SETTLE, &[(&id, Type::INT8)]).await? > 0) })
             .await
             .map_err(StoreError::Orders)
     }
 
-    /// Orders something, and returns the order's id: that of the standing one where the restart of this workspace is ordered already.
+    /// Orders something, and returns the id of the order. If the restart of this workspace is ordered already, that is the id of the
+    /// earlier order.
     pub async fn order(&self, what: &Ordered, by: OrderedBy<'_>) -> Result<i64, StoreError> {
         self.within_deadline(async {
             let (person, reason) = (text(by.person), text(by.reason));
@@ -154,7 +156,7 @@ impl Store {
         .map_err(StoreError::Orders)
     }
 
-    /// Takes back an order that nobody has taken. False: it was taken, or has ended.
+    /// Takes back an order that no replica has taken yet. False when a replica has taken it, or when it has ended.
     pub async fn withdraw_order(&self, id: i64) -> Result<bool, StoreError> {
         self.within_deadline(async {
             let mut connection = self.pool.get().await?;
@@ -195,7 +197,7 @@ impl Store {
         .map_err(StoreError::Orders)
     }
 
-    /// Takes an order for this replica. False: another has it, or it has ended.
+    /// Takes an order for this replica. False when another replica has taken it, or when it has ended.
     pub async fn take_order(&self, id: i64, replica: &str) -> Result<bool, StoreError> {
         self.within_deadline(async {
             let mut connection = self.pool.get().await?;

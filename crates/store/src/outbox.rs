@@ -21,15 +21,15 @@ use crate::Store;
 use crate::decode::{beginning, micros, optional_timestamp, text, timestamp};
 use crate::error::{Fault, StoreError};
 
-/// How long a replica has a message for itself. Longer than any delivery takes; longer still: a message of a replica that was killed waits
-/// for so long.
+/// How long a message that a replica has taken is left to it. This must be longer than any delivery takes. Larger: a message waits longer
+/// if the replica that took it was killed.
 pub const TAKEN_FOR: Duration = Duration::from_secs(30);
 
-/// Messages are written for so long after a daemon last said that it has a webhook. Shorter: what an operator does while all daemons are
-/// being restarted is not told. Longer: rows are written for nobody after the webhook was taken out of the configuration.
+/// For how long messages are still written after a daemon last said that it has a webhook. Shorter: what an operator does while all daemons
+/// are being restarted is not told. Longer: rows are written for nobody after the webhook was taken out of the configuration.
 pub const WANTED_FOR: Duration = Duration::from_secs(900);
 
-/// A message that could not be delivered for so long is given up.
+/// A message that could not be delivered for this long is given up.
 pub const EXPIRES_AFTER: Duration = Duration::from_secs(86_400);
 
 /// Rows of `defib.outbox`, at most. Beyond it the oldest are given up.
@@ -88,7 +88,7 @@ pub struct Message {
 pub struct NotDelivered<'a> {
     /// What came back, in words.
     pub answer: &'a str,
-    /// The receiver is away or asks for a pause: all messages wait. Else it has something against this message alone.
+    /// Whether the receiver is away or asks for a pause. Then all messages wait. Otherwise it has refused this message alone.
     pub is_receivers: bool,
     /// The pause that it asks for.
     pub retry_after: Option<Duration>,
@@ -106,7 +106,7 @@ pub struct GivenUp {
 /// How the webhook fares.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WebhookState {
-    /// Which it is, as [`WebhookRow::target`].
+    /// Which webhook it is, as in [`WebhookRow::target`].
     pub target: String,
     /// Its host.
     pub host: String,
@@ -120,7 +120,7 @@ pub struct WebhookState {
     pub off: Option<(Duration, String)>,
     /// Attempts in a row that the receiver did not answer, or answered with a fault of its own.
     pub failures: i32,
-    /// How long no attempt is made from now.
+    /// For how long from now no attempt is made.
     pub paused_for: Option<Duration>,
     /// What came of the last attempt, and how long ago.
     pub answer: Option<(String, Duration)>,
@@ -134,7 +134,7 @@ pub struct WebhookState {
     pub lost: i64,
 }
 
-/// Another URL is another receiver: what the one before has answered counts for nothing.
+/// Another URL is another receiver, so the answers of the earlier one no longer count.
 const CONFIGURE: &str = "
     insert into defib.webhook as w (target, host, format, events, configured_by, wanted_until)
     values ($1, $2, $3, $4, $5, clock_timestamp() + $6 * interval '1 microsecond')
@@ -151,7 +151,7 @@ const KEEP: &str = "
 
 const FREE: &str = "update defib.outbox set taken_until = null where taken_by = $1 and taken_until is not null";
 
-/// One replica gathers at a time: two would make two digests of one storm.
+/// Only one replica gathers at a time, because two would make two digests of one storm.
 const GATHER_TURN: &str = "select pg_try_advisory_xact_lock(1684366946, 3)";
 
 const GATHER: &str = "
@@ -176,8 +176,8 @@ const GATHER: &str = "
            max(happened_at)
       from many group by type, engine";
 
-/// In the order of what was told: whoever has an earlier message about the same subject waits for that. A message about an engine also waits
-/// for the digests of what came before it. Of those that may be sent, the ones that have not failed come first.
+/// Messages are sent in the order of what they tell: one waits for an earlier message about the same subject. A message about an engine
+/// also waits for the digests of earlier messages. Of those that may be sent, the ones that have not failed come first.
 const TAKE: &str = "
     with next as (
         select o.id from defib.outbox o join defib.webhook w on w.target = $2

@@ -20,7 +20,7 @@ use crate::error::{Fault, StoreError};
 use crate::fleet::Contract;
 use crate::view::{CurrentVerdict, LastRestart};
 
-/// One workspace of the fleet, whatever its row holds.
+/// One workspace of the fleet. Its row may break the contract.
 #[derive(Clone, Debug)]
 pub struct Entry {
     /// `workspace_id`; empty where the row has none.
@@ -37,7 +37,7 @@ pub struct Entry {
     pub suspended: Option<bool>,
     /// The last sign of life: heartbeat or activity, the later.
     pub beat_at: Option<Timestamp>,
-    /// When it was made, by the platform's word.
+    /// When it was made, as the platform says.
     pub created_at: Option<Timestamp>,
     /// The current verdict without its evidence; `None`: alive, or not judged.
     pub verdict: Option<Box<CurrentVerdict>>,
@@ -179,7 +179,7 @@ impl Store {
     }
 }
 
-/// Words that many rows share: one allocation for each, not for each row.
+/// Words that many rows share. Each word is allocated once, and not once for each row.
 #[derive(Default)]
 struct Words(HashSet<Arc<str>>);
 

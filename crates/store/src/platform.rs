@@ -1,9 +1,9 @@
 //! The platform's two functions, `defib.mark_dead` and `defib.mark_recovered`.
 //!
-//! They are a stranger's code: they may raise, wait for a lock that is never released, or hang. Whatever they do concerns the one
-//! workspace that they were called for. So every call runs under time-outs of its own, at the server; a refusal of theirs is a fault of
-//! its own kind ([`Fault::Function`]), which is never taken for a database that is away; and calls may use only half of the pool, so that
-//! functions that hang leave connections for everybody else.
+//! Somebody else wrote them: they may raise an error, wait for a lock that is never released, or hang. Whatever they do must affect only
+//! the workspace that they were called for. So every call runs at the server under time-outs of its own. If a function refuses, that is a
+//! separate kind of fault ([`Fault::Function`]), which is never taken for a database that is away. And calls may use only half of the pool,
+//! so that functions that hang leave connections for everything else.
 
 use std::time::Duration;
 
@@ -20,12 +20,13 @@ use crate::error::Fault;
 pub(crate) const MARK_DEAD: &str = "mark_dead";
 pub(crate) const MARK_RECOVERED: &str = "mark_recovered";
 
-/// For the rest of a transaction: what a call of a function may take, and how long it may wait for one lock. Longer: a function that hangs
-/// keeps a connection from others for longer. Shorter: a platform under load cannot be told anything. The lock time-out stays below
-/// `deadlock_timeout` (1 s), so that we give up before the server looks for a victim.
+/// Time-outs for the rest of a transaction: for the call of a function, and for one lock. Larger: a function that hangs occupies a
+/// connection for longer. Smaller: the functions of a platform under load always fail. The lock time-out stays below `deadlock_timeout` (1
+/// s), so that we give up before the server looks for a victim.
 pub(crate) const BOUNDS: &str = "set local statement_timeout = 2000; set local lock_timeout = 750";
 
-/// How long a caller waits for its turn. Longer than one call can take, and far below the deadline of a call.
+/// How long a caller waits for its turn. This is longer than one call of a function can take, and far shorter than the deadline of the
+/// caller.
 const TURN_TIMEOUT: Duration = Duration::from_secs(4);
 
 impl Store {
@@ -38,12 +39,12 @@ impl Store {
     }
 }
 
-/// False is the platform's veto. Null counts as a veto too, because an adapter that returns null has not agreed.
+/// Calls `mark_dead`. False means that the platform vetoes. Null counts as a veto too, because an adapter that returns null has not agreed.
 pub(crate) async fn mark_dead(connection: &mut Connection, workspace: &str, evidence: &Value) -> Result<bool, Fault> {
     call(connection, MARK_DEAD, "select coalesce(defib.mark_dead($1, $2), false)", workspace, evidence).await
 }
 
-/// True when that changed the status.
+/// Calls `mark_recovered`. True when that changed the status.
 pub(crate) async fn mark_recovered(
     connection: &mut Connection,
     workspace: &str,

@@ -1,6 +1,6 @@
-//! Retention: what is old goes, a batch at a time, each batch a transaction of its own.
+//! Retention: old rows are deleted in batches, each in a transaction of its own.
 //!
-//! One large delete would hold its snapshot for as long as it runs, and keep vacuum from the platform's tables all that time.
+//! One large delete would hold its snapshot for as long as it runs, and all that time vacuum could not clean the platform's tables.
 
 use std::time::Duration;
 
@@ -20,11 +20,11 @@ pub struct RetentionSettings {
     /// Attempts from their end, and holds from theirs. Shorter than the longest back-off: attempts are forgotten and numbers
     /// start again.
     pub attempts: Duration,
-    /// Rows a statement, at least one.
+    /// How many rows one statement deletes; at least one.
     pub batch: i64,
 }
 
-/// How many rows went.
+/// How many rows were deleted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RetentionReport {
     /// From `defib.suspicions`.
@@ -58,8 +58,8 @@ const HOLDS: &str = "
         select id from defib.holds where coalesce(released_at, expires_at) < now() - $1 * interval '1 microsecond' limit $2))";
 
 impl Store {
-    /// Removes what is older than `settings` say. Each batch has the deadline of a call; a failure leaves the batches
-    /// before it done.
+    /// Deletes what is older than `settings` say. Each batch has the deadline of a call. After a failure, the batches before it stay
+    /// deleted.
     pub async fn retain(&self, settings: RetentionSettings) -> Result<RetentionReport, StoreError> {
         let batch = settings.batch.max(1);
         let remove = |sql, age| self.remove_in_batches(sql, age, batch);

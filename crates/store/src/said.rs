@@ -1,9 +1,9 @@
 //! What running daemons say of themselves and of their engines (`defib.replicas`, `defib.engines`), so that `defib status` tells what is
-//! true now, and not what a daemon wrote that is gone.
+//! true now, and not what a daemon wrote before it died.
 //!
-//! A replica writes after each pass. A row counts for as long as its holder has the lease on the engine and the next pass is not
-//! overdue; after that it is history, and nobody speaks for the engine's workspaces. The engine without a name stands for the
-//! workspaces that have none (kind external): whoever holds the first lease by name speaks for them.
+//! A replica writes after each pass. A row counts for as long as its holder has the lease on the engine and the next pass is not overdue;
+//! after that it is history, and nobody speaks for the engine's workspaces. The engine with an empty name stands for the workspaces that
+//! are on no engine (kind `external`). The holder of the first lease by name speaks for them.
 
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ pub struct ReplicaReport<'a> {
 /// What the owner of an engine says of it after a pass.
 #[derive(Clone, Debug)]
 pub struct EngineReportRow<'a> {
-    /// Which; `None`: the workspaces that have none.
+    /// Which engine; `None` for the workspaces on no engine.
     pub engine: Option<&'a EngineName>,
     /// The owner.
     pub holder: &'a str,
@@ -75,16 +75,16 @@ pub struct ReplicaSaid {
     pub started_ago: Duration,
     /// How long ago its last pass ended; `None` before its first.
     pub last_pass_ago: Option<Duration>,
-    /// How long ago it should have said again that it lives; `None`: it lives.
+    /// For how long its next report has been overdue; `None` while it lives.
     pub gone_for: Option<Duration>,
 }
 
-/// A row of `defib.engines` that still counts: by the holder of the lease, with the next pass not overdue.
+/// A row of `defib.engines` that still counts, because it is by the holder of the lease and the next pass is not overdue.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EngineSaid {
-    /// Which; empty: the workspaces that have none.
+    /// Which engine; empty for the workspaces on no engine.
     pub name: String,
-    /// Who says so.
+    /// The replica that wrote the row.
     pub holder: String,
     /// Why it gave no usable answer; `None`: it answered.
     pub fault: Option<String>,
@@ -98,7 +98,7 @@ pub struct EngineSaid {
     pub last_pass_at: Timestamp,
     /// How long ago that was.
     pub last_pass_ago: Duration,
-    /// For how long the next pass has been overdue; `None`: it is not.
+    /// For how long the next pass has been overdue; `None` if it is not overdue.
     pub overdue_for: Option<Duration>,
 }
 
@@ -121,10 +121,10 @@ const REPORT_REPLICA: &str = "
            heartbeats_usable = $6
      where replica = $1";
 
-/// Only while the lease is the holder's: what a former owner writes late must not be taken for the new owner's word.
+/// Writes only while the lease is the holder's, because a late write of a former owner must not be taken for the new owner's report.
 ///
-/// The webhook is told of a storm that begins or ends in this word, against the word before, whoever's it was: so each storm that began also
-/// ends, also where the engine has changed hands meanwhile.
+/// The webhook is told of a storm that begins or ends between the report before and this one, even if the report before was another
+/// replica's. So every storm that was told to begin is also told to end, even if the engine changed its owner meanwhile.
 const REPORT_ENGINE: &str = "
     with before as materialized (select storm, last_pass_at from defib.engines where engine = $1),
          written as (
@@ -181,7 +181,7 @@ impl Store {
         .map_err(StoreError::Report)
     }
 
-    /// Writes what the owner of an engine says of it. False when the lease is not the holder's: nothing was written.
+    /// Writes what the owner of an engine says of it. False when the lease is not the holder's; then nothing was written.
     pub async fn report_engine(&self, report: &EngineReportRow<'_>) -> Result<bool, StoreError> {
         self.within_deadline(async {
             let engine = report.engine.map_or("", EngineName::as_str);

@@ -1,7 +1,8 @@
 //! Suspicions: reported by proxies, taken once by a daemon.
 //!
-//! Taking marks rows, in the order of their ids but never "all after the last id": identity values are drawn before the commit,
-//! so a row with a smaller id may become visible after one with a larger. Two daemons that take at once skip each other's rows.
+//! Suspicions are taken by marking rows, in the order of their ids. It is never "all rows after the last id": ids are drawn before the
+//! commit, so a row with a smaller id may become visible after one with a larger id. Two daemons that take at the same time skip each
+//! other's rows.
 
 use std::time::Duration;
 
@@ -19,13 +20,14 @@ pub struct Suspicion {
     pub id: i64,
     /// The workspace as reported: it need not exist.
     pub workspace: WorkspaceId,
-    /// The database login that reported it; empty for one from before logins were kept. The function writes it, the caller cannot choose it.
+    /// The database login that reported it; empty if the row is from before logins were recorded. The function writes it, so the caller
+    /// cannot choose it.
     pub login: String,
     /// Who reported it, in the caller's own words.
     pub reporter: String,
     /// A short word, such as `connection_refused`. Free text: never a metric label as it is.
     pub reason: String,
-    /// What the request got, if anything.
+    /// The HTTP status that the request got, if any.
     pub http_status: Option<i32>,
     /// For people.
     pub detail: Option<String>,
@@ -42,7 +44,7 @@ pub struct NewSuspicion<'a> {
     pub reporter: &'a str,
     /// Why.
     pub reason: &'a str,
-    /// What the request got.
+    /// The HTTP status that the request got.
     pub http_status: Option<i32>,
     /// For people.
     pub detail: Option<&'a str>,
@@ -53,7 +55,7 @@ pub struct NewSuspicion<'a> {
 pub struct Pending {
     /// The row.
     pub id: i64,
-    /// Of whom; it need not exist.
+    /// The workspace; it need not exist.
     pub workspace: WorkspaceId,
 }
 

@@ -1,4 +1,4 @@
-//! TLS to Postgres with libpq's idea of trust, by rustls.
+//! TLS to Postgres by rustls, with the rules of libpq for what is trusted.
 //!
 //! libpq verifies nothing below `verify-ca`, except that `require` with a root certificate means `verify-ca`. If we verified more than the
 //! operator asked for, we would refuse servers that psql accepts. We must never verify less.
@@ -31,7 +31,7 @@ pub(crate) fn connector(mode: SslMode, root_cert: Option<&Path>) -> Result<MakeR
     Ok(MakeRustlsConnect::new(config))
 }
 
-/// Whom to believe.
+/// Which certificates to trust.
 #[derive(Debug)]
 enum Trust {
     Anyone,

@@ -1,4 +1,5 @@
-//! The database URL: libpq's two forms, taken apart far enough to give TLS back its meaning.
+//! The database URL in either of libpq's two forms. It is parsed here as far as is needed to give `sslmode` the meaning that libpq gives
+//! it.
 //!
 //! tokio-postgres knows three values of `sslmode`, refuses the two that verify anything, and has never heard of
 //! `sslrootcert`. So both are taken out here before it reads the rest. Along the way, options that libpq has and that change
@@ -17,15 +18,15 @@ use crate::error::SettingsError;
 pub(crate) enum SslMode {
     /// Never TLS.
     Disable,
-    /// TLS when the server insists.
+    /// TLS only if the server insists.
     Allow,
-    /// TLS when the server can; nobody is verified.
+    /// TLS if the server can; no certificate is verified.
     Prefer,
-    /// TLS always; nobody is verified, unless `sslrootcert` is given.
+    /// Always TLS; no certificate is verified, unless `sslrootcert` is given.
     Require,
     /// The certificate must lead to the root.
     VerifyCa,
-    /// And it must be for this host.
+    /// The certificate must lead to the root and be for this host.
     VerifyFull,
 }
 
@@ -60,7 +61,7 @@ const PASSED_ON: [&str; 18] = [
     "load_balance_hosts",
 ];
 
-/// What changes nothing here: no GSSAPI, no TLS compression, always SNI and UTF-8.
+/// Options of libpq that change nothing here, because there is no GSSAPI and no TLS compression, and always SNI and UTF-8.
 const IGNORED: [&str; 8] = [
     "gssencmode",
     "sslcompression",
@@ -72,7 +73,7 @@ const IGNORED: [&str; 8] = [
     "gssdelegation",
 ];
 
-/// What libpq has, and ignoring it would be wrong.
+/// Options of libpq that are refused, because ignoring them would be wrong.
 const UNSUPPORTED: [&str; 12] = [
     "sslcert",
     "sslkey",

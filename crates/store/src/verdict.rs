@@ -38,7 +38,7 @@ pub struct VerdictRow {
     pub held: Option<String>,
 }
 
-/// A current verdict as an earlier tick, or an earlier daemon, left it.
+/// A current verdict as it stands in the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredVerdict {
     /// About whom.
@@ -64,7 +64,7 @@ const LOCKED_BY_OTHERS: &str = "
 
 const DELETE_VERDICTS: &str = "delete from defib.verdicts where workspace_id = any ($1)";
 
-/// The webhook is told of whoever has become a contradiction or exhausted, against what the row said before.
+/// Tells the webhook of each workspace that is now `contradiction` or `exhausted` and was not according to its row before.
 const UPSERT_VERDICTS: &str = "
     with before as materialized (select workspace_id, verdict from defib.verdicts where workspace_id = any ($1)),
          written as (
@@ -87,8 +87,8 @@ impl Store {
     /// Writes current verdicts over what stands for their workspaces (of two for one workspace the last counts), and removes those of
     /// `cleared` (alive, or no longer judged; one that is also in `rows` is kept).
     ///
-    /// Returns the workspaces that were not written: the database refuses their rows, or another transaction has them locked. Everybody else
-    /// is written all the same. Try them again later.
+    /// Returns the workspaces that were not written: the database refuses their rows, or another transaction has them locked. All others
+    /// are written. Try these again later.
     ///
     /// # Errors
     /// [`StoreError::RecordVerdicts`] when the database is away, or the table as a whole is locked. Some of the rows may have been written.

@@ -1,7 +1,7 @@
 //! `/api/v1/events`: an event for each new picture of the fleet, as server-sent events.
 //!
-//! A reader that was away needs no history: the first event of each connection says how things stand, and what it missed shows in
-//! the difference. So a reconnect, to this replica or to another one, loses nothing.
+//! A reader that was away needs no history. The first event of each connection gives the present state, and the difference from what the
+//! reader has shows what it missed. So a reconnect, to this replica or to another one, loses nothing.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -51,7 +51,7 @@ struct Feed {
     shots: watch::Receiver<Option<Arc<Shot>>>,
     /// The picture that it was told of last.
     told: Option<Timestamp>,
-    /// It knows that the fleet cannot be read.
+    /// Whether it was told that the fleet cannot be read.
     is_unread: bool,
     is_first: bool,
     _place: OwnedSemaphorePermit,
@@ -81,7 +81,7 @@ impl Feed {
         }
     }
 
-    /// A picture that it was not told of yet.
+    /// A picture that the reader was not told of yet.
     fn news(&mut self) -> Option<Event> {
         let shot = self.shots.borrow_and_update().clone()?;
         if self.told.is_some_and(|told| told >= shot.picture.at) {

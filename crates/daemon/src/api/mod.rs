@@ -25,7 +25,7 @@ use crate::told::picture::{self, FleetPicture, Word};
 use crate::told::standing::Voices;
 use crate::told::viewer::Viewer;
 
-/// Workspaces or restarts in an answer, unless it is asked for another number.
+/// How many workspaces or restarts an answer has, unless the request asks for another number.
 const LIMIT: i64 = 100;
 /// Workspaces or restarts in one answer, at most.
 const LIMIT_MAX: i64 = 1_000;
@@ -81,7 +81,7 @@ async fn status(State(open): State<Open>) -> Answer {
     })))
 }
 
-/// What `workspaces` can be asked for.
+/// The query of `workspaces`.
 #[derive(Debug, Default, Deserialize)]
 struct Wanted {
     verdict: Option<String>,
@@ -160,7 +160,7 @@ async fn workspace(State(open): State<Open>, id: Result<Path<String>, PathReject
     Ok(answer(explain::as_json(&explanation, &voices)))
 }
 
-/// What `restarts` can be asked for.
+/// The query of `restarts`.
 #[derive(Debug, Default, Deserialize)]
 struct WantedRestarts {
     after: Option<i64>,

@@ -1,4 +1,4 @@
-//! What is wrong with a request, as RFC 9457 says it: `application/problem+json`.
+//! What is wrong with a request, in the form of RFC 9457 (`application/problem+json`).
 
 use axum::Json;
 use axum::http::{StatusCode, header};

@@ -16,7 +16,7 @@ use redis::{Client, ConnectionAddr, IntoConnectionInfo, RedisError, TlsCertifica
 
 use super::redis::ANSWER_MAX;
 
-/// Where Redis is, and how it is reached.
+/// The address of Redis, and how it is reached.
 #[derive(Clone)]
 pub(crate) struct Address {
     place: Place,
@@ -32,7 +32,7 @@ enum Place {
     Sentinel { nodes: Vec<String>, service: String, asks_as: Login },
 }
 
-/// What the sentinels themselves know us by.
+/// Our user and password at the sentinels themselves.
 #[derive(Clone, Default)]
 struct Login {
     user: Option<String>,
@@ -137,7 +137,7 @@ impl Address {
         &self.shown
     }
 
-    /// A text of somebody else's, with our passwords struck out: an old server repeats a command that it does not know.
+    /// A text from the server without our passwords in it. They may be in it because an old server repeats a command that it does not know.
     pub(super) fn redacted(&self, text: &str) -> String {
         self.secrets.iter().fold(text.to_owned(), |text, secret| text.replace(secret, "(secret)"))
     }

@@ -1,9 +1,9 @@
 //! The platform's cache in Redis: which keys belong to a workspace, and how they are deleted.
 //!
-//! The problem: a platform remembers in Redis where a workspace is reached and that it lives. While a dead workspace boots, such
-//! keys send its callers to an address that nobody answers at; and where one of them expires meanwhile, some platforms take the boot
-//! for a death and begin it anew. So the keys are deleted before the restart is asked for. When that happens, and what follows when Redis
-//! is away, is the business of the module `eviction`.
+//! The problem: a platform keeps in Redis the address of a workspace, and that it lives. While a dead workspace boots, such keys send
+//! callers to an address at which nobody answers. And if one of the keys expires meanwhile, some platforms take the boot for a death and
+//! begin it anew. So the keys are deleted before the restart is asked for. The module `eviction` decides when that happens, and what
+//! follows when Redis is away.
 //!
 //! Nothing here imports another module of this crate, so that the configuration can check addresses and patterns.
 
@@ -23,6 +23,6 @@ pub(crate) trait Keys: Send + Sync {
     /// Deletes all of these that there are.
     ///
     /// # Errors
-    /// Why not all of them are surely gone, in a sentence without secrets. Some may be.
+    /// Why it is not certain that all of them are gone, in a sentence without secrets. Some may be gone.
     async fn delete(&self, keys: &[String]) -> Result<(), String>;
 }

@@ -22,7 +22,7 @@ pub(super) const ANSWER_MAX: Duration = Duration::from_secs(1);
 pub(crate) struct RedisCache {
     address: Address,
     reached: How,
-    /// `None`: to be made by whoever needs it next.
+    /// `None` when the next caller has to make it.
     connection: Mutex<Option<Connection>>,
 }
 
@@ -74,7 +74,7 @@ impl RedisCache {
 
     async fn delete_all(&self, keys: &[String]) -> Result<(), RedisError> {
         let connection = self.connection().await?;
-        // One command a key: the keys of a cluster lie on several servers.
+        // There is one command for each key, because the keys of a cluster are on several servers.
         let deleted = try_join_all(keys.iter().map(|key| {
             let mut connection = connection.clone();
             async move {
@@ -93,7 +93,7 @@ impl RedisCache {
 #[async_trait]
 impl Keys for RedisCache {
     async fn delete(&self, keys: &[String]) -> Result<(), String> {
-        // Whoever is given up on by its caller leaves the connection as it is; the library then ends it by its own bound.
+        // If the caller gives up, the connection stays as it is, and the library ends it by its own time-out.
         let result = tokio::time::timeout(2 * ANSWER_MAX, self.delete_all(keys)).await;
         let why = match result {
             Ok(Ok(())) => return Ok(()),

@@ -1,7 +1,7 @@
 //! `defib check`: is everything reachable, permitted and sanely tuned? Every line that is not well says what to do.
 //!
-//! The check fails on whatever would keep a dead workspace dead or restart a healthy one. What is merely probably a mistake is a warning,
-//! and fails only with `--strict`.
+//! The check fails on everything that would keep a dead workspace dead or restart a healthy one. What is only probably a mistake is a
+//! warning, on which the check fails only with `--strict`.
 
 use std::time::Duration;
 
@@ -218,7 +218,7 @@ fn unseen(config: &Config, fleet: &FleetFacts) -> String {
     }
 }
 
-/// The same word in another dress: `Online`, ` online`.
+/// Whether two words differ only in case and blanks, such as `Online` and ` online`.
 fn is_nearly(watched: &str, status: &str) -> bool {
     watched.trim().eq_ignore_ascii_case(status.trim())
 }
@@ -254,7 +254,7 @@ fn check_tuning(findings: &mut Findings, config: &Config, facts: Option<&CheckFa
     }
 }
 
-/// A workspace whose mark is not watched leaves the fleet when its first restart fails.
+/// If `mark_dead` writes a status that is not watched, a workspace leaves the fleet when its first restart fails.
 async fn check_marked_status(findings: &mut Findings, config: &Config, store: &Store) {
     match marked_status::find(store, config).await {
         Ok(MarkedStatus::Watched(status)) => {
@@ -270,8 +270,8 @@ async fn check_marked_status(findings: &mut Findings, config: &Config, store: &S
     }
 }
 
-/// Whether the keys of a dead workspace could be deleted: asked by deleting those of a workspace that there cannot be, because only that
-/// shows that the login may write to these keys and that the server is no replica.
+/// Whether the keys of a dead workspace could be deleted. The check deletes the keys of a workspace that cannot exist, because only a
+/// deletion shows that the login may write to these keys and that the server is no replica.
 async fn check_cache(findings: &mut Findings, config: &Config) -> anyhow::Result<()> {
     let (Some(cache), Some(evict)) = (connect::cache(config)?, &config.evict) else { return Ok(()) };
     let nobody = WorkspaceId::from("(defib check)");
@@ -291,7 +291,7 @@ async fn check_cache(findings: &mut Findings, config: &Config) -> anyhow::Result
     Ok(())
 }
 
-/// Connections to engines, to the database and of strangers to the metrics' port are all files.
+/// Whether the process may open enough files. Connections to engines, to the database and to the HTTP port are all files.
 fn check_files(findings: &Findings) {
     files::raise_limit();
     let Some(limit) = files::limit() else { return };

@@ -1,4 +1,4 @@
-//! `defib check` on what the platform gave us: the view, the functions, and the rows as the daemon would read them.
+//! The part of `defib check` about the platform's adapter: the view, the functions, and the rows as the daemon would read them.
 
 use std::collections::BTreeMap;
 
@@ -12,10 +12,10 @@ use crate::config::Config;
 use crate::logging::{chain, printable};
 use crate::own_settings;
 
-/// Containers that are named one by one.
+/// How many containers are named one by one.
 const NAMED_MAX: usize = 3;
 
-/// Returns the workspaces that a daemon would judge. `is_told`: that the fleet cannot be read has been said already.
+/// Returns the workspaces that a daemon would judge. With `is_told` it has already been said that the fleet cannot be read.
 pub(super) async fn check(findings: &mut Findings, config: &Config, store: &Store, is_told: bool) -> Vec<Workspace> {
     match store.check_contract(&config.watched_statuses).await {
         Ok(facts) => {
@@ -65,7 +65,7 @@ fn check_policies(findings: &mut Findings, config: &Config, workspaces: &[Worksp
     }
 }
 
-/// Text from outside that is quoted in a sentence of ours. It may be longer than a name.
+/// A text from outside for a sentence of ours. It may be longer than a name.
 fn brief_sentence(text: &str) -> String {
     printable(text).chars().take(300).collect()
 }

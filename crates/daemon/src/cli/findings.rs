@@ -1,6 +1,6 @@
 //! The findings of `defib check`. They are printed as they are made, and counted for the result.
 
-/// How many things are named in one line, so that thousands of the same fault are one line.
+/// How many names one line has. Thousands of the same fault are still one line.
 const NAMED_MAX: usize = 3;
 
 /// How many findings of each weight there were.
@@ -11,7 +11,7 @@ pub(super) struct Findings {
 }
 
 impl Findings {
-    /// As it should be.
+    /// Something is as it should be.
     pub(super) fn well(&self, what: &str, detail: &str) {
         let _ = self;
         say!("ok    {what}: {detail}");
@@ -29,7 +29,7 @@ impl Findings {
         say!("warn  {what}: {detail}");
     }
 
-    /// It would keep a dead one dead, or restart a healthy one.
+    /// It would keep a dead workspace dead, or restart a healthy one.
     pub(super) fn fail(&mut self, what: &str, detail: &str) {
         self.failed += 1;
         say!("FAIL  {what}: {detail}");

@@ -1,5 +1,5 @@
-//! The man pages and the completions of shells, made from the declaration of the command line, so that they cannot say anything else
-//! than `--help` does. The Debian package holds them; whoever installs the bare binary writes them with `defib help-files`.
+//! The man pages and the completions of shells. They are made from the declaration of the command line, so that they always say the same as
+//! `--help`. The Debian package contains them; for the bare binary, `defib help-files` writes them.
 
 use std::path::Path;
 

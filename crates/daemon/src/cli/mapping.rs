@@ -14,12 +14,12 @@ use super::findings::{Findings, brief, count, some};
 use crate::config::Config;
 use crate::logging::{chain, printable};
 
-/// What is known of the fleet; nothing where it cannot be read.
+/// What is known of the fleet; empty if it cannot be read.
 #[derive(Debug, Default)]
 pub(super) struct Rows<'a> {
-    /// Those that a daemon would judge.
+    /// The workspaces that a daemon would judge.
     pub(super) judged: &'a [Workspace],
-    /// All of them.
+    /// All workspaces of the fleet.
     pub(super) all: &'a [StatusRow],
 }
 
@@ -204,7 +204,7 @@ fn tell_missing(findings: &mut Findings, config: &Config, seen: &Seen<'_>, elsew
 /// Containers whose workspace has no row at all, or one on another engine that does not find it.
 fn tell_unclaimed(findings: &mut Findings, config: &Config, seen: &[Seen<'_>], rows: &Rows<'_>) {
     if rows.all.is_empty() {
-        return; // said elsewhere: nobody is watched at all
+        return; // another finding says that nothing is watched at all
     }
     let known: HashMap<&str, Option<&str>> =
         rows.all.iter().map(|row| (row.id.as_str(), row.engine.as_deref())).collect();

@@ -1,4 +1,4 @@
-//! What an operator tells defib: migrate, suspect, hold, release, ack, restart, storm end.
+//! The commands of operators: migrate, suspect, hold, release, ack, restart, storm end.
 //!
 //! All but the first need no more than the role `defib_operator`: they call functions, which record the database login beside the
 //! name of the system user.
@@ -13,7 +13,7 @@ use crate::logging::printable;
 use crate::told::names::{NoSuch, must_exist, reason};
 use crate::told::show;
 
-/// Between two looks at what became of an order.
+/// The pause between two looks at what became of an order.
 const ORDER_POLL: Duration = Duration::from_millis(200);
 
 pub(super) async fn migrate(store: &Store) -> anyhow::Result<Ended> {
@@ -96,7 +96,7 @@ pub(super) async fn release(store: &Store, args: &ReleaseArgs) -> anyhow::Result
         say!("{released} {holds} released: {}", named(&args.scope));
         return Ok(Ended::Well);
     }
-    // Perhaps a slip: one that exists and is not held is told apart from one that does not exist.
+    // This may be a typing error, so a target that exists and is not held gets another message than one that does not exist.
     must_exist(store, &scope).await?;
     complain!("defib: no hold stands on exactly {}: `defib status` lists the holds", named(&args.scope));
     Ok(Ended::Failed)
@@ -141,7 +141,7 @@ pub(super) async fn end_storm(store: &Store, args: &StormEndArgs) -> anyhow::Res
     carry_out(store, &Ordered::StormEnd { engine }, why, &subject, args.wait).await
 }
 
-/// Gives an order, and waits until the daemon has said what came of it.
+/// Gives an order, and waits until the daemon has answered it.
 async fn carry_out(
     store: &Store,
     what: &Ordered,

@@ -12,7 +12,7 @@ use crate::told::names::{NoSuch, unknown};
 use crate::told::standing::Voices;
 use crate::told::status::{Filter, Picture};
 
-/// Between two pictures of `--watch`, unless it says otherwise.
+/// The pause between two pictures of `--watch`, unless `--watch` gives another one.
 pub(super) const WATCH_EVERY: &str = "2s";
 
 pub(super) async fn status(store: &Store, args: &StatusArgs) -> anyhow::Result<Ended> {
@@ -29,7 +29,7 @@ pub(super) async fn status(store: &Store, args: &StatusArgs) -> anyhow::Result<E
         let failed = args.exit_code && picture.has_trouble(&filter);
         return Ok(if failed { Ended::Failed } else { Ended::Well });
     };
-    // Until somebody ends it: a database that goes away meanwhile is part of what is watched.
+    // This goes on until somebody ends it. If the database goes away meanwhile, that is shown, and the watching goes on.
     loop {
         let text = match Picture::take(store).await {
             Ok(picture) if args.format == Format::Json => picture.json(&filter)?,

@@ -18,7 +18,7 @@ pub(crate) struct Knob {
     pub(crate) group: Group,
 }
 
-/// What a knob accepts, with bounds.
+/// The kinds of values, with their bounds.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Kind {
     /// `500ms`, `5s`, `2m`, `1h`, `7d`.
@@ -94,7 +94,7 @@ impl Knob {
     }
 }
 
-/// A duration as knobs write it: the largest unit that divides it.
+/// A duration as knobs write it, in the largest unit that divides it.
 pub(crate) fn short(duration: Duration) -> String {
     let ms = duration.as_millis();
     for (unit, size) in [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000)] {

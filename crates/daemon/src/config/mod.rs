@@ -1,8 +1,7 @@
 //! Configuration: read once from flags and the environment, checked as a whole, and typed from then on.
 //!
-//! An operator mends a bad environment in one go, so every fault is collected before any is printed. A variable that starts
-//! with `DEFIB_` and is not known is a fault too: a misspelt knob that is silently ignored is how a fleet gets restarted by
-//! defaults nobody chose.
+//! All faults are collected before any is printed, so that an operator can correct them in one go. An unknown variable that starts with
+//! `DEFIB_` is a fault too: if a misspelt knob were ignored, the fleet would be restarted by a default that nobody chose.
 
 pub(crate) mod knobs;
 mod parse;
@@ -53,9 +52,9 @@ pub(crate) struct Config {
     pub(crate) database_url: Secret,
     pub(crate) listen_database_url: Secret,
     pub(crate) engines: Vec<(EngineName, EngineUrl)>,
-    /// What control planes know us by.
+    /// The tokens by which control planes know us.
     pub(crate) engine_tokens: BTreeMap<EngineName, Secret>,
-    /// The platform's own restart, and what it knows us by. Secrets may stand in its address, too.
+    /// The address of the platform's own restart, and the token for it. The address may hold secrets as well.
     pub(crate) platform_url: Option<Secret>,
     pub(crate) platform_token: Option<Secret>,
     pub(crate) restart_by: RestartBy,
@@ -106,7 +105,7 @@ impl fmt::Display for Faults {
 
 impl std::error::Error for Faults {}
 
-/// The knobs as given, before they are checked. Flags win over variables, and an empty variable counts as unset.
+/// The knobs as they were given, before they are checked. A flag wins over a variable, and an empty variable counts as unset.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RawKnobs(BTreeMap<&'static str, Given>);
 
@@ -147,7 +146,7 @@ impl Args for RawKnobs {
     }
 }
 
-/// The clap argument of a knob. Values are taken as they are: clap would stop at the first bad one.
+/// The clap argument of a knob. It accepts any value, because clap would stop at the first bad one.
 fn argument(knob: &Knob) -> Arg {
     let default = knob.default.map_or_else(String::new, |default| format!(" [default: {default}]"));
     let bounds = knob.bounds();
@@ -172,7 +171,7 @@ fn argument(knob: &Knob) -> Arg {
 }
 
 impl RawKnobs {
-    /// Checks everything and types it.
+    /// Checks all knobs and converts them to types.
     ///
     /// # Errors
     /// Every fault at once.
@@ -234,7 +233,7 @@ impl RawKnobs {
             ui: match read.word("UI").as_str() {
                 "on" => true,
                 "off" => false,
-                // Whoever reaches another address may be anybody, and the page asks nobody who they are.
+                // Any other address may be reached by anybody, and the page has no login.
                 _ => listen_addr.ip().is_loopback(),
             },
             retention: read.duration("RETENTION"),
@@ -285,7 +284,7 @@ impl Config {
     }
 }
 
-/// What commands need that only look at the tables.
+/// What commands need that only read the tables.
 #[derive(Clone, Debug)]
 pub(crate) struct Few {
     pub(crate) database_url: Secret,
@@ -318,7 +317,7 @@ impl Args for FewKnobs {
 }
 
 impl FewKnobs {
-    /// Checks them.
+    /// Checks the knobs of such a command.
     ///
     /// # Errors
     /// Every fault at once.

@@ -1,4 +1,5 @@
-//! From text to types, collecting faults. Each names its variable (or the flag it was given by) and says what would do.
+//! Converts the texts of the knobs to types, and collects the faults. Each fault names the variable, or the flag if one was given, and says
+//! what is allowed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
@@ -13,10 +14,10 @@ use super::{Evict, RawKnobs, Secret};
 use crate::cache::{Address, Pattern};
 use crate::webhook::settings::{Given, Webhook};
 
-/// What the variable of a control plane's token begins with; its engine's name follows.
+/// The beginning of the variable with the token of a control plane. The name of its engine follows.
 const ENGINE_TOKEN: &str = "DEFIB_ENGINE_TOKEN_";
 
-/// Reads knobs one by one and remembers what is wrong. What it returns for a bad one is never used.
+/// Reads knobs one by one and remembers what is wrong. For a bad knob it returns some value, which is never used.
 pub(super) struct Reader<'a> {
     raw: &'a RawKnobs,
     environment: &'a [(OsString, OsString)],
@@ -66,7 +67,7 @@ impl<'a> Reader<'a> {
 
     /// The text given for a knob, or its default, and what to call it in a fault.
     fn given(&mut self, name: &str) -> (Option<String>, String, &'static Knob) {
-        // Every name here is a literal of this crate; the test `every_knob_is_read` walks them all.
+        // Every name that is passed here is a literal of this crate, and the test `every_knob_is_read` goes through all of them.
         let knob = KNOBS.iter().find(|knob| knob.name == name).unwrap_or(&KNOBS[0]);
         let Some(given) = self.raw.0.get(knob.name) else {
             return (knob.default.map(str::to_owned), knob.variable(), knob);
@@ -84,7 +85,7 @@ impl<'a> Reader<'a> {
         self.given(name).0.filter(|text| !text.is_empty())
     }
 
-    /// The one that everything needs. One fault at most: what is wrong with it, or that there is none.
+    /// The database URL, which everything needs. It makes one fault at most: what is wrong with it, or that it is missing.
     pub(super) fn database_url(&mut self) -> Option<Secret> {
         let faults = self.faults.len();
         let url = self.secret("DATABASE_URL");
@@ -225,7 +226,7 @@ impl<'a> Reader<'a> {
         words
     }
 
-    /// The keys that are deleted in Redis. The address and the keys mean nothing without each other.
+    /// The keys that are deleted in Redis. The address and the keys are of use only together.
     pub(super) fn evict(&mut self) -> Option<Evict> {
         let faults = self.faults.len();
         let url = self.secret("REDIS_URL");
@@ -260,13 +261,13 @@ impl<'a> Reader<'a> {
         Some(Evict { redis, patterns })
     }
 
-    /// The webhook, of which all knobs are checked together.
+    /// The webhook. Its knobs are checked together.
     pub(super) fn webhook(&mut self) -> Option<Webhook> {
         let faults = self.faults.len();
         let (url, secret) = (self.secret("WEBHOOK_URL"), self.secret("WEBHOOK_SECRET"));
         let (events, format) = (self.text("WEBHOOK_EVENTS"), self.word("WEBHOOK_FORMAT"));
         if self.faults.len() > faults {
-            return None; // one that could not be read would seem not to be set
+            return None; // a knob that could not be read would seem not to be set
         }
         let given = Given {
             url: url.as_ref().map(Secret::expose),

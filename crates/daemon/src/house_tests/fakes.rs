@@ -59,7 +59,7 @@ pub(super) struct FakeDatabase {
     pub(super) attempts: Mutex<Vec<Attempt>>,
     pub(super) verdicts: Mutex<BTreeMap<WorkspaceId, StoredVerdict>>,
     pub(super) events: Mutex<Vec<EventRow>>,
-    /// Whoever wants to write verdicts or history waits for as long as this holds, and then fails.
+    /// While this is set, every write of verdicts or history waits as long as it would for a lock, and then fails.
     pub(super) books_locked: AtomicBool,
     /// The fleet cannot be read.
     pub(super) away: AtomicBool,
@@ -67,7 +67,7 @@ pub(super) struct FakeDatabase {
     pub(super) recovered: Mutex<Vec<WorkspaceId>>,
     /// Every call of a function of the platform, as `function workspace`.
     pub(super) calls: Mutex<Vec<String>>,
-    /// For whom the functions of the platform raise.
+    /// The workspaces for which the functions of the platform raise an error.
     pub(super) raises: Mutex<BTreeSet<WorkspaceId>>,
     engines: Vec<EngineName>,
 }
@@ -290,7 +290,7 @@ impl SuspicionTables for FakeDatabase {
     }
 }
 
-/// An engine on which everybody runs who is not in `stopped`.
+/// An engine on which every workspace runs that is not in `stopped`.
 pub(super) struct FakeEngine {
     name: EngineName,
     clock: Clock,
@@ -299,9 +299,9 @@ pub(super) struct FakeEngine {
     pub(super) takes: Mutex<Duration>,
     /// It answers nothing.
     pub(super) is_away: AtomicBool,
-    /// Looks at all of it.
+    /// How many looks at the whole engine there were.
     pub(super) lists: AtomicUsize,
-    /// Looks at a few.
+    /// How many looks at a few workspaces there were.
     pub(super) inspects: AtomicUsize,
 }
 
@@ -330,7 +330,7 @@ impl FakeEngine {
         };
         let samples = targets
             .iter()
-            .rev() // nothing may depend on the order of a report
+            .rev() // so that nothing can depend on the order of a report
             .map(|target| (target.workspace.clone(), Sample { at, observation: observe(target) }))
             .collect();
         let reached = Reached { identity: Some("e".into()), ..Reached::default() };
@@ -437,7 +437,7 @@ pub(super) struct Foundations {
 }
 
 impl Foundations {
-    /// With these engines and flags.
+    /// A daemon with these engines and flags.
     pub(super) fn lay(engines: &[&str], flags: &[&str]) -> Self {
         let clock = clock::monotonic();
         let names: Vec<EngineName> = engines.iter().map(|name| (*name).into()).collect();

@@ -16,13 +16,13 @@ use crate::sync::lock;
 
 const SILENT: Duration = Duration::from_secs(120);
 
-/// Two engines with one silent workspace each, which run.
+/// Two engines with one workspace each, which runs and is silent.
 async fn house(flags: &[&str]) -> House {
     let foundations = Foundations::lay(&["a", "b"], flags);
     foundations.database.add("on-a", "a", SILENT);
     foundations.database.add("on-b", "b", SILENT);
     let house = foundations.build().await;
-    // Heartbeats are no witness in the first window. One second later, so that no poll is due now.
+    // Heartbeats are no witness in the first window. The extra second is there so that no poll is due at this moment.
     house.after(12 * POLL + Duration::from_secs(1)).await;
     house
 }
@@ -59,7 +59,7 @@ async fn restarts_go_on_while_the_tables_are_locked_and_the_verdicts_are_right_o
     assert_eq!(house.metric("defib_database_up"), 1.0);
 }
 
-/// A bug that was there: verdicts were written once, when they changed, so a write that was lost stayed lost until the next change.
+/// This was a bug: verdicts were written once, when they changed, so a write that was lost stayed lost until the next change.
 #[tokio::test(start_paused = true)]
 async fn what_the_table_says_wrongly_is_made_good_within_a_poll() {
     let house = house(&[]).await;
@@ -88,7 +88,7 @@ async fn what_the_table_says_wrongly_is_made_good_within_a_poll() {
     assert_eq!(house.database.verdict("on-b"), None, "whoever has left the fleet has no verdict");
 }
 
-/// A bug that was there: an error of the function ended the pass before its restarts were handed over, and was taken for an outage of the
+/// This was a bug: an error of the function ended the pass before its restarts were handed over, and was taken for an outage of the
 /// database.
 #[tokio::test(start_paused = true)]
 async fn a_function_that_raises_for_one_workspace_concerns_that_workspace_alone() {
@@ -120,7 +120,7 @@ async fn a_function_that_raises_for_one_workspace_concerns_that_workspace_alone(
     assert!(lock(&house.database.owed).is_empty(), "once it works, the mark is taken back");
 }
 
-/// Forty workspaces and six blips were 480 events.
+/// Before engines had events of their own, six short outages of an engine with forty workspaces made 480 events.
 #[tokio::test(start_paused = true)]
 async fn an_engine_that_goes_away_and_comes_back_is_two_events_and_none_of_its_workspaces() {
     let foundations = Foundations::lay(&["a"], &[]);
@@ -156,8 +156,8 @@ async fn an_engine_that_goes_away_and_comes_back_is_two_events_and_none_of_its_w
     assert!(!history.is_empty() && !history.iter().any(|verdict| verdict == "unknown"), "{history:?}");
 }
 
-/// A bug that was there: the ledger was read before the engine was asked, and a slow engine takes seconds to answer. A workspace that was
-/// restarted meanwhile was offered its first attempt again, without the back-off.
+/// This was a bug: the ledger was read before the engine was asked, and a slow engine takes seconds to answer. For a workspace that was
+/// restarted meanwhile, the first attempt was ordered again, without the back-off.
 #[tokio::test(start_paused = true)]
 async fn attempts_that_were_made_while_the_engine_was_asked_count() {
     let house = house(&[]).await;

@@ -1,5 +1,5 @@
-//! `/metrics`, `/healthz` and `/readyz`, and beside them the status page and its API. Read only, and nothing in the product depends
-//! on it: the commands work against the database alone. What strangers can take of the process is bounded by [`server`].
+//! `/metrics`, `/healthz` and `/readyz`, and beside them the status page and its API. All of it only reads, and no command needs it:
+//! commands work with the database alone. [`server`] bounds how much of the process strangers can use.
 
 mod server;
 
@@ -32,15 +32,15 @@ pub(crate) struct Shown {
     pub(crate) clock: Clock,
     pub(crate) health: Arc<Health>,
     pub(crate) metrics: Arc<Metrics>,
-    /// Who reads the fleet for the status page; `None`: the page is off.
+    /// What reads the fleet for the status page; `None` if the page is off.
     pub(crate) viewer: Option<Arc<Viewer>>,
 }
 
-/// Where the status page would be, if it is off.
+/// What is answered in the place of the status page while it is off.
 const OFF: &str = "The status page and /api/v1 are off here: start defib with DEFIB_UI=on (auto turns them on where \
                    DEFIB_LISTEN_ADDR is a loopback address). There are /metrics, /healthz and /readyz.\n";
 
-/// Binds the address. Done before anything is started, so that a port in use stops the start.
+/// Binds the address. This is done before anything is started, so that defib does not start if the port is in use.
 pub(crate) async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| {
         format!("DEFIB_LISTEN_ADDR={address} cannot be listened on: choose a free port or stop what listens there")

@@ -1,15 +1,16 @@
 //! A server that strangers cannot use up.
 //!
-//! The port is open to whoever reaches it, and each connection costs the process a file. The engines and the database need
-//! files as well: a process that has none left heals nobody. So this server bounds what strangers can take:
+//! Anybody who reaches the port can connect to it, and each connection takes one of the files that the process may open. Connections to
+//! engines and to the database are files as well: a process that has none left can restart nobody. So this server limits what strangers can
+//! use:
 //!
-//! - **a number of connections**, which is a share of the files that the process may have. When all are taken, the newest
-//!   comer takes the place of the oldest connection that has not yet sent a whole request, so a scrape always gets through;
+//! - **a number of connections**, which is a share of the files that the process may open. When all are in use, a new connection takes the
+//!   place of the oldest one that has not yet sent a whole request, so a scrape always gets through;
 //! - **a time for the request** to come in, which is also the longest that a connection may be idle;
-//! - **a time for the whole of it**, from the first byte to the last, for those who do not read their answer; a stream of events
-//!   ([`crate::streams`]) has a longer one, and streams have a number of their own;
-//! - **one request for each connection**. Prometheus and probes ask every few seconds at most, so they lose nothing by it,
-//!   and no connection waits for a next request.
+//! - **a time for the whole connection**, from the first byte to the last, against clients that do not read their answer. A stream of
+//!   events ([`crate::streams`]) may last longer, and the number of streams has its own limit;
+//! - **one request for each connection**. Prometheus and probes ask only every few seconds, so this costs them nothing, and no connection
+//!   stays open while it waits for another request.
 //!
 //! ```text
 //! accepted ──► request comes in ──► being answered ──► closed
@@ -35,42 +36,43 @@ use tracing::debug;
 
 use crate::streams::Lasting;
 
-/// As many connections at once, at most. Larger: strangers may take more files. Smaller: a burst of scrapes and probes evicts
-/// one of its own.
+/// The largest number of connections at once. Larger: strangers can use more files. Smaller: in a burst of scrapes and probes, one of them
+/// takes the place of another.
 const CONNECTIONS_MAX: usize = 64;
 
-/// The share of the process's files that the connections may take: one in so many. What is left is for the database (eight
-/// connections and the listener) and for the engines (up to eight calls each and a stream of events).
+/// The connections may use one in this many of the process's files. The rest is for the database (its pools and the listener) and for the
+/// engines (up to eight calls each and a stream of events).
 const FILES_SHARE: u64 = 8;
 
-/// Even a process with hardly any files answers a scrape and two probes at once.
+/// The smallest number of connections, so that even a process with hardly any files can answer a scrape and two probes at once.
 const CONNECTIONS_MIN: usize = 4;
 
-/// What a request head may have in bytes. A scrape has some hundred. Not below 8 KiB, which hyper insists on.
+/// How large the head of a request may be, in bytes. That of a scrape has a few hundred. hyper accepts no limit below 8 KiB.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 
-/// After a failed accept, mostly because the process has no files left. Larger: a scrape waits for longer. Smaller: the loop
-/// spins while there are none.
+/// The pause after a failed accept, which mostly means that the process has no files left. Larger: a scrape waits for longer. Smaller: the
+/// loop uses a whole core while there are no files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// How long a stop waits for the answers under way. An answer takes milliseconds; more is needed by those who do not read it.
+/// How long a stop waits for the answers that are under way. An answer takes milliseconds, unless its client does not read it.
 const FINISH_WITHIN: Duration = Duration::from_secs(2);
 
-/// What strangers may take.
+/// What strangers may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Bounds {
     /// Connections at once.
     pub(crate) connections_max: usize,
-    /// How long a request may take to come in.
+    /// How long a request may take to arrive.
     pub(crate) request_within: Duration,
     /// How long a connection may last, from its first byte to the last one of the answer.
     pub(crate) answered_within: Duration,
-    /// How long a stream of events may last. Its reader connects again. It bounds how long one who reads nothing keeps a place.
+    /// How long a stream of events may last. Its reader then connects again. This also limits how long a client that reads nothing occupies
+    /// a place.
     pub(crate) streamed_within: Duration,
 }
 
 impl Bounds {
-    /// Those of a process that may have so many files (its soft limit); `None` where there is no limit.
+    /// The bounds for a process that may open `files_max` files (its soft limit); `None` if there is no limit.
     pub(crate) fn of_process(files_max: Option<u64>) -> Self {
         let share =
             files_max.map_or(CONNECTIONS_MAX, |files| usize::try_from(files / FILES_SHARE).unwrap_or(usize::MAX));
@@ -92,11 +94,11 @@ pub(super) async fn serve(listener: TcpListener, router: Router, bounds: Bounds,
             () = connections.one_ended() => {}
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => connections.admit(stream).await,
-                // It went away before we got to it.
+                // The client went away before we accepted it.
                 Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset) => {}
                 Err(error) => {
                     debug!(%error, "no connection can be accepted");
-                    // Mostly the process has no files left: those of idle strangers are given back.
+                    // Mostly the process has no files left. Closing an idle connection gives one back.
                     if let Some(idle) = connections.oldest_unasked() {
                         connections.evict(&idle).await;
                     }
@@ -114,14 +116,14 @@ struct Connections {
     router: Router,
     bounds: Bounds,
     tasks: JoinSet<()>,
-    /// By their number: a later one is greater.
+    /// The connections by their number; a later one has a greater number.
     known: BTreeMap<u64, Connection>,
     accepted: u64,
 }
 
 struct Connection {
     task: AbortHandle,
-    /// Its request has come in.
+    /// Whether its request has arrived.
     asked: Arc<AtomicBool>,
 }
 
@@ -130,7 +132,7 @@ impl Connections {
         Self { router, bounds, tasks: JoinSet::new(), known: BTreeMap::new(), accepted: 0 }
     }
 
-    /// Begins to serve a connection. Where that would be one too many, another one is closed first.
+    /// Begins to serve a connection. If that would be one too many, another one is closed first.
     async fn admit(&mut self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
         while self.tasks.len() >= self.bounds.connections_max {
             let oldest = || self.known.values().next().map(|connection| connection.task.clone());
@@ -156,11 +158,11 @@ impl Connections {
         self.one_ended().await;
     }
 
-    /// Waits until a connection has ended. For ever while there are none.
+    /// Waits until a connection has ended; for ever while there is none.
     async fn one_ended(&mut self) {
         match self.tasks.join_next_with_id().await {
             Some(Ok((id, ()))) => self.forget(id),
-            // Aborted, or a handler panicked: either way it is closed.
+            // It was aborted, or a handler panicked. Either way it is closed.
             Some(Err(error)) => self.forget(error.id()),
             None => std::future::pending().await,
         }
@@ -235,7 +237,7 @@ mod tests {
         streamed_within: Duration::from_secs(40),
     };
 
-    /// Longer than anything here lasts.
+    /// Longer than any connection in these tests lasts.
     const PATIENCE: Duration = Duration::from_secs(60);
 
     fn router() -> Router {
@@ -255,7 +257,7 @@ mod tests {
         Connections::new(router(), BOUNDS)
     }
 
-    /// A connection that has sent this so far.
+    /// A connection whose client has sent this so far.
     async fn connected(connections: &mut Connections, sent: &str) -> DuplexStream {
         let (mut ours, theirs) = duplex(64);
         connections.admit(theirs).await;
@@ -263,10 +265,10 @@ mod tests {
         ours
     }
 
-    /// All that comes until the connection is closed.
+    /// Everything that arrives until the connection is closed.
     async fn rest(stream: &mut (impl AsyncRead + Unpin)) -> String {
         let mut text = Vec::new();
-        // A reset after the answer is an end as well.
+        // If the connection is reset after the answer, that is an end as well.
         let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut text)).await.expect("closed");
         String::from_utf8(text).expect("text")
     }
@@ -334,7 +336,7 @@ mod tests {
         let busy = connected(&mut connections, &request("/never")).await;
         let mut half = connected(&mut connections, "GET /").await;
         let others = [connected(&mut connections, "").await, connected(&mut connections, "").await];
-        tokio::task::yield_now().await; // the first request is taken up
+        tokio::task::yield_now().await; // so that the first request is being handled
         let mut scrape = connected(&mut connections, &request("/well")).await;
         assert!(rest(&mut scrape).await.ends_with("well"));
         assert_eq!(rest(&mut half).await, "");

@@ -12,12 +12,12 @@ use crate::metrics::{Eviction, Metrics};
 /// Writes the metrics and the log lines of evictions.
 pub(crate) struct EvictionNews {
     metrics: Arc<Metrics>,
-    /// That it fails was said, and not yet that it works again.
+    /// Whether a failure was logged and it has not yet been logged that the deletion works again.
     said: AtomicBool,
 }
 
 impl EvictionNews {
-    /// Into these metrics.
+    /// Writes into these metrics.
     pub(crate) const fn new(metrics: Arc<Metrics>) -> Self {
         Self { metrics, said: AtomicBool::new(false) }
     }
@@ -45,7 +45,7 @@ impl EvictionNews {
         }
     }
 
-    /// Not tried any more.
+    /// The deletion is not tried any more.
     pub(crate) fn given_up(&self) {
         self.metrics.eviction(Eviction::GivenUp);
     }

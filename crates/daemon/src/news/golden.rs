@@ -14,7 +14,7 @@ use super::announce;
 use crate::golden_file;
 use crate::sync::lock;
 
-/// What is said of one: the verdict, the rule, what the engine said, the heartbeat, the looks that found it so, and why it is held.
+/// One example: the verdict, the rule, what the engine said, the heartbeat, the looks that found it so, and why the restart is held back.
 type Case = (Verdict, Rule, Option<Observation>, Witness, Option<u32>, Option<Held>);
 
 #[derive(Clone, Default)]

@@ -1,7 +1,7 @@
-//! What the daemon tells of itself: the one place that turns reports into metrics and log lines.
+//! The one place that turns reports into metrics and log lines.
 //!
-//! A fault is said when it begins and when it ends, however often it is met in between; so what was said is remembered here, and
-//! no metric is ever read back. What restarts tell is in `restarts.rs`.
+//! A fault is logged when it begins and when it ends, however often it is met in between. For that, this module remembers what it has
+//! logged; no metric is ever read back. The news about restarts are in `restarts.rs`.
 
 mod evictions;
 mod restarts;
@@ -28,7 +28,8 @@ use crate::report::{Counts, PassReport};
 use crate::state::State;
 use crate::sync::lock;
 
-/// Workspaces of which it is remembered that a function of the platform failed for them, at most. Beyond it, one is said again.
+/// For how many workspaces it is remembered that a function of the platform failed for them. When there are more, some failures are logged
+/// again.
 const RAISED_MAX: usize = 10_000;
 
 /// Writes metrics and log lines.
@@ -38,7 +39,7 @@ pub(crate) struct News {
     told: Mutex<Told>,
 }
 
-/// What was said.
+/// What was logged.
 #[derive(Default)]
 struct Told {
     database_up: bool,
@@ -53,7 +54,7 @@ struct Told {
     recording: BTreeMap<&'static str, String>,
     /// How many rows of each could not be written last.
     refused: BTreeMap<&'static str, usize>,
-    /// For whom a function of the platform fails.
+    /// The workspaces for which a function of the platform fails.
     raised: HashSet<(&'static str, WorkspaceId)>,
     /// What the last pass over each whole engine counted.
     counts: BTreeMap<Option<EngineName>, Counts>,
@@ -73,7 +74,7 @@ pub(crate) struct Round {
 }
 
 impl News {
-    /// For these metrics and endpoints.
+    /// News for these metrics and endpoints.
     pub(crate) fn new(metrics: Arc<Metrics>, health: Arc<Health>) -> Self {
         Self { metrics, health, told: Mutex::default() }
     }
@@ -83,7 +84,7 @@ impl News {
         &self.health
     }
 
-    /// How a read of the fleet or of the ledger ended. What the platform's functions do is no matter of this.
+    /// Tells how a read of the fleet or of the ledger ended. Faults of the platform's functions do not belong here.
     pub(crate) fn database<T>(&self, read: &Result<T, StoreError>) {
         self.metrics.database_up.set(i64::from(read.is_ok()));
         lock(&self.told).database_up = read.is_ok();
@@ -102,7 +103,7 @@ impl News {
         }
     }
 
-    /// The rows of a read of the fleet that break the contract: each is said once for as long as it does.
+    /// Tells of the rows that break the contract in a read of the fleet. Each is logged once for as long as it breaks the contract.
     pub(crate) fn malformed(&self, rows: Vec<Malformed>) {
         let told = &mut lock(&self.told).malformed;
         let now: BTreeSet<_> = rows.into_iter().map(|row| (row.id, row.why)).collect();
@@ -167,7 +168,7 @@ impl News {
         report: &Result<PassReport, StoreError>,
         took: Duration,
     ) {
-        // That a later read failed says that the database is away; that this one worked, nothing about the others.
+        // If a later read of the pass failed, the database is away. That this read worked says nothing about the others.
         if report.is_err() {
             self.database(report);
         }
@@ -255,7 +256,7 @@ impl News {
     pub(crate) fn recorded(&self, what: &'static str, fault: Option<&StoreError>) {
         let unwritable = fault.filter(|error| matches!(error.kind(), "resources" | "read_only"));
         if what == "verdicts" {
-            // A table that somebody has locked is no reason to be unready; a database without room for a row is.
+            // A database without room for a row makes the daemon unready. A table that somebody has locked does not.
             self.health.writable(unwritable.map_or(Ok(()), |error| Err(database_fault(error))));
         }
         let told = &mut lock(&self.told).recording;
@@ -271,7 +272,7 @@ impl News {
         }
     }
 
-    /// Rows of `what` that could not be written while the others were: the database refuses them, or somebody has them locked.
+    /// Some rows of `what` could not be written although the others were, because the database refuses them or somebody has locked them.
     pub(crate) fn refused(&self, what: &'static str, rows: usize) {
         let before = lock(&self.told).refused.insert(what, rows).unwrap_or(0);
         if rows > 0 && before == 0 {
@@ -306,7 +307,7 @@ impl News {
         }
     }
 
-    /// A function of the platform failed for one workspace. Counted each time, and said once until it works.
+    /// A function of the platform failed for one workspace. It is counted each time, and logged once until the function works again.
     pub(crate) fn adapter_failed(&self, function: &'static str, workspace: &WorkspaceId, error: &StoreError) {
         self.metrics.adapter_error(function);
         let raised = &mut lock(&self.told).raised;
@@ -328,7 +329,7 @@ impl News {
         lock(&self.told).raised.remove(&(function, workspace.clone()));
     }
 
-    /// For each verdict, how long the one that has had it for longest has had it.
+    /// For each verdict, the longest time that a workspace has had it.
     pub(crate) fn longest(&self, longest: &[Duration; Verdict::ALL.len()]) {
         self.metrics.longest(longest);
     }
@@ -344,7 +345,7 @@ impl News {
         let (now, fleet) = (state.now(), state.fleet());
         let ownership = state.ownership().clone();
         for engine in engines {
-            // Also when no turn is taken any more: a lease that has run out is not held.
+            // This holds even when no turn is taken any more, because a lease that has run out is not held.
             self.metrics.lease_held(engine, ownership.epoch(engine, now).is_some());
         }
         let holds = if ownership.speaks_for(None, now) { fleet.holds().len() } else { 0 };
@@ -408,7 +409,7 @@ fn announce(change: &Change) {
         Verdict::Dead | Verdict::Wedged | Verdict::Lost | Verdict::Unhealthy | Verdict::Contradiction => {
             warn!(%workspace, from, verdict = change.to.label(), rule, %because, held, "verdict");
         }
-        // One line an engine says it for all of its workspaces.
+        // The engine's own line says it for all of its workspaces.
         Verdict::Unknown => {}
         _ if change.from == Some(Verdict::Unknown) => {}
         _ => info!(%workspace, from, verdict = change.to.label(), rule, %because, held, "verdict"),

@@ -1,4 +1,4 @@
-//! What a restart tells operators on its way: its metrics and its log lines.
+//! The metrics and the log lines of a restart, from its order to its end.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ pub(crate) struct RestartNews {
 }
 
 impl RestartNews {
-    /// Into these metrics.
+    /// Writes into these metrics.
     pub(crate) const fn new(metrics: Arc<Metrics>) -> Self {
         Self { metrics }
     }
@@ -64,7 +64,7 @@ impl RestartNews {
         );
     }
 
-    /// The engine has answered, or its time is up.
+    /// The engine has answered, or the deadline has passed.
     pub(crate) fn called(&self, order: &RestartOrder, took: Duration) {
         self.metrics.restart_took(&order.engine, took);
     }

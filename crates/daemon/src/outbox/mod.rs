@@ -1,8 +1,8 @@
 //! The deliverer: sends what `defib.outbox` holds to the operator's webhook. Nothing waits for it.
 //!
-//! Each replica that has the webhook runs one, and sends one message at a time: a message that was taken is nobody else's until it is
-//! delivered, or until the replica has been gone for half a minute. So a replica that is killed repeats one message at most, under the same
-//! `webhook-id`, and loses none. What happens when the receiver fails stands in the tables, so all replicas leave it alone together.
+//! Each replica that has the webhook runs one, and sends one message at a time. A message that a replica has taken is left to it until it
+//! is delivered, or until the replica has been gone for half a minute. So when a replica is killed, one message at most is repeated, under
+//! the same `webhook-id`, and none is lost. Failures of the receiver are recorded in the tables, so all replicas pause together.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,13 +19,13 @@ use crate::webhook::body::Told;
 use crate::webhook::result::Delivery;
 use crate::webhook::send::{Sender, Sent};
 
-/// How often the outbox is looked into. Longer: a message is later by that much. Shorter: more statements for nothing.
+/// How often the outbox is read. Larger: messages are sent later by that much. Smaller: more statements that find nothing.
 const TURN: Duration = Duration::from_secs(1);
 
 /// How often storms are gathered and the metrics are brought up to date.
 const GATHER: Duration = Duration::from_secs(5);
 
-/// How often the tables are told that a daemon with this webhook runs, and what is too old or too much is given up.
+/// How often this daemon writes that it runs with this webhook, and gives up messages that are too old or too many.
 const KEEP: Duration = Duration::from_secs(60);
 
 /// Sends what the outbox holds.
@@ -36,7 +36,7 @@ pub(crate) struct Outbox {
     pub(crate) sender: Sender,
 }
 
-/// What was last said in the log, so that it is said once.
+/// What was last logged, so that it is logged once.
 #[derive(Default)]
 struct Noted {
     is_away: bool,
@@ -59,7 +59,7 @@ impl Noted {
     }
 }
 
-/// When each of the slower things is due.
+/// When each of the less frequent tasks is due.
 struct Due {
     gather: Instant,
     keep: Instant,
@@ -107,7 +107,7 @@ impl Outbox {
             self.deliver(&message, noted).await?;
             crash_point!("message_settled");
             if due.gather <= Instant::now() {
-                break; // a long queue keeps nobody from gathering
+                break; // a long queue must not delay the gathering
             }
         }
         Ok(())
@@ -127,7 +127,7 @@ impl Outbox {
     async fn keep(&self, noted: &mut Noted) -> Result<(), StoreError> {
         let is_ours = self.store.keep_webhook(&self.sender.webhook.target).await?;
         if !is_ours && self.store.webhook().await?.is_none_or(|other| !other.is_wanted) {
-            self.store.configure_webhook(&self.row()).await?; // the daemons with another one are gone
+            self.store.configure_webhook(&self.row()).await?; // daemons with another webhook are gone
         } else if !is_ours && !noted.is_others {
             warn!(
                 "a daemon that started later has another DEFIB_WEBHOOK_URL or DEFIB_WEBHOOK_FORMAT: that one counts, and this replica sends nothing. Give all replicas the same"
@@ -147,7 +147,7 @@ impl Outbox {
         Ok(())
     }
 
-    /// Brings the metrics up to date. The numbers are the fleet's, so only whoever speaks for the fleet exports them.
+    /// Brings the metrics up to date. The numbers are those of the whole fleet, so only the replica that speaks for the fleet exports them.
     async fn look(&self, noted: &mut Noted) -> Result<(), StoreError> {
         let Some(webhook) = self.store.webhook().await? else { return Ok(()) };
         let speaks = self.state.ownership().fleet(self.state.now()).is_some();

@@ -1,4 +1,4 @@
-//! The engines: who owns each, whether it answers, its storm; and one of them opened, workspace by workspace.
+//! The list of engines (who owns each, whether it answers, its storm), and the page of one engine with its workspaces.
 
 use defib_policy::moment::Timestamp;
 use maud::{Markup, html};
@@ -65,7 +65,7 @@ fn judged(group: &Group, picture: &FleetPicture) -> Markup {
     }
 }
 
-/// A storm and what is held there, in sentences.
+/// A storm, and what it holds back, in sentences.
 fn now(group: &Group, picture: &FleetPicture) -> Markup {
     let word = picture.voices.judge(&group.engine, group.engine.is_empty()).ok().map(|(_, word)| word);
     let storm = word.map(status::storm).filter(|storm| !storm.is_empty());

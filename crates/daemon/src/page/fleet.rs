@@ -1,4 +1,4 @@
-//! The first place: is anybody in trouble, and who? Then everybody.
+//! The first page: whether any workspace is in trouble and which, and then all workspaces.
 
 use maud::{Markup, html};
 

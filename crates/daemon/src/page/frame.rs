@@ -1,4 +1,4 @@
-//! What is around every place: head, navigation, what one must know first, and the shapes that mark states.
+//! What surrounds every page: the head, the navigation, what a reader must know first, and the shapes that mark states.
 
 use axum::response::Html;
 use defib_policy::moment::Timestamp;
@@ -27,7 +27,7 @@ pub(super) struct Frame<'a> {
     pub(super) title: &'a str,
     /// What it was drawn from, where that is a picture of the fleet.
     pub(super) picture: Option<&'a FleetPicture>,
-    /// As of when.
+    /// The moment that it shows.
     pub(super) at: Option<Timestamp>,
     /// Why the database gave no newer one.
     pub(super) fault: Option<&'a str>,

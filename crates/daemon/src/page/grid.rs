@@ -1,7 +1,7 @@
 //! An engine's workspaces as a field of cells, in which one that is dead is seen among thousands that are well.
 //!
-//! A cell has its place by the natural order of the ids, so nothing moves when a verdict changes. Those that are well are one faint
-//! pattern, whatever their number; only the others are drawn one by one, larger and of another shape. Where there are more workspaces
+//! A cell has its place by the natural order of the ids, so nothing moves when a verdict changes. Workspaces that are well are one faint
+//! pattern, whatever their number. Only the others are drawn one by one, larger and with another shape. Where there are more workspaces
 //! than cells, a cell stands for several and shows the most urgent of them.
 
 use std::collections::BTreeMap;
@@ -16,7 +16,7 @@ use crate::told::picture::{FleetPicture, Group, Word};
 /// The side of a cell.
 const CELL: usize = 10;
 
-/// Cells that are links of their own, at most: a reader with a keyboard passes through each of them.
+/// How many cells may be links. A reader with a keyboard passes through each of them.
 const LINKS_MAX: usize = 60;
 
 /// How a field is laid out.
@@ -28,7 +28,8 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    /// For all engines on one page: in each of them a cell stands for as many workspaces, so that their sizes can be compared.
+    /// The layout for all engines on one page. A cell stands for the same number of workspaces in each, so that their sizes can be
+    /// compared.
     pub(super) fn of_all(groups: &[Group]) -> Self {
         let (columns, cells_max) = match groups.len() {
             0..=2 => (64, 2_560),
@@ -39,7 +40,7 @@ impl Layout {
         Self { columns, each: largest.div_ceil(cells_max).max(1) }
     }
 
-    /// For a page about one engine.
+    /// The layout for a page about one engine.
     pub(super) fn of_one(group: &Group) -> Self {
         Self { columns: 80, each: group.rows.len().div_ceil(4_000).max(1) }
     }
@@ -102,7 +103,7 @@ pub(super) fn field(group: &Group, picture: &FleetPicture, layout: Layout, links
     }
 }
 
-/// An engine's counts in a sentence: what the field says to those who do not see it.
+/// The counts of an engine in a sentence, for readers who cannot see the field.
 pub(super) fn said(group: &Group) -> String {
     let parts: Vec<String> =
         group.counts.present().iter().map(|(word, count)| format!("{} {}", number(*count), word.label())).collect();
@@ -120,7 +121,7 @@ fn cells(group: &Group, picture: &FleetPicture, each: usize) -> Vec<(Word, u32)>
     group.rows.chunks(each).filter_map(urgent).collect()
 }
 
-/// The outline around so many cells, row by row.
+/// The outline around this many cells, which fill row after row.
 fn outline(cells: usize, columns: usize) -> String {
     let (width, full, rest) = (columns * CELL, cells / columns * CELL, cells % columns * CELL);
     let whole = if full > 0 { format!("M0 0h{width}v{full}h-{width}z") } else { String::new() };

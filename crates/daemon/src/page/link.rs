@@ -8,7 +8,7 @@ use crate::told::picture::{self, Word};
 /// Everything but the letters, digits and marks that need no escape anywhere in an address.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
-/// What those without an engine are called in addresses. No engine of that name is told apart from them.
+/// The name in addresses for the workspaces on no engine. An engine of this name could not be distinguished from them.
 pub(super) const NO_ENGINE: &str = "-";
 
 /// Bytes of `X-Forwarded-Prefix`, at most. A longer one is ignored.
@@ -22,7 +22,7 @@ pub(super) struct Links {
 }
 
 impl Links {
-    /// As `X-Forwarded-Prefix` says, if what it says is a plain path. Anything else could lead links elsewhere.
+    /// Addresses below the prefix in `X-Forwarded-Prefix`, if that is a plain path. With anything else, links could lead to another site.
     pub(super) fn of(headers: &HeaderMap) -> Self {
         let given = headers.get("x-forwarded-prefix").and_then(|value| value.to_str().ok()).unwrap_or_default();
         let prefix = given.trim_end_matches('/');
@@ -41,7 +41,8 @@ impl Links {
         format!("{}{path}", self.prefix)
     }
 
-    /// A workspace. One whose id is dots alone is searched for instead: browsers take such a part of an address for a way up.
+    /// The page of a workspace. If its id consists of dots, the address is a search for it instead, because browsers take such a part of a
+    /// path for the folder above.
     pub(super) fn workspace(&self, id: &str) -> String {
         if is_dots(id) {
             return self.list(&picture::Query { text: id.to_owned(), ..picture::Query::default() }, None);
@@ -49,7 +50,7 @@ impl Links {
         format!("{}/workspaces/{}", self.prefix, escape(id))
     }
 
-    /// An engine; empty: those that have none.
+    /// The page of an engine; empty for the workspaces on no engine.
     pub(super) fn engine(&self, name: &str) -> String {
         if !name.is_empty() && is_dots(name) {
             return self.list(&picture::Query { engine: Some(name.to_owned()), ..picture::Query::default() }, None);
@@ -57,7 +58,7 @@ impl Links {
         format!("{}/engines/{}", self.prefix, escape(if name.is_empty() { NO_ENGINE } else { name }))
     }
 
-    /// The workspaces with a word.
+    /// The list of the workspaces with a word.
     pub(super) fn word(&self, word: Word) -> String {
         format!("{}/workspaces?verdict={}", self.prefix, word.slug())
     }

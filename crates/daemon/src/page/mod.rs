@@ -1,8 +1,8 @@
 //! The status page: the fleet for people with a browser, read-only, drawn by the server from what [`crate::told`] says.
 //!
-//! Five places: fleet, workspace, restarts, holds, engines. Every one is complete without script: search, filters and paging are
-//! links and GET forms. The one small script replaces what has changed when the server tells of a new picture. Nothing is loaded
-//! from elsewhere, and everything that comes from outside is escaped text.
+//! There are five places: fleet, workspace, restarts, holds, engines. Each is complete without script, because search, filters and paging
+//! are links and GET forms. One small script replaces what has changed when the server announces a new picture. Nothing is loaded from
+//! other servers, and all text from outside is escaped.
 
 mod engines;
 mod fleet;
@@ -47,13 +47,13 @@ const UNDER_WAY: i64 = 200;
 /// Entries of each kind in a workspace's history.
 const TIMELINE: i64 = 50;
 
-/// No script, style or image but our own, no frame around the page, no form that leads elsewhere.
+/// The page may use only its own script, styles and images, may not be framed, and its forms may not lead to other servers.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'self'; base-uri 'none'; object-src 'none'; form-action 'self'; \
                                        frame-ancestors 'none'";
 
 type Seen = State<Arc<Viewer>>;
 
-/// The routes of the page, and what is answered elsewhere.
+/// The routes of the page, and the answer for addresses that do not exist.
 pub(crate) fn router(viewer: Arc<Viewer>) -> Router {
     let asset = |kind: &'static str, body: &'static str| {
         get(async move || {
@@ -97,7 +97,8 @@ async fn guard(request: Request, next: Next) -> Response {
     response
 }
 
-/// A page of the present picture. While the fleet cannot be read, it is the last one, and the page says so; or there is none.
+/// A page of the present picture. While the fleet cannot be read, the page shows the last picture and says so; if there is no picture yet,
+/// it says only that.
 async fn of_picture(
     viewer: &Arc<Viewer>,
     headers: &HeaderMap,
@@ -136,7 +137,7 @@ async fn holds(State(viewer): Seen, headers: HeaderMap) -> Response {
     of_picture(&viewer, &headers, Place::Holds, "Holds", holds::draw).await
 }
 
-/// What the list of workspaces can be asked for. What makes no sense is left out, as forms send empty fields.
+/// The query of the list of workspaces. Values that make no sense are ignored, because forms send empty fields.
 #[derive(Debug, Default, Deserialize)]
 struct Wanted {
     #[serde(default)]
@@ -154,7 +155,7 @@ impl Wanted {
         picture::Query {
             text: self.q.clone(),
             word: Word::from_slug(&self.verdict),
-            // A form sends an empty field for "any"; those without an engine are called `-` in addresses.
+            // A form sends an empty field for "any engine". The workspaces on no engine have the name `-` in addresses.
             engine: match self.engine.as_deref() {
                 None | Some("") => None,
                 Some(link::NO_ENGINE) => Some(String::new()),
@@ -189,7 +190,7 @@ async fn engine(State(viewer): Seen, headers: HeaderMap, Path(name): Path<String
         .await
 }
 
-/// Which part of the ledger.
+/// Which part of the ledger to show.
 #[derive(Debug, Default, Deserialize)]
 struct WantedRestarts {
     before: Option<String>,

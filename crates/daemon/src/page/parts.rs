@@ -1,4 +1,4 @@
-//! Small parts that every place uses: text from outside, times, numbers, marks.
+//! Small parts that every page uses: text from outside, times, numbers, marks.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::logging::printable;
 use crate::told::picture::Word;
 use crate::told::show;
 
-/// Characters of a text from outside that stand in a table or a sentence.
+/// How many characters of a text from outside are shown in a table or a sentence.
 const TEXT_MAX: usize = 240;
 
 /// The beginning of a text, with a sign where something is left out.
@@ -21,17 +21,18 @@ pub(super) fn cut(raw: &str, length: usize) -> String {
     }
 }
 
-/// Text from outside: its control characters visible, its direction its own, and not endless.
+/// Text from outside, cut to a bearable length. Its control characters are made visible, and its direction does not affect the text around
+/// it.
 pub(super) fn text(raw: &str) -> Markup {
     html! { bdi { (cut(raw, TEXT_MAX)) } }
 }
 
-/// The same as a whole, for the one place that is about it.
+/// Text from outside at full length, for the one place that is about this text.
 pub(super) fn whole(raw: &str) -> Markup {
     html! { bdi { (printable(raw)) } }
 }
 
-/// The same where there is little room.
+/// Text from outside, cut shorter where there is little room.
 pub(super) fn short(raw: &str) -> Markup {
     html! { bdi { (cut(raw, 64)) } }
 }
@@ -53,7 +54,7 @@ pub(super) fn ago(age: Duration, now: Timestamp) -> Markup {
     when(before(now, age), now)
 }
 
-/// For how long something has been so, with the clock's reading of its beginning on hover.
+/// How long something has lasted. The moment of its beginning is shown on hover.
 pub(super) fn lasting(age: Duration, now: Timestamp) -> Markup {
     let since = before(now, age);
     html! { time datetime=(since) title={ "since " (show::clock(since)) } data-age="for" { (show::age(age)) } }
@@ -63,7 +64,7 @@ pub(super) fn before(now: Timestamp, age: Duration) -> Timestamp {
     now.shifted(-i64::try_from(age.as_micros()).unwrap_or(i64::MAX))
 }
 
-/// A number with its thousands apart.
+/// A number with its thousands separated.
 pub(super) fn number(count: impl Into<u64>) -> String {
     let digits = count.into().to_string();
     let mut text = String::new();
@@ -82,7 +83,7 @@ pub(super) fn count(count: impl Into<u64>, one: &str, many: &str) -> String {
     format!("{} {}", number(count), if count == 1 { one } else { many })
 }
 
-/// How serious a word is: the class that colours it.
+/// The class that colours a word by how serious it is.
 pub(super) fn tone(word: Word) -> &'static str {
     match word.urgency() {
         7.. => "bad",
@@ -95,7 +96,7 @@ pub(super) fn tone(word: Word) -> &'static str {
     }
 }
 
-/// The shape of a word. It is beside the word always, so it says nothing to those who hear the page.
+/// The shape of a word. The word always stands beside it, so screen readers leave the shape out.
 pub(super) fn mark(label: &str) -> Markup {
     html! {
         svg.mark width="16" height="16" viewBox="0 0 16 16" aria-hidden="true" { use href={ "#m-" (label.replace(' ', "-")) } {} }
@@ -107,7 +108,7 @@ pub(super) fn badge(word: Word) -> Markup {
     html! { span.state.(tone(word)) { (mark(word.label())) (word.label()) } }
 }
 
-/// The word that a label is, if this program knows it; else as it came.
+/// The word for a label, or the label itself if this program does not know it.
 pub(super) fn badge_of(label: &str) -> Markup {
     Word::from_slug(label).map_or_else(|| html! { span.state.aside { (mark("other")) (text(label)) } }, badge)
 }
@@ -121,7 +122,7 @@ pub(super) fn pulse() -> Markup {
     }
 }
 
-/// The shapes, once a page. Each differs from the others without its colour.
+/// The definitions of the shapes, which each page has once. The shapes can be told apart without their colours.
 pub(super) fn shapes() -> Markup {
     let shapes = [
         ("alive", r"M8 4.5a3.5 3.5 0 1 1 0 7a3.5 3.5 0 0 1 0-7z", ""),

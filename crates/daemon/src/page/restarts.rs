@@ -1,4 +1,4 @@
-//! The ledger: what is being restarted, what was, and where defib has given up.
+//! The ledger: restarts that are under way, restarts that have ended, and the exhausted workspaces.
 
 use std::time::Duration;
 

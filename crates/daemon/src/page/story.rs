@@ -39,7 +39,7 @@ fn clock(entry: &TimelineEntry) -> String {
     show::clock(entry.at).get(11..).unwrap_or_default().to_owned()
 }
 
-/// What `defib explain` says of it: the kind, and the rest.
+/// What `defib explain` says of an entry: its kind, and the rest.
 pub(super) fn sentence(entry: &TimelineEntry) -> (String, String) {
     let line = explain::line(&entry.what);
     if let TimelineWhat::LastWords { .. } = entry.what {
@@ -71,7 +71,7 @@ fn shape(what: &TimelineWhat) -> &str {
     }
 }
 
-/// What it rests on, laid out for people.
+/// The evidence of an entry, laid out for people.
 fn evidence(what: &TimelineWhat) -> Option<String> {
     if let TimelineWhat::LastWords { words, .. } = what {
         let log = words.log.as_ref().filter(|log| !log.is_empty())?;

@@ -1,7 +1,7 @@
 //! The timeline as a drawing: doubt and verdict, restart and recovery as spans, reports as points, each leading to its words below.
 //!
-//! What happened to a workspace is a few seconds every other day, so one axis over all of it would show dots. The history is cut into
-//! episodes where nothing happened for a while, and each has an axis of its own.
+//! Typically a workspace has a few eventful seconds every other day, so on one axis over the whole history they would be dots. The history
+//! is cut into episodes wherever nothing happened for a while, and each episode has an axis of its own.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ const DRAWN: usize = 4;
 const LANE: usize = 44;
 const BAR: usize = 22;
 
-/// Which line of the drawing.
+/// The lanes of the drawing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Lane {
     Verdict,
@@ -51,7 +51,7 @@ struct Span {
     lane: Lane,
     from: Timestamp,
     to: Timestamp,
-    /// It goes on.
+    /// Whether it still goes on.
     is_open: bool,
     label: String,
     tone: &'static str,
@@ -67,7 +67,7 @@ struct Point {
     entry: usize,
 }
 
-/// A stretch in which something happened.
+/// A stretch of time in which something happened.
 #[derive(Debug, Default)]
 struct Episode {
     from: Timestamp,

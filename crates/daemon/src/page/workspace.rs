@@ -70,7 +70,7 @@ fn standing(row: &StatusRow, explanation: &Explanation, voices: &Voices) -> Mark
     }
 }
 
-/// What `defib explain` writes before a reason, for a page with room.
+/// The heading of a reason. `defib explain` has a shorter word for it.
 fn title(label: &str) -> &str {
     match label {
         "because" => "Why",

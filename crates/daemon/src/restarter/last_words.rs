@@ -6,7 +6,8 @@
 //! claimed ── log ── look ── may act? ── call ── …   a kill, and a start that makes something else: 500 ms at most
 //! ```
 //!
-//! People read them, and nothing is decided by them, so whatever goes wrong on the way is told in their place and delays nothing.
+//! They are for people, and nothing is decided by them. If something goes wrong on the way, that is recorded in their place, and it delays
+//! nothing.
 
 use std::time::Duration;
 
@@ -21,8 +22,8 @@ use tokio_util::task::AbortOnDropHandle;
 use super::OnEngine;
 use crate::logging::{chain, printable};
 
-/// How long after the claim a call that takes the log away waits for it. Larger: a hung log delays such a restart by more. Smaller: a
-/// busy engine loses the words.
+/// How long after the claim a call that takes the log away waits for the log to be read. Larger: a log that hangs delays such a restart by
+/// more. Smaller: with a busy engine the last words are lost.
 const BEFORE_CALL_MAX: Duration = Duration::from_millis(500);
 
 /// Bytes of a log that are read: more than are kept, because a line that is left out may be long.
@@ -30,12 +31,12 @@ const READ_MAX: usize = 4 * LAST_WORDS_MAX;
 
 type Read = Result<Option<LastLines>, EngineError>;
 
-/// A log that is being read. Dropped, it is not read any further.
+/// A log that is being read. When this is dropped, the reading stops.
 pub(super) struct Capture {
     reading: AbortOnDropHandle<Read>,
     done: Option<Read>,
     lines: u32,
-    /// The look that precedes the call must not begin before this, unless the log has been read.
+    /// Before this moment the look that precedes the call must not begin, unless the log has been read.
     holds_until: Option<Instant>,
 }
 
@@ -87,8 +88,8 @@ impl Capture {
     }
 }
 
-/// The last lines of a log as text of at most [`LAST_WORDS_MAX`] bytes in which nothing is hidden: control characters and bytes that are
-/// no text are spelled out. Where it does not fit, its beginning is left out.
+/// The last lines of a log as text of at most [`LAST_WORDS_MAX`] bytes in which nothing is hidden: control characters and bytes that are no
+/// text are spelled out. If it does not fit, its beginning is left out.
 fn readable(bytes: &[u8], lines: u32) -> String {
     let lines = usize::try_from(lines).unwrap_or(usize::MAX);
     let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);

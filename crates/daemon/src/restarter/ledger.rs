@@ -1,7 +1,7 @@
 //! What a restart asks of the database: the attempt's row in the ledger, from its claim to its outcome.
 //!
-//! Every failure is an answer as well. What it means for the restart is decided in [`defib_policy::restart`]; here it is only told
-//! whether the platform's own function failed, which concerns one workspace, or the database did not answer.
+//! Every failure is an answer as well. [`defib_policy::restart`] decides what it means for the restart. This module only distinguishes a
+//! failure of the platform's own function, which concerns one workspace, from a database that does not answer.
 
 use std::time::Duration;
 
@@ -19,8 +19,8 @@ pub(crate) trait Ledger: Send + Sync {
     /// Claims the attempt under the lease of this epoch. After `deadline` others may settle it. Answers [`Answer::Claim`].
     async fn claim(&self, order: &RestartOrder, epoch: i64, deadline: Duration) -> Answer;
 
-    /// Whether the engine may be asked now; if so, that it will be is written down, and others leave the row alone for `within`.
-    /// Answers [`Answer::MayAct`].
+    /// Asks whether the engine may be asked now. If so, that is written down, and others leave the row alone for `within`. Answers
+    /// [`Answer::MayAct`].
     async fn may_act(&self, order: &RestartOrder, row: i64, epoch: i64, within: Duration) -> Answer;
 
     /// Writes the outcome. Answers [`Answer::Written`].
@@ -29,7 +29,7 @@ pub(crate) trait Ledger: Send + Sync {
     /// Keeps the last words of the container that the attempt restarts.
     ///
     /// # Errors
-    /// Why they are lost. Nothing depends on them.
+    /// Why the last words are lost. Nothing depends on them.
     async fn keep_last_words(&self, row: i64, words: &LastWords) -> Result<(), String>;
 }
 
@@ -37,7 +37,7 @@ pub(crate) trait Ledger: Send + Sync {
 pub(crate) struct StoreLedger {
     /// The database.
     pub(crate) store: Store,
-    /// The same over other connections, for what no restart waits for.
+    /// The same database over other connections, for writes that no restart waits for.
     pub(crate) books: Store,
     /// `DEFIB_REPLICA_ID`.
     pub(crate) replica_id: String,
@@ -45,8 +45,8 @@ pub(crate) struct StoreLedger {
     pub(crate) watched_statuses: Vec<String>,
 }
 
-/// What `mark_dead` and the ledger are given. An operator may order the restart of a living workspace, so a sign of life that is later than
-/// the look must not lead to a veto. The evidence of such an order therefore has the latest time there can be.
+/// The evidence that `mark_dead` and the ledger are given. An operator may order the restart of a living workspace, so a sign of life that
+/// is later than the look must not lead to a veto. The evidence of such an order therefore has the latest time there can be.
 fn evidence(order: &RestartOrder) -> serde_json::Value {
     let mut evidence = serde_json::to_value(&order.evidence).unwrap_or_default();
     if let Some(by) = &order.by_operator {

@@ -1,12 +1,12 @@
-//! Makes restarts happen, each at most once. What is asked in which order, and what each answer means, is
-//! [`defib_policy::restart`]'s; here it is asked and done.
+//! Carries restarts out, each at most once. [`defib_policy::restart`] decides what is asked in which order and what each answer means. This
+//! module asks the questions and does what the answers lead to.
 //!
-//! The loop never waits for any of it. Orders are bounded by one a workspace, and by `DEFIB_RESTART_CONCURRENCY` places an engine. A
-//! workspace for which the platform's own function fails waits in a lane of its own ([`defib_policy::restart::lanes`]), so that it
-//! takes no place from the others. A process that dies between any two steps leaves an open row, which the engine's owner settles;
-//! nothing here needs to be undone.
+//! The loop never waits for any of it. There is at most one order for each workspace, and at most `DEFIB_RESTART_CONCURRENCY` restarts run
+//! on each engine. A workspace for which the platform's own function fails waits in a lane of its own ([`defib_policy::restart::lanes`]),
+//! so that it takes no place from the others. A process that dies between any two steps leaves an open row, which the engine's owner
+//! settles; nothing here needs to be undone.
 //!
-//! Every crash point stands between the two steps that it separates, and the last question for the lease on the line before the call.
+//! Every crash point is between the two steps that it separates, and the last check of the lease is on the line before the call.
 
 mod last_words;
 mod ledger;
@@ -62,7 +62,7 @@ pub(crate) struct Knobs {
 }
 
 impl Knobs {
-    /// Those of a configuration.
+    /// The knobs of a configuration.
     pub(crate) const fn of(config: &Config) -> Self {
         Self {
             places: config.restart_concurrency,
@@ -84,11 +84,11 @@ pub(crate) struct Ended {
     pub(crate) workspace: WorkspaceId,
     /// How, for the judge.
     pub(crate) end: End,
-    /// A look at it now would tell something new.
+    /// Whether a look at the workspace now would tell something new.
     pub(crate) look_again: bool,
 }
 
-/// Makes restarts happen.
+/// Carries restarts out.
 pub(crate) struct Restarter {
     ledger: Arc<dyn Ledger>,
     engines: BTreeMap<EngineName, OnEngine>,
@@ -100,10 +100,10 @@ pub(crate) struct Restarter {
     log_lines: u32,
     /// Last words are written one after the other: while their table is locked, they hold one connection and no more.
     writing_words: Arc<Semaphore>,
-    /// What is ours, as the last turn at the leases left it.
+    /// The engines that are ours since the last turn at the leases.
     ownership: Arc<Mutex<Ownership>>,
     in_flight: Mutex<InFlight>,
-    /// Those of them that wait for a place.
+    /// The workspaces among these that wait for a place.
     queued: Mutex<InFlight>,
     /// The engines of those in flight, with how many there are.
     busy: Mutex<BTreeMap<EngineName, usize>>,
@@ -119,7 +119,7 @@ struct OnEngine {
     engine: Arc<dyn Engine>,
     rules: Rules,
     places: Semaphore,
-    /// The lane of one, for those for whom the platform's function has failed.
+    /// The lane that lets one restart through at a time, for workspaces for which the platform's function has failed.
     apart: Semaphore,
 }
 
@@ -172,8 +172,7 @@ impl Restarter {
         }
     }
 
-    /// Tells the loop that an order has ended, ours or one that another process left behind. Nobody listens any more when the daemon
-    /// stops.
+    /// Tells the loop that an order has ended, ours or one that another process left behind. The loop is gone when the daemon stops.
     pub(crate) fn tell(&self, ended: Ended) {
         let _ = self.ended.send(ended);
     }
@@ -188,13 +187,13 @@ impl Restarter {
         lock(&self.in_flight).clone()
     }
 
-    /// Those of them that wait for others on their engine.
+    /// The workspaces with a restart under way that waits for others on its engine.
     pub(crate) fn queued(&self) -> InFlight {
         lock(&self.queued).clone()
     }
 
-    /// Starts to carry out orders. Returns at once. An order for a workspace that has one under way is dropped, because the next pass
-    /// judges it afresh; so is one that the platform's function has failed for, until its delay is over.
+    /// Starts to carry out orders. Returns at once. An order is dropped if a restart of the workspace is under way, because the next pass
+    /// judges it again. It is also dropped if the platform's function has failed for the workspace and the delay after that is not over.
     pub(crate) fn carry_out(self: &Arc<Self>, orders: Vec<RestartOrder>) {
         for order in orders {
             if self.stop.is_cancelled() || !lock(&self.in_flight).insert(order.workspace.clone()) {
@@ -209,7 +208,7 @@ impl Restarter {
             *lock(&self.busy).entry(order.engine.clone()).or_default() += 1;
             let restarter = Arc::clone(self);
             self.tasks.spawn(async move {
-                // However this ends, also by a panic, the end is told and the workspace is no longer in flight.
+                // However this ends, even by a panic, the loop is told and the workspace is no longer in flight.
                 let mut under_way = UnderWay { restarter: &restarter, order: &order, ended: Ended::not_asked(&order) };
                 if let Some(on) = restarter.engines.get(&order.engine) {
                     let done = restarter.drive(&order, on, lane).await;
@@ -271,7 +270,8 @@ impl Restarter {
                 Step::Confirm => {
                     crash_point!("claimed");
                     capture = Capture::begin(on, order, self.log_lines);
-                    // What is waited for is waited for before the look, so that neither the look nor the database's word is older at the call.
+                    // All waiting is done before the look, so that neither the look nor the answer of the database gets old before the
+                    // call.
                     if let Some(capture) = &mut capture {
                         capture.lets_go().await;
                     }
@@ -282,8 +282,8 @@ impl Restarter {
                 Step::MayAct { row, epoch, within } => {
                     crash_point!("confirmed");
                     asked = (row, epoch);
-                    // Only now is it known that the workspace is still dead. The database has the last word, after the deletion: a hold that
-                    // is placed meanwhile is seen.
+                    // Only now is it known that the workspace is still dead, so only now its keys are deleted. The database is asked after
+                    // the deletion, so that a hold that is placed meanwhile is seen.
                     self.evict(order, &restart).await;
                     self.ledger.may_act(order, row, epoch, within).await
                 }
@@ -330,7 +330,7 @@ impl Restarter {
                 Step::Done(done) => {
                     drop(held);
                     if done.end == End::NotAsked {
-                        // Nobody was asked to restart it, so its keys are not ours to delete any more.
+                        // No engine was asked to restart it, so its keys must not be deleted any more.
                         self.is_back(&order.workspace);
                     }
                     return done;
@@ -353,7 +353,7 @@ impl Restarter {
         let (writing, stop) = (Arc::clone(&self.writing_words), self.stop.clone());
         self.tasks.spawn(async move {
             let Some(words) = capture.words(&seen).await else { return };
-            // A process that stops does not wait for the words of others.
+            // A process that stops does not wait for the last words of others.
             let turn = tokio::select! {
                 turn = writing.acquire() => turn.ok(),
                 () = stop.cancelled() => writing.try_acquire().ok(),
@@ -377,7 +377,7 @@ impl Restarter {
         place
     }
 
-    /// Takes note of how the platform's function has done for a workspace.
+    /// Takes note of whether the platform's function has answered for a workspace.
     fn heard(&self, order: &RestartOrder, answer: &Answer) {
         let Answer::Claim(claim) = answer else { return };
         let trouble = lock(&self.lanes).heard(&order.workspace, claim, (self.clock)());
@@ -386,7 +386,7 @@ impl Restarter {
         }
     }
 
-    /// Where this process stands at this moment.
+    /// The state of this process at this moment.
     fn standing(&self, order: &RestartOrder) -> Standing {
         let now = (self.clock)();
         let epoch = lock(&self.ownership).epoch(&order.engine, now);
@@ -395,7 +395,7 @@ impl Restarter {
 }
 
 impl Ended {
-    /// How an order ends of which nothing else is known.
+    /// The end of an order about which nothing else is known.
     fn not_asked(order: &RestartOrder) -> Self {
         Self { engine: order.engine.clone(), workspace: order.workspace.clone(), end: End::NotAsked, look_again: false }
     }
@@ -423,7 +423,7 @@ impl Drop for UnderWay<'_> {
     }
 }
 
-/// Makes the call, in the engine's words.
+/// Makes the call to the engine.
 async fn ask(engine: &dyn Engine, call: Call, target: &Target, attempt: i64) -> Result<(), CallFailed> {
     let how = match call.how {
         How::Start => RestartHow::Start,

@@ -25,8 +25,8 @@ use crate::news::EvictionNews;
 const SECOND: Duration = Duration::from_secs(1);
 const ENGINE: &str = "e1";
 
-/// What each workspace's questions are answered with, in their order, and what was asked. A workspace without a script of its own is
-/// stopped, claimed, started and done with.
+/// The answers to the questions about each workspace, in their order, and what was asked. A workspace without a script of its own is found
+/// stopped, is claimed, and its start succeeds.
 #[derive(Default)]
 struct World {
     asked: Vec<(WorkspaceId, Question)>,
@@ -239,7 +239,7 @@ fn stage_with(evictor: impl FnOnce(&Clock) -> Option<Arc<Evictor>>) -> Stage {
     Stage { restarter: Arc::new(restarter), fake, ended, clock, ownership }
 }
 
-/// The engine is ours for so long.
+/// The engine is ours for this long.
 fn own(ownership: &Mutex<Ownership>, clock: &Clock, lasting: Duration) {
     let name = EngineName::from(ENGINE);
     let owned = BTreeMap::from([(name.clone(), 1)]);
@@ -460,7 +460,7 @@ async fn a_platforms_function_that_fails_is_called_again_with_a_growing_delay() 
     assert_eq!(stage.end().await.0.end, End::NotAsked);
     for (wait, asked) in [(9, 1), (1, 2), (19, 2), (1, 3)] {
         tokio::time::sleep(wait * SECOND).await;
-        // Each pass orders it again, and hears of the order's end each time.
+        // Each pass orders it again, and each time the end of the order is told.
         stage.restarter.carry_out(vec![stage.order("w1")]);
         stage.end().await;
         let claims = stage.asked("w1").iter().filter(|question| **question == Question::Claim).count();
@@ -469,7 +469,7 @@ async fn a_platforms_function_that_fails_is_called_again_with_a_growing_delay() 
     assert_eq!(stage.outcomes(), [("w1".to_owned(), Outcome::Succeeded)]);
 }
 
-/// Twenty for whom the function hangs until its own time-out, and who are ordered again in each pass, take no places from the others.
+/// Twenty workspaces for which the function hangs until its own time-out, and which each pass orders again, take no places from the others.
 #[tokio::test(start_paused = true)]
 async fn those_for_whom_the_function_fails_do_not_use_up_the_places() {
     let mut stage = stage();
@@ -482,7 +482,7 @@ async fn those_for_whom_the_function_fails_do_not_use_up_the_places() {
     for _ in &troubled {
         stage.end().await;
     }
-    // Their delays are over; all of them are ordered, and then one who is well.
+    // Their delays are over. All of them are ordered, and after them one for which the function answers.
     tokio::time::sleep(20 * SECOND).await;
     stage.restarter.carry_out(troubled.iter().map(|workspace| stage.order(workspace)).collect());
     let begun = (stage.clock)();

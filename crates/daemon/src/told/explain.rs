@@ -1,7 +1,7 @@
-//! What `defib explain` prints: what is held to be true of a workspace, on what evidence, what would change it, and how it came to that.
+//! What `defib explain` prints: the verdict on a workspace, its evidence, what would change it, and the history that led to it.
 //!
-//! A verdict's reasons hold ages, and they are those of the moment at which it was given; so that moment is told with them. What the
-//! database says now stands apart.
+//! The reasons of a verdict hold ages as of the moment at which it was given, so that moment is printed with them. What the database says
+//! now is printed separately.
 
 use std::time::Duration;
 
@@ -14,10 +14,10 @@ use super::show;
 use super::standing::{Judged, Standing, Voices};
 use crate::logging::printable;
 
-/// Where each verdict and each reason to hold a restart back has a section.
+/// The page in which each verdict and each reason that holds a restart back has a section.
 const RUNBOOK: &str = "docs/runbook.md";
 
-/// Everything for people.
+/// The whole text for people.
 pub(crate) fn text(workspace: &str, explanation: &Explanation, voices: &Voices) -> String {
     let mut lines = vec![printable(workspace)];
     match &explanation.workspace {
@@ -123,7 +123,7 @@ impl Reason {
     }
 }
 
-/// What a running daemon says of it, line by line.
+/// What a running daemon says of the workspace, line by line.
 fn verdict(judged: &Judged<'_>, row: &StatusRow, explanation: &Explanation) -> Vec<String> {
     let said =
         format!("said by {}, last pass over its engine {} ago", printable(&judged.by.name), show::age(judged.ago));
@@ -138,7 +138,7 @@ fn verdict(judged: &Judged<'_>, row: &StatusRow, explanation: &Explanation) -> V
     std::iter::once(first).chain(lines).collect()
 }
 
-/// Why a running daemon says so.
+/// Why a running daemon says that.
 pub(crate) fn reasons(judged: &Judged<'_>, row: &StatusRow, explanation: &Explanation) -> Vec<Reason> {
     let mut lines = Vec::new();
     let own = match judged.current {
@@ -205,7 +205,7 @@ fn alive(judged: &Judged<'_>, row: &StatusRow, explanation: &Explanation) -> [Re
     [Reason::new("because", because), Reason::new("changes", format!("with {}", rule.would_change()))]
 }
 
-/// Why, as of when it was judged, and what would change it.
+/// The reason as of the moment of the judgement, and what would change it.
 fn accusation(current: &CurrentVerdict, explanation: &Explanation) -> Vec<Reason> {
     let evidence = &current.evidence;
     let because = format!(
@@ -323,7 +323,7 @@ pub(crate) fn line(what: &TimelineWhat) -> String {
     }
 }
 
-/// How its container had ended, and the end of its log below.
+/// How its container had ended, followed by the end of its log.
 fn last_words(words: &LastWords) -> String {
     let exit = words.exit_code.map_or_else(|| "exit code not known".to_owned(), |code| format!("exit code {code}"));
     let oom = if words.oom_killed { ", killed by the kernel for its memory" } else { "" };
@@ -346,7 +346,7 @@ pub(crate) fn field<'a>(evidence: &'a Value, key: &str) -> Option<&'a str> {
     evidence.get(key)?.as_str()
 }
 
-/// Everything for programs.
+/// The whole as JSON, for programs.
 pub(crate) fn as_json(explanation: &Explanation, voices: &Voices) -> Value {
     let entry = |entry: &TimelineEntry| {
         let mut what = match &entry.what {

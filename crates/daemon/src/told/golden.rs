@@ -97,7 +97,7 @@ pub(crate) fn said() -> Said {
     }
 }
 
-/// Nobody runs: the last one was killed.
+/// No daemon runs, because the last one was killed.
 pub(crate) fn killed() -> Said {
     Said {
         replicas: vec![ReplicaSaid { gone_for: Some(seconds(40)), ..replica("r1", "enforce") }],

@@ -1,6 +1,6 @@
 //! What is told to people and programs about the fleet: the standing of each workspace, its timeline, and the words for both.
 //!
-//! `defib status` and `defib explain`, the status page and `/api/v1` all tell it from here, so that they cannot differ.
+//! `defib status` and `defib explain`, the status page and `/api/v1` all use this module, so that they cannot differ.
 
 pub(crate) mod explain;
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! Names that people type: in which order they are shown, and which name was probably meant by one that does not exist.
+//! Names of workspaces and engines: the order in which they are shown, and which name was probably meant if somebody types one that does
+//! not exist.
 
 use std::cmp::Ordering;
 
@@ -81,7 +82,7 @@ impl std::fmt::Display for NoSuch {
 
 impl std::error::Error for NoSuch {}
 
-/// Refuses a reason that says nothing: it is what the next person reads.
+/// Refuses an empty reason, because the next person depends on it.
 pub(crate) fn reason(text: &str) -> Result<&str, Refused> {
     let text = text.trim();
     if text.is_empty() {

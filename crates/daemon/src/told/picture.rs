@@ -1,5 +1,5 @@
-//! The whole fleet at one moment, judged, counted and in order: what everybody is shown who looks at the status page or asks the API
-//! within one poll interval.
+//! The whole fleet at one moment, judged, counted and sorted. All readers of the status page and of the API see the same picture within one
+//! poll interval.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
@@ -14,7 +14,7 @@ use super::standing::{EXTERNAL, NOT_JUDGED, NOT_WATCHED, SUSPENDED, Voices};
 /// How many words there are for a workspace: the verdicts, the three for those without one, and one for the verdicts of a newer defib.
 pub(crate) const WORDS: usize = Verdict::ALL.len() + 4;
 
-/// What a workspace is called: a verdict, or why it has none.
+/// The word for a workspace: its verdict, or why it has none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Word(u8);
 
@@ -39,12 +39,12 @@ impl Word {
         }
     }
 
-    /// The same without a space: what stands in addresses, and what `defib status --verdict` takes.
+    /// The word without spaces, for addresses and for `defib status --verdict`.
     pub(crate) fn slug(self) -> String {
         self.label().replace(' ', "-")
     }
 
-    /// The word that is written so, with a space or a dash.
+    /// The word with this spelling, with a space or a dash.
     pub(crate) fn from_slug(text: &str) -> Option<Self> {
         Self::all().find(|word| word.slug() == text || word.label() == text)
     }
@@ -58,7 +58,7 @@ impl Word {
         usize::from(self.0)
     }
 
-    /// How soon somebody should look: greater is sooner. Zero: no need.
+    /// How urgent it is that somebody looks. Zero: not at all.
     pub(crate) fn urgency(self) -> u8 {
         match self.label() {
             "dead" | "exhausted" => 9,
@@ -106,14 +106,14 @@ impl Counts {
 pub(crate) struct Seen {
     pub(crate) entry: Entry,
     pub(crate) word: Word,
-    /// Somebody should look.
+    /// Whether somebody should look.
     pub(crate) is_trouble: bool,
 }
 
 /// The workspaces of one engine.
 #[derive(Debug)]
 pub(crate) struct Group {
-    /// The engine; empty: those that have none.
+    /// The engine; empty for the workspaces on no engine.
     pub(crate) engine: String,
     /// Their places in [`FleetPicture::rows`], in order.
     pub(crate) rows: Vec<u32>,
@@ -144,7 +144,7 @@ pub(crate) struct Query {
     /// A part of the id or of the name, in whatever case.
     pub(crate) text: String,
     pub(crate) word: Option<Word>,
-    /// An engine; empty: those that have none.
+    /// An engine; empty for the workspaces on no engine.
     pub(crate) engine: Option<String>,
     pub(crate) troubled: bool,
     /// The id after which the list goes on.
@@ -159,7 +159,7 @@ pub(crate) struct Page {
     pub(crate) rows: Vec<u32>,
     /// The id after which the next page begins; `None`: this is the last one.
     pub(crate) next: Option<String>,
-    /// How many fit, on all pages.
+    /// How many workspaces match, on all pages together.
     pub(crate) total: usize,
 }
 
@@ -220,7 +220,7 @@ impl FleetPicture {
         self.rows.get(place as usize).map(|seen| status_row(&seen.entry, self.at))
     }
 
-    /// The engine's workspaces; an empty name: those that have none.
+    /// The workspaces of the engine; with an empty name, those on no engine.
     pub(crate) fn group(&self, engine: &str) -> Option<&Group> {
         self.groups.iter().find(|group| group.engine == engine)
     }
@@ -301,7 +301,7 @@ pub(crate) struct Change {
     pub(crate) to: Option<Word>,
 }
 
-/// The engine that speaks for a workspace; empty for those that have none.
+/// The engine of a workspace; empty if it is on no engine.
 fn engine_of(entry: &Entry) -> &str {
     if entry.kind.as_deref() == Some(EXTERNAL) { "" } else { entry.engine.as_deref().unwrap_or_default() }
 }
@@ -368,7 +368,7 @@ mod tests {
             query.after = Some(next);
         }
         assert_eq!(told, ["w1", "w2", "w3", "w10", "x"]);
-        // A key that is gone meanwhile still has a place.
+        // The key of a workspace that has gone meanwhile still has a place in the order.
         let page = picture.page(&Query { after: Some("w4".to_owned()), limit: 9, ..Query::default() });
         assert_eq!(ids(&picture, &page), ["w10", "x"]);
     }

@@ -1,4 +1,4 @@
-//! What is said of a workspace now, and by whom.
+//! What the daemons say about each workspace now.
 //!
 //! `defib.verdicts` holds the verdicts that are not `alive`, so a workspace without a row there is alive only if a running daemon
 //! judges it. Whether one does follows from what the daemons say of themselves: who has the lease on its engine, whether the
@@ -14,7 +14,7 @@ use defib_store::{CurrentVerdict, EngineSaid, FleetScope, ReplicaSaid, Said, Sta
 use super::show;
 use crate::logging::printable;
 
-/// The kind of those that have no engine.
+/// The kind of the workspaces that are on no engine.
 pub(crate) const EXTERNAL: &str = "external";
 
 /// The word for a workspace that no running daemon judges.
@@ -41,7 +41,7 @@ pub(crate) struct Voices {
 pub(crate) enum Standing<'a> {
     /// It or an ancestor was put away.
     Suspended,
-    /// Its status is none that is watched.
+    /// Its status is not watched.
     NotWatched,
     /// No running daemon judges it, for this reason.
     NotJudged(String),
@@ -62,7 +62,7 @@ pub(crate) struct Judged<'a> {
 }
 
 impl Standing<'_> {
-    /// One word for it: a verdict, or one of the three above.
+    /// The word for it: a verdict, or one of the three words above.
     pub(crate) fn word(&self) -> &str {
         match self {
             Self::Suspended => SUSPENDED,
@@ -84,7 +84,7 @@ impl Standing<'_> {
 }
 
 impl Voices {
-    /// What is said, and which of these rows (`FleetScope::All`: of all) a daemon reads.
+    /// Made of what the daemons say, and of which rows a daemon reads (`FleetScope::All`: of all rows).
     pub(crate) async fn read(store: &Store, scope: FleetScope<'_>) -> Result<Self, StoreError> {
         let said = store.said().await?;
         let watched = watched(&said);
@@ -93,7 +93,7 @@ impl Voices {
             // If the view cannot be read as the daemon reads it, `defib check` says why.
             if let Ok((fleet, broken)) = store.read_fleet(scope, watched).await {
                 read = Some(fleet.workspaces.iter().map(|row| row.id.to_string()).collect());
-                // Of the one that was asked about it is known even where its id is what is wrong with it.
+                // For the workspace that was asked about, the fault is known even if it is in its id.
                 let asked = match scope {
                     FleetScope::Some([id]) => Some(id.to_string()),
                     _ => None,
@@ -104,7 +104,7 @@ impl Voices {
         Ok(Self { said, watched, read, malformed })
     }
 
-    /// For a picture that was read by other statements, and knows itself which rows break the contract.
+    /// For a picture, which is read by other statements, and in which it is already known which rows break the contract.
     pub(crate) fn of_a_picture(said: Said, malformed: HashMap<String, &'static str>) -> Self {
         let watched = watched(&said);
         Self { said, watched, read: None, malformed }
@@ -145,13 +145,14 @@ impl Voices {
         })
     }
 
-    /// The replica that judges a workspace, with its last word on the engine; or why there is none.
+    /// The replica that judges a workspace, with its last report on the engine; or why there is none.
     fn judge_of(&self, row: &StatusRow) -> Result<(&ReplicaSaid, &EngineSaid), String> {
         let external = row.kind.as_deref() == Some(EXTERNAL);
         self.judge(if external { "" } else { row.engine.as_deref().unwrap_or_default() }, external)
     }
 
-    /// The replica that speaks for an engine (`external`: for those that have none), with its last word on it; or why none does.
+    /// The replica that speaks for an engine (`external`: for the workspaces on no engine), with its last report on it; or why there is
+    /// none.
     pub(crate) fn judge(&self, engine: &str, external: bool) -> Result<(&ReplicaSaid, &EngineSaid), String> {
         if self.living().next().is_none() {
             return Err(self.nobody_runs());
@@ -195,7 +196,7 @@ impl Voices {
     }
 }
 
-/// What any living daemon watches; without one, what the last one did.
+/// The statuses that any living daemon watches; if none lives, those that the last one watched.
 fn watched(said: &Said) -> Option<Vec<String>> {
     let of = |living: bool| {
         let mut statuses: Vec<String> = said

@@ -1,4 +1,4 @@
-//! The fleet with its verdicts, from the tables alone, and by whom each is said: what `defib status` prints.
+//! What `defib status` prints: the fleet with its verdicts and which replica gave each, from the tables alone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -69,7 +69,7 @@ impl Picture {
         })
     }
 
-    /// The names of all engines that anybody speaks of, but for those of rows that have none.
+    /// The names of all engines that a row, a lease or a replica names.
     fn engines(&self) -> BTreeSet<&str> {
         let leased = self.voices.said.leases.iter().map(|lease| lease.engine.as_str());
         let configured = self.voices.living().flat_map(|replica| replica.engines.iter().map(String::as_str));
@@ -105,7 +105,7 @@ impl Picture {
         let shown = self.shown(filter);
         if shown.is_empty() {
             let none = match (self.rows.is_empty(), filter.troubled) {
-                (true, _) => return text, // the counts have said it
+                (true, _) => return text, // the counts above have said that
                 (false, true) => "none in trouble",
                 (false, false) => "none of them is shown: the filters fit nobody",
             };

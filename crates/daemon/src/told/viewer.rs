@@ -1,8 +1,8 @@
-//! One read of the fleet for all who look.
+//! One read of the fleet for all readers of the status page and of the API.
 //!
-//! A look takes the picture that is there, if it is younger than a poll interval. If it is a little older the look takes it too, and
-//! another one is made meanwhile; if it is too old the look waits. So however many browsers are open, the fleet is read at most once
-//! in an interval; while nobody looks it is not read at all, and the picture's memory is given back.
+//! A request gets the present picture if that is younger than a poll interval. If the picture is a little older, the request still gets it,
+//! and a new one is made meanwhile. If the picture is too old, the request waits for the new one. So however many browsers are open, the
+//! fleet is read at most once in an interval. While nobody looks, it is not read at all, and the memory of the picture is freed.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -15,10 +15,10 @@ use tokio_util::sync::CancellationToken;
 use super::picture::{Change, FleetPicture};
 use crate::logging::database_fault;
 
-/// A picture up to so many intervals old is shown while the next one is made.
+/// A picture up to this many intervals old is shown while the next one is made.
 const STALE_INTERVALS: u32 = 3;
 
-/// When nobody has looked for so long, the picture is given back.
+/// When nobody has looked for this long, the picture is dropped.
 const KEPT_FOR: Duration = Duration::from_secs(60);
 
 /// Changes from one picture to the next that are told one by one, at most.
@@ -44,7 +44,7 @@ pub(crate) struct Unread {
     pub(crate) last: Option<Arc<Shot>>,
 }
 
-/// Who reads the fleet for all.
+/// Reads the fleet for all readers.
 pub(crate) struct Viewer {
     store: Store,
     every: Duration,
@@ -71,7 +71,7 @@ impl Viewer {
         self.every
     }
 
-    /// Every picture from now on.
+    /// A receiver of every picture from now on.
     pub(crate) fn shots(&self) -> watch::Receiver<Option<Arc<Shot>>> {
         self.shots.subscribe()
     }
@@ -124,7 +124,8 @@ impl Viewer {
     async fn take(&self, taken: Instant, last: Option<Arc<Shot>>) -> Result<Shot, String> {
         let told = |error| database_fault(&error);
         let overview = self.store.overview().await.map_err(told)?;
-        // After the fleet: who came since is then newer than the last pass, and not taken for one of whom nothing is said.
+        // This is read after the fleet. So a workspace that was added in between is newer than the last pass, and is not taken for one that
+        // no daemon judges.
         let said = self.store.said().await.map_err(told)?;
         let holds = self.store.holds().await.map_err(told)?;
         let judging = tokio::task::spawn_blocking(move || {
@@ -137,7 +138,7 @@ impl Viewer {
         judging.await.map_err(|error| format!("the picture of the fleet could not be made: {error}"))
     }
 
-    /// Gives the picture back when nobody has looked for a while, until stopped.
+    /// Drops the picture when nobody has looked for a while, until stopped.
     pub(crate) async fn tidy(&self, stop: CancellationToken) {
         loop {
             tokio::select! {

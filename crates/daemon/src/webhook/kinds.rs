@@ -23,7 +23,7 @@ pub(crate) const TEST: &str = "notify.test";
 /// The types that a list names.
 ///
 /// # Errors
-/// One sentence for each word that is none, with the nearest that is one.
+/// One sentence for each word that is not a type, with the nearest type.
 pub(crate) fn parse(list: &str) -> Result<Vec<String>, Vec<String>> {
     let words: Vec<&str> = list.split(',').map(str::trim).filter(|word| !word.is_empty()).collect();
     let unknown = |word: &&str| !KINDS.contains(word);

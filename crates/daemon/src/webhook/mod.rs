@@ -1,4 +1,5 @@
-//! The operator's webhook: what it is told, how that is signed, and what its answers mean. Knows nothing of the daemon or of the outbox.
+//! The operator's webhook: what is sent to it, how that is signed, and what its answers mean. Depends neither on the daemon's loops nor on
+//! the outbox.
 //!
 //! | subject | module |
 //! | --- | --- |

@@ -1,4 +1,4 @@
-//! What can come of a message, as it is counted.
+//! The results by which messages are counted.
 
 /// What came of messages for the webhook (label `result`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -7,7 +7,7 @@ pub(crate) enum Delivery {
     Delivered,
     /// The receiver was away, or asked for a pause.
     Failed,
-    /// The receiver had something against this message.
+    /// The receiver refused this message.
     Refused,
     /// The receiver answered 410.
     Off,

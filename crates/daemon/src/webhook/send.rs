@@ -7,19 +7,19 @@ use defib_engine::{NotPosted, Posted, Poster};
 use super::body::Told;
 use super::settings::Webhook;
 
-/// How long a receiver may take for its whole answer. Longer: one that hangs keeps the others' messages waiting for longer. Shorter: one that
-/// works before it answers is told everything twice.
+/// How long a receiver may take for its whole answer. Larger: when it hangs, the other messages wait for longer. Smaller: a receiver that
+/// does its work before it answers gets every message twice.
 pub(crate) const WITHIN: Duration = Duration::from_secs(10);
 
 /// Characters of a receiver's own words that are kept.
 const WORDS_MAX: usize = 200;
 
-/// What came of it. Answers are a stranger's words: whoever shows them makes them printable.
+/// What came of a message. An answer is text from outside, so whatever shows it must make it printable first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Sent {
     /// The receiver has it.
     Delivered { answer: String },
-    /// The receiver has something against this message.
+    /// The receiver refused this message.
     Refused { answer: String, retry_after: Option<Duration> },
     /// The receiver is away, or asks to be left alone.
     Away { answer: String, retry_after: Option<Duration> },
@@ -35,7 +35,7 @@ pub(crate) struct Sender {
 }
 
 impl Sender {
-    /// Connects to nothing.
+    /// Makes a sender, without connecting.
     pub(crate) fn new(webhook: Webhook) -> Result<Self, NotPosted> {
         Ok(Self { webhook, poster: Poster::new()? })
     }
@@ -60,7 +60,8 @@ impl Sender {
     }
 }
 
-/// 2xx is done, 410 is the end. A receiver that is overloaded or broken pauses everything; any other answer concerns this message.
+/// What an answer means. 2xx: the message is delivered. 410: the receiver wants no more messages. An answer that tells of an overloaded or
+/// broken receiver pauses all messages. Any other answer concerns only this message.
 fn meaning(posted: &Posted) -> Sent {
     let words = posted.body.trim();
     let cut: String = words.chars().take(WORDS_MAX).collect();

@@ -8,12 +8,12 @@ use url::{Host, Url};
 use super::sign::Secrets;
 use super::{hex, kinds};
 
-/// What the receiver understands.
+/// The format that the receiver understands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Format {
     /// Standard Webhooks.
     Standard,
-    /// Slack and those that take its messages: one sentence.
+    /// Slack, and chats that take the same messages: one sentence.
     Slack,
 }
 
@@ -29,7 +29,7 @@ impl Format {
 /// The webhook of this daemon.
 #[derive(Clone)]
 pub(crate) struct Webhook {
-    /// Without user and password. Secret all the same: for many receivers the path is the key.
+    /// The address without user and password. It is still a secret, because for many receivers the path is the key.
     pub(crate) url: String,
     /// `Authorization`, where the URL had a user.
     pub(crate) authorization: Option<String>,
@@ -38,7 +38,7 @@ pub(crate) struct Webhook {
     pub(crate) secrets: Option<Secrets>,
     /// `None`: all types.
     pub(crate) events: Option<Vec<String>>,
-    /// Distinguishes this webhook from another one in the tables, and tells nobody its URL.
+    /// Identifies this webhook in the tables without revealing its URL.
     pub(crate) target: String,
 }
 

@@ -10,19 +10,19 @@ use crate::sample::Observation;
 use crate::storm::StormGuard;
 use crate::verdict::{Evidence, HeartbeatEvidence, Held, Rule, Witness};
 
-/// What the end of a storm by hand came to.
+/// What came of ending a storm by hand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StormEnded {
-    /// There was none.
+    /// There was no storm.
     None,
     /// Its dead are restarted without waiting for each other.
     Ended,
-    /// That of the engine has ended, and that of the whole fleet, which other engines are a part of, still holds its dead.
+    /// The storm of the engine has ended, but the fleet is in a storm as well, which still holds the dead of this engine.
     FleetHolds,
 }
 
 impl Judge {
-    /// Ends the storm of an engine (`None`: every storm there is). The fleet's ends with it where no other engine is in one.
+    /// Ends the storm of an engine (`None`: every storm there is). The storm of the fleet ends with it if no other engine is in a storm.
     pub fn end_storm(&mut self, engine: Option<&EngineName>) -> StormEnded {
         let Some(name) = engine else {
             let any = self.fleet_storm.is_storm() || self.engines.values().any(|engine| engine.storm.is_storm());
@@ -45,7 +45,7 @@ impl Judge {
         }
     }
 
-    /// The order to restart a workspace because an operator wants it, on a look at its container that told its start.
+    /// The order to restart a workspace because an operator wants it. The look at its container must have told its start.
     ///
     /// # Errors
     /// Why it cannot be ordered, as a sentence.

@@ -1,12 +1,13 @@
-//! What is remembered of an engine between passes: whether it was away, who it is, and how long its own restarts are waited for.
+//! What is remembered of an engine between passes: whether it was away, its identity, and how long we wait for its own restart policies.
 //!
 //! An engine that was away and is back gets one dead window in which its own restart policies may act before ours (its amnesty). The window
 //! begins again with each container that comes up by itself, and with each further absence of the engine. Both are bounded, because a
 //! connection to the engine that breaks every few seconds must not keep anybody dead:
 //!
-//! - returns that are told apart only by lists that failed share ten windows, until the engine has answered for ten windows without a
-//!   break. One that really restarted (its event stream ended as well) begins anew;
-//! - nobody waits longer than ten windows after it went down, whatever the engine does ([`EngineTrack::waits_for_its_engine`]).
+//! - if an engine seems to come back again and again, but only because a list of its containers failed in between, these returns share ten
+//!   windows, until the engine has answered for ten windows without a break. An engine that really restarted (its event stream ended as
+//!   well) gets ten new windows;
+//! - no workspace waits longer than ten windows after it went down, whatever the engine does ([`EngineTrack::waits_for_its_engine`]).
 
 use std::time::Duration;
 
@@ -27,11 +28,11 @@ const AMNESTY_WINDOWS_MAX: u32 = 10;
 pub(super) struct EngineTrack {
     /// Whether it could be reached; `None` until it was asked.
     pub(super) up: Option<bool>,
-    /// The identity that its absences are believed from.
+    /// The identity that is believed: what is absent from an engine with another identity is not held to be missing.
     pub(super) identity: Option<String>,
     /// The identity that it told last.
     pub(super) heard: Option<String>,
-    /// It tells another identity than the one that is believed.
+    /// Whether it now tells another identity than the one that is believed.
     pub(super) is_other: bool,
     /// Its clock minus the database's, in microseconds.
     pub(super) offset: i64,
@@ -47,13 +48,13 @@ pub(super) struct EngineTrack {
     pub(super) back_at: Option<Timestamp>,
     /// Its workspaces in the last read of the whole fleet.
     pub(super) watched: usize,
-    /// It is this replica's, as of the last look.
+    /// Whether this replica owned it at the last look.
     pub(super) is_ours: bool,
     pub(super) storm: StormGuard,
 }
 
 impl EngineTrack {
-    /// It was away, and is back. `surely` says that it restarted, rather than that we could not reach it.
+    /// Takes note that it was away and is back. `surely` says that it really restarted, and was not merely out of our reach.
     fn returns(&mut self, now: Moment, window: Duration, surely: bool) {
         let calm = self.amnesty_until == Moment::ZERO || now - self.last_return >= window * AMNESTY_WINDOWS_MAX;
         if surely || calm {
@@ -83,8 +84,8 @@ impl EngineTrack {
 }
 
 impl Judge {
-    /// Takes note of what a pass learned about an engine as such: whether it is back, and whether it is the one that we know. What is
-    /// missing from another engine proves nothing.
+    /// Takes note of what a pass learned about the engine itself: whether it is back, and whether it is the one that we know. That a
+    /// container is missing from another engine proves nothing.
     pub(super) fn observe_engine(
         &mut self,
         name: &EngineName,
@@ -125,8 +126,8 @@ impl Judge {
         }
     }
 
-    /// An engine with another identity that has at least half of the containers is the right one: its identity was learned
-    /// wrong (another daemon answered when we started), or was given anew.
+    /// An engine with another identity that has at least half of the containers is the right one. Then its identity was learned wrongly,
+    /// because another daemon answered when we started, or it has been given a new one.
     pub(super) fn recognise_engine(&mut self, name: &EngineName, looks: &[Look<'_>]) {
         let Some(engine) = self.engines.get_mut(name).filter(|engine| engine.is_other) else { return };
         let has = |look: &&Look<'_>| look.sample.is_some_and(|sample| sample.observation.incarnation().is_some());

@@ -14,7 +14,7 @@ pub struct EngineEvidence {
     pub fault: Option<Fault>,
     /// Its own identity, where it was asked for it.
     pub identity: Option<String>,
-    /// It restarted since the last pass, as far as the caller could tell (its socket was gone in between).
+    /// Whether it restarted since the last pass, as far as the caller could tell (its socket was gone in between).
     pub restarted: bool,
     /// Its clock minus the database's, in microseconds, where measured.
     pub clock_offset_micros: Option<i64>,
@@ -32,16 +32,16 @@ pub struct Look<'a> {
     pub sample: Option<&'a Sample>,
     /// Its attempts in the ledger, newest first.
     pub attempts: &'a [Attempt],
-    /// A restart of it is being made by this process.
+    /// Whether this process is restarting it.
     pub in_flight: bool,
-    /// That attempt waits for others on its engine, and has not been claimed yet.
+    /// Whether that restart waits for others on its engine, and has not been claimed yet.
     pub queued: bool,
-    /// This replica owns its engine. A replica that does not judges all the same, so that it is warm when it has to take
+    /// Whether this replica owns its engine. A replica that does not own it judges nevertheless, so that it is warm when it has to take
     /// over, but says and does nothing.
     pub ours: bool,
-    /// An operator's hold stands on it, on its engine or on the fleet.
+    /// Whether an operator's hold stands on it, on its engine or on the fleet.
     pub on_hold: bool,
-    /// What it is judged by instead of the fleet's knobs, if it has settings of its own.
+    /// Its own settings, if it has any. They take the place of the fleet's knobs.
     pub own: Option<&'a OwnSettings>,
 }
 
@@ -66,6 +66,6 @@ impl<'a> Look<'a> {
 pub struct Departed {
     /// Which.
     pub id: WorkspaceId,
-    /// This replica has recorded a verdict on it, which has to be cleared.
+    /// Whether this replica has recorded a verdict on it, which has to be cleared.
     pub recorded: bool,
 }

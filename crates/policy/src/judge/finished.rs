@@ -11,7 +11,7 @@ use crate::settings::OnExit0;
 use crate::verdict::{Rule, Verdict};
 
 impl Judge {
-    /// The opinion on one that has finished, in the place of one that calls it dead or suspects it.
+    /// The opinion on a workspace that has finished. It replaces an opinion that would call it dead or suspect it.
     pub(super) fn leave_finished(&self, look: &Look<'_>, opinion: Opinion) -> Opinion {
         let accused = matches!(opinion.verdict, Verdict::Suspect | Verdict::Dead);
         if !accused || look.settings(&self.settings).on_exit_0 != OnExit0::Leave || !has_finished(look) {
@@ -31,7 +31,7 @@ fn has_finished(look: &Look<'_>) -> bool {
     well && !look.in_flight && !look.attempts.iter().any(ended_by_us)
 }
 
-/// Whether an attempt was made on this life: then the exit may be the first half of that restart.
+/// Whether an attempt was made on this life. If so, the exit may be the first half of that restart.
 fn is_of(attempt: &Attempt, life: &Incarnation) -> bool {
     attempt.container_id.as_ref() == Some(&life.container_id) && attempt.started_at == life.started_at
 }

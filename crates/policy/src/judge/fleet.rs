@@ -1,4 +1,4 @@
-//! The fleet as the judge knows it: who is watched, and whose word on a workspace counts.
+//! The fleet as the judge knows it: which workspaces are watched, and which replica speaks for each.
 
 use super::engines::EngineTrack;
 use super::{Departed, Judge, Look};
@@ -18,14 +18,14 @@ pub struct Told {
     pub rule: Rule,
     /// Why a restart that it calls for is held back.
     pub held: Option<Held>,
-    /// Since when the verdict has been that.
+    /// Since when it has had this verdict.
     pub since: Moment,
 }
 
 impl Judge {
-    /// Takes over the word on a workspace from an earlier process or another replica: `verdict`, since `since`, is what was
-    /// recorded of it (alive: nothing is), so the next judgement that says anything else is a change. Its rule is not taken
-    /// over: the next judgement gives its own.
+    /// Begins speaking for a workspace after an earlier process or another replica did. The recorded verdict is `verdict` since `since`
+    /// (`alive` if none is recorded), so a next judgement that says anything else is a change. The rule is not taken over, because the next
+    /// judgement gives its own.
     pub fn take_over(&mut self, id: &WorkspaceId, verdict: Verdict, since: Moment) {
         let told = Some((verdict, Rule::NoAnswer, None));
         if let Some(track) = self.tracks.get_mut(id) {
@@ -47,15 +47,15 @@ impl Judge {
         }
     }
 
-    /// Leaves the word on a workspace to another replica: what is recorded of it is no longer known here.
+    /// Stops speaking for a workspace, because another replica does so now. What is recorded of it is no longer known here.
     pub fn hand_over(&mut self, id: &WorkspaceId) {
         if let Some(track) = self.tracks.get_mut(id) {
             track.told = None;
         }
     }
 
-    /// What this replica has last said of a workspace; `None` where nothing has been said, or another replica has the word. A recorder
-    /// compares it with what the tables hold.
+    /// What this replica has last said of a workspace; `None` if it has said nothing, or if another replica speaks for it. The recorder
+    /// compares this with the tables.
     #[must_use]
     pub fn told(&self, id: &WorkspaceId) -> Option<Told> {
         let track = self.tracks.get(id)?;
@@ -63,7 +63,7 @@ impl Judge {
         Some(Told { verdict, rule, held, since: track.since })
     }
 
-    /// Takes note of a read of the fleet; `whole` says that it was all of it. Returns who is no longer watched.
+    /// Takes note of a read of the fleet; `whole` says whether it was the whole fleet. Returns the workspaces that are no longer watched.
     pub fn observe_fleet(&mut self, read: &FleetRead, whole: bool) -> Vec<Departed> {
         let previous = self.pipeline.last_read();
         self.pipeline.observe_clock(read.at, read.database_now);

@@ -1,4 +1,4 @@
-//! One look at one workspace: what is kept of it beyond the pass, and what the table makes of it.
+//! One look at one workspace: what is remembered of it after the pass, and which opinion the table gives.
 
 use std::time::Duration;
 
@@ -49,8 +49,8 @@ impl Judge {
             // Reports about an earlier life, or from while the container was frozen, say nothing about this life.
             self.suspicions.clear(&workspace.id);
         } else if matches!(sample.observation, Observation::Stopped { .. } | Observation::Missing) {
-            // What is down is judged by its engine's word alone, and whoever reports it is right. Such reports are dropped, so that many
-            // workspaces that are down at once do not make honest reporters look broken.
+            // A workspace that is down is judged by its engine's word alone, and those who report it are right. Their reports are dropped.
+            // Otherwise, when many workspaces are down at once, honest reporters would look as if they accused everybody.
             self.suspicions.clear(&workspace.id);
         }
         if new_life
@@ -89,7 +89,7 @@ impl Judge {
     }
 }
 
-/// Keeps what one sample says about a workspace beyond this pass. Returns whether it showed a new life.
+/// Remembers what one sample says about a workspace. Returns whether it showed a new life.
 fn note_sample(track: &mut Track, sample: &Sample, stamp: ReadStamp, offset: i64) -> bool {
     let seen = sample.observation.incarnation();
     let new_life = seen.is_some_and(|incarnation| track.note_life(incarnation, sample.at, stamp, offset));

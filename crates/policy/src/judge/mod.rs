@@ -56,14 +56,14 @@ pub struct Judge {
     fleet_storm: StormGuard,
     generation: u32,
     watched: usize,
-    /// How many of them are on engines of ours: the reports about the others go to other replicas.
+    /// How many of them are on engines that this replica owns. Reports about the others go to other replicas.
     reported_to_us: usize,
     counts: [usize; Verdict::ALL.len()],
     exhausted: usize,
 }
 
 impl Judge {
-    /// A judge who knows nothing yet.
+    /// A judge that has seen nothing yet.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         let probes = ProbeMap::new(settings.probe_ttl, settings.probe_map_max);
@@ -148,7 +148,7 @@ impl Judge {
             let in_flight = look.in_flight;
             let mut opinion = opinion;
             if self.note_exhaustion(look) && in_flight && opinion.verdict == Verdict::Dead {
-                // The rare try of one that is exhausted is no new death.
+                // An exhausted workspace that is tried again is no new death.
                 opinion.verdict = Verdict::Exhausted;
             }
             match opinion.conviction {
@@ -186,7 +186,7 @@ impl Judge {
         plan
     }
 
-    /// Keeps count of those whose attempts were too many and did not help. Returns whether this is one.
+    /// Keeps the count of exhausted workspaces. Returns whether this workspace is exhausted.
     fn note_exhaustion(&mut self, look: &Look<'_>) -> bool {
         let exhausted = backoff::is_exhausted(look.attempts, look.settings(&self.settings));
         if let Some(track) = self.tracks.get_mut(&look.workspace.id)

@@ -22,10 +22,10 @@ const BEAT_IN_FLIGHT: Duration = Duration::from_secs(2);
 pub(crate) struct Opinion {
     pub(crate) verdict: Verdict,
     pub(crate) rule: Rule,
-    /// What a restart would rest on, if the evidence calls for one.
+    /// The witnesses on which a restart would rest, if the evidence calls for one.
     pub(crate) conviction: Option<Conviction>,
     pub(crate) heartbeat: Heartbeat,
-    /// When another look would tell more.
+    /// When another look would be worth while.
     pub(crate) look_at: Option<Moment>,
 }
 
@@ -51,10 +51,10 @@ pub(crate) struct Heartbeat {
     pub(crate) witness: Witness,
     /// Age of the last sign of life, even if it belongs to an earlier life.
     pub(crate) age: Option<Duration>,
-    /// Its last sign of life is older than the window, even if that was in an earlier life. While the new life is starting this says
-    /// nothing. Once the new life has stopped, it counts as a missed heartbeat.
+    /// Whether its last sign of life is older than the window, even if that was in an earlier life. While the new life is starting, this
+    /// says nothing. Once the new life has stopped, it counts as a missed heartbeat.
     pub(crate) silent_before: bool,
-    /// How long it has been silent as far as that can be held against it.
+    /// For how much of its silence it can be accused.
     pub(crate) silent_for: Duration,
     pub(crate) window: Duration,
     /// How long we have been reading its heartbeats.
@@ -115,7 +115,7 @@ impl Context<'_> {
         track.life.as_ref().map_or(Duration::MAX, |life| life.age(self.now, self.stamp, self.offset))
     }
 
-    /// How long a workspace has existed whose container was never seen.
+    /// For a workspace whose container was never seen: how long the workspace has existed.
     fn age_without_container(&self, track: &Track, workspace: &Workspace) -> Duration {
         let known = self.now - track.known_since;
         let created = workspace.created_at.map(|created| self.stamp.database_now.since(created));

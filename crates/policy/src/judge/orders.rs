@@ -15,7 +15,7 @@ use crate::storm::Canary;
 use crate::track::{ReadStamp, Track};
 use crate::verdict::{Held, Rule, Verdict, Witness};
 
-/// A call for a restart that the evidence makes, before storms and holds.
+/// The evidence calls for this restart. Storms and holds have not been considered yet.
 pub(super) struct Call<'a> {
     pub(super) look: &'a Look<'a>,
     pub(super) opinion: Opinion,
@@ -28,7 +28,7 @@ pub(super) struct Call<'a> {
 pub(super) enum Standing {
     /// It is due; in a storm it waits for its turn.
     Due,
-    /// It would be due, but in a storm both kinds of witness are needed, and one is missing.
+    /// Not due yet: in a storm both kinds of witness are needed, and one is missing.
     Doubted,
     /// Something stands in its way.
     Blocked(Held),
@@ -36,7 +36,7 @@ pub(super) enum Standing {
     Idle,
 }
 
-/// How a call stands, and whether the storms of its scopes let it through now.
+/// How a call stands, and whether the storms of its engine and of the fleet let it through now.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Turn {
     pub(super) standing: Standing,
@@ -44,8 +44,8 @@ pub(super) struct Turn {
 }
 
 impl Judge {
-    /// How a call for a restart stands, storms apart from their turns: due, blocked by something, or lacking a witness that a storm asks
-    /// for.
+    /// How a call for a restart stands: due, blocked, or lacking a witness that a storm asks for. Whether it is its turn in a storm is
+    /// decided later.
     pub(super) fn standing(&self, now: Moment, stamp: ReadStamp, call: &Call<'_>) -> Standing {
         let Call { look, opinion, conviction, allowance } = call;
         let abilities =
@@ -76,7 +76,7 @@ impl Judge {
         }
     }
 
-    /// Until when it is left to its engine, which has just come back.
+    /// Until when the restart is left to the policies of its engine, which has just come back.
     fn left_to_engine(&self, now: Moment, stamp: ReadStamp, call: &Call<'_>) -> Option<Moment> {
         let window = self.health.stretch(self.settings.dead_window);
         let down_for = self.down_for(now, stamp, call.look, &call.opinion);
@@ -98,8 +98,8 @@ impl Judge {
         if conviction.running { !conviction.stale } else { !(conviction.spaced && silent) }
     }
 
-    /// Decides what becomes of a call for a restart: a suspicion only (storm), held back, or an order. `its_turn` says that the storms of
-    /// its scopes let it through, if there are any.
+    /// Decides what becomes of a call for a restart: it is ordered, held back or, in a storm, downgraded to a suspicion. `its_turn` says
+    /// whether the storms of its engine and of the fleet let it through, if there are any.
     pub(super) fn answer(&mut self, now: Moment, stamp: ReadStamp, call: Call<'_>, turn: Turn, plan: &mut Plan) {
         let lacks_a_witness = self.lacks_a_witness(now, stamp, &call);
         let left_to_engine = self.left_to_engine(now, stamp, &call);
@@ -232,8 +232,8 @@ impl Judge {
         }
     }
 
-    /// The attempt that this opinion proves to be a recovery: only a heartbeat of the new life does, or for
-    /// one that never beats, running through the settle window.
+    /// The attempt that this opinion proves to be a recovery. Only a heartbeat of the new life proves that or, for a workspace that never
+    /// sends one, that it ran through the settle window.
     fn recovered(&self, look: &Look<'_>, opinion: &Opinion) -> Option<i64> {
         // A superseded attempt counts here too: its claim told the platform that the workspace is dead, and that has to be taken back.
         let ended = |attempt: &&Attempt| attempt.outcome.is_some_and(|outcome| outcome != Outcome::Vetoed);

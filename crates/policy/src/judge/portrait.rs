@@ -1,4 +1,5 @@
-//! What is known of a workspace beside its verdict, and outlives the process: for a daemon that starts anew, and for people.
+//! What is known of a workspace besides its verdict. It is written down for people, and for the next process, which need not learn it
+//! again.
 
 use std::time::Duration;
 
@@ -43,7 +44,7 @@ impl Judge {
         fleet.or(own).map(|storm| (storm, is_fleet))
     }
 
-    /// Takes up what other processes have noticed of steps of the database's clock: stamps up to `comparable_from` may be from before one.
+    /// Adopts what other processes have noticed of steps of the database's clock: stamps up to `comparable_from` may be from before one.
     /// `None` when there was none lately. Until this was called, no heartbeat proves anything of a boot but one that was seen to come in.
     pub fn recall_steps(&mut self, comparable_from: Option<Timestamp>) {
         self.pipeline.recall_steps(comparable_from);
@@ -57,7 +58,7 @@ impl Judge {
         self.pipeline.comparable_from()
     }
 
-    /// Takes up what another process has learned of a workspace of the fleet. Returns whether it was of use.
+    /// Adopts what another process has learned of a workspace of the fleet. Returns whether it was of use.
     pub fn recall(&mut self, id: &WorkspaceId, learned: Learned) -> bool {
         self.tracks.get_mut(id).is_some_and(|track| track.cadence.recall(learned))
     }

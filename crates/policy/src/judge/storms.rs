@@ -1,10 +1,11 @@
-//! Storms among the other rules: which deaths count, who waits, what became of the canaries, and whose turn it is.
+//! How the judge uses the storm guards: which deaths count, which workspaces wait, what became of the canaries, and whose turn it is.
 //!
 //! A restart that is due must be let through by the guard of its engine and by that of the fleet. Only one of the two draws, so that
 //! they cannot draw different workspaces and wait for each other: the fleet's, while it is in a storm, else the engine's. The other
 //! only says how much room it has.
 //!
-//! A replica draws among those that it may restart itself. One that does not own an engine counts its deaths, and lets nobody through.
+//! A replica draws among the workspaces that it may restart itself. On an engine that it does not own, it counts deaths and lets no restart
+//! through.
 
 use super::opinion::Opinion;
 use super::orders::{Call, Standing};
@@ -20,7 +21,7 @@ use crate::storm::{Canary, Scale, Seen, StormGuard, What};
 use crate::track::ReadStamp;
 use crate::verdict::{Rule, Verdict};
 
-/// How many of those whose turn has come, and who are not part of this pass, are looked at before the next poll.
+/// When it is the turn of workspaces that are not part of this pass: how many of them are looked at before the next poll.
 const LOOKS_MAX: usize = 16;
 
 impl Judge {
@@ -102,7 +103,7 @@ impl Judge {
         self.with_guards(engine, |guard| guard.sees(id, seen, now));
     }
 
-    /// Takes note of who waits and who does not.
+    /// Takes note of which workspaces wait for a restart and which do not.
     pub(super) fn line_up(&mut self, now: Moment, look: &Look<'_>, standing: Standing) {
         let (id, engine) = (&look.workspace.id, &look.workspace.engine);
         let tried_ago = look.attempts.first().map(|attempt| attempt.claimed_ago);
@@ -113,13 +114,13 @@ impl Judge {
         });
     }
 
-    /// One is watched no more.
+    /// Takes note that a workspace is no longer watched.
     pub(super) fn forget_in_storms(&mut self, id: &WorkspaceId) {
         self.fleet_storm.forget(id);
         self.engines.values_mut().for_each(|engine| engine.storm.forget(id));
     }
 
-    /// Moves the storms of this pass along.
+    /// Lets the storms that this pass has to do with begin their next round, or end.
     pub(super) fn turn_storms(&mut self, now: Moment, engine: Option<&EngineName>, plan: &mut Plan) {
         if self.fleet_storm.turn(now, &self.settings) {
             plan.storms.push((None, false));
@@ -147,7 +148,7 @@ impl Judge {
         engines.into_iter().flat_map(|(_, engine)| engine.storm.draw(now, |_| usize::MAX)).collect()
     }
 
-    /// Those of this engine whose turn it is; looks at whoever of them is not in the pass.
+    /// The workspaces of this engine whose turn it is. Asks for a look at those that are not in the pass.
     pub(super) fn turns_on(
         &self,
         now: Moment,
@@ -170,7 +171,7 @@ impl Judge {
         drawn.into_iter().collect()
     }
 
-    /// Lets one through.
+    /// Lets a restart through.
     pub(super) fn release(&mut self, look: &Look<'_>, canary: &Canary) {
         let (id, engine) = (&look.workspace.id, &look.workspace.engine);
         self.with_guards(engine, |guard| guard.release(id, canary.clone()));

@@ -1,8 +1,8 @@
 //! What the fresh look before the act may say.
 //!
-//! An order may have waited: for a permit, for a lock, for a slow database. So the container is looked at once more right before the
-//! engine is asked, and the order is judged again on what that look shows. Whatever does not bear the evidence out ends the attempt
-//! without touching anything; if the workspace is still in trouble, the next pass says so afresh.
+//! An order may have waited: for a permit, for a lock, for a slow database. So the container is looked at once more right before the engine
+//! is asked, and the order is judged again on what that look shows. If the look does not bear the evidence out, the attempt ends without
+//! touching anything. If the workspace is still in trouble, the next pass orders a restart again.
 //!
 //! A running container is judged as strictly as when the order was given. If it was to be killed for its failing health check, it is spared
 //! when the check passes now, or when the next check is overdue. The claim has already compared its heartbeat with the evidence, after the
@@ -65,7 +65,7 @@ impl Ground {
 }
 
 impl Case {
-    /// Relies on `remedy`, `incarnation`, `at`, and on the `rule` and `sample` of the evidence.
+    /// Made of the order's `remedy`, `incarnation` and `at`, and of the `rule` and `sample` of its evidence.
     #[must_use]
     pub fn of(order: &RestartOrder) -> Self {
         let health = match order.evidence.sample {
@@ -84,11 +84,11 @@ impl Case {
         Self { ground, convicted: order.incarnation.clone(), ordered_at: order.at }
     }
 
-    /// The life to act on, if the look that was begun at `now` bears the evidence out; else why not.
+    /// The life to act on, if the look that was begun at `now` bears the evidence out.
     ///
     /// # Errors
     ///
-    /// The reason, as a sentence for the ledger. Nothing may be touched then.
+    /// Why it does not, as a sentence for the ledger. Nothing may be touched then.
     pub fn confirm(&self, seen: &Observation, now: Moment) -> Result<Incarnation, String> {
         let not = |why: &str| Err(why.to_owned());
         match (seen, self.ground) {
@@ -122,7 +122,7 @@ impl Case {
             ) => Ok(incarnation.clone()),
             (Observation::Stopped { .. }, Ground::Missing) => not("its container is back"),
             (Observation::Stopped { .. }, _) => not("it stopped by itself since"),
-            // Nobody is at work on one that was convicted for being in that state for longer than its settle window.
+            // This container was convicted because it was in this state for longer than its settle window, so nobody is at work on it.
             (Observation::Transitional { incarnation, .. }, Ground::Transitional) if self.is_convicted(incarnation) => {
                 Ok(incarnation.clone())
             }
@@ -219,7 +219,7 @@ mod tests {
         let others = [life("c", Some(6)), life("d", Some(5))];
         let wedged = Ground::Wedged { health: Health::None };
         let grounds = [Ground::Stopped, Ground::Transitional, Ground::Missing, wedged];
-        // In the order of the grounds: whether the look bears the evidence out.
+        // For each look: whether it bears out each of the grounds, in their order above.
         for (seen, agrees) in [
             (stopped(same.clone()), [true, true, false, false]),
             (stopped(untold.clone()), [true, true, false, false]),

@@ -1,8 +1,9 @@
 //! Which claims wait for each other.
 //!
-//! A claim calls the platform's own function, `mark_dead`. Where that raises, blocks or runs into its time-out, it does so for one
-//! workspace, and perhaps each time. Such a workspace must not use up the places that the others on its engine are restarted in. So
-//! it is tried again with a growing delay, and it waits in a lane of its own, one at a time, until the function has answered for it.
+//! A claim calls the platform's own function, `mark_dead`. That function may raise an error, block or run into its time-out for one
+//! workspace, perhaps each time. Such a workspace must not use up the places in which the others on its engine are restarted. So it is
+//! tried again with a growing delay, and waits in a separate lane that lets one order through at a time, until the function has answered
+//! for it.
 //!
 //! ```text
 //! order ─► never failed, or answered since ─► the engine's places (DEFIB_RESTART_CONCURRENCY)
@@ -17,8 +18,8 @@ use super::ClaimAnswer;
 use crate::id::WorkspaceId;
 use crate::moment::Moment;
 
-/// Workspaces that are remembered, at most. Beyond it the one that may be tried soonest is forgotten: it then takes one of the
-/// engine's places once, like anybody else.
+/// How many workspaces are remembered, at most. When there are more, the one that may be tried soonest is forgotten. It then takes one of
+/// the engine's places once, as a workspace does that never failed.
 const TROUBLED_MAX: usize = 10_000;
 
 /// A failure no longer counts once its delay has been over for this long. Nobody ordered a restart of the workspace in that time, so the
@@ -36,7 +37,7 @@ pub enum Lane {
     NotBefore(Moment),
 }
 
-/// Whose last claim failed in the platform's function.
+/// The workspaces whose last claim failed in the platform's function.
 #[derive(Debug)]
 pub struct Lanes {
     delay_initial: Duration,
@@ -51,7 +52,7 @@ struct Trouble {
 }
 
 impl Lanes {
-    /// Nobody has failed yet. The delay begins with `delay_initial` and doubles with each failure up to `delay_max`.
+    /// No workspace has failed yet. The delay begins with `delay_initial` and doubles with each failure up to `delay_max`.
     #[must_use]
     pub const fn new(delay_initial: Duration, delay_max: Duration) -> Self {
         Self { delay_initial, delay_max, troubled: BTreeMap::new() }
@@ -70,7 +71,7 @@ impl Lanes {
     /// Takes note of how a claim was answered. Returns the delay and the number of failures in a row where the platform's function
     /// has failed for it.
     ///
-    /// Only a grant or a veto proves that the function answers again: whoever is refused before it is asked has not reached it.
+    /// Only a grant or a veto proves that the function answers again. A claim that is refused earlier has not called it.
     pub fn heard(&mut self, workspace: &WorkspaceId, claim: &ClaimAnswer, now: Moment) -> Option<(Duration, u32)> {
         match claim {
             ClaimAnswer::Granted { .. } | ClaimAnswer::Vetoed => {

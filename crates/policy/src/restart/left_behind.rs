@@ -1,6 +1,6 @@
 //! What is done about the row of a daemon that died, or lost its lease, between claim and outcome.
 //!
-//! Its row is open, and while it is, nobody restarts that workspace. Whoever owns the engine now ends it:
+//! While its row is open, nobody restarts that workspace. The replica that owns the engine now ends the row:
 //!
 //! ```text
 //! claimed under a later epoch than ours ─► another replica has taken the engine over from us and is at work on the row: leave it
@@ -29,7 +29,7 @@ use crate::verdict::Verdict;
 /// What is to be done about an open attempt whose daemon is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Settle {
-    /// Abandon it: its owner never turned to the engine, and no longer can.
+    /// Abandon it: its owner never turned to the engine, and cannot do so any more.
     Unasked,
     /// End it as succeeded: the engine made the restart.
     Succeeded,
@@ -42,9 +42,9 @@ pub enum Settle {
 }
 
 impl Settle {
-    /// The outcome to write, and why, for the ledger; `None` while there is none.
+    /// The outcome to write and the reason for the ledger; `None` while the row stays open.
     ///
-    /// For [`Settle::Unasked`], only if its owner has still not turned to the engine by then.
+    /// For [`Settle::Unasked`] it is written only if the owner has still not turned to the engine at that moment.
     #[must_use]
     pub const fn conclusion(self) -> Option<(Outcome, &'static str)> {
         match self {
@@ -84,7 +84,8 @@ pub struct Row {
 /// What the ledger alone tells the owner of an engine of an open attempt there; `None` when the container must be asked
 /// ([`by_its_container`]).
 ///
-/// Somebody may delete the leases, and epochs then begin at one again. So a later epoch is respected until the deadline only.
+/// If somebody deletes the leases, epochs begin at one again, and a row may seem to be claimed under a later epoch for ever. So a later
+/// epoch is respected only until the deadline.
 #[must_use]
 pub fn by_its_row(attempt: Row, ours: i64) -> Option<Settle> {
     if attempt.epoch > ours && !attempt.overdue {
@@ -93,7 +94,7 @@ pub fn by_its_row(attempt: Row, ours: i64) -> Option<Settle> {
     (!attempt.acting).then_some(Settle::Unasked)
 }
 
-/// Whether an attempt with this verdict (its label in the ledger) restarts what runs, rather than start what does not.
+/// Whether an attempt with this verdict (its label in the ledger) kills and restarts a running container, rather than start a stopped one.
 #[must_use]
 pub fn restarts_what_runs(verdict: &str) -> bool {
     [Verdict::Wedged, Verdict::Unhealthy].iter().any(|it| it.label() == verdict)
@@ -104,7 +105,7 @@ pub fn restarts_what_runs(verdict: &str) -> bool {
 pub struct Asked {
     /// The start of the life that was to be restarted, on the engine's clock.
     pub convicted: Option<Timestamp>,
-    /// That life ran ([`restarts_what_runs`]).
+    /// Whether that life was running ([`restarts_what_runs`]).
     pub ran: bool,
     /// Its deadline has passed.
     pub overdue: bool,
@@ -161,7 +162,7 @@ mod tests {
         let stopped = |started| Observation::Stopped { incarnation: life(Some(started)), exit: Exit::default() };
         for (seen, convicted, before, after) in [
             (running(Some(9)), Some(5), Settle::Succeeded, Settle::Succeeded),
-            // Started, and dead again: the restart was made all the same.
+            // It was started and has died again since. The restart was made.
             (stopped(9), Some(5), Settle::Succeeded, Settle::Succeeded),
             (stopped(5), Some(5), Settle::Wait, Settle::Abandoned),
             (running(Some(5)), Some(5), Settle::Wait, Settle::Abandoned),
@@ -218,7 +219,7 @@ mod tests {
     fn an_attempt_of_an_older_epoch_is_settled_and_one_of_a_later_epoch_is_left_alone() {
         for (epoch, acting, before, after) in [
             (3, false, Some(Settle::Unasked), Some(Settle::Unasked)),
-            (4, false, Some(Settle::Unasked), Some(Settle::Unasked)), // our own, whose claim we never heard of
+            (4, false, Some(Settle::Unasked), Some(Settle::Unasked)), // our own claim, whose answer we never got
             (5, false, Some(Settle::Wait), Some(Settle::Unasked)),
             (5, true, Some(Settle::Wait), None),
             (4, true, None, None),

@@ -9,18 +9,18 @@
 //!                                                       abandoned
 //! ```
 //!
-//! The order of these steps, their deadlines, and what each answer means are decided here and nowhere else. Whoever drives the value
-//! (the daemon's restarter, the simulator, the checker of random schedules) does what the step says, and hands the answer back.
+//! The order of these steps, their deadlines, and what each answer means are decided here and nowhere else. The drivers (the daemon's
+//! restarter, the simulator, the checker of random schedules) do what a step says, and hand the answer back.
 //!
-//! What nobody can take back is a call that is on its way, because an engine does not check our epoch. So the lease is asked for three
-//! times, each closer to the call: in the claiming transaction, in the statement that writes down that the engine is asked, and by our
-//! own clock on the line before the call ([`Restart::may_leave`], which alone hands out what the call needs). From that statement on
-//! the row keeps everybody else away for as long as the engine may be at it.
+//! A call that is on its way cannot be taken back, because an engine does not check our epoch. So the lease is checked three times, each
+//! time closer to the call: in the claiming transaction, in the statement that writes `acting_at`, and by our own clock on the line before
+//! the call. The last check is [`Restart::may_leave`], and only it returns what the call needs. Once `acting_at` is written, the row keeps
+//! all other replicas away for as long as the engine may be at work on the call.
 //!
-//! Two cases remain that nothing here can exclude. A process may be stopped between that line and the call, or be suspended together with
-//! its clock after that statement, and wake up when others have settled its row. And an engine may carry a call out after its deadline and
-//! the looks after it. In both cases a start finds the container running and does nothing, but a restart of a wedged workspace is made
-//! twice.
+//! Two cases cannot be excluded here. First, a process may be suspended between the last check and the call, or together with its clock
+//! after it wrote `acting_at`, and wake up when others have settled its row. Second, an engine may carry a call out after the deadline and
+//! after the looks that follow a lost answer. In both cases a start finds the container running and does nothing, but a restart of a wedged
+//! workspace is made twice.
 
 pub mod confirm;
 pub mod lanes;
@@ -45,14 +45,14 @@ pub use step::{
     ActAnswer, Answer, Call, CallFailed, CallFault, ClaimAnswer, Conclusion, Done, End, How, NotClaimed, Step,
 };
 
-/// Where the process stands that drives a restart, at the moment at which it hands an answer in.
+/// The state of the process that drives a restart, at the moment at which it hands an answer in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
     /// Its own monotonic clock.
     pub now: Moment,
     /// The epoch of its lease on the engine, while that surely lasts by its own clock.
     pub epoch: Option<i64>,
-    /// It is to stop, and hands back what has not reached its engine.
+    /// Whether it is stopping. Then it hands back a restart that has not reached its engine.
     pub stopping: bool,
 }
 
@@ -93,7 +93,7 @@ struct Acting {
 #[derive(Clone, Copy, Debug)]
 struct Looks {
     until: Moment,
-    /// A new life that shows does not end the looks.
+    /// Whether the looks go on even when a new life is seen.
     whatever_is_seen: bool,
 }
 
@@ -107,7 +107,7 @@ impl Restart {
         (restart, step)
     }
 
-    /// The answer to the last step has come; what is to be done next. An answer to something else counts as none.
+    /// Takes the answer to the last step and returns the next one. An answer to a different step counts as no answer.
     pub fn answer(&mut self, standing: Standing, answer: Answer) -> Step {
         match (std::mem::replace(&mut self.stage, Stage::Done), answer) {
             (Stage::Permit, Answer::Place) => self.has_a_place(standing),
@@ -126,12 +126,12 @@ impl Restart {
         }
     }
 
-    /// The last of the three questions for the lease, on the line before the call: what to call, or what to do instead.
+    /// Checks the lease for the third and last time, on the line before the call. Returns what to call.
     ///
-    /// It is answered by our own clock alone, which does not know that a turn under way gives the lease up, or that a process of our name
-    /// has taken it. Whatever becomes of the lease, the row keeps everybody else away for as long as the engine may take, the looks after
-    /// it, and [`OUTCOME_MARGIN`]. So a call that leaves within that margin has been carried out, or never will be, before others may
-    /// settle its row.
+    /// Only our own clock is asked. It does not know whether a turn that is under way gives the lease up, or whether another process of our
+    /// name has taken it. But whatever becomes of the lease, the row keeps everybody else away for as long as the engine may take, for the
+    /// looks after it, and for [`OUTCOME_MARGIN`]. So a call that leaves within that margin has been carried out, or never will be, before
+    /// others may settle its row.
     ///
     /// # Errors
     ///
@@ -151,7 +151,7 @@ impl Restart {
         }
     }
 
-    /// Why an earlier call has failed that left the container stopped, while a start is to mend that.
+    /// The failure of an earlier call that left the container stopped, while it is being started again.
     #[must_use]
     pub fn mends(&self) -> Option<&str> {
         match &self.stage {
@@ -188,7 +188,7 @@ impl Restart {
 
     fn confirmed(&mut self, row: i64, epoch: i64, seen: &Observation, standing: Standing) -> Step {
         match self.case.confirm(seen, standing.now) {
-            // Not a failure of the restart: it was not tried, and does not use up a try.
+            // The restart was not tried, so this uses up no attempt.
             Err(why) => self.finish(row, Outcome::Superseded, Some(why)),
             Ok(_) if standing.stopping => {
                 self.finish(row, Outcome::Abandoned, Some("handed back: defib is stopping".to_owned()))
@@ -242,13 +242,13 @@ impl Restart {
             let why = format!("{first}; and the start after it: {}", failed.why);
             return self.finish(acting.row, Outcome::Failed, Some(why));
         }
-        // Nothing was made, and nobody tried: it uses up no try.
+        // Nothing was restarted and the engine was not asked, so this uses up no attempt.
         if matches!(failed.kind, CallFault::Gone | CallFault::NotWanted | CallFault::NotSent) {
             return self.finish(acting.row, Outcome::Superseded, Some(failed.why));
         }
-        // A start that comes late does nothing. A restart that comes late kills whoever runs by then; and who began the life that is
-        // seen, our call or somebody else before it, no look can tell. So that attempt stays open for as long as the engine may be at
-        // it.
+        // A late start does nothing to a container that runs. A late restart kills the life that runs by then. And no look can tell whether
+        // our call began the life that is seen, or somebody else did before our call. So that attempt stays open for as long as the engine
+        // may be at work on it.
         let whatever_is_seen = self.remedy() == Remedy::KillAndStart;
         let until = if whatever_is_seen {
             left_at + self.rules.deadline(Remedy::KillAndStart) + self.rules.look_after_max()
@@ -259,8 +259,8 @@ impl Restart {
         Step::Look { wait: Duration::ZERO }
     }
 
-    /// After a call that failed: a lost answer is no failure, so the container tells what became of it; and one that was stopped and
-    /// not started again is started, because it must not be left worse than it was found.
+    /// What follows a call that failed. If only its answer was lost, the container is looked at until it tells what became of the call. If
+    /// the call stopped the container and did not start it again, it is started now, because it must not be left worse than it was found.
     fn looked(&mut self, acting: Acting, failed: CallFailed, looks: Looks, seen: &Observation, now: Moment) -> Step {
         let restarted = matches!(seen, Observation::Running { incarnation, .. } if !acting.life.may_be(incarnation));
         let told = restarted && !looks.whatever_is_seen;
@@ -275,13 +275,13 @@ impl Restart {
         let left_stopped = self.remedy() == Remedy::KillAndStart
             && matches!(seen, Observation::Stopped { incarnation, .. } if acting.life.may_be(incarnation));
         if left_stopped {
-            // Much time may have passed: whether a start is still wanted, and ours to make, is asked again.
+            // Much time may have passed, so the database is asked again whether a start is still wanted and still ours to make.
             return self.ask(Acting { mends: Some(failed.why), ..acting }, now);
         }
         self.finish(acting.row, Outcome::Failed, Some(failed.why))
     }
 
-    /// The engine is not asked. Where an earlier call has touched the container, the attempt has failed all the same.
+    /// Ends the attempt without asking the engine. If an earlier call has touched the container, the attempt has failed.
     fn hands_back(&mut self, acting: Acting, outcome: Outcome, why: &str) -> Step {
         let (outcome, why) = match (acting.mends, outcome) {
             (Some(first), _) => (Outcome::Failed, format!("{first}; left stopped, and not started: {why}")),
@@ -291,7 +291,7 @@ impl Restart {
         self.finish(acting.row, outcome, Some(why))
     }
 
-    /// What no answer means depends on what was asked.
+    /// What a missing answer means depends on what was asked.
     fn no_answer(&mut self, stage: Stage, standing: Standing, why: String) -> Step {
         match stage {
             Stage::Permit if standing.stopping => self.not_claimed(NotClaimed::Stopping),

@@ -11,14 +11,14 @@ use std::time::Duration;
 use crate::abilities::Abilities;
 use crate::plan::Remedy;
 
-/// What claiming, confirming and writing the outcome may take beside the restart itself.
+/// How long claiming, confirming and writing the outcome may take, not counting the restart itself.
 ///
 /// Longer: the row of a daemon that died is settled later. Shorter: with a slow database, others settle a row that is still being
 /// worked on.
 pub const CLAIM_MARGIN: Duration = Duration::from_secs(20);
 
-/// What may pass between asking whether to act and the call, and what writing the outcome may take, before others may settle an
-/// attempt that turned to its engine.
+/// How much time may pass between the question whether to act and the call, and how long writing the outcome may take, before others may
+/// settle an attempt that turned to its engine.
 ///
 /// Longer: a workspace whose daemon died waits longer for its next attempt. Shorter: an outcome that a slow database takes late finds
 /// its row settled by somebody else.
@@ -35,7 +35,7 @@ pub const LOOK_AFTER_MAX: Duration = Duration::from_secs(10);
 /// Longer: a restart that was made is noticed later. Shorter: more calls to an engine that may be in trouble.
 pub const LOOK_AFTER_SPACING: Duration = Duration::from_millis(250);
 
-/// How often writing an outcome is tried before the row is left to whoever settles what was left behind.
+/// How often writing an outcome is tried before the row is left open. The engine's owner settles it later.
 pub const OUTCOME_TRIES: u32 = 5;
 
 /// The pause after the first try to write an outcome that failed. It doubles with each try.

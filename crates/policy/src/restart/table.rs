@@ -1,8 +1,8 @@
 //! Restarts from their order to their end, question by question, for the tests of those who drive them.
 //!
 //! There are two programs that drive a [`Restart`](super::Restart) against a world: the daemon's restarter and the simulator. Each has a
-//! test that plays this table: its world gives these answers, and it must ask these questions, in this order, and end like this. So
-//! neither of them can do anything that the other cannot. Only with the feature `table`, and in this crate's own tests.
+//! test that plays this table: its world gives these answers, and it must ask these questions, in this order, and end like this. So neither
+//! of them can do anything that the other cannot. The module exists only with the feature `table` and in this crate's own tests.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ pub enum Question {
     Claim,
     /// The engine is asked for the container.
     Look,
-    /// The database is asked whether the engine may be.
+    /// The database is asked whether the engine may be asked.
     MayAct,
     /// The engine is asked to start it.
     Start,
@@ -133,7 +133,7 @@ fn nothing() -> Answer {
     Answer::Nothing("nobody answers".to_owned())
 }
 
-/// Every restart that the drivers are held to. The orders are given at `now`.
+/// Every restart that the drivers must play as written here. The orders are given at `now`.
 #[must_use]
 #[expect(clippy::too_many_lines, reason = "a table: one restart after the other")]
 pub fn conversations(now: Moment) -> Vec<Conversation> {
@@ -327,7 +327,7 @@ impl Script {
     ///
     /// # Errors
     ///
-    /// What was not.
+    /// The question that was not asked.
     pub fn is_over(&self) -> Result<(), String> {
         match self.talk.get(self.next) {
             None => Ok(()),

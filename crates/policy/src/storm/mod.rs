@@ -1,8 +1,8 @@
 //! The storm guard: what one bad view of the fleet can do is bounded.
 //!
-//! When more than max(`DEFIB_STORM_MIN`, `DEFIB_STORM_FRACTION` of the watched) die within one dead window, the scope (one
-//! engine, or the fleet) is in a storm. Either something really killed them all, or our view is wrong; the guard is right in
-//! both cases, because it lets restarts through half-open:
+//! When more than max(`DEFIB_STORM_MIN`, `DEFIB_STORM_FRACTION` of the watched) die within one dead window, the scope (one engine, or the
+//! fleet) is in a storm. Either something really killed them all, or our view is wrong. The guard does the right thing in both cases: it
+//! lets a few restarts through, and more only when these have helped:
 //!
 //! ```text
 //!   3 ──verified──► 6 ──verified──► 12 ──► 24 …       a real mass death recovers in logarithmic rounds
@@ -37,14 +37,14 @@ use round::{Come, Round};
 /// The guard of one scope.
 #[derive(Clone, Debug, Default)]
 pub struct StormGuard {
-    /// Who was newly found dead, and when; bounded by the dead window.
+    /// The workspaces that were newly found dead within the dead window, by time.
     recent: VecDeque<(Moment, WorkspaceId)>,
-    /// The same, for finding them.
+    /// The same, by workspace.
     counted: HashSet<WorkspaceId>,
     storm: Option<Storm>,
 }
 
-/// What a death is weighed by.
+/// What decides whether deaths are a storm.
 #[derive(Clone, Copy, Debug)]
 pub struct Scale<'a> {
     /// The engine whose guard it is; `None` is the fleet's.
@@ -63,15 +63,15 @@ struct Storm {
     began: Moment,
     /// What its draws are seeded with.
     seed: u64,
-    /// Everybody who has died in it.
+    /// All workspaces that have died in it.
     died: HashSet<WorkspaceId>,
     /// When one of them last died for the first time. The storm may end a cooldown after that.
     last_death: Moment,
-    /// Those whom a restart is due for.
+    /// The workspaces whose restart is due.
     queue: Queue,
-    /// Those who lack one kind of witness. If the storm ended now, the other kind alone would have them restarted.
+    /// The workspaces that lack one kind of witness. If the storm ended now, they would be restarted on the other kind alone.
     doubted: HashSet<WorkspaceId>,
-    /// How often each was a canary.
+    /// How often each workspace was a canary.
     drawn: HashMap<WorkspaceId, u32>,
     round: Round,
 }
@@ -141,7 +141,7 @@ impl StormGuard {
         }
     }
 
-    /// One lacks one kind of witness.
+    /// A workspace lacks one kind of witness.
     pub fn doubts(&mut self, id: &WorkspaceId) {
         if let Some(storm) = &mut self.storm {
             storm.queue.remove(id);
@@ -149,7 +149,7 @@ impl StormGuard {
         }
     }
 
-    /// One waits for nothing any more.
+    /// A workspace no longer waits for anything.
     pub fn leaves(&mut self, id: &WorkspaceId) {
         if let Some(storm) = &mut self.storm {
             storm.queue.remove(id);
@@ -157,7 +157,7 @@ impl StormGuard {
         }
     }
 
-    /// One is watched no more.
+    /// A workspace is no longer watched.
     pub fn forget(&mut self, id: &WorkspaceId) {
         self.leaves(id);
         if let Some(storm) = &mut self.storm {
@@ -191,7 +191,7 @@ impl StormGuard {
         }
     }
 
-    /// The order for one has ended. Returns whether it was a canary of this scope.
+    /// The order for a workspace has ended. Returns whether the workspace was a canary of this scope.
     pub fn ended(&mut self, id: &WorkspaceId, end: End, now: Moment) -> bool {
         let awaited = self.awaits(id);
         if let Some(storm) = &mut self.storm {
@@ -207,7 +207,7 @@ impl StormGuard {
         }
     }
 
-    /// Moves rounds and the end along. Returns whether this ended the storm.
+    /// Ends the round or the storm, if it is time to. Returns whether the storm has ended.
     pub fn turn(&mut self, now: Moment, settings: &Settings) -> bool {
         let Some(storm) = &mut self.storm else { return false };
         storm.round.give_up_on_the_late(now);

@@ -1,4 +1,4 @@
-//! What is told of a storm: to operators, in `defib status`.
+//! What `defib status` tells operators about a storm.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ pub struct StormPortrait {
     pub since: Duration,
     /// How many restarts the present round lets through.
     pub batch: usize,
-    /// Those who were let through in this round and whose recovery is not yet verified, sorted.
+    /// The workspaces that were let through in this round and whose recovery is not yet verified, sorted.
     pub canaries: Vec<WorkspaceId>,
     /// How many whose restart is due wait for a later round.
     pub waiting: usize,

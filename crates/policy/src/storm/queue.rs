@@ -1,4 +1,4 @@
-//! Who waits for a restart in a storm, in the order in which they are drawn.
+//! The workspaces that wait for a restart in a storm, in the order in which they are drawn.
 //!
 //! A workspace that was a canary before waits for all that were not. Among equals the lot decides: a hash of the scope, the round and the
 //! workspace, which is the same on every replica. So each round begins with other workspaces than the one before, and one that cannot be
@@ -28,7 +28,7 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    /// An empty queue of the first round.
+    /// An empty queue, for the first round.
     pub(super) fn new(seed: u64) -> Self {
         Self { seed, ..Self::default() }
     }
@@ -55,7 +55,7 @@ impl Queue {
         self.waiting.insert(id.clone(), (engine.clone(), place));
     }
 
-    /// One does not wait any more.
+    /// Removes a workspace.
     pub(super) fn remove(&mut self, id: &WorkspaceId) {
         let Some((engine, place)) = self.waiting.remove(id) else { return };
         if let Some(places) = self.places.get_mut(&engine) {
@@ -66,7 +66,7 @@ impl Queue {
         }
     }
 
-    /// A new round: everybody's lot is drawn again.
+    /// Begins a new round: the lots of all workspaces are drawn again.
     pub(super) fn shuffle(&mut self, seed: u64) {
         self.seed = seed;
         self.places.clear();

@@ -1,8 +1,8 @@
 //! One round of a storm: a batch of canaries, and what comes of it.
 //!
-//! A round asks whether restarting helps *the scope*. A canary that was started answers: it is back, or it exits, or it does not come
-//! back in time. One whose call fails, who is vetoed, held or superseded has said nothing about the scope: it leaves the round at once,
-//! and another takes its place.
+//! A round finds out whether restarting helps *the scope*. A canary that was started gives an answer: it comes back, or exits, or does not
+//! come back in time. A canary whose call fails, or which is vetoed, held or superseded, says nothing about the scope. It leaves the round
+//! at once, and another takes its place.
 //!
 //! The first batch after the beginning or after a failed round fails when most of it fail. A later one follows a batch that was
 //! verified, so restarting is known to help somebody: it fails when more than two thirds of it fail. With a third of the dead beyond
@@ -64,9 +64,9 @@ struct Outstanding {
     canary: Canary,
     /// When it was started, as far as we know: the engine made the restart, or another life was seen.
     started: Option<Moment>,
-    /// By when it must be back or, before it was started, be under way.
+    /// The time by which it must be back or, as long as it was not started, be started.
     by: Moment,
-    /// The last pass could say nothing of it.
+    /// Whether the last pass could say nothing about it.
     unknown: bool,
 }
 
@@ -88,12 +88,12 @@ pub(super) struct Round {
     pub(super) number: u32,
     /// How many may be out in this round.
     size: usize,
-    /// The first batch, and the first after a round that failed.
+    /// Whether this is the first batch, or the first one after a round that failed.
     first: bool,
     outstanding: HashMap<WorkspaceId, Outstanding>,
     back: usize,
     failed: usize,
-    /// The round before failed: nobody goes before this.
+    /// The round before failed, so no restart is let through before this moment.
     closed_until: Option<Moment>,
 }
 
@@ -126,12 +126,12 @@ impl Round {
         self.size.saturating_sub(self.back + self.failed + self.outstanding.len())
     }
 
-    /// Nobody is waited for.
+    /// Whether no canary is waited for.
     pub(super) fn is_idle(&self) -> bool {
         self.outstanding.is_empty()
     }
 
-    /// Those who were let through and whose answer is awaited.
+    /// The canaries whose answer is awaited.
     pub(super) fn outstanding(&self) -> impl Iterator<Item = &WorkspaceId> {
         self.outstanding.keys()
     }
@@ -145,18 +145,18 @@ impl Round {
         self.outstanding.contains_key(id)
     }
 
-    /// One goes.
+    /// Lets a canary go.
     pub(super) fn release(&mut self, id: &WorkspaceId, canary: Canary) {
         let by = canary.released_at + canary.span;
         self.outstanding.insert(id.clone(), Outstanding { canary, started: None, by, unknown: false });
     }
 
-    /// One leaves the round without an answer.
+    /// Takes a canary out of the round without an answer.
     pub(super) fn leaves(&mut self, id: &WorkspaceId) {
         self.outstanding.remove(id);
     }
 
-    /// The order for one has ended. Only a restart that was made says anything later.
+    /// The order for a canary has ended. It will give an answer only if the restart was made.
     pub(super) fn ended(&mut self, id: &WorkspaceId, end: End, now: Moment) {
         match end {
             End::Made => {

@@ -1,4 +1,4 @@
-//! The moment before the engine is asked: asks whether it still may be, and writes down that it will be.
+//! The moment before the engine is asked: the database says whether it may still be asked, and writes down that it will be.
 
 use std::time::Duration;
 
@@ -32,12 +32,12 @@ const MAY_ACT: &str = "
         returning r.id)
     select facts.owner, facts.wanted, exists (select from acting) from facts";
 
-/// An operator ordered it by force: against a hold, and whatever its status is.
+/// Whether an operator ordered the restart by force, against any hold and whatever the status of the workspace is.
 const FORCED: &str = "exists (select from defib.restarts o where o.id = $1 and o.verdict = 'operator' and o.evidence ->> 'force' = 'true')";
 
 impl Store {
-    /// Asks whether attempt `id` may turn to the engine, right before it does, and writes down that it did: after a yes the
-    /// attempt is `acting`, and `within` is how long until it is settled by others if it never ends.
+    /// Asks whether attempt `id` may turn to the engine, right before it does. After a yes the attempt is recorded as `acting`, and others
+    /// settle it if it has not ended after `within`.
     ///
     /// Yes while the lease is ours and unexpired, the attempt is under way, its workspace is in the fleet, watched and unsuspended, and
     /// no hold stands. The status that `mark_dead` has written for this attempt counts as watched.

@@ -20,9 +20,9 @@ const INSERT: &str = "
         on conflict do nothing
     returning id";
 
-/// Writes the status that `mark_dead` has left beside the mark, if the fleet still has the workspace on the engine and with the references
-/// that it was judged by. This is asked while `mark_dead` has the platform's row locked. So it sees what a transaction that `mark_dead`
-/// waited for has changed, and nobody can change it again before ours ends.
+/// Writes the status that `mark_dead` has given the workspace into the mark, if the fleet still has the workspace on the same engine and
+/// with the same references as when it was judged. This is asked while `mark_dead` has the platform's row locked. So it sees what a
+/// transaction that `mark_dead` waited for has changed, and nobody can change it again before ours ends.
 const STATUS_IF_AS_JUDGED: &str = "
     update defib.marks m set status = f.status::text
       from defib.fleet f
@@ -31,7 +31,7 @@ const STATUS_IF_AS_JUDGED: &str = "
        and f.policy::text is not distinct from $5";
 
 impl Store {
-    /// Claims a restart in one transaction: the lease is ours, no hold stands, nobody else is at it, and the platform does not
+    /// Claims a restart in one transaction, if the lease is ours, no hold stands, no other attempt is under way, and the platform does not
     /// veto.
     ///
     /// # Errors

@@ -18,8 +18,8 @@ const ERROR_LENGTH_MAX: usize = 2_000;
 /// asked the engine, the mark is owed back; a mark that changed no status (the platform had written that word itself) is forgotten. An
 /// attempt that was superseded leaves the mark standing until a heartbeat proves that the workspace is back.
 ///
-/// The webhook is told of an engine that was asked: it did it, or did not, or nobody knows. Telling never fails, and waits for a lock for a
-/// twentieth of a second at most.
+/// If the engine was asked, the webhook is told whether it made the restart, did not make it, or left that unknown. Telling never fails,
+/// and waits for a lock for a twentieth of a second at most.
 ///
 /// The notification holds two ids and no other text, because a payload may have 8,000 bytes at most.
 pub(super) const FINISH: &str = "
@@ -64,12 +64,13 @@ const OWE: &str = "
     update defib.marks set owed = true, tries = 0, next_at = clock_timestamp() where workspace_id = $1 and not owed";
 
 impl Store {
-    /// Ends attempt `id` and tells `defib_events`. False when it had ended already: somebody settled it for us.
+    /// Ends attempt `id` and notifies `defib_events`. False when it had ended already, because another replica has settled it.
     pub async fn finish(&self, id: i64, outcome: Outcome, error: Option<&str>) -> Result<bool, StoreError> {
         self.end(&FINISH.replace("%unasked%", ""), id, outcome, error).await
     }
 
-    /// Abandons attempt `id` of an owner that is gone, unless it has turned to the engine. False when it has, or had ended already.
+    /// Abandons attempt `id` of an owner that is gone, unless that owner turned to the engine. False when it did, or when the attempt had
+    /// ended already.
     pub async fn abandon_unasked(&self, id: i64, why: &str) -> Result<bool, StoreError> {
         self.end(&FINISH.replace("%unasked%", "and acting_at is null"), id, Outcome::Abandoned, Some(why)).await
     }
@@ -120,7 +121,8 @@ impl Store {
         .map_err(StoreError::Recovered)
     }
 
-    /// An external workspace is back: its mark is to be taken back. False when no mark stands, or it is owed already.
+    /// Takes note that an external workspace is back, so that its mark is taken back. False when there is no mark, or when that was noted
+    /// before.
     pub async fn owe(&self, workspace: &WorkspaceId) -> Result<bool, StoreError> {
         self.within_deadline(async {
             let mut connection = self.pool.get().await?;
@@ -130,7 +132,7 @@ impl Store {
         .map_err(StoreError::Marks)
     }
 
-    /// An operator looked into it: the finished attempts of `workspace` no longer count. Returns how many did.
+    /// Acknowledges a workspace for an operator: its finished attempts no longer count. Returns how many these are.
     pub async fn acknowledge(&self, workspace: &WorkspaceId) -> Result<u64, StoreError> {
         self.within_deadline(async {
             let mut connection = self.pool.get().await?;

@@ -15,9 +15,9 @@
 //! index, and holds no lock on the platform's row while it does. A veto is kept as a row (`vetoed`, finished at once), because an operator
 //! also asks why somebody was *not* restarted.
 //!
-//! A run is a row of attempts that no verified recovery has ended. Within a run, numbers are unique for an incarnation. A missing container
-//! has no incarnation, so if runs did not end (`run_ended_at`), the number of its first death would be taken for ever. An attempt that ends
-//! without having asked the engine counts for nothing, so its run ends at once.
+//! A run is a series of attempts that no verified recovery has ended. Within a run, numbers are unique for an incarnation. A missing
+//! container has no incarnation, so if runs did not end (`run_ended_at`), the number of its first death would be taken for ever. An attempt
+//! that ends without having asked the engine counts for nothing, so its run ends at once.
 
 mod act;
 mod claim;
@@ -64,14 +64,14 @@ pub struct Claim<'a> {
     pub evidence: Value,
     /// This replica.
     pub claimed_by: &'a str,
-    /// After this, others may settle the attempt. It is longer than confirming and restarting can take together.
+    /// After this time others may settle the attempt. It must be longer than confirming and restarting can take together.
     pub deadline: Duration,
 }
 
 /// What came of a claim.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Claimed {
-    /// Ours to carry out.
+    /// The attempt is ours, and is now carried out.
     Granted {
         /// The row.
         id: i64,
@@ -99,7 +99,7 @@ pub struct LeaseProof<'a> {
     pub engine: &'a EngineName,
     /// Who holds it.
     pub holder: &'a str,
-    /// Since which epoch.
+    /// The epoch under which it is held.
     pub epoch: i64,
 }
 
@@ -135,14 +135,14 @@ pub struct OpenAttempt {
     pub epoch: i64,
     /// The verdict that asked for it.
     pub verdict: String,
-    /// Its owner has turned to the engine, so a restart may have been made or may still be made.
+    /// Whether its owner has turned to the engine. If so, a restart may have been made or may still be made.
     pub acting: bool,
-    /// How long ago its deadline passed, if it has: what its owner asked of the engine has been done by now, or never will be.
+    /// How long ago its deadline passed, if it has passed. By then the engine has done what it was asked, or never will.
     pub overdue_by: Option<Duration>,
-    /// The fleet, whatever the status there, no longer has the workspace on that engine.
+    /// Whether the fleet no longer has the workspace on that engine, whatever its status.
     pub elsewhere: bool,
-    /// What the fleet calls its instance now (empty: nothing yet), if the fleet says that it is one. The platform may have given it
-    /// another one since the claim.
+    /// For an instance, its present reference in the fleet (empty if it has none yet). The platform may have replaced the instance since
+    /// the claim.
     pub instance: Option<String>,
 }
 

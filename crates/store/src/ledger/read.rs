@@ -1,4 +1,4 @@
-//! What the ledger tells: the attempts that policy reasons with, and those that are under way.
+//! Reads of the ledger: the attempts that the policy takes into account, and the attempts that are under way.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ const ATTEMPTS_MAX: i64 = 20;
 /// them grows with their number and has reached its limit by then. They must not crowd out those that count.
 const REFUSALS_MAX: i64 = 8;
 
-/// Of the workspaces whose run goes on or ended within the reset: the newest attempts that counted, and the newest refusals.
+/// For each workspace whose run goes on or has ended within the reset: its newest attempts that counted, and its newest refusals.
 const ATTEMPTS: &str = "
     select r.id, r.workspace_id, r.container_id, r.started_at, r.attempt, r.claimed_at, r.finished_at, r.outcome, r.recovered_at,
            now(), r.acting_at is not null

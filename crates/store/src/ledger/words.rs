@@ -1,6 +1,6 @@
 //! The last words of a container, kept beside the attempt that restarted it.
 //!
-//! Nothing depends on them. They go with their attempt, by the foreign key.
+//! Nothing depends on them. They are deleted together with their attempt, because of the foreign key.
 
 use defib_policy::moment::Timestamp;
 use tokio_postgres::types::Type;
