@@ -60,8 +60,18 @@ pub struct Pipeline {
     stepped_at: Option<Moment>,
     /// Stamps up to this may be from before a step that this process has noticed.
     comparable_from: Option<Timestamp>,
-    /// The same of the steps that other processes have noticed. The outer `None`: this process has not been told of them yet.
-    told_of: Option<Option<Timestamp>>,
+    /// The same of the steps that other processes have noticed.
+    others: OthersSteps,
+}
+
+/// What this process knows of the steps of the database's clock that other processes have noticed.
+#[derive(Clone, Copy, Debug, Default)]
+enum OthersSteps {
+    /// Nobody has been asked yet.
+    #[default]
+    NotAsked,
+    /// Stamps up to this may be from before one; `None`: there was none lately.
+    Known(Option<Timestamp>),
 }
 
 impl Pipeline {
@@ -116,7 +126,7 @@ impl Pipeline {
     /// Takes up what other processes have noticed of steps of the database's clock: stamps up to `comparable_from` may be from before one.
     /// `None` when there was none lately.
     pub fn recall_steps(&mut self, comparable_from: Option<Timestamp>) {
-        self.told_of = Some(comparable_from);
+        self.others = OthersSteps::Known(comparable_from);
     }
 
     /// What other processes have to be told: stamps up to this may be from before a step of the database's clock. `None` while no step has
@@ -130,7 +140,10 @@ impl Pipeline {
     /// the stamp come in, so it has to know of the steps before its own time too.
     #[must_use]
     pub fn vouches_for(&self, stamp: Timestamp, read_at: Moment) -> bool {
-        let later_than_all_steps = self.told_of.is_some_and(|until| until.is_none_or(|until| stamp > until));
+        let later_than_all_steps = match self.others {
+            OthersSteps::NotAsked => false,
+            OthersSteps::Known(until) => until.is_none_or(|until| stamp > until),
+        };
         later_than_all_steps && !self.has_stepped_since(read_at)
     }
 

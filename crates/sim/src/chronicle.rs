@@ -368,7 +368,7 @@ mod tests {
     fn one_was_well_again_that_came_back_in_time_and_did_not_die_again() {
         let mut chronicle = Chronicle { open: vec![None, None], ..Chronicle::default() };
         let die = |chronicle: &mut Chronicle, of, at| {
-            chronicle.death(of, at, Death::Exited, 0, EndedLife { began_at: 0, heard: true }, true)
+            chronicle.death(of, at, Death::Exited, 0, EndedLife { began_at: 0, heard: true }, true);
         };
         die(&mut chronicle, 0, 10);
         assert!(!chronicle.was_well_again(0, 12, 100), "still dead");

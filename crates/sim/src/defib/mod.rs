@@ -26,7 +26,7 @@ use crate::database::Database;
 use crate::queue::{Event, Wake};
 use crate::time::{Ms, moment};
 use crate::world::{Detector, World};
-use state::Places;
+use state::{ClockSteps, Places};
 pub use state::{Defib, LEASE_TTL};
 
 impl Defib {
@@ -49,8 +49,7 @@ impl Defib {
             was_late: false,
             ownership: Ownership::default(),
             pruned_at: 0,
-            steps_recalled: false,
-            steps_written: None,
+            clock_steps: ClockSteps::default(),
             attempts: Vec::new(),
             in_flight: Vec::new(),
             unwritten: BTreeMap::new(),
@@ -126,7 +125,7 @@ impl Detector for Defib {
         self.processes += 1;
         self.name = format!("replica-{me}.{}", self.processes);
         self.judge = Judge::new(self.settings.clone());
-        (self.steps_recalled, self.steps_written) = (false, None);
+        self.clock_steps = ClockSteps::default();
         self.grow(world);
         self.sweep_due = world.now + 200 + 700 * u64::from(me);
         world.push(self.sweep_due, Event::Wake(me, Wake::Sweep));

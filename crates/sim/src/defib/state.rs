@@ -33,6 +33,15 @@ pub(super) const LOOK_AFTER_SPACING: Ms = 1_000;
 /// `DEFIB_RESTART_CONCURRENCY`.
 pub(super) const RESTART_CONCURRENCY: usize = 4;
 
+/// What it has exchanged with other replicas about steps of the database's clock.
+#[derive(Debug, Default)]
+pub(super) struct ClockSteps {
+    /// It has read what the others noticed.
+    pub(super) recalled: bool,
+    /// What it has last written itself.
+    pub(super) written: Option<Timestamp>,
+}
+
 /// One replica.
 #[derive(Debug)]
 pub struct Defib {
@@ -51,10 +60,7 @@ pub struct Defib {
     pub(super) was_late: bool,
     pub(super) ownership: Ownership,
     pub(super) pruned_at: Ms,
-    /// It has read what other replicas noticed of steps of the database's clock.
-    pub(super) steps_recalled: bool,
-    /// What it has last written of such steps.
-    pub(super) steps_written: Option<Timestamp>,
+    pub(super) clock_steps: ClockSteps,
     pub(super) attempts: Vec<Vec<Attempt>>,
     pub(super) in_flight: Vec<bool>,
     /// What it has said of workspaces and not written down yet.

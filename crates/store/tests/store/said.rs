@@ -114,7 +114,7 @@ async fn a_step_of_the_clock_is_told_to_those_who_start_within_the_hour_and_forg
     assert_eq!(fixture.store.clock_steps(hour).await.unwrap(), Some(until(7)), "in ten years it is not lately either");
     fixture.run("update defib.clock_steps set noticed_at = noticed_at - interval '8 days'").await;
     assert_eq!(fixture.store.clock_steps(hour).await.unwrap(), None);
-    fixture.store.note_clock_step(until(1), "replica\01").await.unwrap();
+    fixture.store.note_clock_step(until(1), "replica\u{0}").await.unwrap();
     let left: i64 = fixture.client.query_one("select count(*) from defib.clock_steps", &[]).await.unwrap().get(0);
     assert_eq!(left, 2, "the one of the future and the new one");
 }
