@@ -1,0 +1,279 @@
+//! Asking for a list, and reading it entry by entry.
+//!
+//! A list is the one answer of an engine that is large (a kilobyte for each container of the host, strangers included) and asked for all
+//! the time. The client library collects it whole and decodes all of it. Here each entry is decoded as soon as it has arrived, and what is
+//! not used of it is dropped, so that no more than a part of the answer is in memory at any time, however long it is.
+//!
+//! The connection, the deadline for the head of the answer, and what an engine says instead of a list are still the client library's: what
+//! a failed list proves must not depend on who asked for it.
+
+use bollard::errors::Error as BollardError;
+use bollard::{BollardRequest, ClientVersion, Docker};
+use futures_util::StreamExt;
+use hyper::Uri;
+
+use super::entry::{Entry, Sent};
+
+/// An entry that is longer than this is none: an engine writes about a kilobyte, and a few more for many labels.
+const ENTRY_BYTES_MAX: usize = 1 << 20;
+
+/// Containers of one list, strangers included. More are more than one host runs, and are not kept.
+const ENTRIES_MAX: usize = 100_000;
+
+/// What is kept of one list, in bytes of text. An entry keeps about a hundred.
+const KEPT_BYTES_MAX: usize = 64 << 20;
+
+/// A list of containers.
+pub(super) struct Entries {
+    pub(super) entries: Vec<Entry>,
+    /// It is known of every entry whose container it is. So a container that is not in the list does not exist.
+    pub(super) complete: bool,
+}
+
+/// The containers that these filters let through, stopped ones included. `filters` is the JSON of Docker's parameter; `None`: all.
+///
+/// # Errors
+/// The engine was not reached, refused, or sent something that is no list.
+pub(super) async fn list(
+    client: &Docker,
+    filters: Option<&str>,
+    workspace_label: &str,
+) -> Result<Entries, BollardError> {
+    let mut target = format!("/v{}/containers/json?all=true", client.client_version());
+    if let Some(filters) = filters {
+        target.push_str("&filters=");
+        target.extend(url::form_urlencoded::byte_serialize(filters.as_bytes()));
+    }
+    // The client library hands out the bytes of an answer for a few calls only, and lets its user change any request before it is sent.
+    let asking = client.clone().with_request_modifier(move |request| aimed_at(request, &target));
+    let mut body = std::pin::pin!(asking.export_container("list"));
+    let mut reading = Reading::new(workspace_label);
+    while let Some(data) = body.next().await {
+        reading.take(&data?)?;
+    }
+    reading.end()
+}
+
+/// The request, with the version of the interface that was agreed upon in front of its path. The client library leaves it out, and then an
+/// engine takes its own newest one.
+pub(super) fn with_version(request: BollardRequest, version: &ClientVersion) -> BollardRequest {
+    let target = request.uri().path_and_query().map(|target| format!("/v{version}{target}"));
+    match target {
+        Some(target) => aimed_at(request, &target),
+        None => request,
+    }
+}
+
+/// The request, for another path and query at the same engine.
+fn aimed_at(mut request: BollardRequest, target: &str) -> BollardRequest {
+    let mut parts = request.uri().clone().into_parts();
+    parts.path_and_query = target.parse().ok();
+    // What cannot be put together is sent as it was; nothing of it can be taken for a list.
+    if let Ok(uri) = Uri::from_parts(parts) {
+        *request.uri_mut() = uri;
+    }
+    request
+}
+
+/// A list on its way: `[`, entries with commas between them, `]`.
+struct Reading<'a> {
+    workspace_label: &'a str,
+    entries: Vec<Entry>,
+    complete: bool,
+    kept_bytes: usize,
+    /// What has arrived and was not decoded: the beginning of an entry.
+    rest: Vec<u8>,
+    /// The decoding of an entry begins anew each time, so it is not tried before twice as much of it has arrived as the last time. Then
+    /// each byte is looked at a few times at most, in however small parts it comes.
+    worth_trying_at: usize,
+    expects: Expects,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Expects {
+    Begin,
+    EntryOrEnd,
+    Entry,
+    CommaOrEnd,
+    Nothing,
+}
+
+impl<'a> Reading<'a> {
+    const fn new(workspace_label: &'a str) -> Self {
+        Self {
+            workspace_label,
+            entries: Vec::new(),
+            complete: true,
+            kept_bytes: 0,
+            rest: Vec::new(),
+            worth_trying_at: 0,
+            expects: Expects::Begin,
+        }
+    }
+
+    /// The next part of it.
+    fn take(&mut self, data: &[u8]) -> Result<(), BollardError> {
+        let mut rest = std::mem::take(&mut self.rest);
+        rest.extend_from_slice(data);
+        if rest.len() >= self.worth_trying_at {
+            let used = self.decode(&rest)?;
+            rest.drain(..used);
+            if rest.len() > ENTRY_BYTES_MAX {
+                return Err(garbled(format!("an entry of a list is longer than {ENTRY_BYTES_MAX} bytes")));
+            }
+            self.worth_trying_at = rest.len() * 2;
+        }
+        self.rest = rest;
+        Ok(())
+    }
+
+    /// Decodes all that is complete. Returns how many bytes that were.
+    fn decode(&mut self, data: &[u8]) -> Result<usize, BollardError> {
+        let mut at = 0;
+        while let Some(byte) = data.get(at) {
+            match (byte, self.expects) {
+                (b' ' | b'\n' | b'\r' | b'\t', _) => at += 1,
+                (b'[', Expects::Begin) => {
+                    self.expects = Expects::EntryOrEnd;
+                    at += 1;
+                }
+                (b']', Expects::EntryOrEnd | Expects::CommaOrEnd) => {
+                    self.expects = Expects::Nothing;
+                    at += 1;
+                }
+                (b',', Expects::CommaOrEnd) => {
+                    self.expects = Expects::Entry;
+                    at += 1;
+                }
+                (b'{', Expects::EntryOrEnd | Expects::Entry) => {
+                    let mut sent = serde_json::Deserializer::from_slice(&data[at..]).into_iter::<Sent<'_>>();
+                    match sent.next() {
+                        Some(Ok(entry)) => {
+                            at += sent.byte_offset();
+                            self.keep(entry.into_entry(self.workspace_label))?;
+                            self.expects = Expects::CommaOrEnd;
+                        }
+                        Some(Err(error)) if !error.is_eof() => return Err(garbled(error.to_string())),
+                        Some(Err(_)) | None => return Ok(at),
+                    }
+                }
+                _ => return Err(garbled("what came is no list of containers".to_owned())),
+            }
+        }
+        Ok(at)
+    }
+
+    fn keep(&mut self, entry: Entry) -> Result<(), BollardError> {
+        self.kept_bytes += entry.kept_bytes();
+        if self.entries.len() == ENTRIES_MAX || self.kept_bytes > KEPT_BYTES_MAX {
+            return Err(garbled(format!(
+                "a list has more than {ENTRIES_MAX} containers, or more than {KEPT_BYTES_MAX} bytes of names"
+            )));
+        }
+        self.complete &= entry.is_readable();
+        self.entries.push(entry);
+        Ok(())
+    }
+
+    /// All of it has arrived.
+    fn end(mut self) -> Result<Entries, BollardError> {
+        let rest = std::mem::take(&mut self.rest);
+        let used = self.decode(&rest)?;
+        if used < rest.len() || self.expects != Expects::Nothing {
+            return Err(garbled("the list ends in the middle".to_owned()));
+        }
+        Ok(Entries { entries: self.entries, complete: self.complete })
+    }
+}
+
+const fn garbled(message: String) -> BollardError {
+    BollardError::JsonDataError { message, column: 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Result<Entries, String> {
+        let mut reading = Reading::new("defib.workspace");
+        let taken = parts.into_iter().try_for_each(|part| reading.take(part));
+        taken.and_then(|()| reading.end()).map_err(|error| error.to_string())
+    }
+
+    fn ids(list: Result<Entries, String>) -> Vec<String> {
+        list.expect("a list").entries.into_iter().map(|entry| entry.id.into()).collect()
+    }
+
+    #[test]
+    fn a_list_is_read_however_it_is_cut_into_parts() {
+        let text = r#" [ {"Id":"a","Names":["/x,]}"],"Labels":{"k":"[{\"\\"}} ,{"Id":"b"},{"Id":"ç"}]
+"#
+        .as_bytes();
+        let expected = ["a", "b", "ç"];
+        for cut in 0..text.len() {
+            let (first, second) = text.split_at(cut);
+            assert_eq!(ids(read([first, second])), expected, "cut at {cut}");
+        }
+        for size in 1..text.len() {
+            assert_eq!(ids(read(text.chunks(size))), expected, "in parts of {size}");
+        }
+        assert!(ids(read([&b"[]"[..]])).is_empty());
+    }
+
+    #[test]
+    fn what_is_no_whole_list_is_none() {
+        for text in [
+            "",
+            "[",
+            "null",
+            "{}",
+            "[]]",
+            "[1]",
+            "garbage",
+            r#"[{"Id":"a"}"#,
+            r#"[{"Id":"a"},"#,
+            r#"[{"Id":"a"},]"#,
+            r#"[{"Id":"a"}{"Id":"b"}]"#,
+            r#"[{"Id":"a","#,
+            r#"{"message":"x"}"#,
+        ] {
+            assert!(read([text.as_bytes()]).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_list_with_an_entry_of_whom_nobody_knows_is_not_complete() {
+        let complete = |text: &str| read([text.as_bytes()]).expect("a list").complete;
+        assert!(complete(r#"[{"Id":"a","State":"hibernating"}]"#));
+        assert!(!complete(r#"[{"Id":"a"},{"Names":["/x"]},{"Id":"b"}]"#));
+    }
+
+    #[test]
+    fn what_has_no_end_is_not_collected() {
+        let part = vec![b'a'; 100_000];
+        let mut reading = Reading::new("l");
+        reading.take(br#"[{"Id":""#).expect("the beginning");
+        let parts = (0..100).take_while(|_| reading.take(&part).is_ok()).count();
+        assert!((10..40).contains(&parts), "{parts} parts of an entry");
+
+        let mut reading = Reading::new("l");
+        reading.take(b"[{}").expect("the first entry");
+        let entries = ",{}".repeat(1_000);
+        let parts = (0..200).take_while(|_| reading.take(entries.as_bytes()).is_ok()).count();
+        assert_eq!(parts, 99, "thousands of entries");
+    }
+
+    #[test]
+    fn an_entry_in_tiny_parts_is_not_decoded_over_and_over() {
+        let text = format!(r#"[{{"Id":"a","Names":["{}"]}}]"#, "n".repeat(100_000)).into_bytes();
+        let mut reading = Reading::new("l");
+        let mut tries = 0;
+        for byte in text.chunks(1) {
+            let before = reading.worth_trying_at;
+            reading.take(byte).expect("a byte");
+            tries += usize::from(reading.worth_trying_at != before);
+        }
+        assert!(tries < 40, "{tries} tries");
+        assert_eq!(ids(reading.end().map_err(|error| error.to_string())), ["a"]);
+    }
+}
