@@ -23,7 +23,7 @@ struct Spent {
 pub(super) async fn costs(plan: Plan, report: &mut Report) -> Result<()> {
     let large = whole(plan, report).await.context("the fleet")?;
     let mut world = World::new(plan.workspaces / 10, (plan.engines / 10).max(1), plan.poll).await?;
-    let daemon = world.daemon(&[]).await?;
+    let daemon = world.daemon().await?;
     warm_up(&mut world, &daemon).await?;
     let small = idle(&mut world, &daemon, plan.ticks).await.context("a tenth of the fleet")?;
     report.add(Row::ratio("ten times the fleet, idle tick, CPU; floor: a tenth of it", &large, &small.defib, 2.5));
@@ -37,7 +37,7 @@ async fn whole(plan: Plan, report: &mut Report) -> Result<Vec<Duration>> {
     report.add(Row::told("floor: rows and lists, CPU", &floor.cpu()));
     report.add(Row::told("floor: the rows alone, CPU", &floor.rows_cpu()));
 
-    let daemon = world.daemon(&[]).await?;
+    let daemon = world.daemon().await?;
     warm_up(&mut world, &daemon).await?;
     let steady = ticks(&mut world, &daemon, plan.ticks, true).await?;
     report.add(Row::ratio("steady tick (a sixth has beaten), CPU", &steady.defib, &floor.cpu(), 0.12));
@@ -49,37 +49,29 @@ async fn whole(plan: Plan, report: &mut Report) -> Result<Vec<Duration>> {
     let target = |most: f64| (plan.workspaces >= 100_000).then_some(most);
     report.add(Row::size("memory, resident", resident, target(96.0)));
     report.add(Row::size("memory, at its highest", peak, target(128.0)));
-    end(daemon).await?;
-
-    // All ticks are resyncs where there is no knob that makes them rarer.
-    let interval = format!("{}ms", plan.poll.as_millis());
-    let knobs = world.stage.defib(&["help-env"]).await?.with_code(0)?.stdout;
-    let each_poll = [("DEFIB_RESYNC_INTERVAL", interval.as_str())];
-    let each_poll = if knobs.contains(each_poll[0].0) { &each_poll[..] } else { &[] };
-    let daemon = world.daemon(each_poll).await?;
-    let before = resyncs(&daemon).await?;
-    let mut walls = Vec::new();
-    let mut engines = Vec::new();
-    let mut last = before;
-    for _ in 0..plan.ticks {
-        let begun = cpu(world.engines.pid())?;
-        world.beat().await?;
-        tokio::time::sleep(world.poll).await;
-        let now = resyncs(&daemon).await?;
-        if now.0 > last.0 {
-            walls.push(Duration::from_secs_f64((now.1 - last.1) / (now.0 - last.0)));
-        }
-        last = now;
-        engines.push(cpu_since(world.engines.pid(), begun)?);
-    }
-    report.add(Row::ratio("resync, wall", &walls, &floor.wall(), 1.3));
-    report.add(Row::told("the same, CPU of the scripted engines", &engines));
+    report.add(Row::ratio("tick, wall", &tick_times(&mut world, &daemon, plan.ticks).await?, &floor.wall(), 1.3));
     end(daemon).await?;
     Ok(idle.defib)
 }
 
+/// How long ticks take in which a sixth of the fleet has beaten, by the program's own metrics.
+async fn tick_times(world: &mut World, daemon: &Daemon, count: usize) -> Result<Vec<Duration>> {
+    let mut walls = Vec::new();
+    let mut before = tick_totals(daemon).await?;
+    for _ in 0..count {
+        world.beat().await?;
+        tokio::time::sleep(world.poll).await;
+        let now = tick_totals(daemon).await?;
+        if now.0 > before.0 {
+            walls.push(Duration::from_secs_f64((now.1 - before.1) / (now.0 - before.0)));
+        }
+        before = now;
+    }
+    Ok(walls)
+}
+
 /// How many passes over the fleet were made, and the seconds that they took in all.
-async fn resyncs(daemon: &Daemon) -> Result<(f64, f64)> {
+async fn tick_totals(daemon: &Daemon) -> Result<(f64, f64)> {
     let metrics = daemon.metrics().await?;
     let of = |series: &str| metrics.value(&format!("defib_tick_duration_seconds_{series}{{scope=\"fleet\"}}"));
     Ok((of("count")?, of("sum")?))

@@ -50,8 +50,8 @@ impl World {
     }
 
     /// Starts the daemon, and waits until it has looked at everything.
-    pub(super) async fn daemon(&self, knobs: &[(&str, &str)]) -> Result<Daemon> {
-        let daemon = self.stage.start_with("bench", knobs).await?.quiet();
+    pub(super) async fn daemon(&self) -> Result<Daemon> {
+        let daemon = self.stage.start_with("bench", &[]).await?.quiet();
         daemon
             .wait_for_metric("defib_ticks_total{scope=\"fleet\",result=\"ok\"}", |ticks| ticks >= 1.0, READY_MAX)
             .await?;

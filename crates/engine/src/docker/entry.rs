@@ -1,18 +1,18 @@
-//! An entry of a list, with the fields that are used and no others.
+//! One entry of a list of containers: the fields that defib uses.
 //!
-//! A list is most of what an engine says, and most of an entry is of no interest here (ports, mounts, networks). The client library
-//! decodes all of it, and refuses the whole list for one word that it does not know. Here the rest is passed over, and a state is a word:
-//! one that is not known concerns the container that is in it, and nobody else.
+//! Most of an entry (ports, mounts, networks) is of no interest here. The client library decodes all of it, and refuses the whole list for
+//! one state that it does not know. Here the other fields are skipped, and the state is read as a word. An unknown word makes this container
+//! unknown and leaves the other entries alone.
 //!
-//! The same holds for a field that is of another type than engines send. If it is one that tells whose container this is, nobody knows who
-//! the entry is about, and it says so ([`Entry::is_readable`]): then the list proves nobody's absence.
+//! A field of an unexpected type does not spoil the list either. But if it is the id, the names or the labels, nobody can tell whose container
+//! the entry is ([`Entry::is_readable`]), and then the list cannot prove that somebody's container does not exist.
 
 use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
-/// What labels of a container are for defib, without this prefix.
+/// Labels with this prefix are settings for defib.
 const OWN_PREFIX: &str = "defib.";
 
 /// One container.
@@ -30,7 +30,7 @@ pub(crate) struct Entry {
     pub(crate) workspace: Option<Box<str>>,
     /// The other labels that begin with `defib.`, without that prefix, in order.
     pub(crate) own_labels: Vec<(String, String)>,
-    /// Its names or labels could not be read.
+    /// Its names or labels have a type that could not be read.
     pub(crate) nameless: bool,
 }
 
@@ -46,7 +46,7 @@ pub(crate) enum State {
     Dead,
     /// podman's word for what runs and has been told to stop.
     Stopping,
-    /// No word, or one that is not known, as podman's `stopped`: only an inspect can tell.
+    /// There is no word, or an unknown one such as podman's `stopped`. Only an inspect can tell more.
     #[default]
     Other,
 }
@@ -63,7 +63,7 @@ pub(crate) enum ListedHealth {
 }
 
 impl Entry {
-    /// Whether it is known whose container this is.
+    /// Whether one can tell whose container this is.
     pub(crate) fn is_readable(&self) -> bool {
         !self.id.is_empty() && !self.nameless
     }
@@ -93,7 +93,7 @@ impl State {
 }
 
 impl ListedHealth {
-    /// Newer engines have a field; older ones tell it to people only, behind the uptime.
+    /// Reads it from the field that newer engines send, or else from the text behind the uptime, which is all that older ones send.
     fn read(field: Option<&str>, status: &str) -> Self {
         match field {
             Some("starting") => return Self::Starting,
@@ -110,7 +110,7 @@ impl ListedHealth {
     }
 }
 
-/// An entry as it is sent. Texts are not copied where they have no escapes.
+/// An entry as the engine sends it. Texts without escapes are borrowed from the answer.
 #[derive(serde::Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct Sent<'a> {
@@ -131,7 +131,7 @@ pub(super) struct Sent<'a> {
 }
 
 impl Sent<'_> {
-    /// The entry without what is not used.
+    /// Keeps what is used.
     pub(super) fn into_entry(self, workspace_label: &str) -> Entry {
         let health = match &self.health {
             Told::Pairs { pairs, .. } => pairs.iter().find(|(key, _)| key == "Status").map(|(_, word)| word.as_ref()),
@@ -170,7 +170,7 @@ impl Sent<'_> {
     }
 }
 
-/// What stands in a field, whatever it is.
+/// The value of a field, of whatever type it is.
 #[derive(Default)]
 enum Told<'a> {
     /// The field is not there, or `null`.

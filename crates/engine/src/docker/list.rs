@@ -1,11 +1,11 @@
 //! Asking for a list, and reading it entry by entry.
 //!
-//! A list is the one answer of an engine that is large (a kilobyte for each container of the host, strangers included) and asked for all
-//! the time. The client library collects it whole and decodes all of it. Here each entry is decoded as soon as it has arrived, and what is
-//! not used of it is dropped, so that no more than a part of the answer is in memory at any time, however long it is.
+//! A list is the largest answer of an engine (a kilobyte for each container of the host, strangers included), and it is asked for in each
+//! tick. The client library would collect it whole and decode all of it. Here each entry is decoded as soon as it has arrived, and the fields
+//! that nobody uses are dropped, so that only the entry that is arriving is in memory as text.
 //!
-//! The connection, the deadline for the head of the answer, and what an engine says instead of a list are still the client library's: what
-//! a failed list proves must not depend on who asked for it.
+//! The client library still makes the connection, sets the deadline for the head of the answer, and turns an error that the engine answers
+//! into its own error type. So a list that fails is treated like any other call that fails. The caller bounds the whole, body included.
 
 use bollard::errors::Error as BollardError;
 use bollard::{BollardRequest, ClientVersion, Docker};
@@ -14,19 +14,20 @@ use hyper::Uri;
 
 use super::entry::{Entry, Sent};
 
-/// An entry that is longer than this is none: an engine writes about a kilobyte, and a few more for many labels.
+/// The longest entry, in bytes, that is accepted. An engine writes about a kilobyte, and a few more where there are many labels.
 const ENTRY_BYTES_MAX: usize = 1 << 20;
 
-/// Containers of one list, strangers included. More are more than one host runs, and are not kept.
+/// The most containers that are accepted in one list, strangers included. No host runs so many.
 const ENTRIES_MAX: usize = 100_000;
 
-/// What is kept of one list, in bytes of text. An entry keeps about a hundred.
+/// The most text that is kept of one list, in bytes. An entry keeps about a hundred.
 const KEPT_BYTES_MAX: usize = 64 << 20;
 
 /// A list of containers.
 pub(super) struct Entries {
     pub(super) entries: Vec<Entry>,
-    /// It is known of every entry whose container it is. So a container that is not in the list does not exist.
+    /// Every entry has an id, names and labels that could be read. Only then does it follow that a container that is not in the list does
+    /// not exist.
     pub(super) complete: bool,
 }
 
@@ -44,7 +45,8 @@ pub(super) async fn list(
         target.push_str("&filters=");
         target.extend(url::form_urlencoded::byte_serialize(filters.as_bytes()));
     }
-    // The client library hands out the bytes of an answer for a few calls only, and lets its user change any request before it is sent.
+    // The client library hands out the bytes of an answer for a few calls only, of which exporting a container is one. It also lets us change
+    // any request before it is sent. So we begin an export, and the request that leaves asks for the list.
     let asking = client.clone().with_request_modifier(move |request| aimed_at(request, &target));
     let mut body = std::pin::pin!(asking.export_container("list"));
     let mut reading = Reading::new(workspace_label);
@@ -54,8 +56,8 @@ pub(super) async fn list(
     reading.end()
 }
 
-/// The request, with the version of the interface that was agreed upon in front of its path. The client library leaves it out, and then an
-/// engine takes its own newest one.
+/// Puts the version of the interface that was agreed upon in front of the path of a request. The client library leaves it out, and an engine
+/// that is asked without a version answers in its own newest one.
 pub(super) fn with_version(request: BollardRequest, version: &ClientVersion) -> BollardRequest {
     let target = request.uri().path_and_query().map(|target| format!("/v{version}{target}"));
     match target {
@@ -64,27 +66,27 @@ pub(super) fn with_version(request: BollardRequest, version: &ClientVersion) -> 
     }
 }
 
-/// The request, for another path and query at the same engine.
+/// The same request with another path and query.
 fn aimed_at(mut request: BollardRequest, target: &str) -> BollardRequest {
     let mut parts = request.uri().clone().into_parts();
     parts.path_and_query = target.parse().ok();
-    // What cannot be put together is sent as it was; nothing of it can be taken for a list.
+    // A request that cannot be put together is sent as it was. The engine's answer to it is no list, and is refused as such.
     if let Ok(uri) = Uri::from_parts(parts) {
         *request.uri_mut() = uri;
     }
     request
 }
 
-/// A list on its way: `[`, entries with commas between them, `]`.
+/// A list that is arriving: `[`, entries with commas between them, `]`.
 struct Reading<'a> {
     workspace_label: &'a str,
     entries: Vec<Entry>,
     complete: bool,
     kept_bytes: usize,
-    /// What has arrived and was not decoded: the beginning of an entry.
+    /// The beginning of an entry, which has arrived and could not be decoded yet.
     rest: Vec<u8>,
-    /// The decoding of an entry begins anew each time, so it is not tried before twice as much of it has arrived as the last time. Then
-    /// each byte is looked at a few times at most, in however small parts it comes.
+    /// The next attempt to decode waits until `rest` has this length, twice that of the last attempt. Each attempt reads the entry from its
+    /// beginning, so attempts after every small part would take time that grows with the square of the entry's length.
     worth_trying_at: usize,
     expects: Expects,
 }
@@ -111,7 +113,7 @@ impl<'a> Reading<'a> {
         }
     }
 
-    /// The next part of it.
+    /// Takes the next part of the answer.
     fn take(&mut self, data: &[u8]) -> Result<(), BollardError> {
         let mut rest = std::mem::take(&mut self.rest);
         rest.extend_from_slice(data);
@@ -127,7 +129,7 @@ impl<'a> Reading<'a> {
         Ok(())
     }
 
-    /// Decodes all that is complete. Returns how many bytes that were.
+    /// Decodes the entries that have arrived completely. Returns how many bytes of `data` they took.
     fn decode(&mut self, data: &[u8]) -> Result<usize, BollardError> {
         let mut at = 0;
         while let Some(byte) = data.get(at) {
@@ -175,7 +177,7 @@ impl<'a> Reading<'a> {
         Ok(())
     }
 
-    /// All of it has arrived.
+    /// Ends the list when all of the answer has arrived.
     fn end(mut self) -> Result<Entries, BollardError> {
         let rest = std::mem::take(&mut self.rest);
         let used = self.decode(&rest)?;

@@ -109,16 +109,13 @@ impl<'a> Listing<'a> {
         };
         for entry in entries {
             if !entry.id.is_empty() {
-                listing.ids.insert(&entry.id, entry);
+                keep_liveliest(&mut listing.ids, &entry.id, entry);
             }
             for name in &entry.names {
-                listing.names.insert(name, entry);
+                keep_liveliest(&mut listing.names, name, entry);
             }
             if let Some(workspace) = &entry.workspace {
-                let claim = listing.claims.entry(workspace).or_insert(entry);
-                if precedence(entry) > precedence(claim) {
-                    *claim = entry;
-                }
+                keep_liveliest(&mut listing.claims, workspace, entry);
             }
         }
         listing
@@ -156,8 +153,19 @@ impl<'a> Listing<'a> {
     }
 }
 
-/// Among containers with one label, the greatest is the workspace: the liveliest, then the youngest. The id only makes
-/// the choice the same every time.
+/// Files an entry under a key. Where another entry has the same key, the one that takes precedence stays, in whatever order they are listed.
+///
+/// An engine gives an id and a name to one container only, but a list that it writes while a container is renamed or replaced can have
+/// both the old and the new one. Then the stopped one must not hide the one that runs.
+fn keep_liveliest<'a>(entries: &mut HashMap<&'a str, &'a Entry>, key: &'a str, entry: &'a Entry) {
+    let kept = entries.entry(key).or_insert(entry);
+    if precedence(entry) > precedence(kept) {
+        *kept = entry;
+    }
+}
+
+/// Of several containers with one label, name or id, the one with the greatest precedence counts: the liveliest, then the youngest. The id
+/// only makes the choice the same every time.
 fn precedence(entry: &Entry) -> (Liveliness, i64, &str) {
     (facts::liveliness(entry), entry.created, &entry.id)
 }
@@ -236,6 +244,19 @@ mod tests {
             assert_eq!(found(&entries, &target), Some(id(winner).as_str()), "{states:?}");
             entries.reverse();
             assert_eq!(found(&entries, &target), Some(id(winner).as_str()), "{states:?}, listed the other way round");
+        }
+    }
+
+    #[test]
+    fn of_two_entries_with_one_name_or_id_the_liveliest_wins_in_either_order() {
+        for (first, second) in [(State::Exited, State::Running), (State::Running, State::Exited)] {
+            let replaced = [entry(&id('a'), "agent", None, first, 1), entry(&id('b'), "agent", None, second, 1)];
+            let running = if first == State::Running { 'a' } else { 'b' };
+            assert_eq!(found(&replaced, &by_reference("agent")), Some(id(running).as_str()), "{first:?}, {second:?}");
+
+            let twice = [entry(&id('a'), "old", None, first, 1), entry(&id('a'), "new", None, second, 1)];
+            let Match::Is(found) = Listing::new(&twice).find(&by_reference(&id('a'))) else { panic!("not found") };
+            assert_eq!(found.state, State::Running, "{first:?}, {second:?}");
         }
     }
 

@@ -11,10 +11,10 @@
 //! engine's words), and an engine that is still the one it was. A container that no one has ever seen has no name to ask for;
 //! there the list stands alone.
 //!
-//! **An entry of which nobody knows whose container it is** (it has no id, or labels that are none) makes a list incomplete, because it
-//! may be anybody's. So only one that is found by its own name can be missing by such a list, and one that is found by its label is
-//! stopped only if the list of those with that label is complete. Where a list cannot be read at all, each is inspected. A state that
-//! is not known concerns the container that is in it, and no other.
+//! **An entry that cannot be assigned to anybody** (it has no id, or its names or labels cannot be read) makes a list incomplete, because it
+//! may be anybody's container. By such a list, a workspace can be missing only if it is found by its container's name. One that is found by
+//! its label counts as stopped only if the list of containers with that label is complete. Where a list cannot be read at all, each
+//! container is inspected. An unknown state makes its own container unknown, and no other.
 //!
 //! The race: a container can be removed, replaced or started between any two calls of a look. The later call wins; what was
 //! in the list and is gone at the inspect is being removed, not missing; and a sample carries the moment at which the call
