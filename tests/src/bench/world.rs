@@ -53,7 +53,7 @@ impl World {
     pub(super) async fn daemon(&self) -> Result<Daemon> {
         let daemon = self.stage.start_with("bench", &[]).await?.quiet();
         daemon
-            .wait_for_metric("defib_ticks_total{scope=\"fleet\",result=\"ok\"}", |ticks| ticks >= 1.0, READY_MAX)
+            .wait_for_metric("defib_ticks_total{result=\"ok\",scope=\"fleet\"}", |ticks| ticks >= 1.0, READY_MAX)
             .await?;
         Ok(daemon)
     }
