@@ -107,11 +107,15 @@ soak: install ## ROUNDS of random kills of replicas, of Postgres, and of trouble
 	$(TARGET_DIR)/debug/defib-soak --seed $(SEED) --rounds $(ROUNDS) --break postgres
 	$(TARGET_DIR)/debug/defib-soak --seed $(SEED) --rounds $(ROUNDS) --break neighbours
 
+# docs/performance.md says what is measured, and what came out. QUICK=1: a small fleet and the program alone, in less than three
+# minutes without the build. The figures are in target/bench.json as well.
 .PHONY: bench
-bench: ## simulated workspace-seconds per wall second on one core, and what the hopeless cost the others in a thousand storms
-	$(CARGO) build --release --package defib-sim --locked
-	target/release/defib-sim bench
-	$(CARGO) test --release --package defib-policy --locked --test rules -- --ignored --nocapture measure_of
+bench: install ## what defib costs, and how long somebody stays dead, beside their floors in the same run; QUICK=1: a small fleet
+	$(CARGO) build --release --locked --package defib --package defib-tests --package defib-sim \
+		--bin defib --bin defib-bench --bin defib-sim
+	$(TARGET_DIR)/release/defib-bench $(if $(QUICK),--quick) --json $(abspath $(TARGET_DIR))/bench.json
+	$(if $(QUICK),,$(TARGET_DIR)/release/defib-sim bench)
+	$(if $(QUICK),,$(CARGO) test --release --package defib-policy --locked --test rules -- --ignored --nocapture measure_of)
 
 # Not a part of `test`, which holds the links of the same pages without it.
 .PHONY: docs

@@ -21,6 +21,7 @@
 //! it is about faults.
 
 mod agent;
+pub mod bench;
 mod daemon;
 mod database;
 mod eventless;

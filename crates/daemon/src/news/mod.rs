@@ -122,8 +122,8 @@ impl News {
             if reached.spoiled && spoiled.insert(report.engine.clone()) {
                 warn!(
                     engine = %report.engine,
-                    "a container of the engine is in a state that defib does not know, so its list cannot be read whole; the others are \
-                     listed without it, and none of those that are found by their label can be missing"
+                    "the engine's list has an entry without an id, or with names or labels that cannot be read, so nobody knows whose \
+                     container it is; until it is gone, none of the workspaces that are found by their label can be missing"
                 );
             } else if !reached.spoiled && report.own_labels.is_some() && spoiled.remove(&report.engine) {
                 info!(engine = %report.engine, "the engine's list can be read whole again");
