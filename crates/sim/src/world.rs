@@ -3,12 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
+use defib_policy::abilities::Abilities;
 use defib_policy::id::EngineName;
 use defib_policy::settings::Settings;
 
 use crate::chronicle::{Before, By, Chronicle, Obstacle};
 use crate::database::{Database, Report};
 use crate::dice::Dice;
+use crate::endpoint::Endpoint;
 use crate::engine::Engine;
 use crate::facts::Facts;
 use crate::functions::Functions;
@@ -77,8 +79,10 @@ pub struct World {
     pub proxies: u8,
     /// A request that succeeds is written down as activity.
     pub writes_activity: bool,
-    /// Whoever is on trial has the platform make a missing container again. Otherwise only what the engines are able to do can be done.
+    /// Whoever is on trial is a part of the platform, and makes a missing container again by itself. defib never is.
     pub platform_recreates: bool,
+    /// The platform's own restart, where defib is configured with one.
+    pub endpoint: Option<Endpoint>,
     requests: u32,
     queue: Queue,
     steps: Vec<Option<Step>>,
@@ -109,6 +113,7 @@ impl World {
             proxies: 2,
             writes_activity: false,
             platform_recreates: false,
+            endpoint: None,
             queue: Queue::default(),
             steps: Vec::new(),
             free_steps: Vec::new(),
@@ -318,6 +323,13 @@ impl World {
                 self.wake_all(self.now + 2, Wake::Suspected(id(of)));
             }
         }
+    }
+
+    /// What an engine is able to do, together with the platform where one is configured.
+    #[must_use]
+    pub fn abilities(&self, engine: usize) -> Abilities {
+        let own = self.engines[engine].abilities;
+        self.endpoint.as_ref().map_or(own, |endpoint| endpoint.beside(own))
     }
 
     /// Brings what looks show of a workspace up to date.

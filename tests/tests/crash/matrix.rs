@@ -15,7 +15,7 @@ const AFTERWARDS: Duration = Duration::from_secs(2);
 pub(crate) const SETTLED: Duration = Duration::from_secs(40);
 
 #[derive(Clone, Copy)]
-enum Company {
+pub(crate) enum Company {
     /// The next daemon is started after the crash.
     Alone,
     /// Another replica has been watching all the time.
@@ -142,7 +142,7 @@ pub(crate) async fn stage(engine_url: &str) -> Result<Stage> {
 }
 
 /// The one that will crash owns the engine; the other one, if there is one, came later and watches.
-async fn cast(stage: &Stage, point: &str, company: Company) -> Result<(Daemon, Option<Daemon>)> {
+pub(crate) async fn cast(stage: &Stage, point: &str, company: Company) -> Result<(Daemon, Option<Daemon>)> {
     let crashing = stage.run_crashing_at("crashing", point).await?;
     let replica = match company {
         Company::Alone => None,
@@ -160,7 +160,7 @@ pub(crate) async fn has_crashed(crashing: &Daemon, point: &str) -> Result<()> {
     Ok(())
 }
 
-async fn after_the_crash(stage: &Stage, replica: Option<Daemon>) -> Result<Daemon> {
+pub(crate) async fn after_the_crash(stage: &Stage, replica: Option<Daemon>) -> Result<Daemon> {
     match replica {
         Some(replica) => Ok(replica),
         None => stage.run_as("next").await,
