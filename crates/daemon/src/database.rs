@@ -10,8 +10,8 @@ use defib_policy::fleet::FleetRead;
 use defib_policy::id::{EngineName, WorkspaceId};
 use defib_policy::moment::Timestamp;
 use defib_store::{
-    Changes, EventRow, FleetScope, Hold, LeaseProof, LeaseTable, LeaseTurn, Malformed, OwedMark, Pending, Store, StoreError,
-    StoredVerdict, Suspicion, VerdictRow,
+    Changes, EventRow, FleetScope, Hold, LeaseProof, LeaseTable, LeaseTurn, Malformed, OwedMark, Pending, Store,
+    StoreError, StoredVerdict, Suspicion, VerdictRow,
 };
 use serde_json::Value;
 

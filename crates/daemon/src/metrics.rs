@@ -502,6 +502,12 @@ impl Metrics {
         self.resyncs.with_label_values(&[reason.label()]).inc();
     }
 
+    /// How often that was.
+    #[cfg(test)]
+    pub(crate) fn resyncs_for(&self, reason: Resync) -> u64 {
+        self.resyncs.with_label_values(&[reason.label()]).get()
+    }
+
     /// The database sent so many rows of the fleet.
     pub(crate) fn rows_read(&self, how: RowsRead, rows: usize) {
         self.rows_read.with_label_values(&[how.label()]).inc_by(u64::try_from(rows).unwrap_or(u64::MAX));

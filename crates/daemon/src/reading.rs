@@ -141,12 +141,8 @@ impl Reading {
             return Ok(Err(reason));
         }
         self.news.malformed(malformed, false);
-        let next = Last {
-            at: read.at,
-            database_now: read.database_now,
-            spoken_for: spoken_for.clone(),
-            ..last.clone()
-        };
+        let next =
+            Last { at: read.at, database_now: read.database_now, spoken_for: spoken_for.clone(), ..last.clone() };
         let before = self.state.fleet();
         let departed = self.state.judge().observe_changes(&read, floor, &gone);
         let called: HashSet<WorkspaceId> = called.into_iter().collect();

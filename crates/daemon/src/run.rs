@@ -160,7 +160,8 @@ fn viewer(config: &Config, clock: &clock::Clock) -> Result<Option<Arc<Viewer>>, 
     if !config.ui {
         return Ok(None);
     }
-    let store = connect::store_with(&config.database_url, "defib page", PAGE_POOL, config.fleet_max, Arc::clone(clock))?;
+    let store =
+        connect::store_with(&config.database_url, "defib page", PAGE_POOL, config.fleet_max, Arc::clone(clock))?;
     Ok(Some(Arc::new(Viewer::new(store, config.policy.poll_interval))))
 }
 

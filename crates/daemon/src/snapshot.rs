@@ -240,8 +240,7 @@ impl Snapshot {
     /// Whose container an event is about, if it is a watched one.
     pub(crate) fn workspace_of(&self, event: &ContainerEvent) -> Option<WorkspaceId> {
         let of_base = self.base.by_ref.get_or_init(|| refs(self.base.rows.iter()));
-        let of_changed =
-            self.changed_refs.get_or_init(|| refs(self.changed.values().flatten().map(Arc::as_ref)));
+        let of_changed = self.changed_refs.get_or_init(|| refs(self.changed.values().flatten().map(Arc::as_ref)));
         let by_ref = |reference: &str| {
             let key = (event.engine.clone(), Box::<str>::from(reference));
             let unchanged = || of_base.get(&key).filter(|id| !self.changed.contains_key(*id));
@@ -277,8 +276,10 @@ fn differ_in_stamps_only(before: &Workspace, now: &Workspace) -> bool {
         created_at,
         policy,
     } = before;
-    (status, kind, engine, container_ref, instance_ref) == (&now.status, &now.kind, &now.engine, &now.container_ref, &now.instance_ref)
-        && (suspended, active_tasks, created_at, policy) == (&now.suspended, &now.active_tasks, &now.created_at, &now.policy)
+    (status, kind, engine, container_ref, instance_ref)
+        == (&now.status, &now.kind, &now.engine, &now.container_ref, &now.instance_ref)
+        && (suspended, active_tasks, created_at, policy)
+            == (&now.suspended, &now.active_tasks, &now.created_at, &now.policy)
 }
 
 /// The engine whose passes judge a row; `None` for an external one.

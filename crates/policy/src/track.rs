@@ -214,7 +214,7 @@ impl Track {
     pub(crate) fn has_settled_in(&self) -> bool {
         self.external
             || self.life.as_ref().is_some_and(|life| {
-                life.has_beaten && (life.has_surely_beaten || life.incarnation.started_at.is_none())
+                life.has_beaten && (life.stamped == Stamped::Seen || life.incarnation.started_at.is_none())
             })
     }
 

@@ -130,6 +130,14 @@ impl World {
         }
     }
 
+    /// Each beats at an interval of its own, from ten seconds on. What it writes is stamped `late_ms` ago.
+    fn beat_in_time(&mut self, n: usize, late_ms: i64) {
+        let interval = 10_000 + 5_000 * i64::try_from(n).expect("small");
+        if self.runs[n] && self.now_ms.rem_euclid(interval) < POLL_MS {
+            self.rows[n].last_heartbeat_at = Some(clock_at(self.now_ms - late_ms));
+        }
+    }
+
     fn read(&self, rows: Vec<Workspace>) -> FleetRead {
         FleetRead {
             at: moment_at(self.now_ms),
@@ -225,15 +233,9 @@ impl Pair {
                 }
             }
             Event::Steady(polls) => {
-                // Everybody who runs beats each 10, 15, 20 … seconds.
                 for _ in 0..polls {
                     self.world.now_ms += POLL_MS;
-                    for n in 0..FLEET {
-                        let interval = 10_000 + 5_000 * i64::try_from(n).expect("small");
-                        if self.world.runs[n] && self.world.now_ms.rem_euclid(interval) < POLL_MS {
-                            self.world.rows[n].last_heartbeat_at = Some(clock_at(self.world.now_ms - 300));
-                        }
-                    }
+                    (0..FLEET).for_each(|n| self.world.beat_in_time(n, 300));
                     self.poll()?;
                 }
             }
@@ -434,4 +436,41 @@ fn a_steady_fleet_is_hardly_looked_at_between_two_reads_of_all_rows() {
     assert!(looks <= of_resyncs + 2 * FLEET, "{looks} looks in {polls} polls of {FLEET} that are well");
     assert_eq!(pair.sparing.counts()[Verdict::Alive.index()], FLEET);
     assert!(pair.settings.poll_interval == seconds(5));
+}
+
+/// Its writer's clock is behind, so a read of what has changed never brings it.
+#[test]
+fn one_whose_stamps_always_come_late_is_read_by_its_id_and_is_not_taken_to_beat_less_often() {
+    let mut pair = Pair::new(&Settings::default());
+    pair.apply(&Event::Steady(60)).expect("both say the same");
+    let id = pair.world.rows[0].id.clone();
+    assert!(!pair.sparing.call(moment_at(pair.world.now_ms)).contains(&id), "nothing concerns it");
+    for _ in 0..60 {
+        pair.world.now_ms += POLL_MS;
+        (0..FLEET).for_each(|n| pair.world.beat_in_time(n, if n == 0 { 12_000 } else { 300 }));
+        pair.poll().expect("both say the same");
+    }
+    let mean =
+        |judge: &Judge| judge.portrait(&id).and_then(|portrait| portrait.learned).expect("it was learned").mean_ms;
+    let (thorough, sparing) = (mean(&pair.thorough), mean(&pair.sparing));
+    assert!((thorough - sparing).abs() < thorough / 10.0, "{thorough} ms, {sparing} ms");
+    assert!(pair.sparing.call(moment_at(pair.world.now_ms)).contains(&id), "it is read with every poll");
+}
+
+#[test]
+fn one_that_was_called_and_has_left_is_forgotten() {
+    let mut pair = Pair::new(&Settings::default());
+    pair.apply(&Event::Steady(20)).expect("both say the same");
+    let world = &mut pair.world;
+    let left = world.rows.remove(2).id;
+    world.now_ms += POLL_MS;
+    let read = world.read(world.rows.clone());
+    let departed = pair.sparing.observe_changes(&read, clock_at(world.now_ms - 7_000), std::slice::from_ref(&left));
+    assert_eq!(departed.len(), 1);
+    assert_eq!((pair.sparing.watched(), pair.sparing.counts().iter().sum::<usize>()), (FLEET - 1, FLEET - 1));
+    assert!(pair.sparing.verdict(&left).is_none() && !pair.sparing.restless_on(Some(&world.engine)).contains(&left));
+    assert!(
+        pair.sparing.observe_changes(&read, clock_at(world.now_ms), &[left]).is_empty(),
+        "it is not known any more"
+    );
 }

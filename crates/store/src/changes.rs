@@ -36,7 +36,8 @@ pub struct Changes {
 }
 
 /// Rows of every status: one that has left the watched ones has changed as well.
-const NEWER: &str = "greatest(f.last_heartbeat_at::timestamptz, f.last_activity_at::timestamptz, f.created_at::timestamptz) > $1";
+const NEWER: &str =
+    "greatest(f.last_heartbeat_at::timestamptz, f.last_activity_at::timestamptz, f.created_at::timestamptz) > $1";
 
 impl Store {
     /// Reads the rows whose newest stamp is later than `since`, and those of `called`; in one statement, so on one snapshot.

@@ -78,7 +78,9 @@ pub enum Fault {
     #[error("the database is read-only (a standby, or default_transaction_read_only)")]
     ReadOnly,
     /// The fleet has more rows than the store was set up for.
-    #[error("defib.fleet has more than {most} rows to watch: raise DEFIB_FLEET_MAX, or narrow the view or DEFIB_WATCHED_STATUSES")]
+    #[error(
+        "defib.fleet has more than {most} rows to watch: raise DEFIB_FLEET_MAX, or narrow the view or DEFIB_WATCHED_STATUSES"
+    )]
     TooMany {
         /// How many it may have.
         most: usize,

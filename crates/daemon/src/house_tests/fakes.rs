@@ -30,7 +30,7 @@ use crate::driver::{self, Inputs, Parts};
 use crate::health::Health;
 use crate::leases::Leases;
 use crate::marks::Marks;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Resync};
 use crate::news::News;
 use crate::pass::{Passes, Restarts};
 use crate::reading::Reading;
@@ -164,7 +164,12 @@ impl FleetTables for FakeDatabase {
         Ok((FleetRead { at, database_now, database_started_at: Timestamp(0), workspaces }, Vec::new()))
     }
 
-    async fn read_changes(&self, since: Timestamp, called: &[WorkspaceId], _: &[String]) -> Result<Changes, StoreError> {
+    async fn read_changes(
+        &self,
+        since: Timestamp,
+        called: &[WorkspaceId],
+        _: &[String],
+    ) -> Result<Changes, StoreError> {
         let (all, malformed) = self.read_fleet(FleetScope::All, &[]).await?;
         let newer = |row: &Workspace| row.last_heartbeat_at.max(row.last_activity_at).max(row.created_at) > Some(since);
         let has = |id: &WorkspaceId| all.workspaces.iter().any(|row| row.id == *id);
@@ -575,6 +580,11 @@ impl House {
     /// An engine tells something.
     pub(super) async fn tells(&self, engine: &str, event: EngineEvent) {
         self.events[engine].send(event).await.expect("its worker listens");
+    }
+
+    /// How often all rows were read for this reason.
+    pub(super) fn resyncs(&self, reason: Resync) -> u64 {
+        self.metrics.resyncs_for(reason)
     }
 
     /// The sum of a metric over all its labels.

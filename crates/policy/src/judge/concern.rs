@@ -139,7 +139,9 @@ impl Judge {
     #[must_use]
     pub fn must_see_all(&self, engine: &EngineName, evidence: &EngineEvidence) -> bool {
         let Some(known) = self.engines.get(engine.as_str()) else { return true };
-        evidence.fault.is_some() || known.is_other || (evidence.identity.is_some() && evidence.identity != known.identity)
+        evidence.fault.is_some()
+            || known.is_other
+            || (evidence.identity.is_some() && evidence.identity != known.identity)
     }
 
     /// Something has happened to a workspace: the next pass looks at it.
