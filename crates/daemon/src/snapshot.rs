@@ -224,6 +224,14 @@ impl Snapshot {
         unchanged.chain(self.changed.values().flatten().map(Arc::as_ref)).map(|row| &row.id)
     }
 
+    /// A slice of the fleet, for those who go through it bit by bit: of so many rows from the `begin`th on as of the last read of all rows,
+    /// those that are still there. `None` beyond the last one. Whoever has come since is in the slices of the next read of all rows.
+    pub(crate) fn slice(&self, begin: usize, rows: usize) -> Option<impl Iterator<Item = &WorkspaceId>> {
+        let end = begin.saturating_add(rows).min(self.base.rows.len());
+        let rows = self.base.rows.get(begin..end).filter(|rows| !rows.is_empty())?;
+        Some(rows.iter().map(|row| &row.id).filter(|id| self.has(id)))
+    }
+
     /// The engine that judges a workspace; `None` when it is unknown or external.
     pub(crate) fn engine_of(&self, id: &WorkspaceId) -> Option<&EngineName> {
         judged_on(self.row(id)?)

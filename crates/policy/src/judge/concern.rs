@@ -89,15 +89,12 @@ impl Judge {
         while self.concerns.deadlines.peek().is_some_and(|Reverse((at, _))| *at <= horizon) {
             let Some(Reverse((at, id))) = self.concerns.deadlines.pop() else { break };
             let Some(track) = self.tracks.get_mut(&id).filter(|track| track.calm_until == at) else { continue };
-            match track.silent_from(&self.settings).filter(|until| *until > horizon) {
-                Some(until) => {
-                    track.calm_until = until; // it has beaten since
-                    self.concerns.deadlines.push(Reverse((until, id)));
-                }
-                None => {
-                    track.calm_until = Moment::ZERO;
-                    self.concerns.add(track.seat(), &id);
-                }
+            if let Some(until) = track.silent_from(&self.settings).filter(|until| *until > horizon) {
+                track.calm_until = until; // it has beaten since
+                self.concerns.deadlines.push(Reverse((until, id)));
+            } else {
+                track.calm_until = Moment::ZERO;
+                self.concerns.add(track.seat(), &id);
             }
         }
         self.concerns.restless.values().flatten().cloned().collect()
