@@ -120,7 +120,9 @@ impl Snapshot {
             let before = self.row(&row.id);
             let differs = !before.is_some_and(|before| differ_in_stamps_only(before, &row));
             if differs {
-                before.into_iter().for_each(|before| count(before, false));
+                if let Some(before) = before {
+                    count(before, false);
+                }
                 count(&row, true);
                 differing.push(row.id.clone());
             }
