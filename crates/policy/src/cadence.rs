@@ -303,7 +303,7 @@ mod tests {
         let (beaten, clock) = beaten(&[10, 10]);
         let sighted = beaten.sighted_at().expect("an advance was seen");
         let window = beaten.window(&settings);
-        let before = Moment::after((sighted - Moment::ZERO) + window - Duration::from_millis(1));
+        let before = (sighted + window).minus(Duration::from_millis(1));
         for step in [-3_600, 0, 3_600] {
             let age = beaten.age(before, at(clock.unsigned_abs()), stamp(clock + step));
             assert!(age.is_some_and(|age| age < window), "{age:?} after a step of {step} s");

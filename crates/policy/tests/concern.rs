@@ -308,8 +308,8 @@ impl Pair {
             self.since_resync += 1;
             let called = self.sparing.call(moment_at(world.now_ms));
             let floor = clock_at(self.read_ms.unwrap_or(0) - OVERLAP_MS);
-            let changed = |row: &Workspace| row.last_heartbeat_at > Some(floor) || called.contains(&row.id);
-            let changes = world.read(world.rows.iter().filter(|row| changed(row)).cloned().collect());
+            let is_new = |row: &Workspace| row.last_heartbeat_at > Some(floor) || called.contains(&row.id);
+            let changes = world.read(world.rows.iter().filter(|row| is_new(row)).cloned().collect());
             self.sparing.observe_changes(&changes, floor, &[]);
             if !self.sparing.must_see_all(&world.engine, &world.evidence) {
                 let mut concerned = self.sparing.restless_on(Some(&world.engine));
