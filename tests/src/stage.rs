@@ -13,6 +13,9 @@ use crate::{Daemon, Database, Finished, throughout};
 const KNOBS: &[(&str, &str)] =
     &[("POLL_INTERVAL", "500ms"), ("LEASE_TTL", "2s"), ("LISTEN_ADDR", "127.0.0.1:0"), ("LOG_FORMAT", "json")];
 
+/// How often all rows of the fleet are read in tests.
+const RESYNC: &str = "3s";
+
 /// One test's world, but for its containers.
 #[derive(Debug)]
 pub struct Stage {
@@ -80,7 +83,10 @@ impl Stage {
     pub fn environment(&self) -> BTreeMap<String, String> {
         let engines: Vec<String> = self.engines.iter().map(|(name, url)| format!("{name}={url}")).collect();
         let own = [("DATABASE_URL", self.db.url().to_owned()), ("ENGINES", engines.join(","))];
-        let own = own.into_iter().map(|(name, value)| (name.to_owned(), value));
+        // All rows are read as many times less often as by default, where the poll is as quick as in a test.
+        let is_quick = self.knobs.get("POLL_INTERVAL").is_some_and(|poll| poll.ends_with("ms"));
+        let resync = is_quick.then(|| ("RESYNC_INTERVAL", RESYNC.to_owned()));
+        let own = own.into_iter().chain(resync).map(|(name, value)| (name.to_owned(), value));
         own.chain(self.knobs.clone()).map(|(name, value)| (format!("DEFIB_{name}"), value)).collect()
     }
 

@@ -44,6 +44,8 @@ const METRICS_BESIDES: &[&str] = &[
     "outbox_pending",
     "outbox_unwritten",
     "probe_map_evictions_total",
+    "resyncs_total",
+    "rows_read_total",
     "unowned_workspaces",
     "webhook_deliveries_total",
     "webhook_off",

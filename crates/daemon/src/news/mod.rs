@@ -16,14 +16,14 @@ use defib_policy::id::{EngineName, WorkspaceId};
 use defib_policy::moment::Moment;
 use defib_policy::plan::{Change, Plan};
 use defib_policy::verdict::Verdict;
-use defib_store::{LeaseTable, Malformed, StoreError};
+use defib_store::{LeaseTable, MALFORMED_MAX, Malformed, StoreError};
 use tracing::{debug, error, info, warn};
 
 pub(crate) use self::evictions::EvictionNews;
 pub(crate) use self::restarts::RestartNews;
 use crate::health::Health;
 use crate::logging::{database_fault, printable};
-use crate::metrics::{Metrics, PassResult, PassScope};
+use crate::metrics::{Metrics, PassResult, PassScope, Resync, RowsRead};
 use crate::report::{Counts, PassReport};
 use crate::state::State;
 use crate::sync::lock;
@@ -103,15 +103,31 @@ impl News {
         }
     }
 
-    /// Tells of the rows that break the contract in a read of the fleet. Each is logged once for as long as it breaks the contract.
-    pub(crate) fn malformed(&self, rows: Vec<Malformed>) {
+    /// Tells of the rows that break the contract in a read of the fleet. Each is logged once for as long as it breaks the contract. A read
+    /// that was not of all rows (`whole`) does not tell which of them have been mended.
+    pub(crate) fn malformed(&self, rows: Vec<Malformed>, whole: bool) {
         let told = &mut lock(&self.told).malformed;
         let now: BTreeSet<_> = rows.into_iter().map(|row| (row.id, row.why)).collect();
         for (id, why) in now.difference(told) {
             let id = id.as_deref().map_or_else(|| "(none)".to_owned(), printable);
             warn!(workspace = %id, why, "a row of defib.fleet breaks the contract and is not judged");
         }
-        *told = now;
+        if whole {
+            *told = now;
+        } else if told.len() < MALFORMED_MAX {
+            told.extend(now);
+        }
+    }
+
+    /// All rows of the fleet were read, for this reason.
+    pub(crate) fn resynced(&self, reason: Resync) {
+        self.metrics.resynced(reason);
+        debug!(reason = reason.label(), "all rows of the fleet were read");
+    }
+
+    /// The database sent so many rows of the fleet.
+    pub(crate) fn rows_read(&self, how: RowsRead, rows: usize) {
+        self.metrics.rows_read(how, rows);
     }
 
     /// What an engine said.
@@ -375,7 +391,7 @@ impl News {
         }
         let unowned = if ownership.speaks_for(None, now) {
             let nobodys = fleet.engines().filter(|engine| ownership.lease_for(Some(engine)).is_none());
-            nobodys.map(|engine| fleet.rows_on(Some(engine)).count()).sum()
+            nobodys.map(|engine| fleet.count_on(Some(engine))).sum()
         } else {
             0
         };
