@@ -13,7 +13,7 @@ use crate::{Daemon, Database, Finished, throughout};
 const KNOBS: &[(&str, &str)] =
     &[("POLL_INTERVAL", "500ms"), ("LEASE_TTL", "2s"), ("LISTEN_ADDR", "127.0.0.1:0"), ("LOG_FORMAT", "json")];
 
-/// One test's world, but for its containers.
+/// The world of one test, except for its containers.
 #[derive(Debug)]
 pub struct Stage {
     /// Its own database, with the schema.
@@ -31,7 +31,7 @@ impl Stage {
         Ok(stage)
     }
 
-    /// The same on a server of one's own, to be stopped and frozen.
+    /// A stage on a Postgres of its own, which the test may stop and freeze.
     pub async fn on(server: &PrivatePostgres, engine_url: &str) -> Result<Self> {
         let stage = Self::bare(server, engine_url).await?;
         stage.defib(&["migrate"]).await?.with_code(0).context("defib migrate")?;
@@ -135,7 +135,7 @@ impl Stage {
         Finished::wait(Program::defib(arguments.iter().copied(), &self.environment())?).await
     }
 
-    /// That no restart is even claimed for as long as `span`.
+    /// Checks that for as long as `span` no restart is even claimed.
     pub async fn nothing_is_claimed(&self, span: Duration) -> Result<()> {
         throughout(span, "nothing is claimed", async || {
             let restarts = self.db.all_restarts().await.map_err(|error| format!("{error:#}"))?;

@@ -16,7 +16,7 @@ use crate::queue::{Event, Queue, Wake};
 use crate::time::{Ms, ORIGIN, clock, stamp};
 use crate::workspace::{Mind, Spec, Workspace};
 
-/// How long every world turns before its scenario begins, so that detectors have learned what they can learn.
+/// How long every world runs before its scenario begins, so that detectors have learned what they can learn.
 pub const WARM_UP: Ms = 600_000;
 
 /// A step of a scenario.
@@ -43,7 +43,7 @@ pub trait Detector {
     fn cut_off(&mut self, _cut: bool) {}
 }
 
-/// Everything.
+/// Everything that exists.
 pub struct World {
     /// True time.
     pub now: Ms,
@@ -63,9 +63,9 @@ pub struct World {
     pub db: Database,
     /// What happened.
     pub chronicle: Chronicle,
-    /// Proxies that cannot reach anybody, by number.
+    /// The proxies that cannot reach any workspace, by number.
     pub broken_proxies: BTreeSet<u8>,
-    /// Until when what they said while they were broken speaks against them.
+    /// The time until which those proxies are not believed, because of what they reported while they were broken.
     pub discredited: BTreeMap<u8, Ms>,
     /// A proxy that gives the id of each request as its name.
     pub names_requests: Option<u8>,
@@ -75,7 +75,8 @@ pub struct World {
     pub proxies: u8,
     /// A request that succeeds is written down as activity.
     pub writes_activity: bool,
-    /// Whoever is on trial has the platform make a missing container again. Otherwise only what the engines are able to do can be done.
+    /// Whether the detector on trial can have the platform make a missing container again. Otherwise it can do only what the engines are
+    /// able to do.
     pub platform_recreates: bool,
     requests: u32,
     queue: Queue,
@@ -267,7 +268,7 @@ impl World {
     fn request(&mut self, of: usize) {
         let every = self.workspaces[of].spec.request_every;
         if every == 0 {
-            return; // nobody calls it any more
+            return; // nothing calls it any more
         }
         let wait = self.dice.wait(every);
         self.queue.push(self.now + wait, Event::Request(id(of)));
@@ -342,7 +343,7 @@ impl World {
         self.chronicle.obstacles.push(Obstacle { before, from: self.now, until });
     }
 
-    /// The same before one workspace alone.
+    /// Writes down an obstacle to one workspace alone.
     pub fn obstacle_of(&mut self, of: usize, lasting: Ms, grace: Ms) {
         let until = self.now + lasting + grace;
         self.chronicle.obstacles.push(Obstacle { before: Before::Workspace(of), from: self.now, until });

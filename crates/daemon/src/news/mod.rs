@@ -103,7 +103,7 @@ impl News {
         }
     }
 
-    /// Tells of the rows that break the contract in a read of the fleet. Each is logged once for as long as it breaks the contract.
+    /// The rows of a read of the fleet that break the contract: each is said once for as long as it does.
     pub(crate) fn malformed(&self, rows: Vec<Malformed>) {
         let told = &mut lock(&self.told).malformed;
         let now: BTreeSet<_> = rows.into_iter().map(|row| (row.id, row.why)).collect();
