@@ -65,9 +65,15 @@ build-tests: ## what the tests start, without running them
 	$(BUILD_TESTS)
 	$(BUILD_FAILPOINTS)
 
+# How long each test took is written down by a runner of ours.
+TEST_TIMES = $(abspath $(TARGET_DIR))/test-times
+TIMED = TEST_TIMES=$(TEST_TIMES) CARGO_TARGET_$(shell echo $(subst -,_,$(HOST)) | tr a-z A-Z)_RUNNER=$(CURDIR)/deploy/dev/time-tests.sh
+
 .PHONY: unit-and-e2e
 unit-and-e2e: build-tests
-	$(CARGO) test --workspace --locked
+	@: >$(TEST_TIMES)
+	$(TIMED) $(CARGO) test --workspace --locked
+	@deploy/dev/slowest-tests.sh <$(TEST_TIMES)
 
 .PHONY: unit
 unit: ## all tests but the whole-program ones

@@ -34,7 +34,7 @@ impl Stage {
         Ok(stage)
     }
 
-    /// The same on a server of one's own, to be stopped and frozen.
+    /// A stage on a Postgres of its own, which the test may stop and freeze.
     pub async fn on(server: &PrivatePostgres, engine_url: &str) -> Result<Self> {
         let stage = Self::bare(server, engine_url).await?;
         stage.defib(&["migrate"]).await?.with_code(0).context("defib migrate")?;
@@ -141,7 +141,7 @@ impl Stage {
         Finished::wait(Program::defib(arguments.iter().copied(), &self.environment())?).await
     }
 
-    /// That no restart is even claimed for as long as `span`.
+    /// Checks that for as long as `span` no restart is even claimed.
     pub async fn nothing_is_claimed(&self, span: Duration) -> Result<()> {
         throughout(span, "nothing is claimed", async || {
             let restarts = self.db.all_restarts().await.map_err(|error| format!("{error:#}"))?;

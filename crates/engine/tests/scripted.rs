@@ -1,4 +1,6 @@
 //! The engine crate against an engine that fails on command: what every fault, lie and half answer becomes.
+//!
+//! The file is long because it is the list of these faults: one test for each, first of looks, then of restarts, then of the event stream.
 
 #![allow(
     clippy::unwrap_used,

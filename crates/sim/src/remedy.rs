@@ -25,7 +25,7 @@ pub enum How {
     Recreate,
     /// As a part of the platform: make a new one, after a look at its row.
     ByPlatform,
-    /// Stop and make a new one without looking again, on whatever engine answers: the platform's own old way.
+    /// Stop it and make a new one without another look, on any engine that answers. That is how the platform used to do it.
     ByPlatformBlindly,
 }
 
@@ -71,7 +71,7 @@ impl World {
         if how != How::ByPlatform {
             match engine.fault {
                 Some(Fault::Unreachable) => return failed(1, CallError::Unreachable),
-                // Nothing cancels a call on the engine: it also carries out what it could not answer in time.
+                // Nothing cancels a call on the engine, so it also carries out a call that it could not answer in time.
                 None | Some(Fault::TimedOut) => {}
                 Some(_) => return failed(5, CallError::Refused),
             }
@@ -162,7 +162,7 @@ impl World {
         let now = self.now;
         let workspace = &mut self.workspaces[of];
         if how != How::Start {
-            // Whatever it was, it is stopped now, and its process gone.
+            // It is stopped now, and its process is gone, whatever it did before.
             workspace.life += 1;
             workspace.mind = Mind::Gone;
             workspace.body = Body::Exited { code: 137, oom: false, at: now };

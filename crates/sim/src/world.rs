@@ -18,7 +18,7 @@ use crate::queue::{Event, Queue, Wake};
 use crate::time::{Ms, ORIGIN, clock, stamp};
 use crate::workspace::{Mind, Spec, Workspace};
 
-/// How long every world turns before its scenario begins, so that detectors have learned what they can learn.
+/// How long every world runs before its scenario begins, so that detectors have learned what they can learn.
 pub const WARM_UP: Ms = 600_000;
 
 /// A step of a scenario.
@@ -45,7 +45,7 @@ pub trait Detector {
     fn cut_off(&mut self, _cut: bool) {}
 }
 
-/// Everything.
+/// Everything that exists.
 pub struct World {
     /// True time.
     pub now: Ms,
@@ -65,9 +65,9 @@ pub struct World {
     pub db: Database,
     /// What happened.
     pub chronicle: Chronicle,
-    /// Proxies that cannot reach anybody, by number.
+    /// The proxies that cannot reach any workspace, by number.
     pub broken_proxies: BTreeSet<u8>,
-    /// Until when what they said while they were broken speaks against them.
+    /// The time until which those proxies are not believed, because of what they reported while they were broken.
     pub discredited: BTreeMap<u8, Ms>,
     /// A proxy that gives the id of each request as its name.
     pub names_requests: Option<u8>,
@@ -275,7 +275,7 @@ impl World {
     fn request(&mut self, of: usize) {
         let every = self.workspaces[of].spec.request_every;
         if every == 0 {
-            return; // nobody calls it any more
+            return; // nothing calls it any more
         }
         let wait = self.dice.wait(every);
         self.queue.push(self.now + wait, Event::Request(id(of)));
@@ -364,7 +364,7 @@ impl World {
         self.chronicle.obstacles.push(Obstacle { before, from: self.now, until });
     }
 
-    /// The same before one workspace alone.
+    /// Writes down an obstacle to one workspace alone.
     pub fn obstacle_of(&mut self, of: usize, lasting: Ms, grace: Ms) {
         let until = self.now + lasting + grace;
         self.chronicle.obstacles.push(Obstacle { before: Before::Workspace(of), from: self.now, until });

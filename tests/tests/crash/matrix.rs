@@ -1,4 +1,4 @@
-//! The steps of a restart, and what must be true whichever of them was the last.
+//! The steps of a restart, and what must be true at whichever step the daemon died.
 
 use std::time::Duration;
 
@@ -73,7 +73,8 @@ async fn stopped_one_is_restarted_once(point: &str, company: Company) -> Result<
     is_restarted_once(&stage, &engine).await
 }
 
-/// A container that runs and fails its health check is killed and started: the engine does both, and a crash must not leave it down.
+/// A container that runs and fails its health check is killed and started again. The engine does both, and a crash of the daemon must not
+/// leave the container stopped.
 async fn sick_one_is_restarted_once(point: &str, company: Company) -> Result<()> {
     let engine = ScriptedEngine::start().await?;
     let stage = stage(&engine.url()).await?.knob("UNHEALTHY_ACTION", "restart").knob("STOP_GRACE", "0ms");

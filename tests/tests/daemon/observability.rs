@@ -52,7 +52,7 @@ const METRICS_BESIDES: &[&str] = &[
     "workspace_longest_seconds",
 ];
 
-/// A full disk under the log, as it is on many a host that has just lost something.
+/// The disk of the log is full.
 #[tokio::test]
 async fn a_log_that_cannot_be_written_does_not_end_the_daemon() -> Result<()> {
     let engine = ScriptedEngine::start().await?;

@@ -1,4 +1,6 @@
 //! A database and engines in memory, and a daemon on them. Time is tokio's and paused: a minute passes in a millisecond.
+//!
+//! The file is long because the daemon is put together here from all of its parts, and each part needs its own trait of the database.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
