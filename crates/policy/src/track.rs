@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::cadence::Cadence;
 use crate::moment::{Moment, Timestamp};
 use crate::pipeline::Pipeline;
@@ -25,7 +27,7 @@ pub struct ReadStamp {
 }
 
 /// One workspace between passes.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Track {
     pub(crate) cadence: Cadence,
     /// The life that was last seen.
@@ -60,7 +62,7 @@ pub(crate) struct Track {
 }
 
 /// One life of one container, as we came to know it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Life {
     pub(crate) incarnation: Incarnation,
     /// The look that first saw it.

@@ -14,6 +14,7 @@ mod evidence;
 mod facts;
 mod finished;
 mod fleet;
+mod kept;
 mod looks;
 mod opinion;
 mod orders;
@@ -22,6 +23,8 @@ mod storms;
 
 use std::collections::HashMap;
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 pub use self::by_operator::StormEnded;
 pub use self::portrait::Portrait;
@@ -44,7 +47,7 @@ pub use fleet::Told;
 use orders::{Call, Standing, Turn};
 
 /// The state of all judging. One per process; its methods take the time and the facts, and never wait.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Judge {
     settings: Settings,
     tracks: HashMap<WorkspaceId, Track>,

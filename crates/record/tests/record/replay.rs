@@ -1,0 +1,78 @@
+//! A replay says what was said, from any segment on.
+
+use defib_policy::judge::Judge;
+use defib_policy::settings::Settings;
+use defib_record::told;
+use defib_record::{Item, POLICY, Reader};
+
+use super::fleet::{direct, drive, replay, settings};
+
+#[test]
+fn a_replay_says_what_was_said() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut judge = direct(directory.path(), 1 << 30);
+    drive(&mut judge, 20, 0, 600);
+    drop(judge);
+    let found = replay(directory.path());
+    assert_eq!((found.passes, found.differences), (120, 0), "{found:?}");
+    assert!(found.told > 5 && found.restarts > 0, "the first workspace died: {found:?}");
+    assert_eq!(found.segments, [false]);
+}
+
+#[test]
+fn a_replay_with_other_settings_says_something_else() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut judge = direct(directory.path(), 1 << 30);
+    drive(&mut judge, 20, 0, 600);
+    drop(judge);
+    let mut reader = Reader::open(directory.path()).expect("a recording");
+    let mut other = Judge::new(Settings { dead_threshold: 9, ..Settings::default() });
+    let mut differences = 0;
+    while let Some(item) = reader.next_item().expect("it can be read") {
+        let Item::Call(call) = item else { continue };
+        let plan = told::tell(&mut other, reader.scene(), &call);
+        if let (Some(plan), told::Told::Pass(pass)) = (plan, &call) {
+            differences += usize::from(told::digest(&plan) != pass.said.digest);
+        }
+    }
+    assert!(differences > 0, "the digest tells nothing");
+}
+
+#[test]
+fn each_segment_can_be_replayed_without_the_ones_before_it() {
+    let directory = tempfile::tempdir().expect("a directory");
+    // Small segments: the bound is shared out to sixteen.
+    let mut judge = direct(directory.path(), 60_000);
+    drive(&mut judge, 20, 0, 12_000);
+    drop(judge);
+    let segments = Reader::segments(directory.path()).expect("segments");
+    assert!(segments.len() > 3, "{}", segments.len());
+    assert!(segments.iter().all(|segment| segment.header.policy == POLICY));
+    for segment in &segments[..3] {
+        std::fs::remove_file(&segment.path).expect("it can be removed");
+        let found = replay(directory.path());
+        assert_eq!(found.differences, 0, "from {}: {found:?}", segment.path.display());
+    }
+}
+
+#[test]
+fn what_a_week_takes() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut judge = direct(directory.path(), 1 << 30);
+    drive(&mut judge, 20, 0, 3_600);
+    drop(judge);
+    let bytes: u64 = Reader::segments(directory.path()).expect("segments").iter().map(|segment| segment.bytes).sum();
+    // Twenty for an hour; a thousand for a week are 8,400 times that.
+    assert!(bytes * 8_400 < 1 << 30, "{bytes} bytes for 20 workspace-hours");
+}
+
+#[test]
+fn another_daemon_is_kept_out_and_what_it_would_destroy_is_left() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let first = direct(directory.path(), 1 << 30);
+    let second = defib_record::DirectTape::start(settings(directory.path(), 1 << 30));
+    let refused = second.expect_err("it is in use").to_string();
+    assert!(refused.contains("another defib records into"), "{refused}");
+    drop(first);
+    assert!(defib_record::DirectTape::start(settings(directory.path(), 1 << 30)).is_ok());
+}
