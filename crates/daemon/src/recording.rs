@@ -26,7 +26,7 @@ impl Recording {
     ///
     /// # Errors
     /// The directory cannot be used, or another daemon uses it.
-    pub(crate) fn start(config: &Config, news: &RecordingNews) -> Result<Option<Self>, Refused> {
+    pub(crate) fn start(config: &Config) -> Result<Option<Self>, Refused> {
         let Some(directory) = &config.record_dir else { return Ok(None) };
         let settings = RecordSettings {
             directory: PathBuf::from(directory),
@@ -35,7 +35,7 @@ impl Recording {
             replica: config.replica_id.clone(),
         };
         let recorder = Recorder::start(settings).map_err(|error| Refused(format!("DEFIB_RECORD_DIR: {error}")))?;
-        news.begins(directory, config.record_max, recorder.torn());
+        RecordingNews::begins(directory, config.record_max, recorder.torn());
         Ok(Some(Self { recorder }))
     }
 

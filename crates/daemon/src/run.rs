@@ -94,8 +94,7 @@ pub(crate) async fn run(config: Config, migrate: bool) -> anyhow::Result<()> {
     let engines = connect::engines(&config, &clock)?;
     let names: Vec<EngineName> = engines.keys().cloned().collect();
     let metrics = Arc::new(Metrics::new(&names).context("the metrics")?);
-    let recording_news = RecordingNews::new(Arc::clone(&metrics));
-    let recording = Recording::start(&config, &recording_news)?.map(Arc::new);
+    let recording = Recording::start(&config)?.map(Arc::new);
     let health = Arc::new(Health::new(clock(), turn_within(&config), names.into_iter()));
     let http = http::bind(config.listen_addr).await?;
     let viewer = viewer(&config, &clock)?;
@@ -125,8 +124,8 @@ pub(crate) async fn run(config: Config, migrate: bool) -> anyhow::Result<()> {
     let daemon = Arc::new(Daemon::new(config, engines, clock, metrics, Arc::clone(&health), ended_sender, tape)?);
     let books_stop = CancellationToken::new();
     if let Some(recording) = recording.clone() {
-        let stop = books_stop.clone();
-        tokio::spawn(async move { recording.tell(recording_news, stop).await });
+        let (news, stop) = (RecordingNews::new(Arc::clone(&daemon.metrics)), books_stop.clone());
+        tokio::spawn(async move { recording.tell(news, stop).await });
     }
     let books = daemon.keep_books(&books_stop);
     let telling = daemon.tell_webhook(&stop)?;

@@ -23,7 +23,7 @@ impl RecordingNews {
     }
 
     /// It begins.
-    pub(crate) fn begins(&self, directory: &str, max_bytes: u64, torn: Option<&Torn>) {
+    pub(crate) fn begins(directory: &str, max_bytes: u64, torn: Option<&Torn>) {
         info!(directory = %printable(directory), max_bytes, "the flight recorder is on (DEFIB_RECORD_DIR)");
         if let Some(torn) = torn {
             warn!(
