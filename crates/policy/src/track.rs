@@ -76,7 +76,7 @@ pub(crate) struct Life {
 }
 
 /// Whether a life has sent a heartbeat whose stamp is later than its start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Stamped {
     /// None is known.
     #[default]

@@ -6,7 +6,7 @@ use defib_policy::cadence::Learned;
 use defib_policy::fleet::FleetRead;
 use defib_policy::id::{EngineName, WorkspaceId};
 use defib_policy::judge::{Departed, EngineEvidence, Judge, Look, ReadStamp, StormEnded};
-use defib_policy::moment::Moment;
+use defib_policy::moment::{Moment, Timestamp};
 use defib_policy::plan::Plan;
 use defib_policy::restart::End;
 use defib_policy::suspicion::Report;
@@ -113,6 +113,12 @@ impl Recorded {
     pub fn recall(&mut self, id: &WorkspaceId, learned: Learned) -> bool {
         let rare = || Rare::Recall { workspace: id.clone(), learned };
         self.call(|judge| judge.recall(id, learned), |encoder, _| encoder.rare(&rare()))
+    }
+
+    /// Takes up what is known of steps of the database's clock: [`Judge::recall_steps`].
+    pub fn recall_steps(&mut self, comparable_from: Option<Timestamp>) {
+        let rare = || Rare::RecallSteps { comparable_from };
+        self.call(|judge| judge.recall_steps(comparable_from), |encoder, ()| encoder.rare(&rare()));
     }
 
     /// Takes note of how an order ended: [`Judge::order_ended`].

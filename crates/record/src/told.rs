@@ -3,7 +3,7 @@
 use defib_policy::cadence::Learned;
 use defib_policy::id::{EngineName, WorkspaceId};
 use defib_policy::judge::{EngineEvidence, Judge, ReadStamp};
-use defib_policy::moment::Moment;
+use defib_policy::moment::{Moment, Timestamp};
 use defib_policy::plan::Plan;
 use defib_policy::restart::End;
 use defib_policy::suspicion::Report;
@@ -85,6 +85,11 @@ pub enum Rare {
         workspace: WorkspaceId,
         /// What.
         learned: Learned,
+    },
+    /// What earlier processes had found out about steps of the database's clock was taken up.
+    RecallSteps {
+        /// From which stamp on two readings of it can be compared; `None`: there was no step.
+        comparable_from: Option<Timestamp>,
     },
     /// An order ended.
     Ended {
@@ -172,6 +177,7 @@ fn tell_rare(judge: &mut Judge, rare: &Rare) {
         Rare::Recall { workspace, learned } => {
             judge.recall(workspace, *learned);
         }
+        Rare::RecallSteps { comparable_from } => judge.recall_steps(*comparable_from),
         Rare::Ended { workspace, end, at } => {
             judge.order_ended(workspace, *end, *at);
         }

@@ -135,3 +135,22 @@ pub(crate) fn replay(directory: &Path) -> Replayed {
     }
     found
 }
+
+/// Everything that the judge was told by a recording, as text.
+pub(crate) fn calls(directory: &Path) -> Vec<String> {
+    let mut reader = Reader::open(directory).expect("there is a recording");
+    let mut told = Vec::new();
+    while let Some(item) = reader.next_item().expect("it can be read") {
+        if let Item::Call(call) = item {
+            let scene = reader.scene();
+            told.push(match &call {
+                // What was said changes with the rules; what was told does not.
+                Told::Pass(pass) => {
+                    format!("{:?} {:?} {:?} {:?}", pass.now, pass.stamp, pass.engine, scene.looks(pass))
+                }
+                other => format!("{other:?} {:?}", scene.read(true)),
+            });
+        }
+    }
+    told
+}

@@ -5,7 +5,7 @@ use defib_policy::settings::Settings;
 use defib_record::told;
 use defib_record::{Item, POLICY, Reader};
 
-use super::fleet::{direct, drive, replay, settings};
+use super::fleet::{calls, direct, drive, replay, settings};
 
 #[test]
 fn a_replay_says_what_was_said() {
@@ -75,4 +75,24 @@ fn another_daemon_is_kept_out_and_what_it_would_destroy_is_left() {
     assert!(refused.contains("another defib records into"), "{refused}");
     drop(first);
     assert!(defib_record::DirectTape::start(settings(directory.path(), 1 << 30)).is_ok());
+}
+
+/// A segment of format 1 that is kept in the repository. If this fails, a value in the calls has changed: count FORMAT up, so that older
+/// segments are refused by name instead of being misread, and write it anew with UPDATE_GOLDEN=1.
+#[test]
+fn a_recording_of_this_format_is_read_whoever_wrote_it() {
+    let golden = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        let _ = std::fs::remove_dir_all(&golden);
+        let mut judge = direct(&golden, 1 << 30);
+        drive(&mut judge, 3, 0, 300);
+        drop(judge);
+        std::fs::remove_file(golden.join("lock")).expect("the lock");
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut judge = direct(directory.path(), 1 << 30);
+    drive(&mut judge, 3, 0, 300);
+    drop(judge);
+    assert_eq!(calls(&golden), calls(directory.path()));
+    assert_eq!(Reader::segments(&golden).expect("segments")[0].header.settings, Settings::default());
 }

@@ -1,0 +1,101 @@
+//! What recording costs: the same passes over 100,000 workspaces, of which a sixth has beaten, with and without a recorder.
+
+use std::time::{Duration, Instant};
+
+use defib_policy::fleet::{FleetRead, Kind, Workspace};
+use defib_policy::judge::{EngineEvidence, Judge, Look, ReadStamp};
+use defib_policy::moment::{Moment, Timestamp};
+use defib_policy::sample::{Health, Incarnation, Observation, Sample};
+use defib_policy::settings::Settings;
+use defib_record::{RecordSettings, Recorded, Recorder};
+
+const WORKSPACES: usize = 100_000;
+const ENGINES: usize = 100;
+const PASSES: u64 = 30;
+const START: i64 = 1_700_000_000_000_000;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut off = Recorded::off(Judge::new(Settings::default()));
+    let without = drive(&mut off);
+    let directory = tempfile::tempdir()?;
+    let recorder = Recorder::start(RecordSettings {
+        directory: directory.path().to_owned(),
+        max_bytes: 1 << 30,
+        program: "cost".to_owned(),
+        replica: "cost".to_owned(),
+    })?;
+    let mut on = Recorded::onto(Judge::new(Settings::default()), recorder.tape());
+    let with = drive(&mut on);
+    recorder.stop();
+    println!("the judge's thread, a steady tick: {without:?} without, {with:?} with a recorder; {:?}", recorder.condition());
+    Ok(())
+}
+
+/// The time of a tick after the first ones, in which everything is new.
+fn drive(judge: &mut Recorded) -> Duration {
+    let mut ticks = Vec::new();
+    let mut rows: Vec<Workspace> = (0..WORKSPACES).map(row).collect();
+    let engines: Vec<_> = (0..ENGINES).map(|n| format!("engine-{n}").as_str().into()).collect();
+    for tick in 0..PASSES {
+        let at = Moment::after(Duration::from_secs(1_000 + 5 * tick));
+        let now = START + 5_000_000 * tick.cast_signed();
+        for (of, row) in rows.iter_mut().enumerate() {
+            if (of as u64 + tick) % 6 == 0 {
+                row.last_heartbeat_at = Some(Timestamp(now - (of as i64 * 7_919) % 5_000_000));
+            }
+        }
+        let read = FleetRead {
+            at,
+            database_now: Timestamp(now),
+            database_started_at: Timestamp(START - 1_000_000_000),
+            workspaces: rows.clone(),
+        };
+        let samples: Vec<Sample> = (0..WORKSPACES).map(|of| Sample { at, observation: observe(of) }).collect();
+        let begun = Instant::now();
+        judge.observe_fleet(&read, true);
+        for (n, engine) in engines.iter().enumerate() {
+            let looks: Vec<Look<'_>> = (n..WORKSPACES).step_by(ENGINES).map(|of| look(&read.workspaces[of], &samples[of])).collect();
+            let stamp = ReadStamp { at, database_now: read.database_now };
+            judge.judge(at, stamp, Some((engine, &EngineEvidence::default())), &looks);
+        }
+        ticks.push(begun.elapsed());
+    }
+    let steady = &mut ticks[5..];
+    steady.sort();
+    steady[steady.len() / 2]
+}
+
+fn look<'a>(workspace: &'a Workspace, sample: &'a Sample) -> Look<'a> {
+    Look {
+        workspace,
+        sample: Some(sample),
+        attempts: &[],
+        in_flight: false,
+        queued: false,
+        ours: true,
+        on_hold: false,
+        own: None,
+    }
+}
+
+fn row(of: usize) -> Workspace {
+    Workspace {
+        id: format!("workspace-{of:06}").into(),
+        status: "online".into(),
+        kind: Kind::Container,
+        engine: format!("engine-{}", of % ENGINES).into(),
+        container_ref: Some(format!("container-{of}").into()),
+        instance_ref: None,
+        suspended: false,
+        last_heartbeat_at: Some(Timestamp(START - 1_000_000)),
+        last_activity_at: None,
+        active_tasks: 0,
+        created_at: None,
+        policy: None,
+    }
+}
+
+fn observe(of: usize) -> Observation {
+    let incarnation = Incarnation { container_id: format!("{of:064x}").into(), started_at: None };
+    Observation::Running { incarnation, health: Health::default() }
+}
