@@ -33,8 +33,10 @@ pub(crate) fn nearest<'a>(meant: &str, names: impl IntoIterator<Item = &'a str>)
 /// A policy of others, by its name.
 pub(crate) fn policy_named(name: &str) -> Result<&'static baseline::Baseline, Unknown> {
     baseline::ALL.iter().find(|it| it.name == name).ok_or_else(|| {
-        let hint = nearest(name, policies())
-            .map_or_else(|| format!("there are {}", policies().collect::<Vec<_>>().join(", ")), |it| format!("did you mean {it}?"));
+        let hint = nearest(name, policies()).map_or_else(
+            || format!("there are {}", policies().collect::<Vec<_>>().join(", ")),
+            |it| format!("did you mean {it}?"),
+        );
         Unknown(format!("--against {name}: there is no such policy: {hint}"))
     })
 }
@@ -75,7 +77,14 @@ impl Contender {
     }
 
     /// It is told something. Returns what it says, if that was a pass.
-    pub(crate) fn tell(&mut self, me: usize, call: &Told, scene: &Scene, stage: &Stage, places: &[usize]) -> Option<Plan> {
+    pub(crate) fn tell(
+        &mut self,
+        me: usize,
+        call: &Told,
+        scene: &Scene,
+        stage: &Stage,
+        places: &[usize],
+    ) -> Option<Plan> {
         let Told::Pass(pass) = call else { return told::tell(&mut self.judge, scene, call) };
         if !self.differs {
             return told::tell(&mut self.judge, scene, call);
@@ -143,7 +152,10 @@ impl Other {
 
     /// Time passes until `to`: it sweeps as often as it does.
     pub(crate) fn advance(&mut self, me: usize, to: i64, stage: &mut Stage) {
-        let Some(every) = self.rule.every().map(|every| i64::try_from(every).unwrap_or(i64::MAX / 1_000) * 1_000) else { return };
+        let Some(every) = self.rule.every().map(|every| i64::try_from(every).unwrap_or(i64::MAX / 1_000) * 1_000)
+        else {
+            return;
+        };
         let mut due = *self.due.get_or_insert(to);
         while due <= to {
             stage.now = due;
@@ -159,7 +171,6 @@ impl Other {
         self.rule.failed(of, proxy, stage);
         carry_out(me, stage);
     }
-
 }
 
 /// Takes note of whom it restarts.

@@ -29,7 +29,11 @@ impl Report {
         }
         self.plot(&mut page);
         self.table(&mut page);
-        let _ = writeln!(page, "<h2>Lives that some would have ended and others not: {}</h2>\n<ul>", self.differences.len());
+        let _ = writeln!(
+            page,
+            "<h2>Lives that some would have ended and others not: {}</h2>\n<ul>",
+            self.differences.len()
+        );
         for it in &self.differences {
             let said: Vec<String> = it.defib_said.iter().map(|said| escape(said)).collect();
             let because = std::iter::once(escape(&it.because)).chain(said).collect::<Vec<_>>().join("<br>");
@@ -110,7 +114,12 @@ impl Report {
         }
         page.push_str("</tr></thead><tbody>\n");
         for result in &self.results {
-            let _ = write!(page, "<tr><th scope=\"row\" title=\"{}\">{}</th>", escape(&result.source), escape(&result.policy));
+            let _ = write!(
+                page,
+                "<tr><th scope=\"row\" title=\"{}\">{}</th>",
+                escape(&result.source),
+                escape(&result.policy)
+            );
             for (_, cell) in COLUMNS {
                 let _ = write!(page, "<td>{}</td>", escape(&cell(result)));
             }

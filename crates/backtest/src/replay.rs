@@ -71,7 +71,8 @@ struct Replay {
 /// The recording cannot be read, or something that was asked for does not exist.
 pub fn run(request: &Request, progress: &mut dyn FnMut(u64, u64)) -> Result<Report, BacktestError> {
     let begun = Instant::now();
-    let others = request.against.iter().map(|name| policy_named(name).map(Other::new)).collect::<Result<Vec<_>, _>>()?;
+    let others =
+        request.against.iter().map(|name| policy_named(name).map(Other::new)).collect::<Result<Vec<_>, _>>()?;
     let mut reader = Reader::open(&request.directory)?;
     let from = match request.since {
         None => i64::MIN,
@@ -238,7 +239,8 @@ impl Replay {
     fn carry_out(&mut self, me: usize, plan: &Plan) {
         for change in &plan.changes {
             let place = self.stage.place(&change.workspace);
-            let held = change.evidence.held.map(|held| format!(" (held back: {})", held.sentence())).unwrap_or_default();
+            let held =
+                change.evidence.held.map(|held| format!(" (held back: {})", held.sentence())).unwrap_or_default();
             self.contenders[me].note(place, format!("{}: {}{held}", change.to.label(), change.evidence.because));
         }
         for order in &plan.restarts {
@@ -260,7 +262,10 @@ impl Replay {
             if changes.is_empty() {
                 ("defib".to_owned(), "the recorded settings".to_owned())
             } else {
-                (format!("defib --set {}", changes.text()), "the recorded settings with these in their place".to_owned())
+                (
+                    format!("defib --set {}", changes.text()),
+                    "the recorded settings with these in their place".to_owned(),
+                )
             }
         });
         let others = self.others.iter().map(|other| (other.name.to_owned(), other.source.to_owned()));

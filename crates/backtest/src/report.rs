@@ -215,8 +215,7 @@ fn result(me: usize, (name, source): &(String, String), stage: &Stage, from: i64
         query_accuracy: 1.0,
         ..Result::default()
     };
-    let first: BTreeMap<usize, i64> =
-        mine.iter().rev().filter_map(|order| Some((order.death?, order.at))).collect();
+    let first: BTreeMap<usize, i64> = mine.iter().rev().filter_map(|order| Some((order.death?, order.at))).collect();
     let mut waits = Vec::new();
     for (n, death) in stage.deaths.iter().enumerate() {
         if death.from < from || !matches!(death.end, Some(End::Back | End::StillDown)) {

@@ -21,7 +21,7 @@ macro_rules! keys {
         const KEYS: &[Key] = &[$(Key {
             name: stringify!($name),
             parse: |settings, text| { settings.$name = $parse(text)?; Some(()) },
-            same: |a, b| { let (a, b) = (&a.$name, &b.$name); a == b },
+            same: |a, b| PartialEq::eq(&a.$name, &b.$name),
             copy: |from, to| to.$name = from.$name,
             form: $form,
         },)*];
@@ -182,7 +182,7 @@ mod tests {
         let settings = Settings { settle: Duration::from_secs(300), ..recorded.clone() };
         let own = OwnSettings { settings, described: Vec::new() };
         let changes = parse(&["settle=1m", "dead_threshold=3"]).expect("good ones");
-        let changed = changes.applied_to(&own, &recorded).settings;
-        assert_eq!((changed.settle, changed.dead_threshold), (Duration::from_secs(300), 3));
+        let mine = changes.applied_to(&own, &recorded).settings;
+        assert_eq!((mine.settle, mine.dead_threshold), (Duration::from_secs(300), 3));
     }
 }

@@ -262,7 +262,11 @@ pub(crate) const HELP: [Declared; 35] = [
         "Messages that could not even be written, since the schema was made, because defib.outbox was locked or full",
     ),
     declared("defib_webhook_off", &[], "1 while nothing is sent to the webhook because its receiver answered 410"),
-    declared("defib_recording_bytes", &[], "Bytes that all segments of the flight recorder have together (DEFIB_RECORD_DIR)"),
+    declared(
+        "defib_recording_bytes",
+        &[],
+        "Bytes that all segments of the flight recorder have together (DEFIB_RECORD_DIR)",
+    ),
     declared("defib_recording_written_bytes_total", &[], "Bytes that the flight recorder has written"),
     declared(
         "defib_recording_lost_total",

@@ -65,7 +65,7 @@ pub struct Pipeline {
 }
 
 /// What this process knows of the steps of the database's clock that other processes have noticed.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 enum OthersSteps {
     /// Nobody has been asked yet.
     #[default]

@@ -27,7 +27,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut on = Recorded::onto(Judge::new(Settings::default()), recorder.tape());
     let with = drive(&mut on);
     recorder.stop();
-    println!("the judge's thread, a steady tick: {without:?} without, {with:?} with a recorder; {:?}", recorder.condition());
+    println!(
+        "the judge's thread, a steady tick: {without:?} without, {with:?} with a recorder; {:?}",
+        recorder.condition()
+    );
     Ok(())
 }
 
@@ -40,8 +43,9 @@ fn drive(judge: &mut Recorded) -> Duration {
         let at = Moment::after(Duration::from_secs(1_000 + 5 * tick));
         let now = START + 5_000_000 * tick.cast_signed();
         for (of, row) in rows.iter_mut().enumerate() {
-            if (of as u64 + tick) % 6 == 0 {
-                row.last_heartbeat_at = Some(Timestamp(now - (of as i64 * 7_919) % 5_000_000));
+            let of = of as u64;
+            if (of + tick).is_multiple_of(6) {
+                row.last_heartbeat_at = Some(Timestamp(now - (of * 7_919 % 5_000_000).cast_signed()));
             }
         }
         let read = FleetRead {
@@ -54,7 +58,8 @@ fn drive(judge: &mut Recorded) -> Duration {
         let begun = Instant::now();
         judge.observe_fleet(&read, true);
         for (n, engine) in engines.iter().enumerate() {
-            let looks: Vec<Look<'_>> = (n..WORKSPACES).step_by(ENGINES).map(|of| look(&read.workspaces[of], &samples[of])).collect();
+            let looks: Vec<Look<'_>> =
+                (n..WORKSPACES).step_by(ENGINES).map(|of| look(&read.workspaces[of], &samples[of])).collect();
             let stamp = ReadStamp { at, database_now: read.database_now };
             judge.judge(at, stamp, Some((engine, &EngineEvidence::default())), &looks);
         }

@@ -122,7 +122,8 @@ impl Files {
 
     /// All segments together.
     pub(crate) fn bytes(&self) -> u64 {
-        self.ended.iter().map(|(_, bytes)| bytes).sum::<u64>() + self.current.as_ref().map_or(0, |current| current.bytes)
+        self.ended.iter().map(|(_, bytes)| bytes).sum::<u64>()
+            + self.current.as_ref().map_or(0, |current| current.bytes)
     }
 
     /// Ends the segment that is being written.

@@ -179,7 +179,6 @@ impl Reader {
     }
 }
 
-
 fn files_of(directory: &Path) -> Result<Vec<PathBuf>, RecordError> {
     let path = directory.to_owned();
     if directory.exists() && !directory.is_dir() {

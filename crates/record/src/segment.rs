@@ -131,7 +131,8 @@ impl Segment {
         let unreadable = |source| RecordError::Unreadable { path: path.to_owned(), source };
         let file = File::open(path).map_err(unreadable)?;
         let length = file.metadata().map_err(unreadable)?.len();
-        let mut segment = Self { path: path.to_owned(), file: BufReader::new(file), at: 0, length, header: Header::default() };
+        let mut segment =
+            Self { path: path.to_owned(), file: BufReader::new(file), at: 0, length, header: Header::default() };
         let mut start = [0; 10];
         if length < 10 {
             return Ok(None);
@@ -148,7 +149,8 @@ impl Segment {
         segment.at = 10;
         match segment.next_frame()? {
             Some(bytes) => {
-                segment.header = postcard::from_bytes(&bytes).map_err(|_| RecordError::Garbled { path: path.to_owned() })?;
+                segment.header =
+                    postcard::from_bytes(&bytes).map_err(|_| RecordError::Garbled { path: path.to_owned() })?;
                 Ok(Some(segment))
             }
             None => Ok(None),
