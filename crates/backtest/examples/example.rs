@@ -16,6 +16,8 @@ use defib_sim::time::{days, hours};
 
 const WORKSPACES: usize = 40;
 const DAYS: u64 = 7;
+/// How many differences the page shows.
+const DIFFERENCES: usize = 6;
 
 fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1);
@@ -36,7 +38,7 @@ fn main() -> anyhow::Result<()> {
     // How fast it was differs from machine to machine; everything else is the same each time.
     let lines: Vec<String> =
         report.text().lines().filter(|line| !line.starts_with("replayed at")).map(str::to_owned).collect();
-    std::fs::write(text, lines.join("\n"))?;
+    std::fs::write(text, shortened(&lines.join("\n")))?;
     eprintln!(
         "{} segments, {bytes} bytes, {:.0} bytes a workspace and day; replayed in {:?}, {:.1} million workspace-seconds a second",
         segments.len(),
@@ -45,6 +47,19 @@ fn main() -> anyhow::Result<()> {
         report.recording.workspace_seconds / begun.elapsed().as_secs_f64() / 1e6,
     );
     Ok(())
+}
+
+/// The answer with its first few differences, which is enough for a page that shows how they look.
+fn shortened(text: &str) -> String {
+    let mut parts: Vec<&str> = text.split("\n\n").collect();
+    let notes = parts.pop();
+    let shown = 3 + DIFFERENCES; // before the differences stand the head, the table and a heading
+    if parts.len() > shown {
+        parts.truncate(shown);
+        parts.push("(the others are left out here)");
+    }
+    parts.extend(notes);
+    parts.join("\n\n")
 }
 
 fn record(directory: &std::path::Path) -> anyhow::Result<()> {
