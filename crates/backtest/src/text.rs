@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::report::{Report, Result};
+use crate::report::{Difference, Report, Result};
 
 /// Differences that are written out; the rest are counted.
 const DIFFERENCES_MAX: usize = 40;
@@ -77,8 +77,14 @@ impl Report {
         table(&mut text, &self.results);
         // Writing to a String cannot fail.
         if self.results.len() > 1 {
-            let _ = writeln!(text, "\nlives that some would have ended and others not: {}", self.differences.len());
-            for difference in self.differences.iter().take(DIFFERENCES_MAX) {
+            let count = self.differences.len();
+            let _ = writeln!(
+                text,
+                "\nlives that some would have ended and others not: {count}; those whose restart was not needed stand first"
+            );
+            let mut differences: Vec<&Difference> = self.differences.iter().collect();
+            differences.sort_by_key(|difference| difference.outcome != "not_needed");
+            for difference in differences.into_iter().take(DIFFERENCES_MAX) {
                 let _ = writeln!(
                     text,
                     "\n{} {}: {}\n  restarted by {}; left alone by {}\n  {}",

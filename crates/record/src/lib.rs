@@ -6,7 +6,7 @@
 //!
 //! Each call to a [`Judge`](defib_policy::judge::Judge) that changes what it knows is a [`Told`](told::Told). A [`Recorded`] judge makes the
 //! call and writes it down; [`Reader`] reads the calls back, and [`tell`](told::tell) makes them to another judge. What has not changed since
-//! it was last written is left out ([`known`]).
+//! it was last written is left out (`known.rs`).
 
 mod encode;
 mod error;
