@@ -65,9 +65,15 @@ build-tests: ## what the tests start, without running them
 	$(BUILD_TESTS)
 	$(BUILD_FAILPOINTS)
 
+# How long each test took is written down by a runner of ours.
+TEST_TIMES = $(abspath $(TARGET_DIR))/test-times
+TIMED = TEST_TIMES=$(TEST_TIMES) CARGO_TARGET_$(shell echo $(subst -,_,$(HOST)) | tr a-z A-Z)_RUNNER=$(CURDIR)/deploy/dev/time-tests.sh
+
 .PHONY: unit-and-e2e
 unit-and-e2e: build-tests
-	$(CARGO) test --workspace --locked
+	@: >$(TEST_TIMES)
+	$(TIMED) $(CARGO) test --workspace --locked
+	@deploy/dev/slowest-tests.sh <$(TEST_TIMES)
 
 .PHONY: unit
 unit: ## all tests but the whole-program ones
@@ -107,11 +113,15 @@ soak: install ## ROUNDS of random kills of replicas, of Postgres, and of trouble
 	$(TARGET_DIR)/debug/defib-soak --seed $(SEED) --rounds $(ROUNDS) --break postgres
 	$(TARGET_DIR)/debug/defib-soak --seed $(SEED) --rounds $(ROUNDS) --break neighbours
 
+# docs/performance.md says what is measured, and what came out. QUICK=1: a small fleet and the program alone, in less than three
+# minutes without the build. The figures are in target/bench.json as well.
 .PHONY: bench
-bench: ## simulated workspace-seconds per wall second on one core, and what the hopeless cost the others in a thousand storms
-	$(CARGO) build --release --package defib-sim --locked
-	target/release/defib-sim bench
-	$(CARGO) test --release --package defib-policy --locked --test rules -- --ignored --nocapture measure_of
+bench: install ## what defib costs, and how long somebody stays dead, beside their floors in the same run; QUICK=1: a small fleet
+	$(CARGO) build --release --locked --package defib --package defib-tests --package defib-sim \
+		--bin defib --bin defib-bench --bin defib-sim
+	$(TARGET_DIR)/release/defib-bench $(if $(QUICK),--quick) --json $(abspath $(TARGET_DIR))/bench.json
+	$(if $(QUICK),,$(TARGET_DIR)/release/defib-sim bench)
+	$(if $(QUICK),,$(CARGO) test --release --package defib-policy --locked --test rules -- --ignored --nocapture measure_of)
 
 # Not a part of `test`, which holds the links of the same pages without it.
 .PHONY: docs

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Prints the newest section of a CHANGELOG.md, and refuses one that an operator could not upgrade by: its version must be the workspace's,
-# and its upgrade notes must say what became of the schema, of the knobs and of the metrics, even if nothing did.
+# Prints the newest section of a CHANGELOG.md, and refuses one that an operator could not upgrade by: its version must be that of the
+# workspace, and its upgrade notes must say what has changed in the schema, the knobs and the metrics, even if nothing has.
 #
 # usage: deploy/dev/release-notes.sh VERSION <CHANGELOG.md
 set -eu

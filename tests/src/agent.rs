@@ -38,7 +38,7 @@ impl Agent {
         Ok(Self { id, container, engine: engine.clone() })
     }
 
-    /// SIGKILL to its main process, past the engine. Returns when the engine has noticed.
+    /// Sends SIGKILL to its main process without the engine's help. Returns when the engine has noticed.
     pub async fn die(&self) -> Result<()> {
         self.engine.kill_main_process(&self.container).await?;
         // Either shows that it has died, because defib may have started it again before we look.

@@ -1,4 +1,4 @@
-//! A running `defib run`, and what a command of it came to.
+//! A running `defib run`, and the results of commands.
 
 use std::net::SocketAddr;
 use std::process::ExitStatus;
@@ -125,7 +125,7 @@ impl Daemon {
         lines.map(|line| serde_json::from_str(&line.text).with_context(|| format!("no JSON: {}", line.text))).collect()
     }
 
-    /// SIGKILL: no last word, nothing finished.
+    /// Sends SIGKILL, so that it can finish nothing.
     pub async fn kill(&self) -> Result<()> {
         self.program.signal(process::Signal::KILL)?;
         self.program.wait_exit(SOON).await.map(drop)
@@ -149,7 +149,7 @@ async fn get(address: SocketAddr, path: &str) -> Result<(u16, String)> {
     Ok((status.parse()?, body.to_owned()))
 }
 
-/// What a command came to.
+/// The result of a command.
 #[derive(Debug)]
 pub struct Finished {
     /// `None`: ended by a signal.

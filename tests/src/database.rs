@@ -204,7 +204,7 @@ impl Database {
         .await
     }
 
-    /// The same for some workspaces only; for all others the platform's function is called.
+    /// Replaces the function for some workspaces only. For all others the platform's own function is called.
     pub async fn replace_function_for(&self, name: &str, ids: &[&str], body: &str) -> Result<()> {
         let ids = ids.join("', '");
         let body =
@@ -212,7 +212,7 @@ impl Database {
         self.replace_function(name, &body).await
     }
 
-    /// Has the platform's own function back in its place.
+    /// Puts the platform's own function back in its place.
     pub async fn restore_function(&self, name: &str) -> Result<()> {
         self.replace_function(name, &format!("return platform.{name}(workspace_id, evidence);")).await
     }
@@ -293,7 +293,7 @@ impl Database {
         .await
     }
 
-    /// What a proxy does that could not reach a workspace.
+    /// Reports a suspicion, as a proxy does that could not reach a workspace.
     pub async fn suspect(&self, id: &str) -> Result<()> {
         self.suspect_by(id, "proxy-1").await
     }

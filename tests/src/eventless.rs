@@ -1,4 +1,4 @@
-//! A real engine behind a proxy that cuts every event stream off: what is left is polling and suspicions.
+//! A real engine behind a proxy that ends every event stream, so that only polls and suspicions make defib look.
 
 use anyhow::Result;
 use defib_testkit::relay::{Handling, Relay};

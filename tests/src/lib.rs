@@ -1,4 +1,4 @@
-//! The stage on which the whole-program tests play: a database, engines, a fleet, and `defib` as a black box among them.
+//! What the whole-program tests share: a database, engines, a fleet, and `defib` as a black box among them.
 //!
 //! ```no_run
 //! # async fn example() -> anyhow::Result<()> {
@@ -21,6 +21,7 @@
 //! it is about faults.
 
 mod agent;
+pub mod bench;
 mod daemon;
 mod database;
 mod eventless;

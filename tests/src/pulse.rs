@@ -1,4 +1,4 @@
-//! The agents' heartbeats: whoever runs, beats.
+//! The heartbeats of agents: every agent that runs beats.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -13,6 +13,9 @@ use crate::{Daemon, Database, Finished, throughout};
 const KNOBS: &[(&str, &str)] =
     &[("POLL_INTERVAL", "500ms"), ("LEASE_TTL", "2s"), ("LISTEN_ADDR", "127.0.0.1:0"), ("LOG_FORMAT", "json")];
 
+/// How often all rows of the fleet are read in tests.
+const RESYNC: &str = "3s";
+
 /// One test's world, but for its containers.
 #[derive(Debug)]
 pub struct Stage {
@@ -31,7 +34,7 @@ impl Stage {
         Ok(stage)
     }
 
-    /// The same on a server of one's own, to be stopped and frozen.
+    /// A stage on a Postgres of its own, which the test may stop and freeze.
     pub async fn on(server: &PrivatePostgres, engine_url: &str) -> Result<Self> {
         let stage = Self::bare(server, engine_url).await?;
         stage.defib(&["migrate"]).await?.with_code(0).context("defib migrate")?;
@@ -80,7 +83,10 @@ impl Stage {
     pub fn environment(&self) -> BTreeMap<String, String> {
         let engines: Vec<String> = self.engines.iter().map(|(name, url)| format!("{name}={url}")).collect();
         let own = [("DATABASE_URL", self.db.url().to_owned()), ("ENGINES", engines.join(","))];
-        let own = own.into_iter().map(|(name, value)| (name.to_owned(), value));
+        // All rows are read as many times less often as by default, where the poll is as quick as in a test.
+        let is_quick = self.knobs.get("POLL_INTERVAL").is_some_and(|poll| poll.ends_with("ms"));
+        let resync = is_quick.then(|| ("RESYNC_INTERVAL", RESYNC.to_owned()));
+        let own = own.into_iter().chain(resync).map(|(name, value)| (name.to_owned(), value));
         own.chain(self.knobs.clone()).map(|(name, value)| (format!("DEFIB_{name}"), value)).collect()
     }
 
@@ -135,7 +141,7 @@ impl Stage {
         Finished::wait(Program::defib(arguments.iter().copied(), &self.environment())?).await
     }
 
-    /// That no restart is even claimed for as long as `span`.
+    /// Checks that for as long as `span` no restart is even claimed.
     pub async fn nothing_is_claimed(&self, span: Duration) -> Result<()> {
         throughout(span, "nothing is claimed", async || {
             let restarts = self.db.all_restarts().await.map_err(|error| format!("{error:#}"))?;

@@ -1,5 +1,5 @@
-//! The files of `deploy/` against what they stand for: systemd's own judge, the published schemas of Kubernetes and Compose,
-//! the program's knobs, the metrics it has.
+//! Checks the files of `deploy/`: with systemd's own verifier, against the published schemas of Kubernetes and Compose, and against the
+//! program's knobs and metrics.
 //!
 //! Nobody notices when a manifest no longer fits the program: a knob is renamed, a metric is dropped, or a time-out becomes longer than the
 //! one around it. Each such dependency is one test. The schemas are in `deploy/schemas`, so nothing is fetched. (Typed structs such as
@@ -73,7 +73,7 @@ fn whatever_deploy_sets_is_a_knob() -> Result<()> {
     for file in files("deploy")?.iter().filter(|file| !file.starts_with("deploy/schemas")) {
         let text = std::fs::read_to_string(root().join(file))?;
         for name in words(&text).filter(|word| word.starts_with("DEFIB_") && *word != "DEFIB_") {
-            // Two that the comments quote: what Kubernetes makes of a Service called defib.
+            // These two are in comments: they are the variables that Kubernetes makes for a Service called defib.
             let is_service_link = matches!(name, "DEFIB_PORT" | "DEFIB_SERVICE_HOST");
             let is_known = knobs.contains_key(name.strip_suffix("_FILE").unwrap_or(name));
             // One for each control plane, named after its engine; a test of the configuration holds these.
@@ -164,7 +164,7 @@ fn in_kubernetes_defib_is_confined_and_watched() -> Result<()> {
         let ours: Vec<&Value> = all.iter().filter(|container| is_defib_image(&container["image"])).collect();
         let daemon = ours.iter().find(|container| container["args"] == json!(["run"])).context("no daemon")?;
         for container in &ours {
-            // What a container does not say, its pod says for it.
+            // A setting that the container lacks is taken from its pod.
             let said = |key: &str| {
                 Some(&container["securityContext"][key])
                     .filter(|v| !v.is_null())

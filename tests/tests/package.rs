@@ -83,8 +83,8 @@ fn the_kustomization_makes_the_stand_alone_variant_of_this_version() -> Result<(
         "{resources:?}"
     );
 
-    // kubectl says what it makes of it, where there is one. It is not in packages.txt: Debian's package of it cannot be installed beside the
-    // one of Kubernetes itself, which many machines have.
+    // If there is a kubectl, it renders the folder as well. It is not in packages.txt, because Debian's package of it cannot be installed
+    // beside that of Kubernetes itself, which many machines have.
     let Ok(made) = Command::new("kubectl").arg("kustomize").arg(&folder).output() else { return Ok(()) };
     ensure!(made.status.success(), "kubectl kustomize: {}", String::from_utf8_lossy(&made.stderr));
     let objects = |text: &str| -> Result<BTreeSet<String>> {
@@ -316,7 +316,8 @@ fn scratch(name: &str) -> Result<PathBuf> {
 }
 
 fn output(command: &mut Command) -> Result<Output> {
-    let started = command.stdin(Stdio::null()).output();
+    // `make test` sets this variable for test programs (deploy/dev/time-tests.sh). What they build must be built without it.
+    let started = command.env_remove("RUSTC_BOOTSTRAP").stdin(Stdio::null()).output();
     started.with_context(|| format!("start {}: `make install` brings what is missing", command.get_program().display()))
 }
 

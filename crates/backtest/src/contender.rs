@@ -1,9 +1,12 @@
 //! Who is compared: the production policy with some settings, and the policies of others.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
+use defib_policy::fleet::{FleetRead, Workspace};
+use defib_policy::id::WorkspaceId;
 use defib_policy::judge::{Judge, Look, OwnSettings};
 use defib_policy::plan::Plan;
+use defib_policy::sample::Sample;
 use defib_policy::settings::{Mode, Settings};
 use defib_record::told::{self, Pass, Told};
 use defib_record::{Header, Scene};
@@ -50,6 +53,8 @@ pub(crate) struct Contender {
     /// It is asked for more than the recorded daemon did: its settings differ, or that daemon only observed.
     differs: bool,
     own: HashMap<u32, (OwnSettings, OwnSettings)>,
+    /// Whom it has called for the next read of the changes.
+    called: Vec<WorkspaceId>,
     /// What it last said of each workspace.
     pub(crate) said: Vec<Option<String>>,
 }
@@ -62,7 +67,7 @@ impl Contender {
         let differs = settings != recorded;
         let judge = header.recorded_judge().unwrap_or_else(|| Judge::new(recorded.clone()));
         let judge = if differs { judge.with_settings(settings) } else { judge };
-        Self { judge, changes, recorded, differs, own: HashMap::new(), said: Vec::new() }
+        Self { judge, changes, recorded, differs, own: HashMap::new(), called: Vec::new(), said: Vec::new() }
     }
 
     /// It begins anew, after a gap in the recording.
@@ -85,29 +90,88 @@ impl Contender {
         stage: &Stage,
         places: &[usize],
     ) -> Option<Plan> {
-        let Told::Pass(pass) = call else { return told::tell(&mut self.judge, scene, call) };
-        if !self.differs {
-            return told::tell(&mut self.judge, scene, call);
+        match call {
+            Told::Call { at, .. } if self.differs => {
+                self.called = self.judge.call(*at);
+                None
+            }
+            Told::Changes { floor, gone } if self.differs => {
+                let read = self.changes_and_called(scene, gone, stage, places);
+                self.judge.observe_changes(&read, *floor, gone);
+                None
+            }
+            Told::Pass(pass) if self.differs => Some(self.judge(me, pass, scene, stage, places)),
+            _ => told::tell(&mut self.judge, scene, call).plan,
         }
-        self.take_own_settings(pass, scene);
-        let looks: Vec<Look<'_>> = pass
-            .members
-            .iter()
-            .filter_map(|number| {
-                let look = scene.look(*number)?;
-                let place = *places.get(*number as usize)?;
-                let own = look.own.and_then(|_| self.own.get(number)).map(|(_, mine)| mine);
-                // A restart that it has asked for is under way until the recording shows another life or a sign of life. It is asked as if
-                // it were the only replica.
-                Some(Look { in_flight: look.in_flight || stage.awaits(me, place), ours: true, own, ..look })
-            })
-            .collect();
-        let engine = pass.engine.as_ref().map(|(name, evidence)| (name, evidence));
-        Some(self.judge.judge(pass.now, pass.stamp, engine, &looks))
     }
 
-    fn take_own_settings(&mut self, pass: &Pass, scene: &Scene) {
-        for number in &pass.members {
+    /// What a read of the changes would have brought to it. Whom it called and the recorded daemon did not has the row that was told last,
+    /// because a later stamp would have come with a read of the changes.
+    fn changes_and_called(
+        &mut self,
+        scene: &Scene,
+        gone: &[WorkspaceId],
+        stage: &Stage,
+        places: &[usize],
+    ) -> FleetRead {
+        let mut read = scene.read(false).clone();
+        let known: HashSet<&WorkspaceId> = read.workspaces.iter().map(|row| &row.id).chain(gone).collect();
+        let called = std::mem::take(&mut self.called);
+        let missing = called.iter().filter(|id| !known.contains(id));
+        let row = |id: &WorkspaceId| {
+            let number = scene.number(id)?;
+            let (last_heartbeat_at, last_activity_at) = stage.stamps(*places.get(number as usize)?);
+            Some(Workspace { last_heartbeat_at, last_activity_at, ..scene.row(number)?.clone() })
+        };
+        let missing: Vec<Workspace> = missing.filter_map(row).collect();
+        read.workspaces.extend(missing);
+        read
+    }
+
+    fn judge(&mut self, me: usize, pass: &Pass, scene: &Scene, stage: &Stage, places: &[usize]) -> Plan {
+        let others = self.left_out(pass, scene);
+        self.take_own_settings(pass.members.iter().chain(others.iter().map(|(number, _)| number)), scene);
+        let look = |number: u32| {
+            let look = scene.look(number)?;
+            let place = *places.get(number as usize)?;
+            let own = look.own.and_then(|_| self.own.get(&number)).map(|(_, mine)| mine);
+            // A restart that it has asked for is under way until the recording shows another life or a sign of life. It is asked as if
+            // it were the only replica.
+            Some(Look { in_flight: look.in_flight || stage.awaits(me, place), ours: true, own, ..look })
+        };
+        let members = pass.members.iter().filter_map(|number| look(*number));
+        // The recorded daemon had no attempts and no restart of those whom it left out.
+        let others = others.iter().filter_map(|(number, sample)| {
+            let look = look(*number)?;
+            let in_flight = places.get(*number as usize).is_some_and(|place| stage.awaits(me, *place));
+            Some(Look { sample: sample.as_ref(), attempts: &[], in_flight, queued: false, ..look })
+        });
+        let mut looks: Vec<Look<'_>> = members.chain(others).collect();
+        if pass.left_out > 0 {
+            looks.sort_by(|one, other| one.workspace.id.cmp(&other.workspace.id)); // as a daemon does
+        }
+        let engine = pass.engine.as_ref().map(|(name, evidence)| (name, evidence));
+        self.judge.judge(pass.now, pass.stamp, engine, &looks)
+    }
+
+    /// Those whom the recorded pass left out and this contender would have looked at, as they were seen last: they were left out because
+    /// their engine showed the same then.
+    fn left_out(&self, pass: &Pass, scene: &Scene) -> Vec<(u32, Option<Sample>)> {
+        if pass.left_out == 0 {
+            return Vec::new();
+        }
+        let members: HashSet<u32> = pass.members.iter().copied().collect();
+        let restless = self.judge.restless_on(pass.engine.as_ref().map(|(name, _)| name));
+        let numbers = restless.iter().filter_map(|id| scene.number(id)).filter(|number| !members.contains(number));
+        let seen = |number: u32| {
+            let sample = scene.look(number)?.sample?;
+            Some(Sample { at: pass.asked_at, ..sample.clone() })
+        };
+        numbers.map(|number| (number, seen(number))).collect()
+    }
+
+    fn take_own_settings<'a>(&mut self, numbers: impl Iterator<Item = &'a u32>, scene: &Scene) {
+        for number in numbers {
             let Some(own) = scene.look(*number).and_then(|look| look.own) else { continue };
             if self.own.get(number).is_some_and(|(theirs, _)| theirs == own) {
                 continue;

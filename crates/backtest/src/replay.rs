@@ -1,9 +1,11 @@
 //! The replay: a recording is told to the recorded judge again, and to everybody who is compared.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use defib_policy::fleet::FleetRead;
+use defib_policy::id::WorkspaceId;
 use defib_policy::judge::Judge;
 use defib_policy::moment::Timestamp;
 use defib_policy::plan::Plan;
@@ -177,6 +179,7 @@ impl Replay {
                     }
                 }
             }
+            Told::Changes { gone, .. } => self.read_changes(scene.read(false), gone),
             Told::Pass(pass) => self.look(pass, reader),
             Told::Rare(Rare::Suspicion { workspace, reporter, .. }) => {
                 let next = u8::try_from(self.reporters.len()).unwrap_or(u8::MAX);
@@ -186,7 +189,7 @@ impl Replay {
                     other.failed(self.contenders.len() + n, of, proxy, &mut self.stage);
                 }
             }
-            Told::Tick { .. } | Told::Prune { .. } | Told::Rare(_) => {}
+            Told::Call { .. } | Told::Stir { .. } | Told::Tick { .. } | Told::Prune { .. } | Told::Rare(_) => {}
         }
         self.verify(call, reader);
         for me in 0..self.contenders.len() {
@@ -196,6 +199,25 @@ impl Replay {
             }
         }
         self.keep_words();
+    }
+
+    fn read_changes(&mut self, read: &FleetRead, gone: &[WorkspaceId]) {
+        let at = read.database_now.0;
+        self.advance(at);
+        for row in &read.workspaces {
+            let of = self.stage.place(&row.id);
+            self.stage.row(of, row, at);
+        }
+        for id in gone {
+            let of = self.stage.place(id);
+            self.stage.gone(of, at);
+        }
+        let passed = self.last_read.map_or(0, |last| (at - last).clamp(0, READS_APART));
+        self.last_read = Some(at);
+        let watched = self.stage.pass_by(at, passed);
+        if at >= self.stage.from {
+            self.recording.reads(at, watched);
+        }
     }
 
     /// Time passes for the policies of others.
@@ -218,21 +240,31 @@ impl Replay {
                 self.stage.look(*of, &look, at, offset);
             }
         }
+        if pass.left_out > 0 {
+            let looked: HashSet<usize> =
+                pass.members.iter().filter_map(|number| self.places.get(*number as usize).copied()).collect();
+            self.stage.left_out(pass.engine.as_ref().map(|(name, _)| name), &looked);
+            self.recording.left_out += pass.left_out;
+        }
     }
 
     /// Whether the recorded judge says again what it said.
     fn verify(&mut self, call: &Told, reader: &Reader) {
         let Some(judge) = &mut self.recorded else { return };
-        let plan = told::tell(judge, reader.scene(), call);
-        if let (Some(plan), Told::Pass(pass)) = (plan, call) {
-            self.exactness.passes += 1;
-            self.exactness.verdicts += pass.said.changes.len();
-            self.exactness.orders += pass.said.restarts.len();
-            if told::digest(&plan) != pass.said.digest {
-                self.exactness.differing += 1;
-                let at = clock_of(pass);
-                self.exactness.first_difference.get_or_insert_with(|| at.to_string());
+        let answer = told::tell(judge, reader.scene(), call);
+        match call {
+            Told::Pass(pass) => {
+                self.exactness.passes += 1;
+                self.exactness.verdicts += pass.said.changes.len();
+                self.exactness.orders += pass.said.restarts.len();
             }
+            Told::Call { .. } => self.exactness.calls += 1,
+            _ => {}
+        }
+        if answer.differs {
+            self.exactness.differing += 1;
+            let at = if let Told::Pass(pass) = call { clock_of(pass) } else { Timestamp(self.stage.now) };
+            self.exactness.first_difference.get_or_insert_with(|| at.to_string());
         }
     }
 

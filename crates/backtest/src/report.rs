@@ -36,6 +36,8 @@ pub struct Recording {
     pub calls_lost: u64,
     /// The most workspaces in one read.
     pub workspaces: usize,
+    /// Looks that passes left out, because nothing concerned the workspace.
+    pub left_out: u64,
     /// Seconds for which workspaces were watched, summed up.
     pub workspace_seconds: f64,
     #[serde(skip)]
@@ -70,11 +72,13 @@ pub struct Exactness {
     pub same_policy: bool,
     /// Passes that were compared.
     pub passes: usize,
-    /// Changes of verdicts in them.
+    /// Reads of what had changed, of which it was compared whom the judge called by id.
+    pub calls: usize,
+    /// Changes of verdicts in the passes.
     pub verdicts: usize,
-    /// Orders to restart in them.
+    /// Orders to restart in the passes.
     pub orders: usize,
-    /// Passes in which something else was said.
+    /// Passes in which something else was said, and reads for which others were called.
     pub differing: usize,
     /// The moment of the first of them.
     pub first_difference: Option<String>,
@@ -306,6 +310,13 @@ fn notes(recording: &Recording, exactness: &Exactness, others: bool) -> Vec<Stri
         notes.push(
             "The recorded daemon restarted the dead itself. A policy that is slower than it finds them running again, and is counted as \
              one whom others came before. A recording in DEFIB_MODE=observe compares without that."
+                .to_owned(),
+        );
+    }
+    if recording.left_out > 0 {
+        notes.push(
+            "The recorded daemon did not look at those who ran as before. A policy with other settings that would have looked at one of \
+             them is shown what was seen of it last."
                 .to_owned(),
         );
     }

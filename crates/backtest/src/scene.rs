@@ -1,9 +1,9 @@
 //! What a recording shows of each workspace: its lives, its deaths, its signs of life, and what came of restarts that somebody would have made.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use defib_policy::fleet::{Kind, Workspace};
-use defib_policy::id::WorkspaceId;
+use defib_policy::id::{EngineName, WorkspaceId};
 use defib_policy::judge::Look;
 use defib_policy::moment::Timestamp;
 use defib_policy::sample::{Exit, Health, Incarnation, Observation};
@@ -70,8 +70,11 @@ pub(crate) struct Death {
 pub(crate) struct Entry {
     pub(crate) id: WorkspaceId,
     external: bool,
+    /// The engine whose passes judge it.
+    engine: Option<EngineName>,
     watched: bool,
     beat: Option<Timestamp>,
+    activity: Option<Timestamp>,
     /// The later of heartbeat and activity.
     signed: i64,
     incarnation: Option<Incarnation>,
@@ -106,6 +109,8 @@ pub(crate) struct Stage {
     pub(crate) from: i64,
     /// Whom the contender whose turn it is restarts.
     pub(crate) called: Vec<usize>,
+    /// Those with a sign of life that a look has to confirm.
+    beats: BTreeSet<usize>,
 }
 
 impl Stage {
@@ -122,6 +127,7 @@ impl Stage {
             watched: 0,
             from,
             called: Vec::new(),
+            beats: BTreeSet::new(),
         }
     }
 
@@ -135,8 +141,10 @@ impl Stage {
         self.entries.push(Entry {
             id: id.clone(),
             external: false,
+            engine: None,
             watched: false,
             beat: None,
+            activity: None,
             signed: 0,
             incarnation: None,
             life: 0,
@@ -159,7 +167,11 @@ impl Stage {
         let entry = &mut self.entries[of];
         entry.read = reads;
         entry.external = row.kind == Kind::External;
-        entry.beat = row.last_heartbeat_at;
+        let engine = (!entry.external).then_some(&row.engine);
+        if entry.engine.as_ref() != engine {
+            entry.engine = engine.cloned();
+        }
+        (entry.beat, entry.activity) = (row.last_heartbeat_at, row.last_activity_at);
         if row.suspended {
             if entry.watched {
                 entry.watched = false;
@@ -175,8 +187,14 @@ impl Stage {
             if !first {
                 let told = if (stamp - at).abs() <= STAMP_APART { stamp.min(at) } else { at };
                 self.entries[of].beaten = Some(told);
+                self.beats.insert(of);
             }
         }
+    }
+
+    /// The heartbeat and the activity in the row of a workspace, as it was read last. A look may be at an older row.
+    pub(crate) fn stamps(&self, of: usize) -> (Option<Timestamp>, Option<Timestamp>) {
+        (self.entries[of].beat, self.entries[of].activity)
     }
 
     /// A read of the whole fleet begins.
@@ -186,17 +204,42 @@ impl Stage {
 
     /// It ends: who was not in it has left. `passed`: since the one before.
     pub(crate) fn read_ends(&mut self, at: i64, passed: i64) {
-        let mut watched = 0;
         for of in 0..self.entries.len() {
-            let entry = &mut self.entries[of];
-            if entry.watched && entry.read != self.reads {
-                entry.watched = false;
-                self.leaves(of, at);
+            if self.entries[of].read != self.reads {
+                self.gone(of, at);
             }
-            watched += i128::from(self.entries[of].watched);
         }
+        self.pass_by(at, passed);
+    }
+
+    /// It is no longer in the fleet.
+    pub(crate) fn gone(&mut self, of: usize, at: i64) {
+        if std::mem::take(&mut self.entries[of].watched) {
+            self.leaves(of, at);
+        }
+    }
+
+    /// So much time has passed between two reads. Returns how many are watched.
+    pub(crate) fn pass_by(&mut self, at: i64, passed: i64) -> usize {
+        let watched = self.entries.iter().filter(|entry| entry.watched).count();
         if at >= self.from {
-            self.watched += watched * i128::from(passed);
+            self.watched += i128::try_from(watched).unwrap_or_default() * i128::from(passed);
+        }
+        watched
+    }
+
+    /// A pass over an engine (`None`: those that no engine has) has left out all but those whom it `looked` at, because they run as before.
+    pub(crate) fn left_out(&mut self, engine: Option<&EngineName>, looked: &HashSet<usize>) {
+        for of in std::mem::take(&mut self.beats) {
+            let entry = &mut self.entries[of];
+            if entry.beaten.is_none() {
+                continue; // a look has confirmed it
+            }
+            if entry.engine.as_ref() != engine || looked.contains(&of) {
+                self.beats.insert(of);
+            } else if let Some(told) = entry.beaten.take() {
+                self.sign_of_life(of, told);
+            }
         }
     }
 

@@ -49,19 +49,21 @@ pub(crate) fn head(report: &Report) -> Vec<String> {
         recording.programs.join(", "),
     )];
     let exact = &report.exactness;
+    let compared = match exact.calls {
+        0 => format!("{} passes", exact.passes),
+        calls => format!("{} passes and {calls} reads of what had changed", exact.passes),
+    };
     lines.push(match (exact.differing, exact.same_policy) {
         (0, _) => format!(
-            "exact: with the recorded settings the replay said what was recorded in all {} passes ({} changes of verdicts, {} orders)",
-            exact.passes, exact.verdicts, exact.orders
+            "exact: with the recorded settings the replay said what was recorded in all {compared} ({} changes of verdicts, {} orders)",
+            exact.verdicts, exact.orders
         ),
         (differing, true) => format!(
-            "NOT exact: in {differing} of {} passes the replay said something else than was recorded, first at {}. Please report this",
-            exact.passes,
+            "NOT exact: in {differing} of {compared} the replay said something else than was recorded, first at {}. Please report this",
             exact.first_difference.as_deref().unwrap_or("?")
         ),
         (differing, false) => format!(
-            "the rules have changed since it was recorded: in {differing} of {} passes the present ones say something else, first at {}",
-            exact.passes,
+            "the rules have changed since it was recorded: in {differing} of {compared} the present ones say something else, first at {}",
             exact.first_difference.as_deref().unwrap_or("?")
         ),
     });

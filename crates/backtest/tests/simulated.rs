@@ -1,24 +1,34 @@
 //! A simulated fleet, recorded by the recorder that the daemon has, and replayed.
 #![expect(clippy::expect_used, reason = "tests")]
 
-use std::path::Path;
+#[path = "../../record/tests/record/changes.rs"]
+mod changes;
 
+use std::path::Path;
+use std::time::Duration;
+
+use changes::Reads;
 use defib_backtest::settings::Changes;
 use defib_backtest::{Report, Request, policies, run};
-use defib_policy::settings::Mode;
-use defib_record::{DirectTape, RecordSettings};
+use defib_policy::judge::Judge;
+use defib_policy::settings::{Mode, Settings};
+use defib_record::{DirectTape, RecordSettings, Recorded};
 use defib_sim::chaos::{Climate, live_with};
 use defib_sim::defib::Defib;
 use defib_sim::time::{hours, mins};
 
-fn record(directory: &Path, mode: Mode, seed: u64) {
+fn tape(directory: &Path) -> DirectTape {
     let settings = RecordSettings {
         directory: directory.to_owned(),
         max_bytes: 1 << 30,
         program: "test".to_owned(),
         replica: "simulated".to_owned(),
     };
-    let tape = DirectTape::start(settings).expect("the directory can be used");
+    DirectTape::start(settings).expect("the directory can be used")
+}
+
+fn record(directory: &Path, mode: Mode, seed: u64) {
+    let tape = tape(directory);
     let climate = Climate { workspaces: 16, engines: 2, fault_every: mins(3), length: hours(5) };
     let lived = live_with(climate, seed, |world| {
         world.settings.mode = mode;
@@ -80,6 +90,44 @@ fn other_settings_and_the_policies_of_others_are_told_apart() {
     assert!(page.contains("<svg") && !page.contains("http"), "the page needs something else");
     let json = serde_json::to_value(&report).expect("JSON");
     assert_eq!(json["results"][0]["policy"], "defib");
+}
+
+/// The same fleet, read whole and by what has changed: nobody who is compared is better or worse for it.
+#[test]
+fn a_recording_of_changes_gives_the_answer_that_one_of_all_rows_gives() {
+    let all: Vec<&str> = policies().collect();
+    let answer = |reads| {
+        let directory = tempfile::tempdir().expect("a directory");
+        let judge =
+            Judge::new(Settings { mode: Mode::Observe, recent_min: Duration::from_secs(200), ..Settings::default() });
+        let mut judge = Recorded::onto(judge, Box::new(tape(directory.path())));
+        changes::drive(&mut judge, reads, 24, 1_200);
+        drop(judge);
+        // A window that is shorter than the recorded one: it looks at workspaces that the recorded passes left out.
+        let shorter = ["recent_min=10s", "recent_max=60s"];
+        let sooner = ["busy_grace=30s", "wedged_after=60s", "wedged_action=restart"];
+        replay(directory.path(), &[&shorter[..], &sooner].concat(), &all)
+    };
+    let (whole, changes) = (answer(Reads::All), answer(Reads::Changes));
+    assert_eq!((whole.exactness.differing, changes.exactness.differing), (0, 0), "{:?}", changes.exactness);
+    assert!(whole.exactness.calls == 0 && changes.exactness.calls > 200, "{:?}", changes.exactness);
+    assert!(changes.recording.left_out > 2_000 && whole.recording.left_out == 0, "{:?}", changes.recording);
+    assert!(changes.text().contains("reads of what had changed"), "{}", changes.text());
+    assert_eq!(whole.recording.workspace_seconds, changes.recording.workspace_seconds);
+    for (whole, changes) in whole.results.iter().zip(&changes.results) {
+        let facts = |it: &defib_backtest::ContenderResult| {
+            (it.restarts, it.needed, it.not_needed, it.untold, it.deaths, it.answered, it.missed)
+        };
+        assert_eq!(facts(whole), facts(changes), "{}: {whole:?} and {changes:?}", whole.policy);
+        assert_eq!(whole.mistake_duration_mean_seconds, changes.mistake_duration_mean_seconds, "{}", whole.policy);
+        assert_eq!(whole.detection_median_seconds, changes.detection_median_seconds, "{}", whole.policy);
+    }
+    let said = |it: &Report| -> Vec<_> {
+        it.differences.iter().map(|it| (it.workspace.clone(), it.at.clone(), it.defib_said.clone())).collect()
+    };
+    assert_eq!(said(&whole), said(&changes));
+    let (recorded, sooner) = (&changes.results[0], &changes.results[1]);
+    assert!(recorded.not_needed == 0 && sooner.not_needed == 1, "{recorded:?} and {sooner:?} {}", changes.text());
 }
 
 #[test]

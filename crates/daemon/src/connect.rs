@@ -23,21 +23,28 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Connections of a command.
-const POOL_SIZE: usize = 4;
+pub(crate) const POOL_SIZE: usize = 4;
 
-/// A store for a command.
+/// A store for a command that reads a few rows of the fleet.
 pub(crate) fn store(url: &Secret, name: &str, clock: Clock) -> Result<Store, Refused> {
-    store_with(url, name, POOL_SIZE, clock)
+    store_with(url, name, POOL_SIZE, usize::MAX, clock)
 }
 
-/// A store with `pool_size` connections, made when they are needed.
-pub(crate) fn store_with(url: &Secret, name: &str, pool_size: usize, clock: Clock) -> Result<Store, Refused> {
+/// A store with `pool_size` connections, made when they are needed, that refuses to read a fleet of more than `fleet_max` rows.
+pub(crate) fn store_with(
+    url: &Secret,
+    name: &str,
+    pool_size: usize,
+    fleet_max: usize,
+    clock: Clock,
+) -> Result<Store, Refused> {
     let settings = StoreSettings {
         url: url.expose().to_owned(),
         application_name: name.to_owned(),
         pool_size,
         connect_timeout: CONNECT_TIMEOUT,
         statement_timeout: STATEMENT_TIMEOUT,
+        fleet_max,
     };
     Store::new(&settings, clock).map_err(|error| Refused(format!("DEFIB_DATABASE_URL: {}", chain(&error))))
 }

@@ -8,9 +8,10 @@ use async_trait::async_trait;
 use defib_policy::attempt::Attempt;
 use defib_policy::fleet::FleetRead;
 use defib_policy::id::{EngineName, WorkspaceId};
+use defib_policy::moment::Timestamp;
 use defib_store::{
-    EventRow, FleetScope, Hold, LeaseProof, LeaseTable, LeaseTurn, Malformed, OwedMark, Pending, Store, StoreError,
-    StoredVerdict, Suspicion, VerdictRow,
+    Changes, EventRow, FleetScope, Hold, LeaseProof, LeaseTable, LeaseTurn, Malformed, OwedMark, Pending, Store,
+    StoreError, StoredVerdict, Suspicion, VerdictRow,
 };
 use serde_json::Value;
 
@@ -23,6 +24,14 @@ pub(crate) trait FleetTables: Send + Sync {
         scope: FleetScope<'_>,
         watched: &[String],
     ) -> Result<(FleetRead, Vec<Malformed>), StoreError>;
+
+    /// The rows with a stamp later than `since`, and those of `called`.
+    async fn read_changes(
+        &self,
+        since: Timestamp,
+        called: &[WorkspaceId],
+        watched: &[String],
+    ) -> Result<Changes, StoreError>;
 
     /// The attempts that back-off and recovery depend on, by workspace and newest first.
     async fn read_attempts(&self, scope: FleetScope<'_>, reset: Duration) -> Result<Vec<Attempt>, StoreError>;
@@ -103,6 +112,15 @@ impl FleetTables for Store {
         watched: &[String],
     ) -> Result<(FleetRead, Vec<Malformed>), StoreError> {
         self.read_fleet(scope, watched).await
+    }
+
+    async fn read_changes(
+        &self,
+        since: Timestamp,
+        called: &[WorkspaceId],
+        watched: &[String],
+    ) -> Result<Changes, StoreError> {
+        self.read_changes(since, called, watched).await
     }
 
     async fn read_attempts(&self, scope: FleetScope<'_>, reset: Duration) -> Result<Vec<Attempt>, StoreError> {

@@ -111,6 +111,7 @@ impl LeftBehind {
         };
         let target = Target { known: attempt.container_id.clone(), inspect: true, ..whose };
         let asked = Asked {
+            container: attempt.container_id.as_ref(),
             convicted: attempt.started_at,
             ran: left_behind::restarts_what_runs(&attempt.verdict),
             overdue: attempt.overdue_by.is_some(),

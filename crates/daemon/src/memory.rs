@@ -186,13 +186,12 @@ impl Memory {
         let fleet = voice.fleet();
         let ids: Vec<&WorkspaceId> = {
             let mut written = lock(&self.written);
-            let all = fleet.ids().count();
-            let begin = if written.next >= all { 0 } else { written.next };
+            let begin = if fleet.slice(written.next, SLICE).is_some() { written.next } else { 0 };
             written.next = begin + SLICE;
             if begin == 0 {
                 written.rows.retain(|id, _| fleet.has(id));
             }
-            fleet.ids().skip(begin).take(SLICE).collect()
+            fleet.slice(begin, SLICE).into_iter().flatten().collect()
         };
         let mut rows: Vec<CadenceRow> = {
             let judge = self.state.judge();

@@ -1,5 +1,7 @@
 //! The metrics that Prometheus scrapes. Every label value comes from a closed set and exists at zero from the start, so that an alert on a
 //! rate sees the first event. No label holds a workspace id or free text.
+//!
+//! The file is long because a metric is declared, made and set here and nowhere else, so that the three cannot differ.
 
 use std::time::Duration;
 
@@ -58,6 +60,76 @@ impl PassResult {
             Self::Ok => "ok",
             Self::DatabaseError => "database_error",
             Self::EngineError => "engine_error",
+        }
+    }
+}
+
+/// Why all rows of the fleet are read, and not only what has changed (label `reason`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Resync {
+    /// Nothing was read before.
+    Start,
+    /// `DEFIB_RESYNC_INTERVAL` has passed.
+    Interval,
+    /// The last read failed, or is too long ago.
+    Outage,
+    /// Another server answers, or the same one after a restart.
+    FailOver,
+    /// The database's clock has stepped: stamps from before and after it cannot be compared.
+    ClockStep,
+    /// What this replica speaks for has changed.
+    Lease,
+    /// The view or a function beside it was replaced.
+    Replaced,
+    /// So many workspaces are in trouble that reading them one by one would cost more.
+    ManyCalled,
+}
+
+impl Resync {
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Start,
+        Self::Interval,
+        Self::Outage,
+        Self::FailOver,
+        Self::ClockStep,
+        Self::Lease,
+        Self::Replaced,
+        Self::ManyCalled,
+    ];
+
+    pub(crate) const fn label(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Interval => "interval",
+            Self::Outage => "outage",
+            Self::FailOver => "fail_over",
+            Self::ClockStep => "clock_step",
+            Self::Lease => "lease",
+            Self::Replaced => "replaced",
+            Self::ManyCalled => "many_called",
+        }
+    }
+}
+
+/// In what kind of read rows of the fleet came (label `how`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RowsRead {
+    /// Of all rows.
+    Resync,
+    /// Of what has changed.
+    Delta,
+    /// Of a few, by their ids.
+    Named,
+}
+
+impl RowsRead {
+    pub(crate) const ALL: [Self; 3] = [Self::Resync, Self::Delta, Self::Named];
+
+    pub(crate) const fn label(self) -> &'static str {
+        match self {
+            Self::Resync => "resync",
+            Self::Delta => "delta",
+            Self::Named => "named",
         }
     }
 }
@@ -147,6 +219,8 @@ pub(crate) struct Metrics {
     recording_bytes: IntGauge,
     recording_written: IntCounter,
     recording_lost: IntCounter,
+    resyncs: IntCounterVec,
+    rows_read: IntCounterVec,
     last_tick: Gauge,
 }
 
@@ -167,7 +241,7 @@ const fn declared(name: &'static str, labels: &'static [&'static str], help: &'s
 }
 
 /// Every metric. The table in `docs/metrics.md` and the help texts of `/metrics` are made from this list.
-pub(crate) const HELP: [Declared; 35] = [
+pub(crate) const HELP: [Declared; 37] = [
     declared(
         "defib_ticks_total",
         &["scope", "result"],
@@ -184,6 +258,16 @@ pub(crate) const HELP: [Declared; 35] = [
         "defib_probe_map_evictions_total",
         &[],
         "Workspaces whose counted looks were forgotten because there were more than DEFIB_PROBE_MAP_MAX; counting begins anew",
+    ),
+    declared(
+        "defib_resyncs_total",
+        &["reason"],
+        "Reads of all rows of the fleet, by why it was not enough to read what had changed",
+    ),
+    declared(
+        "defib_rows_read_total",
+        &["how"],
+        "Rows of the fleet that the database sent: in a read of all rows (resync), of what had changed (delta), or of a few by their ids (named)",
     ),
     declared("defib_probe_observations_total", &["engine", "sample"], "Samples taken, by engine and what they saw"),
     declared("defib_suspicions_total", &["reason"], "Suspicions taken, by reason"),
@@ -361,6 +445,8 @@ impl Metrics {
             recording_bytes: gauge("defib_recording_bytes")?,
             recording_written: counter("defib_recording_written_bytes_total")?,
             recording_lost: counter("defib_recording_lost_total")?,
+            resyncs: counters("defib_resyncs_total", &["reason"])?,
+            rows_read: counters("defib_rows_read_total", &["how"])?,
             last_tick,
             registry,
         };
@@ -383,6 +469,12 @@ impl Metrics {
             self.workspaces.with_label_values(&[verdict.label()]);
             self.longest.with_label_values(&[verdict.label()]);
             self.verdicts.with_label_values(&[verdict.label()]);
+        }
+        for reason in Resync::ALL {
+            self.resyncs.with_label_values(&[reason.label()]);
+        }
+        for how in RowsRead::ALL {
+            self.rows_read.with_label_values(&[how.label()]);
         }
         for reason in SUSPICION_REASONS {
             self.suspicions.with_label_values(&[reason]);
@@ -425,14 +517,38 @@ impl Metrics {
         }
     }
 
+    /// All rows of the fleet were read, for this reason.
+    pub(crate) fn resynced(&self, reason: Resync) {
+        self.resyncs.with_label_values(&[reason.label()]).inc();
+    }
+
+    /// How often that was.
+    #[cfg(test)]
+    pub(crate) fn resyncs_for(&self, reason: Resync) -> u64 {
+        self.resyncs.with_label_values(&[reason.label()]).get()
+    }
+
+    /// The database sent so many rows of the fleet.
+    pub(crate) fn rows_read(&self, how: RowsRead, rows: usize) {
+        self.rows_read.with_label_values(&[how.label()]).inc_by(u64::try_from(rows).unwrap_or(u64::MAX));
+    }
+
     pub(crate) fn engine(&self, report: &EngineReport) {
         let engine = report.engine.as_str();
         self.engine_up.with_label_values(&[engine]).set(i64::from(report.reach.is_ok()));
         for timing in &report.calls {
             self.engine_requests.with_label_values(&[engine, timing.call.label()]).observe(timing.took.as_secs_f64());
         }
+        let mut samples = [0; Observation::LABELS.len()];
         for (_, sample) in &report.samples {
-            self.probe_observations.with_label_values(&[engine, sample.observation.label()]).inc();
+            let label = sample.observation.label();
+            let place = Observation::LABELS.iter().position(|known| *known == label);
+            if let Some(count) = place.and_then(|place| samples.get_mut(place)) {
+                *count += 1;
+            }
+        }
+        for (label, count) in Observation::LABELS.into_iter().zip(samples) {
+            self.probe_observations.with_label_values(&[engine, label]).inc_by(count);
         }
     }
 

@@ -9,6 +9,10 @@
 //! focus:          read their rows         ─► ask the engine ─► their attempts and holds                            ─► judge
 //! ```
 //!
+//! After a read of all rows a pass over a whole engine judges everybody there. After a read of what has changed it judges whom something
+//! concerns: whoever the judge has no peace with, whoever has attempts, and whoever the engine shows otherwise than before. The others are
+//! what they were. One of them who is otherwise now was not read lately, so its row is read again before anything is said of it.
+//!
 //! Attempts are read *after* the engine was asked. An engine may take seconds to answer, and in them a focused pass may have
 //! restarted somebody: judged on the attempts from before that, it would be offered its first attempt again, without the back-off.
 
@@ -27,7 +31,7 @@ use defib_store::{FleetScope, StoreError};
 use crate::database::FleetTables;
 use crate::holds::Holds;
 use crate::marks::Marks;
-use crate::metrics::PassScope;
+use crate::metrics::{PassScope, RowsRead};
 use crate::news::News;
 use crate::record::Recorder;
 use crate::report::{Counts, PassReport};
@@ -141,8 +145,11 @@ impl Passes {
         if let Some(report) = seen.asked() {
             self.news.sampled(report, self.state.now());
         }
+        let everybody = workspaces.len();
+        let workspaces = self.concerned(scope, &rows, workspaces, &seen);
+        let calm = everybody - workspaces.len();
         let due = self.read_again(&rows, &workspaces, &seen).await?;
-        let (plan, mut report) = self.judge(scope, &rows, &workspaces, &seen, &due);
+        let (plan, mut report) = self.judge(scope, &rows, &workspaces, &seen, &due, calm);
         report.restarts = plan.restarts.len();
         self.news.planned(&plan, self.state.speaks_for(scope.engine.as_ref(), self.state.now()));
         self.recorder.note(scope.engine.as_ref(), seen.reach(), &plan.changes);
@@ -163,10 +170,38 @@ impl Passes {
             Whom::Some(ids) => {
                 let watched = &self.state.config.watched_statuses;
                 let (read, _) = self.database.read_fleet(FleetScope::Some(ids), watched).await?;
+                self.news.rows_read(RowsRead::Named, read.workspaces.len());
                 self.state.judge().observe_fleet(&read, false);
                 Ok(Rows::Fresh(read))
             }
         }
+    }
+
+    /// Those of `workspaces` who are to be judged.
+    fn concerned<'a>(
+        &self,
+        scope: &Scope,
+        rows: &'a Rows,
+        workspaces: Vec<&'a Workspace>,
+        seen: &Seen,
+    ) -> Vec<&'a Workspace> {
+        let Rows::Retained(fleet) = rows else { return workspaces };
+        if fleet.is_whole() {
+            return workspaces;
+        }
+        let in_flight = self.restarts.in_flight();
+        let judge = self.state.judge();
+        if let (Some(engine), Some(stamp)) = (&scope.engine, rows.stamp(seen, None))
+            && seen.evidence(stamp).is_none_or(|evidence| judge.must_see_all(engine, &evidence))
+        {
+            return workspaces;
+        }
+        let concerned = |row: &&Workspace| {
+            judge.concerns(&row.id, seen.of(&row.id))
+                || fleet.attempts().contains_key(&row.id)
+                || in_flight.contains(&row.id)
+        };
+        workspaces.into_iter().filter(concerned).collect()
     }
 
     /// Nobody is convicted on a row, on attempts or on holds from before the engine was asked.
@@ -182,7 +217,7 @@ impl Passes {
                 Ok(Due { again: None, attempts: by_workspace(attempts), holds })
             }
             Rows::Retained(fleet) => {
-                let ids = self.convictable(workspaces, seen);
+                let ids = self.convictable(workspaces, seen, fleet.is_whole());
                 if ids.is_empty() {
                     return Ok(Due { again: None, attempts: Attempts::new(), holds: Arc::clone(fleet.holds()) });
                 }
@@ -192,6 +227,7 @@ impl Passes {
                     database.read_attempts(FleetScope::Some(&ids), reset),
                     database.holds()
                 )?;
+                self.news.rows_read(RowsRead::Named, read.workspaces.len());
                 self.state.judge().observe_fleet(&read, false);
                 let mut attempts = by_workspace(attempts);
                 for id in &ids {
@@ -203,8 +239,9 @@ impl Passes {
         }
     }
 
-    /// Everybody whom this pass may convict: who was not seen running, and who runs and is in doubt.
-    fn convictable(&self, workspaces: &[&Workspace], seen: &Seen) -> Vec<WorkspaceId> {
+    /// Everybody whom this pass may convict: who was not seen running, and who runs and is in doubt. And everybody whose row is not as of the
+    /// last read, because nothing concerned it until now.
+    fn convictable(&self, workspaces: &[&Workspace], seen: &Seen, all_are_read: bool) -> Vec<WorkspaceId> {
         let judge = self.state.judge();
         let in_doubt = |workspace: &&&Workspace| match seen.of(&workspace.id).map(|sample| &sample.observation) {
             Some(Observation::Running { health, .. }) => {
@@ -214,6 +251,7 @@ impl Passes {
             Some(Observation::Stopped { .. } | Observation::Missing | Observation::Transitional { .. }) => true,
             Some(Observation::Frozen { .. } | Observation::Unknown { .. }) | None => false,
         };
+        let in_doubt = |workspace: &&&Workspace| in_doubt(workspace) || (!all_are_read && judge.is_calm(&workspace.id));
         workspaces.iter().filter(in_doubt).map(|workspace| workspace.id.clone()).collect()
     }
 
@@ -225,10 +263,12 @@ impl Passes {
         workspaces: &[&Workspace],
         seen: &Seen,
         due: &Due,
+        calm: usize,
     ) -> (Plan, PassReport) {
         let state = &self.state;
         let workspaces = as_they_are_now(workspaces, due.again.as_ref());
-        let stamp = rows.stamp(seen, due.again.as_ref().map(|again| &again.read));
+        let unread = ReadStamp { at: seen.asked_at, database_now: defib_policy::moment::Timestamp(0) };
+        let stamp = rows.stamp(seen, due.again.as_ref().map(|again| &again.read)).unwrap_or(unread);
         let (in_flight, queued) = (self.restarts.in_flight(), self.restarts.queued());
         let own = state.own_settings(&workspaces, seen.own_labels());
         let ours = state.speaks_for(scope.engine.as_ref(), state.now());
@@ -248,7 +288,7 @@ impl Passes {
         let evidence = seen.evidence(stamp);
         let engine = scope.engine.as_ref().zip(evidence.as_ref());
         let mut judge = state.judge();
-        let mut plan = judge.judge(state.now(), stamp, engine, &looks);
+        let mut plan = judge.judge_concerned(state.now(), stamp, engine, &looks, calm);
         if ours && state.findings().are_awaited() {
             let judged: HashSet<&WorkspaceId> = looks.iter().map(|look| &look.workspace.id).collect();
             let told = |id: &WorkspaceId| judge.told(id).filter(|_| judged.contains(id));
@@ -258,6 +298,7 @@ impl Passes {
         let settings = &state.config.policy;
         let counts = whole.then(|| {
             let mut counts = Counts::default();
+            counts.verdicts[Verdict::Alive.index()] = calm;
             for look in &looks {
                 let verdict = judge.verdict(&look.workspace.id);
                 if let Some(verdict) = verdict {
@@ -275,7 +316,7 @@ impl Passes {
             (id, at, settling)
         });
         let report = PassReport {
-            judged: plan.judged,
+            judged: plan.judged + calm,
             changed: plan.changes.len(),
             restarts: plan.restarts.len(),
             looks: looks.collect(),
@@ -291,7 +332,7 @@ impl Rows {
     /// Those that `engine` judges: a row of another engine is for another pass.
     fn of(&self, engine: Option<&EngineName>) -> Vec<&Workspace> {
         match self {
-            Self::Retained(fleet) => fleet.rows_on(engine).collect(),
+            Self::Retained(fleet) => fleet.rows_on(engine),
             Self::Fresh(read) => read.workspaces.iter().filter(|row| judged_on(row) == engine).collect(),
         }
     }
@@ -300,21 +341,18 @@ impl Rows {
     ///
     /// If the rows were read after the engine was asked, both clocks are set back to the moment of that question, because the judge takes
     /// the engine's answer to be later than the read.
-    fn stamp(&self, seen: &Seen, again: Option<&FleetRead>) -> ReadStamp {
+    fn stamp(&self, seen: &Seen, again: Option<&FleetRead>) -> Option<ReadStamp> {
         let of = |read: &FleetRead| ReadStamp { at: read.at, database_now: read.database_now };
-        let read = again.or(match self {
-            Self::Retained(fleet) => fleet.read(),
-            Self::Fresh(read) => Some(read),
-        });
-        let Some(stamp) = read.map(of) else {
-            return ReadStamp { at: seen.asked_at, database_now: defib_policy::moment::Timestamp(0) };
-        };
+        let stamp = again.map(of).or_else(|| match self {
+            Self::Retained(fleet) => fleet.stamp(),
+            Self::Fresh(read) => Some(of(read)),
+        })?;
         let late = stamp.at - seen.asked_at;
         if late.is_zero() {
-            return stamp;
+            return Some(stamp);
         }
         let micros = i64::try_from(late.as_micros()).unwrap_or(i64::MAX);
-        ReadStamp { at: seen.asked_at, database_now: stamp.database_now.shifted(-micros) }
+        Some(ReadStamp { at: seen.asked_at, database_now: stamp.database_now.shifted(-micros) })
     }
 
     /// The attempts of one workspace: as read after the engine was asked, else as of the last read of the fleet.

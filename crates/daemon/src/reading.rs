@@ -1,30 +1,75 @@
 //! The shared read of the fleet: the only thing that the passes of all engines have in common.
 //!
-//! If it fails, the workers are not woken, and nobody is judged by it. They still have the read before. A workspace that an event or a
+//! Most reads are of what has changed: rows with a stamp later than the read before, and those that the judge calls by their ids, because
+//! they are in trouble or would be before the next read. Now and then, and whenever that may have missed something, all rows are read.
+//!
+//! If a read fails, the workers are not woken, and nobody is judged by it. They still have the read before. A workspace that an event or a
 //! suspicion names is judged after its row was read by itself.
 
-use std::sync::Arc;
+use std::collections::{BTreeSet, HashSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use defib_store::{FleetScope, StoreError};
+use defib_policy::id::{EngineName, WorkspaceId};
+use defib_policy::judge::Departed;
+use defib_policy::moment::{Moment, Timestamp};
+use defib_store::{Changes, FleetScope, StoreError};
 
 use crate::database::FleetTables;
 use crate::holds::Holds;
 use crate::leases::Leases;
+use crate::metrics::{Resync, RowsRead};
 use crate::news::News;
 use crate::record::Recorder;
 use crate::snapshot::Snapshot;
 use crate::state::State;
+use crate::sync::lock;
+
+/// How far a read of what has changed reaches back before the one before it, on the database's clock: for stamps whose transaction had not
+/// ended then, and for writers whose clock is behind. Larger: more rows come twice. Smaller: more rows have to be called by their ids.
+const OVERLAP: Duration = Duration::from_secs(2);
+
+/// Beyond this the database's clock has stepped between two reads. Larger: stamps from before and after a step are taken for neighbours.
+/// Smaller: a slow read looks like a step, and costs a read of all rows.
+const STEP_MIN: Duration = Duration::from_secs(1);
+
+/// So many rows are called by their ids whatever the size of the fleet is; beyond it, a quarter of the fleet.
+const CALLED_MIN: usize = 1_000;
 
 /// Reads the fleet for everybody.
 pub(crate) struct Reading {
-    pub(crate) state: Arc<State>,
-    pub(crate) database: Arc<dyn FleetTables>,
-    pub(crate) leases: Arc<Leases>,
-    pub(crate) recorder: Arc<Recorder>,
-    pub(crate) news: Arc<News>,
+    state: Arc<State>,
+    database: Arc<dyn FleetTables>,
+    leases: Arc<Leases>,
+    recorder: Arc<Recorder>,
+    news: Arc<News>,
+    last: Mutex<Option<Last>>,
+}
+
+/// The last read that succeeded.
+#[derive(Clone)]
+struct Last {
+    at: Moment,
+    database_now: Timestamp,
+    database_started_at: Timestamp,
+    /// When all rows were read.
+    resynced_at: Moment,
+    /// What this replica spoke for.
+    spoken_for: BTreeSet<Option<EngineName>>,
 }
 
 impl Reading {
+    /// From these tables.
+    pub(crate) fn new(
+        state: Arc<State>,
+        database: Arc<dyn FleetTables>,
+        leases: Arc<Leases>,
+        recorder: Arc<Recorder>,
+        news: Arc<News>,
+    ) -> Self {
+        Self { state, database, leases, recorder, news, last: Mutex::default() }
+    }
+
     /// Reads the fleet, its attempts and the holds, and publishes them.
     pub(crate) async fn read(&self) -> Result<(), StoreError> {
         // After an outage leases have lapsed. They are renewed first, because they decide whether the passes may record what they say.
@@ -32,20 +77,137 @@ impl Reading {
         if lapsed {
             self.leases.turn().await?;
         }
+        let now = self.state.now();
+        let spoken_for = self.state.ownership().spoken_for(now);
+        // If this read fails, it is not known what it has missed.
+        let last = lock(&self.last).take();
+        match self.delta_after(last.as_ref(), &spoken_for, now) {
+            Ok((last, called)) => match self.read_changes(last, called, &spoken_for).await? {
+                Ok(()) => Ok(()),
+                Err(reason) => self.read_all(reason, spoken_for).await,
+            },
+            Err(reason) => self.read_all(reason, spoken_for).await,
+        }
+    }
+
+    /// Whom a read of what has changed must call, or why it would not be enough.
+    fn delta_after<'a>(
+        &self,
+        last: Option<&'a Last>,
+        spoken_for: &BTreeSet<Option<EngineName>>,
+        now: Moment,
+    ) -> Result<(&'a Last, Vec<WorkspaceId>), Resync> {
+        let config = &self.state.config;
+        let Some(last) = last else {
+            return Err(if self.state.fleet_known() { Resync::Outage } else { Resync::Start });
+        };
+        if last.spoken_for != *spoken_for {
+            return Err(Resync::Lease);
+        }
+        if now - last.at > 2 * config.policy.poll_interval {
+            return Err(Resync::Outage);
+        }
+        // A poll comes a little early or late.
+        if now - last.resynced_at + config.policy.poll_interval / 2 >= config.resync_interval {
+            return Err(Resync::Interval);
+        }
+        let (called, watched) = {
+            let mut judge = self.state.judge();
+            (judge.call(now), judge.watched())
+        };
+        if called.len() > CALLED_MIN.max(watched / 4) {
+            return Err(Resync::ManyCalled);
+        }
+        Ok((last, called))
+    }
+
+    /// Reads what has changed. The inner error says why that was not enough.
+    async fn read_changes(
+        &self,
+        last: &Last,
+        called: Vec<WorkspaceId>,
+        spoken_for: &BTreeSet<Option<EngineName>>,
+    ) -> Result<Result<(), Resync>, StoreError> {
+        let (watched, reset) = (&self.state.config.watched_statuses, self.state.config.policy.attempts_horizon());
+        let floor = last.database_now.shifted(-i64::try_from(OVERLAP.as_micros()).unwrap_or(i64::MAX));
+        let (changes, attempts, holds) = tokio::try_join!(
+            self.database.read_changes(floor, &called, watched),
+            self.database.read_attempts(FleetScope::All, reset),
+            self.database.holds()
+        )?;
+        self.news.rows_read(RowsRead::Delta, changes.received);
+        let Changes { read, gone, malformed, replaced, .. } = changes;
+        if let Some(reason) = last.misses(replaced, read.database_started_at, read.at, read.database_now) {
+            return Ok(Err(reason));
+        }
+        self.news.malformed(malformed, false);
+        let next =
+            Last { at: read.at, database_now: read.database_now, spoken_for: spoken_for.clone(), ..last.clone() };
+        let before = self.state.fleet();
+        let departed = self.state.judge().observe_changes(&read, floor, &gone);
+        let called: HashSet<WorkspaceId> = called.into_iter().collect();
+        let (fleet, differing) = before.changed(read, &gone, &called, attempts, Holds::new(holds));
+        {
+            let mut judge = self.state.judge();
+            differing.iter().chain(fleet.attempts().keys()).for_each(|id| judge.stir(id));
+        }
+        self.publish(fleet, &departed).await?;
+        *lock(&self.last) = Some(next);
+        Ok(Ok(()))
+    }
+
+    /// Reads all rows.
+    async fn read_all(&self, reason: Resync, spoken_for: BTreeSet<Option<EngineName>>) -> Result<(), StoreError> {
         let (watched, reset) = (&self.state.config.watched_statuses, self.state.config.policy.attempts_horizon());
         let ((read, malformed), attempts, holds) = tokio::try_join!(
             self.database.read_fleet(FleetScope::All, watched),
             self.database.read_attempts(FleetScope::All, reset),
             self.database.holds()
         )?;
-        self.news.malformed(malformed);
+        self.news.resynced(reason);
+        self.news.rows_read(RowsRead::Resync, read.workspaces.len());
+        self.news.malformed(malformed, true);
+        let next = Last {
+            at: read.at,
+            database_now: read.database_now,
+            database_started_at: read.database_started_at,
+            resynced_at: read.at,
+            spoken_for,
+        };
         let departed = self.state.judge().observe_fleet(&read, true);
+        self.publish(Snapshot::new(read, attempts, Holds::new(holds)), &departed).await?;
+        *lock(&self.last) = Some(next);
+        Ok(())
+    }
+
+    async fn publish(&self, fleet: Snapshot, departed: &[Departed]) -> Result<(), StoreError> {
         self.state.forget_settings(departed.iter().map(|departed| &departed.id));
-        let fleet = Arc::new(Snapshot::new(read, attempts, Holds::new(holds)));
+        let fleet = Arc::new(fleet);
         let before = self.state.publish(Arc::clone(&fleet));
         // This comes after the new read was published: whether a workspace that is not in it is ours then follows from what is recorded of
         // it, and no longer from its row.
         self.recorder.forget(departed.iter().map(|departed| &departed.id));
         self.leases.follow_moves(fleet.moved_since(&before)).await
+    }
+}
+
+impl Last {
+    /// Why a read of what has changed since this one is not enough, as it shows itself.
+    fn misses(
+        &self,
+        replaced: bool,
+        database_started_at: Timestamp,
+        at: Moment,
+        database_now: Timestamp,
+    ) -> Option<Resync> {
+        let expected = self.database_now.plus(at - self.at);
+        let apart = expected.since(database_now).max(database_now.since(expected));
+        if database_started_at != self.database_started_at {
+            Some(Resync::FailOver)
+        } else if apart >= STEP_MIN {
+            Some(Resync::ClockStep)
+        } else {
+            replaced.then_some(Resync::Replaced)
+        }
     }
 }

@@ -171,7 +171,8 @@ fn viewer(config: &Config, clock: &clock::Clock) -> Result<Option<Arc<Viewer>>, 
     if !config.ui {
         return Ok(None);
     }
-    let store = connect::store_with(&config.database_url, "defib page", PAGE_POOL, Arc::clone(clock))?;
+    let store =
+        connect::store_with(&config.database_url, "defib page", PAGE_POOL, config.fleet_max, Arc::clone(clock))?;
     Ok(Some(Arc::new(Viewer::new(store, config.policy.poll_interval))))
 }
 
@@ -185,7 +186,8 @@ impl Daemon {
         ended: mpsc::UnboundedSender<Ended>,
         tape: Option<Box<dyn Tape>>,
     ) -> Result<Self, Refused> {
-        let store = |pool| connect::store_with(&config.database_url, "defib", pool, Arc::clone(&clock));
+        let store =
+            |pool| connect::store_with(&config.database_url, "defib", pool, config.fleet_max, Arc::clone(&clock));
         let (reads, ledger, books) = (store(READS_POOL)?, store(LEDGER_POOL)?, store(BOOKS_POOL)?);
         let tables = books.clone();
         let ownership = Arc::default();
@@ -323,13 +325,13 @@ impl Daemon {
         let state = &self.state;
         Parts {
             state: Arc::clone(state),
-            reading: Arc::new(Reading {
-                state: Arc::clone(state),
-                database: Arc::clone(&database) as _,
-                leases: Arc::clone(&self.leases),
-                recorder: Arc::clone(&self.recorder),
-                news: Arc::clone(&self.news),
-            }),
+            reading: Arc::new(Reading::new(
+                Arc::clone(state),
+                Arc::clone(&database) as _,
+                Arc::clone(&self.leases),
+                Arc::clone(&self.recorder),
+                Arc::clone(&self.news),
+            )),
             passes: Arc::new(Passes {
                 state: Arc::clone(state),
                 sampling: Sampling::new(Arc::clone(state), self.engines.clone()),

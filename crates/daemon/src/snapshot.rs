@@ -1,16 +1,18 @@
-//! The last read of the whole fleet: the rows by engine, their attempts, the holds; and the way from what an engine calls a
+//! The fleet as of the last read: the rows by engine, their attempts, the holds; and the way from what an engine calls a
 //! container to the workspace it belongs to.
 //!
-//! A snapshot never changes. The next read makes a new one, and whoever works with the old one goes on with it. The index from containers
-//! to workspaces is needed for events only. Most reads are followed by none, so the first event after a read builds the index.
+//! A snapshot never changes. The next read makes a new one, and whoever works with the old one goes on with it. A read of all rows
+//! makes a new base. A read of what has changed shares the base of the snapshot before, and keeps beside it the few rows that are otherwise:
+//! so it costs what has changed. The indexes of a base are built when they are first needed, and serve until the next read of all rows.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
 
 use defib_engine::ContainerEvent;
 use defib_policy::attempt::Attempt;
 use defib_policy::fleet::{FleetRead, Kind, Workspace};
 use defib_policy::id::{EngineName, WorkspaceId};
+use defib_policy::judge::ReadStamp;
 
 use crate::holds::Holds;
 
@@ -20,42 +22,142 @@ const ID_PREFIX_MIN: usize = 12;
 /// Attempts in the ledger by workspace, newest first.
 pub(crate) type Attempts = HashMap<WorkspaceId, Vec<Attempt>>;
 
-/// One read of the whole fleet.
+/// The fleet as of the last read.
 #[derive(Debug, Default)]
 pub(crate) struct Snapshot {
-    read: Option<FleetRead>,
+    /// The clocks of that read; `None` before the first one.
+    stamp: Option<ReadStamp>,
+    /// That read was of all rows.
+    is_whole: bool,
+    /// All rows, as of the last read of all of them.
+    base: Arc<Base>,
+    /// Those that are otherwise since then; `None`: no longer in the fleet.
+    changed: HashMap<WorkspaceId, Option<Arc<Workspace>>>,
+    /// How many rows each engine has (`None`: those that no engine has).
+    counts: BTreeMap<Option<EngineName>, usize>,
     attempts: Attempts,
     holds: Arc<Holds>,
-    /// Rows by the engine that judges them (`None`: external ones), in the order of their ids.
-    by_engine: BTreeMap<Option<EngineName>, Vec<usize>>,
-    index: OnceLock<Index>,
+    changed_refs: OnceLock<Refs>,
 }
 
+/// One read of all rows.
 #[derive(Debug, Default)]
-struct Index {
-    by_id: HashMap<WorkspaceId, usize>,
-    by_ref: HashMap<(EngineName, Box<str>), usize>,
+struct Base {
+    /// In the order of their ids.
+    rows: Vec<Workspace>,
+    /// Their numbers by the engine that judges them (`None`: external ones), in the same order.
+    by_engine: BTreeMap<Option<EngineName>, Vec<u32>>,
+    by_id: OnceLock<HashMap<WorkspaceId, u32>>,
+    by_ref: OnceLock<Refs>,
+}
+
+/// From what an engine may call a container to the workspace.
+type Refs = HashMap<(EngineName, Box<str>), WorkspaceId>;
+
+impl Base {
+    fn by_id(&self) -> &HashMap<WorkspaceId, u32> {
+        self.by_id.get_or_init(|| (0..).zip(&self.rows).map(|(n, row)| (row.id.clone(), n)).collect())
+    }
+
+    fn row(&self, id: &WorkspaceId) -> Option<&Workspace> {
+        self.rows.get(*self.by_id().get(id)? as usize)
+    }
+
+    fn rows_on(&self, engine: Option<&EngineName>) -> impl Iterator<Item = &Workspace> {
+        let numbers = self.by_engine.get(&engine.cloned()).map_or(&[][..], Vec::as_slice);
+        numbers.iter().filter_map(|n| self.rows.get(*n as usize))
+    }
+}
+
+fn refs<'a>(rows: impl Iterator<Item = &'a Workspace>) -> Refs {
+    let named = rows.filter_map(|row| {
+        let reference = row.container_ref.as_deref()?;
+        let reference = reference.strip_prefix('/').unwrap_or(reference);
+        Some(((row.engine.clone(), reference.into()), row.id.clone()))
+    });
+    named.collect()
 }
 
 impl Snapshot {
-    /// Of one read of the fleet, its attempts and the holds that stand.
+    /// Of one read of all rows, their attempts and the holds that stand.
     pub(crate) fn new(read: FleetRead, attempts: Vec<Attempt>, holds: Holds) -> Self {
-        let mut by_engine: BTreeMap<Option<EngineName>, Vec<usize>> = BTreeMap::new();
-        for (n, row) in read.workspaces.iter().enumerate() {
-            by_engine.entry(judged_on(row).cloned()).or_default().push(n);
+        let mut by_engine: BTreeMap<Option<EngineName>, Vec<u32>> = BTreeMap::new();
+        for (n, row) in (0..).zip(&read.workspaces) {
+            match by_engine.get_mut(&judged_on(row).cloned()) {
+                Some(on) => on.push(n),
+                None => _ = by_engine.insert(judged_on(row).cloned(), vec![n]),
+            }
         }
         Self {
-            read: Some(read),
+            stamp: Some(ReadStamp { at: read.at, database_now: read.database_now }),
+            is_whole: true,
+            counts: by_engine.iter().map(|(engine, rows)| (engine.clone(), rows.len())).collect(),
+            base: Arc::new(Base { rows: read.workspaces, by_engine, ..Base::default() }),
             attempts: by_workspace(attempts),
             holds: Arc::new(holds),
-            by_engine,
-            index: OnceLock::new(),
+            ..Self::default()
         }
     }
 
-    /// The read that it was made of; `None` before the first one.
-    pub(crate) const fn read(&self) -> Option<&FleetRead> {
-        self.read.as_ref()
+    /// This one and what a read of the changes has brought: rows, and who is not in the fleet any more. Of the rows that differ in nothing
+    /// but their stamps, only those of `called` are kept: the others are judged by nobody before they are read again.
+    ///
+    /// Returns with it who is new or differs in more.
+    pub(crate) fn changed(
+        &self,
+        read: FleetRead,
+        gone: &[WorkspaceId],
+        called: &HashSet<WorkspaceId>,
+        attempts: Vec<Attempt>,
+        holds: Holds,
+    ) -> (Self, Vec<WorkspaceId>) {
+        let (mut changed, mut counts, mut differing) = (self.changed.clone(), self.counts.clone(), Vec::new());
+        let mut count = |row: &Workspace, more: bool| {
+            let count = counts.entry(judged_on(row).cloned()).or_default();
+            *count = if more { *count + 1 } else { count.saturating_sub(1) };
+        };
+        for row in read.workspaces {
+            let before = self.row(&row.id);
+            let differs = !before.is_some_and(|before| differ_in_stamps_only(before, &row));
+            if differs {
+                if let Some(before) = before {
+                    count(before, false);
+                }
+                count(&row, true);
+                differing.push(row.id.clone());
+            }
+            if differs || called.contains(&row.id) {
+                changed.insert(row.id.clone(), Some(Arc::new(row)));
+            }
+        }
+        for id in gone {
+            if let Some(before) = self.row(id) {
+                count(before, false);
+                changed.insert(id.clone(), None);
+            }
+        }
+        counts.retain(|_, count| *count > 0);
+        let snapshot = Self {
+            stamp: Some(ReadStamp { at: read.at, database_now: read.database_now }),
+            is_whole: false,
+            base: Arc::clone(&self.base),
+            changed,
+            counts,
+            attempts: by_workspace(attempts),
+            holds: Arc::new(holds),
+            changed_refs: OnceLock::new(),
+        };
+        (snapshot, differing)
+    }
+
+    /// The clocks of the read that it was made of; `None` before the first one.
+    pub(crate) const fn stamp(&self) -> Option<ReadStamp> {
+        self.stamp
+    }
+
+    /// Whether all rows are as of the same read. Else those that nothing has called since are older.
+    pub(crate) const fn is_whole(&self) -> bool {
+        self.is_whole
     }
 
     /// The attempts of everybody who has any.
@@ -69,60 +171,67 @@ impl Snapshot {
     }
 
     /// The workspaces that an engine (`None`: none) judges, in the order of their ids.
-    pub(crate) fn rows_on(&self, engine: Option<&EngineName>) -> impl Iterator<Item = &Workspace> {
-        let numbers = self.by_engine.get(&engine.cloned()).map_or(&[][..], Vec::as_slice);
-        numbers.iter().filter_map(|n| self.rows().get(*n))
+    pub(crate) fn rows_on(&self, engine: Option<&EngineName>) -> Vec<&Workspace> {
+        let unchanged = self.base.rows_on(engine).filter(|row| !self.changed.contains_key(&row.id));
+        if self.changed.is_empty() {
+            return self.base.rows_on(engine).collect();
+        }
+        let changed = self.changed.values().flatten().map(Arc::as_ref).filter(|row| judged_on(row) == engine);
+        let mut rows: Vec<&Workspace> = unchanged.chain(changed).collect();
+        rows.sort_by(|one, other| one.id.cmp(&other.id)); // two sorted stretches, nearly
+        rows
+    }
+
+    /// How many there are.
+    pub(crate) fn count_on(&self, engine: Option<&EngineName>) -> usize {
+        self.counts.get(&engine.cloned()).copied().unwrap_or(0)
     }
 
     /// Whether any row is judged on this engine.
     pub(crate) fn has_rows_on(&self, engine: &EngineName) -> bool {
-        self.by_engine.contains_key(&Some(engine.clone()))
+        self.count_on(Some(engine)) > 0
     }
 
     /// The engines that the rows name, whether configured or not.
     pub(crate) fn engines(&self) -> impl Iterator<Item = &EngineName> {
-        self.by_engine.keys().flatten()
-    }
-
-    fn rows(&self) -> &[Workspace] {
-        self.read.as_ref().map_or(&[], |read| &read.workspaces)
+        self.counts.keys().flatten()
     }
 
     /// Who is on another engine than in `earlier`, an older read.
     pub(crate) fn moved_since(&self, earlier: &Self) -> Vec<WorkspaceId> {
-        let differ = |(now, then): &(&Workspace, &Workspace)| judged_on(now) != judged_on(then);
-        let (rows, old) = (self.rows(), earlier.rows());
-        let in_step = rows.len() == old.len() && rows.iter().zip(old).all(|(now, then)| now.id == then.id);
-        if in_step {
-            return rows.iter().zip(old).filter(differ).map(|(now, _)| now.id.clone()).collect();
+        let moved = |row: &&Workspace| earlier.row(&row.id).is_some_and(|before| judged_on(before) != judged_on(row));
+        let changed = self.changed.values().flatten().map(Arc::as_ref).filter(moved).map(|row| row.id.clone());
+        if Arc::ptr_eq(&self.base, &earlier.base) {
+            return changed.collect();
         }
-        let old: HashMap<&WorkspaceId, &Workspace> = old.iter().map(|row| (&row.id, row)).collect();
-        let both = rows.iter().filter_map(|row| Some((row, *old.get(&row.id)?)));
-        both.filter(differ).map(|(now, _)| now.id.clone()).collect()
-    }
-
-    fn index(&self) -> &Index {
-        self.index.get_or_init(|| {
-            let mut index = Index::default();
-            for (n, row) in self.rows().iter().enumerate() {
-                index.by_id.insert(row.id.clone(), n);
-                if let Some(reference) = &row.container_ref {
-                    let reference = reference.strip_prefix('/').unwrap_or(reference);
-                    index.by_ref.insert((row.engine.clone(), reference.into()), n);
-                }
-            }
-            index
-        })
+        let (rows, old) = (&self.base.rows, &earlier.base.rows);
+        let in_step = rows.len() == old.len() && rows.iter().zip(old).all(|(now, then)| now.id == then.id);
+        if !in_step {
+            return rows.iter().filter(moved).map(|row| row.id.clone()).collect();
+        }
+        let is_old = |row: &Workspace| !earlier.changed.contains_key(&row.id);
+        let pairs = rows.iter().zip(old).filter(|(now, then)| is_old(then) && judged_on(now) != judged_on(then));
+        let since = earlier.changed.keys().filter_map(|id| self.row(id)).filter(moved);
+        pairs.map(|(now, _)| now).chain(since).map(|row| row.id.clone()).collect()
     }
 
     /// Whether a workspace is in it.
     pub(crate) fn has(&self, id: &WorkspaceId) -> bool {
-        self.index().by_id.contains_key(id)
+        self.row(id).is_some()
     }
 
     /// Every workspace in it.
     pub(crate) fn ids(&self) -> impl Iterator<Item = &WorkspaceId> {
-        self.rows().iter().map(|row| &row.id)
+        let unchanged = self.base.rows.iter().filter(|row| !self.changed.contains_key(&row.id));
+        unchanged.chain(self.changed.values().flatten().map(Arc::as_ref)).map(|row| &row.id)
+    }
+
+    /// A slice of the fleet, for those who go through it bit by bit: of so many rows from the `begin`th on as of the last read of all rows,
+    /// those that are still there. `None` beyond the last one. Whoever has come since is in the slices of the next read of all rows.
+    pub(crate) fn slice(&self, begin: usize, rows: usize) -> Option<impl Iterator<Item = &WorkspaceId>> {
+        let end = begin.saturating_add(rows).min(self.base.rows.len());
+        let rows = self.base.rows.get(begin..end).filter(|rows| !rows.is_empty())?;
+        Some(rows.iter().map(|row| &row.id).filter(|id| self.has(id)))
     }
 
     /// The engine that judges a workspace; `None` when it is unknown or external.
@@ -132,26 +241,55 @@ impl Snapshot {
 
     /// The row of a workspace.
     pub(crate) fn row(&self, id: &WorkspaceId) -> Option<&Workspace> {
-        self.rows().get(*self.index().by_id.get(id)?)
+        match self.changed.get(id) {
+            Some(changed) => changed.as_deref(),
+            None => self.base.row(id),
+        }
     }
 
     /// Whose container an event is about, if it is a watched one.
     pub(crate) fn workspace_of(&self, event: &ContainerEvent) -> Option<WorkspaceId> {
-        let index = self.index();
-        let by_ref = |reference: &str| index.by_ref.get(&(event.engine.clone(), reference.into())).copied();
+        let of_base = self.base.by_ref.get_or_init(|| refs(self.base.rows.iter()));
+        let of_changed = self.changed_refs.get_or_init(|| refs(self.changed.values().flatten().map(Arc::as_ref)));
+        let by_ref = |reference: &str| {
+            let key = (event.engine.clone(), Box::<str>::from(reference));
+            let unchanged = || of_base.get(&key).filter(|id| !self.changed.contains_key(*id));
+            of_changed.get(&key).or_else(unchanged).cloned()
+        };
         let id = event.container_id.as_str();
-        let found = event
+        event
             .name
             .as_deref()
             .and_then(by_ref)
             .or_else(|| by_ref(id))
             .or_else(|| (ID_PREFIX_MIN..id.len()).filter_map(|end| id.get(..end)).find_map(by_ref))
             .or_else(|| {
-                let labelled = index.by_id.get(event.workspace.as_ref()?).copied()?;
-                (self.rows()[labelled].engine == event.engine).then_some(labelled)
-            });
-        found.map(|row| self.rows()[row].id.clone())
+                let labelled = self.row(event.workspace.as_ref()?)?;
+                (labelled.engine == event.engine).then(|| labelled.id.clone())
+            })
     }
+}
+
+/// Whether two rows of one workspace say the same, apart from when it last beat.
+fn differ_in_stamps_only(before: &Workspace, now: &Workspace) -> bool {
+    let Workspace {
+        id: _,
+        status,
+        kind,
+        engine,
+        container_ref,
+        instance_ref,
+        suspended,
+        last_heartbeat_at: _,
+        last_activity_at: _,
+        active_tasks,
+        created_at,
+        policy,
+    } = before;
+    (status, kind, engine, container_ref, instance_ref)
+        == (&now.status, &now.kind, &now.engine, &now.container_ref, &now.instance_ref)
+        && (suspended, active_tasks, created_at, policy)
+            == (&now.suspended, &now.active_tasks, &now.created_at, &now.policy)
 }
 
 /// The engine whose passes judge a row; `None` for an external one.
@@ -223,7 +361,7 @@ mod tests {
         assert_eq!(found(event("a", "ff", None, Some("label"))).as_deref(), Some("label"));
         assert_eq!(found(event("b", "ff", Some("agent-1"), Some("label"))), None, "another engine's container");
         assert_eq!(snapshot.engine_of(&"prefix".into()).map(EngineName::as_str), Some("b"));
-        let on_a: Vec<&str> = snapshot.rows_on(Some(&"a".into())).map(|row| row.id.as_str()).collect();
+        let on_a: Vec<&str> = snapshot.rows_on(Some(&"a".into())).iter().map(|row| row.id.as_str()).collect();
         assert_eq!(on_a, ["named", "whole", "label"]);
     }
 }

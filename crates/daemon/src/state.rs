@@ -89,7 +89,7 @@ impl State {
 
     /// Whether the fleet has been read. Before that it is not known which suspicions and events are about workspaces of ours.
     pub(crate) fn fleet_known(&self) -> bool {
-        self.fleet().read().is_some()
+        self.fleet().stamp().is_some()
     }
 
     /// Whether what is said of the workspaces of `engine` (`None`: those without one) is this replica's to say.

@@ -1,11 +1,11 @@
-//! What the daemon knows of an engine: how to ask it, how to have it restart something, and what its kind is able to do.
+//! The interface of an engine for the daemon: how to ask it, how to make it restart something, and what its kind is able to do.
 //!
 //! Every kind keeps the same promises, so that the rules need not know which one they deal with:
 //!
 //! - a look cannot fail: whatever goes wrong becomes an [`Unknown`] sample for exactly the workspaces that it concerns;
 //! - a report has exactly one sample for each target. They are paired by the workspace's id, never by position;
 //! - a target of a kind that the engine does not run gets [`Unknown`] with [`WrongKind`], whether the engine answers or not;
-//! - a restart is asked for once by each call. A kind never repeats one on its own.
+//! - each call asks for a restart once. No kind of engine repeats the request on its own.
 //!
 //! [`Unknown`]: defib_policy::sample::Observation::Unknown
 //! [`WrongKind`]: defib_policy::sample::Fault::WrongKind
@@ -27,8 +27,7 @@ use crate::{Clock, EngineError, EngineEvent, EngineReport, EngineSettings, Engin
 
 /// Something that workspaces run on: a container engine, or a control plane of instances.
 ///
-/// It is made without connecting, because defib often starts before its engines and outlives them; every use connects when
-/// that is due.
+/// It is made without connecting, because defib often starts before its engines and outlives them. Every use connects if that is needed.
 #[async_trait]
 pub trait Engine: Send + Sync {
     /// Its name, as in `DEFIB_ENGINES` and `defib.fleet.engine`.
@@ -44,8 +43,8 @@ pub trait Engine: Send + Sync {
     /// Looks at a few workspaces. Takes at most twice the call time-out.
     async fn sample_some(&self, targets: &[Target]) -> EngineReport;
 
-    /// The last look before a restart. It asks for what the workspace's references lead to *now*: for a container that was
-    /// replaced since it was judged, the sample shows the new incarnation, even where the old one still lies around.
+    /// The last look before a restart. It asks for the container to which the workspace's references lead *now*. If the container was
+    /// replaced since it was judged, the sample shows the new incarnation, even if the old one still exists.
     async fn confirm(&self, target: &Target) -> Sample;
 
     /// Restarts what a workspace runs in. `Ok` is the engine's word for it, not a recovery. Something that runs already when
@@ -82,11 +81,11 @@ pub trait Engine: Send + Sync {
     /// early only when that is gone, or when its kind has no events.
     async fn watch(&self, events: mpsc::Sender<EngineEvent>, stop: CancellationToken);
 
-    /// Whether the engine is there, and what it is. For `defib check`.
+    /// Whether the engine answers, and what it is. For `defib check`.
     async fn check(&self) -> Result<EngineCheck, EngineError>;
 
-    /// How the answers of an interface that needs interpreting are understood, asked of what it lists and of these examples.
-    /// For `defib check`. Kinds whose interface is the same everywhere have nothing to explain.
+    /// How the answers of an interface are understood, for `defib check`. It asks about the instances of the list and about these examples.
+    /// Kinds whose interface is the same everywhere have nothing to explain.
     async fn explain(&self, _examples: &[Target]) -> Explanation {
         Explanation::default()
     }

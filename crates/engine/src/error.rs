@@ -13,7 +13,7 @@ use defib_policy::sample::Fault;
 use crate::control_plane::PresetError;
 use crate::report::Call;
 
-/// What an engine's client library had to say.
+/// The error of an engine's client library.
 pub type Cause = Box<dyn StdError + Send + Sync>;
 
 /// A failed operation on an engine.
@@ -108,7 +108,7 @@ pub enum EngineError {
         #[source]
         source: Cause,
     },
-    /// Restarting a container failed. It may have happened all the same, where the connection broke on the way.
+    /// Restarting a container failed. If the connection broke on the way, the engine may still have restarted it.
     #[error("engine {engine}: cannot restart container {container}")]
     Restart {
         /// Which engine.
@@ -168,7 +168,7 @@ impl EngineError {
         }
     }
 
-    /// Whether a restart that failed so may have been made all the same, or may still be: it was asked for, and the answer was lost.
+    /// Whether the restart may have been made, or may still be made, in spite of this error: it was asked for, and the answer was lost.
     #[must_use]
     pub const fn may_have_happened(&self) -> bool {
         match self {

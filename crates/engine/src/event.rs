@@ -1,8 +1,8 @@
-//! What an engine tells on its own.
+//! The events of an engine.
 //!
-//! Events are only ever a reason to look. They get lost in restarts, in full queues and in connections that died silently,
-//! and a quiet stream is no evidence of anything. So nothing waits for one, nothing is judged by one, and wherever some may have
-//! been lost the listener says so, once, and the daemon looks at the whole engine.
+//! Events are only ever a reason to look. They get lost in restarts, in full queues and in connections that died silently, and a quiet
+//! stream is no evidence of anything. So nothing waits for an event, and nothing is judged by one. When some may have been lost, the
+//! listener says so once, and the daemon looks at the whole engine.
 
 use defib_policy::id::{ContainerId, EngineName, WorkspaceId};
 use defib_policy::moment::Timestamp;

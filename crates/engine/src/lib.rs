@@ -1,4 +1,4 @@
-//! Container engines: what they say becomes evidence here, and nothing of theirs leaves this crate.
+//! Container engines: their answers become evidence here, and none of their own types leaves this crate.
 //!
 //! The problem: the engine is the only witness of a container's state, and it lies by omission. It hangs, breaks off,
 //! answers with errors while it is loaded, speaks of states that its clients do not know, and is sometimes replaced by

@@ -36,7 +36,7 @@ pub struct Reached {
     /// work. Exactly one report says so, of whichever kind comes first. The first contact of all is not one, unless it
     /// followed a failure.
     pub reconnected: bool,
-    /// Its list could not be read whole: at least one container is in a state that the client does not know.
+    /// Its list is not complete: of at least one entry it cannot be read whose container it is.
     pub spoiled: bool,
 }
 

@@ -22,7 +22,7 @@ pub struct EngineSettings {
     pub call_timeout: Duration,
     /// Certificates. Needed by `https://`; with `tcp://` they turn TLS on, as `DOCKER_TLS_VERIFY` does for docker.
     pub tls: Option<TlsPaths>,
-    /// What a control plane knows us by (`DEFIB_ENGINE_TOKEN_<ENGINE>`). Container engines have none.
+    /// Our token at a control plane (`DEFIB_ENGINE_TOKEN_<ENGINE>`). Container engines have none.
     pub token: Option<Secret>,
 }
 

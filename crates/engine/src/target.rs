@@ -21,9 +21,9 @@ pub struct Target {
     pub known: Option<ContainerId>,
     /// Inspect it even if a list says that it runs: wanted where the start of its incarnation matters and is not known.
     pub inspect: bool,
-    /// There is a reason to look: its heartbeat is stale, somebody suspects it, or it was not well when it was last judged.
-    /// An engine that has to ask about each one by itself asks about these; of the others, what was last seen stands while
-    /// it was a sign of life. Whoever does not know says that there is one.
+    /// There is a reason to look: its heartbeat is stale, somebody suspects it, or it was not well when it was last judged. An engine that
+    /// has to ask about each instance separately asks about these. For the others, the last look stands if it was a sign of life. A caller
+    /// that does not know whether there is a reason sets this.
     pub in_doubt: bool,
 }
 

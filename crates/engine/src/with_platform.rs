@@ -1,7 +1,7 @@
 //! An engine and the platform's own restart, taken together as one engine.
 //!
-//! The engine looks, the platform restarts what the engine cannot, or must not. Whoever uses the two sees one engine that is
-//! able to do more, so that the rules, the restart protocol and the simulator have no special case for a platform.
+//! The engine looks, and the platform restarts what the engine cannot restart, or must not. Together they appear as one engine that is able
+//! to do more, so that the rules, the restart protocol and the simulator have no special case for a platform.
 
 use std::sync::Arc;
 

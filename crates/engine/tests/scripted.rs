@@ -1,4 +1,6 @@
 //! The engine crate against an engine that fails on command: what every fault, lie and half answer becomes.
+//!
+//! The file is long because it is the list of these faults: one test for each, first of looks, then of restarts, then of the event stream.
 
 #![allow(
     clippy::unwrap_used,
@@ -13,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use defib_engine::{Action, EngineCheck, EngineError, EngineEvent, RestartCall, RestartHow, Target};
 use defib_policy::sample::{Fault as PolicyFault, Health as PolicyHealth, Observation};
+use defib_testkit::relay::{Handling, Relay};
 use defib_testkit::scripted_engine::{Call, ContainerState, EventFeed, Fault, FaultRule, Health, ScriptedContainer};
 use defib_testkit::{ScriptedEngine, eventually};
 use support::{LABEL, by_label, by_name, call, engine, engine_with_timeout, known, only, pairs, seen};
@@ -324,27 +327,158 @@ async fn a_state_that_the_client_does_not_know_blinds_nobody_else() {
         seen(&report),
         pairs(&[
             ("a", "running"),
-            // Found among those in a known state, and by its own name found nowhere.
             ("dead", "stopped"),
             // Its successor is in the state that cannot be read, and may be well.
             ("twin", "unknown:garbled"),
             ("lost", "missing"),
             ("dying", "unknown:garbled"),
             ("n", "stopped"),
-            ("never-seen", "unknown:garbled"),
-            ("gone", "unknown:garbled"),
+            ("never-seen", "missing"),
+            ("gone", "missing"),
         ])
     );
-    assert!(report.reach.as_ref().unwrap().spoiled && report.own_labels.is_none());
+    assert_eq!(server.count(Call::List), 1, "and nothing is asked twice for it");
+    assert!(!report.reach.as_ref().unwrap().spoiled && report.own_labels.is_some());
     let few = engine.sample_some(&targets).await;
     assert_eq!(seen(&few), seen(&report), "and a look at a few of them says the same");
     for id in ["dying", "successor"] {
         server.set_state(id, ContainerState::Running).unwrap();
     }
     let healed = engine.sample_all(&targets).await;
-    assert!(!healed.reach.as_ref().unwrap().spoiled && healed.own_labels.is_some());
     assert_eq!(seen(&healed)[2], ("twin".to_owned(), "running".to_owned()));
-    assert_eq!(seen(&healed)[7], ("gone".to_owned(), "missing".to_owned()));
+    assert_eq!(seen(&healed)[4], ("dying".to_owned(), "running".to_owned()));
+}
+
+#[tokio::test]
+async fn an_entry_of_which_nobody_knows_whose_it_is_makes_nobody_missing() {
+    let server = scripted().await;
+    server.add(ScriptedContainer::exited("dead", 1).label(LABEL, "dead"));
+    server.add(ScriptedContainer::exited("named", 1).name("agent"));
+    let engine = engine(&server.url());
+    let targets = [
+        by_label("alive"),
+        by_label("dead"),
+        by_name("n", "agent"),
+        by_name("lost", "no-such-name"),
+        by_label("never-seen"),
+        known(by_label("gone"), "gone"),
+    ];
+    let mut listed = vec![
+        r#"{"Id":"alive","Names":["/alive"],"State":"running","Labels":{"defib.workspace":"alive"}}"#,
+        r#"{"Id":"dead","Names":["/dead"],"State":"exited","Labels":{"defib.workspace":"dead"}}"#,
+        r#"{"Id":"named","Names":["/agent"],"State":"exited","Labels":{}}"#,
+    ];
+    let whole = format!("[{}]", listed.join(","));
+    for unreadable in [
+        r#"{"State":"running","Labels":{"defib.workspace":"gone"}}"#,
+        r#"{"Id":"x","State":"running","Labels":["defib.workspace=gone"]}"#,
+        r#"{"Id":"x","State":"running","Labels":{"defib.workspace":7}}"#,
+        r#"{"Id":"x","Names":"/gone","State":"running"}"#,
+    ] {
+        listed.push(unreadable);
+        server.set_fault(Call::List, Fault::Garbage(format!("[{}]", listed.join(",")).into()));
+        let report = engine.sample_all(&targets).await;
+        assert_eq!(
+            seen(&report),
+            pairs(&[
+                ("alive", "running"),
+                // Another container with its label may be the one that cannot be read.
+                ("dead", "unknown:garbled"),
+                ("n", "stopped"),
+                ("lost", "missing"),
+                ("never-seen", "unknown:garbled"),
+                ("gone", "unknown:garbled"),
+            ]),
+            "{unreadable}"
+        );
+        assert!(report.reach.as_ref().unwrap().spoiled && report.own_labels.is_none());
+        listed.pop();
+    }
+    server.set_fault(Call::List, Fault::Garbage(whole.into()));
+    let report = engine.sample_all(&targets).await;
+    let all = seen(&report);
+    let said = |index: usize| all[index].1.as_str();
+    assert_eq!([said(1), said(4), said(5)], ["stopped", "missing", "missing"]);
+    assert!(!report.reach.unwrap().spoiled);
+}
+
+#[tokio::test]
+async fn everything_is_asked_with_the_version_that_was_agreed_upon() {
+    let server = ScriptedEngine::start_unix().await.expect("scripted engine");
+    server.add(ScriptedContainer::exited("a", 1).label(LABEL, "a"));
+    let seen = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let relay = Relay::before(&server.url(), {
+        let seen = seen.clone();
+        move |_: &str, target: &str| {
+            seen.lock().unwrap().push(target.to_owned());
+            Handling::Pass
+        }
+    })
+    .await
+    .expect("relay");
+    let engine = engine(relay.url());
+    let target = by_label("a");
+    engine.sample_all(std::slice::from_ref(&target)).await;
+    engine.sample_some(std::slice::from_ref(&target)).await;
+    engine.restart(&call("a", RestartHow::Start, PATIENCE)).await.expect("started");
+    engine.restart(&call("a", RestartHow::KillAndStart { grace: SHORT }, PATIENCE)).await.expect("restarted");
+    engine.last_lines(&"a".into(), 5, 100).await.expect("lines");
+    engine.check().await.expect("reachable");
+    let (sender, mut events) = mpsc::channel(8);
+    let stop = CancellationToken::new();
+    let watch = tokio::spawn({
+        let (engine, stop) = (engine.clone(), stop.clone());
+        async move { engine.watch(sender, stop).await }
+    });
+    assert!(matches!(next(&mut events).await, EngineEvent::Connected { .. }));
+    stop.cancel();
+    watch.await.unwrap();
+    let seen = seen.lock().unwrap();
+    let (agreeing, others): (Vec<&String>, Vec<_>) = seen.iter().partition(|target| *target == "/version");
+    assert_eq!(agreeing.len(), 1, "{seen:?}");
+    assert!(others.iter().all(|target| target.starts_with("/v1.41/")), "{others:?}");
+    for path in [
+        "containers/json?",
+        "containers/a/json",
+        "containers/a/start",
+        "containers/a/restart?",
+        "containers/a/logs?",
+        "events?",
+        "info",
+    ] {
+        assert!(others.iter().any(|target| target.starts_with(&format!("/v1.41/{path}"))), "{path}: {others:?}");
+    }
+}
+
+#[tokio::test]
+async fn twenty_thousand_strangers_hide_nobody_and_a_list_that_stalls_is_given_up() {
+    let server = scripted().await;
+    let stranger = |number: usize| {
+        format!(
+            r#"{{"Id":"{number:064x}","Names":["/stranger-{number}"],"Image":"x","State":"exited","Status":"Exited (0) 3 days ago",
+                "Labels":{{"com.example.of":"somebody else"}},"Mounts":[{{"Type":"volume","Destination":"/data"}}],"Created":{number}}}"#
+        )
+    };
+    let mut entries: Vec<String> = (0..20_000).map(stranger).collect();
+    entries
+        .insert(13_000, r#"{"Id":"a","Names":["/a"],"State":"running","Labels":{"defib.workspace":"a"}}"#.to_owned());
+    server.set_fault(Call::List, Fault::Garbage(format!("[{}]", entries.join(",")).into()));
+    let engine = engine_with_timeout(&server.url(), PATIENCE);
+    assert_eq!(
+        seen(&engine.sample_all(&[by_label("a"), by_label("b")]).await),
+        pairs(&[("a", "running"), ("b", "missing")])
+    );
+
+    let engine = engine_with_timeout(&server.url(), SHORT);
+    server.add(workspace("a"));
+    server.set_fault(Call::List, Fault::Stalled);
+    let begun = Instant::now();
+    assert_eq!(engine.sample_all(&[by_label("a")]).await.reach, Err(PolicyFault::TimedOut));
+    assert!(
+        begun.elapsed() < SHORT * 3,
+        "the head came at once, and the deadline is that of the whole: {:?}",
+        begun.elapsed()
+    );
 }
 
 #[tokio::test]

@@ -163,6 +163,18 @@ impl Cadence {
         self.seen_at
     }
 
+    /// Whether a row with this newest stamp shows a sign of life that was not seen before.
+    pub(crate) fn is_older_than(&self, newest: Option<Timestamp>) -> bool {
+        newest.is_some_and(|newest| newest.0 > self.stamp)
+    }
+
+    /// The read that saw it advance last, if one did. Until a window after this moment it is fresh, whatever the clocks do, and without
+    /// another beat no longer.
+    #[must_use]
+    pub fn sighted_at(&self) -> Option<Moment> {
+        (self.seen && self.has_lived()).then_some(self.seen_at)
+    }
+
     /// When we saw it advance, if we did: it happened between the first moment and the second.
     #[must_use]
     pub fn seen_between(&self) -> Option<(Moment, Moment)> {
@@ -285,6 +297,23 @@ mod tests {
             heartbeat: heartbeat.map(stamp),
             activity: None,
         }
+    }
+
+    #[test]
+    fn until_a_window_after_the_sighting_it_is_fresh_whatever_the_databases_clock_does() {
+        let settings = Settings::default();
+        let (beaten, clock) = beaten(&[10, 10]);
+        let sighted = beaten.sighted_at().expect("an advance was seen");
+        let window = beaten.window(&settings);
+        let before = (sighted + window).minus(Duration::from_millis(1));
+        for step in [-3_600, 0, 3_600] {
+            let age = beaten.age(before, at(clock.unsigned_abs()), stamp(clock + step));
+            assert!(age.is_some_and(|age| age < window), "{age:?} after a step of {step} s");
+        }
+        let mut taken_back = beaten;
+        taken_back.observe(read(clock + 5, Some(clock), None), &settings);
+        assert_eq!(taken_back.sighted_at(), None, "the beat was taken back");
+        assert_eq!(Cadence::default().sighted_at(), None);
     }
 
     #[test]

@@ -62,6 +62,8 @@ pub struct Pipeline {
     comparable_from: Option<Timestamp>,
     /// The same of the steps that other processes have noticed.
     others: OthersSteps,
+    /// The last read of the fleet did not bring rows whose stamps are older than this; `None`: it brought all of them.
+    floor: Option<Timestamp>,
 }
 
 /// What this process knows of the steps of the database's clock that other processes have noticed.
@@ -98,6 +100,17 @@ impl Pipeline {
         }
         self.last_read = Some(read.at);
         outage
+    }
+
+    /// Takes note of how far back the last read of the fleet went; `None`: it brought every row.
+    pub const fn note_floor(&mut self, floor: Option<Timestamp>) {
+        self.floor = floor;
+    }
+
+    /// How far back the last read of the fleet went; `None`: it brought every row.
+    #[must_use]
+    pub const fn floor(&self) -> Option<Timestamp> {
+        self.floor
     }
 
     /// Takes note of the database's clock in a read, be it of the whole fleet or of a few rows.

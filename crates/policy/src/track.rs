@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::cadence::Cadence;
+use crate::id::EngineName;
 use crate::moment::{Moment, Timestamp};
 use crate::pipeline::Pipeline;
 use crate::sample::Incarnation;
@@ -59,6 +60,16 @@ pub(crate) struct Track {
     pub(crate) exhausted: bool,
     /// The read of the whole fleet that last held it.
     pub(crate) generation: u32,
+    /// The last read that held its row.
+    pub(crate) read_at: Moment,
+    /// The engine in its row; `None` until a read has held it.
+    pub(crate) engine: Option<EngineName>,
+    /// It has no container by design, so no engine judges it.
+    pub(crate) external: bool,
+    /// Until this moment it says nothing new by itself, and passes leave it out. [`Moment::ZERO`]: every pass looks at it.
+    pub(crate) calm_until: Moment,
+    /// For how many more reads of all rows it is read with every poll, because its stamps come too late for a read of what is new.
+    pub(crate) stray_for: u8,
 }
 
 /// One life of one container, as we came to know it.
@@ -199,6 +210,14 @@ impl Track {
             Stamped::Seen => true,
         };
         has_beaten || !life.is_surely_young() || age > STARTUP_MAX
+    }
+
+    /// Whether its heartbeats have settled everything that the first ones of a life settle: a pass has nothing more to learn from the next.
+    pub(crate) fn has_settled_in(&self) -> bool {
+        self.external
+            || self.life.as_ref().is_some_and(|life| {
+                life.has_beaten && (life.stamped == Stamped::Seen || life.incarnation.started_at.is_none())
+            })
     }
 
     /// How long a new life of it may take until its first heartbeat.

@@ -1,9 +1,11 @@
 //! Calls to the judge as bytes: what is as it was before is left out.
 //!
 //! ```text
-//! fleet   [op][whole][at][clock][started]  members  changed rows
-//! pass    [op][now][stamp][engine]         members  changed looks  what was said
-//! tick, prune, rare
+//! fleet    [op][whole][at][clock][started]     members  changed rows
+//! call     [op][at]                            how many were called, and a digest of who
+//! changes  [op][at][clock][started]            members  changed rows  floor  who is gone
+//! pass     [op][now][stamp][engine][left out]  members  changed looks  what was said
+//! tick, prune, stir, rare
 //! ```
 //!
 //! Members are the workspaces in the order in which they were told, by numbers that are given out when an id is first met. Moments and
@@ -23,7 +25,7 @@ use crate::known::{
     grown_by, row_changes,
 };
 use crate::seen::Seen;
-use crate::told::{Rare, digest};
+use crate::told::{Called, Rare, digest};
 use crate::wire::{put, put_bytes, put_signed, put_value};
 
 pub(crate) const OP_DEFINE: u8 = 1;
@@ -33,6 +35,9 @@ pub(crate) const OP_PASS: u8 = 4;
 pub(crate) const OP_TICK: u8 = 5;
 pub(crate) const OP_PRUNE: u8 = 6;
 pub(crate) const OP_RARE: u8 = 7;
+pub(crate) const OP_CALL: u8 = 8;
+pub(crate) const OP_CHANGES: u8 = 9;
+pub(crate) const OP_STIR: u8 = 10;
 
 pub(crate) const LOOK_ROW: u8 = 1;
 pub(crate) const LOOK_SEEN: u8 = 2;
@@ -85,12 +90,52 @@ impl Encoder {
         self.number(read.workspaces.iter().map(|row| &row.id), &order);
         self.out.push(OP_FLEET);
         self.out.push(u8::from(whole));
+        self.put_read(read, &order);
+        self.order = order;
+        if whole {
+            self.order.clone_from(&self.members);
+        }
+    }
+
+    /// Whom the judge called for the next read of the changes.
+    pub(crate) fn call(&mut self, at: Moment, called: Called) {
+        self.out.push(OP_CALL);
+        self.moment(at);
+        put(&mut self.out, called.count);
+        self.out.extend(called.digest.to_le_bytes());
+    }
+
+    /// A read of what has changed.
+    pub(crate) fn changes(&mut self, read: &FleetRead, floor: Timestamp, gone: &[WorkspaceId]) {
+        self.number(gone.iter(), &[]);
+        let gone = std::mem::take(&mut self.members);
+        self.number(read.workspaces.iter().map(|row| &row.id), &[]);
+        self.out.push(OP_CHANGES);
+        self.put_read(read, &[]);
+        put_signed(&mut self.out, floor.0.wrapping_sub(read.database_now.0));
+        put(&mut self.out, gone.len() as u64);
+        for number in gone {
+            put(&mut self.out, u64::from(number));
+        }
+    }
+
+    /// Something happened to one whom passes left out.
+    pub(crate) fn stir(&mut self, id: &WorkspaceId) {
+        let number = match self.index.get(id) {
+            Some(number) => *number,
+            None => self.define(id),
+        };
+        self.out.push(OP_STIR);
+        put(&mut self.out, u64::from(number));
+    }
+
+    /// The clocks and the rows of a read, whose members have their numbers. `before` are the members that need not be written.
+    fn put_read(&mut self, read: &FleetRead, before: &[u32]) {
         self.moment(read.at);
         self.clock_reading(read.database_now);
         put_signed(&mut self.out, read.database_started_at.0.wrapping_sub(self.started.0));
         self.started = read.database_started_at;
-        self.put_members(&order);
-        self.order = order;
+        self.put_members(before);
         let (mut count, mut last) = (0_u64, 0);
         self.changed.clear();
         for (place, (row, number)) in read.workspaces.iter().zip(&self.members).enumerate() {
@@ -104,9 +149,6 @@ impl Encoder {
         }
         put(&mut self.out, count);
         self.out.extend_from_slice(&self.changed);
-        if whole {
-            self.order.clone_from(&self.members);
-        }
     }
 
     /// A pass, and what the judge said in it.
@@ -116,6 +158,7 @@ impl Encoder {
         stamp: ReadStamp,
         engine: Option<(&EngineName, &EngineEvidence)>,
         looks: &[Look<'_>],
+        left_out: u64,
         plan: &Plan,
     ) {
         let key = engine.map(|(name, _)| self.name(name));
@@ -126,6 +169,7 @@ impl Encoder {
         put_signed(&mut self.out, nanos_between(stamp.at, now));
         self.clock_reading(stamp.database_now);
         put(&mut self.out, key.map_or(0, |key| u64::from(key) + 1));
+        put(&mut self.out, left_out);
         if let Some((_, evidence)) = engine {
             self.put_evidence(&mut memo, evidence);
         }

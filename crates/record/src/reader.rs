@@ -167,7 +167,7 @@ impl Reader {
             let mut reader = Self::over([path].into());
             let mut last = None;
             while let Some(item) = reader.next_item()? {
-                if let Item::Call(Told::Fleet { .. } | Told::Pass(_)) = item {
+                if let Item::Call(Told::Fleet { .. } | Told::Changes { .. } | Told::Pass(_)) = item {
                     last = Some(reader.scene.last_clock().0);
                 }
             }

@@ -15,7 +15,7 @@ use defib_policy::verdict::Verdict;
 use crate::encode::Encoder;
 use crate::segment::Header;
 use crate::tape::Tape;
-use crate::told::Rare;
+use crate::told::{Called, Rare};
 
 /// A judge. Each call that changes what it knows is written down, if there is a tape; what only asks goes to the judge as it is.
 ///
@@ -59,10 +59,27 @@ impl Recorded {
 
     /// Takes note of a read of the fleet: [`Judge::observe_fleet`].
     pub fn observe_fleet(&mut self, read: &FleetRead, whole: bool) -> Vec<Departed> {
-        self.call(|judge| judge.observe_fleet(read, whole), |encoder, _| encoder.fleet(read, whole))
+        self.tell(|judge| judge.observe_fleet(read, whole), |encoder, _| encoder.fleet(read, whole))
     }
 
-    /// Judges: [`Judge::judge`].
+    /// Whom the next read of the changes must bring by id: [`Judge::call`].
+    pub fn call(&mut self, now: Moment) -> Vec<WorkspaceId> {
+        self.tell(|judge| judge.call(now), |encoder, called| encoder.call(now, Called::of(called)))
+    }
+
+    /// Takes note of what a read of the changes brought: [`Judge::observe_changes`].
+    pub fn observe_changes(&mut self, read: &FleetRead, floor: Timestamp, gone: &[WorkspaceId]) -> Vec<Departed> {
+        self.tell(|judge| judge.observe_changes(read, floor, gone), |encoder, _| encoder.changes(read, floor, gone))
+    }
+
+    /// Something has happened to a workspace: [`Judge::stir`]. Of one whom passes look at anyway nothing is written, because nothing changes.
+    pub fn stir(&mut self, id: &WorkspaceId) {
+        if self.judge.is_calm(id) {
+            self.tell(|judge| judge.stir(id), |encoder, ()| encoder.stir(id));
+        }
+    }
+
+    /// Judges everybody whom a pass is about: [`Judge::judge`].
     pub fn judge(
         &mut self,
         now: Moment,
@@ -70,9 +87,21 @@ impl Recorded {
         engine: Option<(&EngineName, &EngineEvidence)>,
         looks: &[Look<'_>],
     ) -> Plan {
-        self.call(
+        self.judge_concerned(now, stamp, engine, looks, 0)
+    }
+
+    /// Judges those of an engine's workspaces whom something concerns: [`Judge::judge`]. `left_out` counts the others, who run as before.
+    pub fn judge_concerned(
+        &mut self,
+        now: Moment,
+        stamp: ReadStamp,
+        engine: Option<(&EngineName, &EngineEvidence)>,
+        looks: &[Look<'_>],
+        left_out: usize,
+    ) -> Plan {
+        self.tell(
             |judge| judge.judge(now, stamp, engine, looks),
-            |encoder, plan| encoder.pass(now, stamp, engine, looks, plan),
+            |encoder, plan| encoder.pass(now, stamp, engine, looks, left_out as u64, plan),
         )
     }
 
@@ -84,57 +113,57 @@ impl Recorded {
             login: report.login.into(),
             at: report.at,
         };
-        self.call(|judge| judge.observe_suspicion(id, report), |encoder, _| encoder.rare(&rare()))
+        self.tell(|judge| judge.observe_suspicion(id, report), |encoder, _| encoder.rare(&rare()))
     }
 
     /// Takes note of a tick: [`Judge::observe_tick`].
     pub fn observe_tick(&mut self, clean: bool) {
-        self.call(|judge| judge.observe_tick(clean), |encoder, ()| encoder.tick(clean));
+        self.tell(|judge| judge.observe_tick(clean), |encoder, ()| encoder.tick(clean));
     }
 
     /// Drops what has expired: [`Judge::prune`].
     pub fn prune(&mut self, now: Moment) -> usize {
-        self.call(|judge| judge.prune(now), |encoder, _| encoder.prune(now))
+        self.tell(|judge| judge.prune(now), |encoder, _| encoder.prune(now))
     }
 
     /// Takes over the word on a workspace: [`Judge::take_over`].
     pub fn take_over(&mut self, id: &WorkspaceId, verdict: Verdict, since: Moment) {
         let rare = || Rare::TakeOver { workspace: id.clone(), verdict, since };
-        self.call(|judge| judge.take_over(id, verdict, since), |encoder, ()| encoder.rare(&rare()));
+        self.tell(|judge| judge.take_over(id, verdict, since), |encoder, ()| encoder.rare(&rare()));
     }
 
     /// Leaves the word on a workspace to another replica: [`Judge::hand_over`].
     pub fn hand_over(&mut self, id: &WorkspaceId) {
         let rare = || Rare::HandOver { workspace: id.clone() };
-        self.call(|judge| judge.hand_over(id), |encoder, ()| encoder.rare(&rare()));
+        self.tell(|judge| judge.hand_over(id), |encoder, ()| encoder.rare(&rare()));
     }
 
     /// Takes up what another process has learned: [`Judge::recall`].
     pub fn recall(&mut self, id: &WorkspaceId, learned: Learned) -> bool {
         let rare = || Rare::Recall { workspace: id.clone(), learned };
-        self.call(|judge| judge.recall(id, learned), |encoder, _| encoder.rare(&rare()))
+        self.tell(|judge| judge.recall(id, learned), |encoder, _| encoder.rare(&rare()))
     }
 
     /// Takes up what is known of steps of the database's clock: [`Judge::recall_steps`].
     pub fn recall_steps(&mut self, comparable_from: Option<Timestamp>) {
         let rare = || Rare::RecallSteps { comparable_from };
-        self.call(|judge| judge.recall_steps(comparable_from), |encoder, ()| encoder.rare(&rare()));
+        self.tell(|judge| judge.recall_steps(comparable_from), |encoder, ()| encoder.rare(&rare()));
     }
 
     /// Takes note of how an order ended: [`Judge::order_ended`].
     pub fn order_ended(&mut self, id: &WorkspaceId, end: End, now: Moment) -> Vec<(EngineName, WorkspaceId)> {
         let rare = || Rare::Ended { workspace: id.clone(), end, at: now };
-        self.call(|judge| judge.order_ended(id, end, now), |encoder, _| encoder.rare(&rare()))
+        self.tell(|judge| judge.order_ended(id, end, now), |encoder, _| encoder.rare(&rare()))
     }
 
     /// Ends a storm: [`Judge::end_storm`].
     pub fn end_storm(&mut self, engine: Option<&EngineName>) -> StormEnded {
         let rare = || Rare::StormEnd { engine: engine.cloned() };
-        self.call(|judge| judge.end_storm(engine), |encoder, _| encoder.rare(&rare()))
+        self.tell(|judge| judge.end_storm(engine), |encoder, _| encoder.rare(&rare()))
     }
 
     /// Makes a call and writes it down. Where a segment has to begin, it begins with the judge as it was before the call.
-    fn call<T>(&mut self, call: impl FnOnce(&mut Judge) -> T, write: impl FnOnce(&mut Encoder, &T)) -> T {
+    fn tell<T>(&mut self, call: impl FnOnce(&mut Judge) -> T, write: impl FnOnce(&mut Encoder, &T)) -> T {
         let Some(writing) = &mut self.writing else { return call(&mut self.judge) };
         let is_open = writing.is_open_for(&self.judge);
         let done = call(&mut self.judge);

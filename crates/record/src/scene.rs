@@ -9,20 +9,21 @@ use defib_policy::sample::Sample;
 use std::collections::HashMap;
 
 use crate::encode::{
-    LOOK_AGED, LOOK_AT, LOOK_ATTEMPTS, LOOK_FLAGS, LOOK_OWN, LOOK_ROW, LOOK_SEEN, MEMBERS_KEPT, OP_DEFINE, OP_ENGINE,
-    OP_FLEET, OP_PASS, OP_PRUNE, OP_RARE, OP_TICK,
+    LOOK_AGED, LOOK_AT, LOOK_ATTEMPTS, LOOK_FLAGS, LOOK_OWN, LOOK_ROW, LOOK_SEEN, MEMBERS_KEPT, OP_CALL, OP_CHANGES,
+    OP_DEFINE, OP_ENGINE, OP_FLEET, OP_PASS, OP_PRUNE, OP_RARE, OP_STIR, OP_TICK,
 };
 use crate::known::{
     EngineMemo, IN_FLIGHT, ON_HOLD, OURS, QUEUED, ROW_ACTIVITY, ROW_BEAT, ROW_TASKS, ROW_WHOLE, SAMPLED, Slot, age,
 };
 use crate::seen::Seen;
-use crate::told::{Pass, Rare, Said, SaidOf, Told};
+use crate::told::{Called, Pass, Rare, Said, SaidOf, Told};
 use crate::wire::{Cursor, Garbled};
 
 /// What the judge had been told when it was told the present thing.
 #[derive(Debug)]
 pub struct Scene {
     slots: Vec<Slot>,
+    index: HashMap<WorkspaceId, u32>,
     names: Vec<EngineName>,
     engines: HashMap<Option<u32>, EngineMemo>,
     at: Moment,
@@ -44,6 +45,7 @@ impl Default for Scene {
         };
         Self {
             slots: Vec::new(),
+            index: HashMap::new(),
             names: Vec::new(),
             engines: HashMap::new(),
             at: Moment::ZERO,
@@ -57,16 +59,10 @@ impl Default for Scene {
 }
 
 impl Scene {
-    /// The last read of the whole fleet, or the last one of a part of it.
+    /// The last read of the whole fleet, or the last one of a part of it: of a few named ones, or of what had changed.
     #[must_use]
     pub const fn read(&self, whole: bool) -> &FleetRead {
         if whole { &self.fleet } else { &self.part }
-    }
-
-    /// The workspaces of the last read of the whole fleet, by their numbers, in the order of its rows.
-    #[must_use]
-    pub fn fleet_members(&self) -> &[u32] {
-        &self.order
     }
 
     /// The looks of a pass, as the judge was given them.
@@ -91,10 +87,22 @@ impl Scene {
         })
     }
 
+    /// The row of a workspace, as it was told last.
+    #[must_use]
+    pub fn row(&self, number: u32) -> Option<&Workspace> {
+        self.slots.get(number as usize)?.row.as_ref()
+    }
+
     /// The id of a workspace.
     #[must_use]
     pub fn id(&self, number: u32) -> Option<&WorkspaceId> {
         self.slots.get(number as usize).map(|slot| &slot.id)
+    }
+
+    /// The number of a workspace.
+    #[must_use]
+    pub fn number(&self, id: &WorkspaceId) -> Option<u32> {
+        self.index.get(id).copied()
     }
 
     /// How many workspaces have a number.
@@ -109,12 +117,6 @@ impl Scene {
         self.slots.is_empty()
     }
 
-    /// The database's clock at a moment, by the last reading of it.
-    #[must_use]
-    pub fn clock_at(&self, now: Moment) -> Timestamp {
-        self.fleet.database_now.plus(now - self.fleet.at)
-    }
-
     /// The database's clock, as it was read last.
     pub(crate) const fn last_clock(&self) -> Timestamp {
         self.clock
@@ -126,6 +128,7 @@ impl Scene {
             match cursor.byte()? {
                 OP_DEFINE => {
                     let id = std::str::from_utf8(cursor.bytes()?).map_err(|_| Garbled)?;
+                    self.index.insert(id.into(), u32::try_from(self.slots.len()).map_err(|_| Garbled)?);
                     self.slots.push(Slot::new(id.into()));
                 }
                 OP_ENGINE => {
@@ -133,6 +136,13 @@ impl Scene {
                     self.names.push(name.into());
                 }
                 OP_FLEET => return self.read_fleet(cursor).map(Some),
+                OP_CALL => {
+                    let at = self.moment(cursor)?;
+                    let called = Called { count: cursor.number()?, digest: read_digest(cursor)? };
+                    return Ok(Some(Told::Call { at, called }));
+                }
+                OP_CHANGES => return self.read_changes(cursor).map(Some),
+                OP_STIR => return Ok(Some(Told::Stir { workspace: self.known(cursor.index()?)? })),
                 OP_PASS => return self.read_pass(cursor).map(|pass| Some(Told::Pass(pass))),
                 OP_TICK => return Ok(Some(Told::Tick { clean: cursor.byte()? != 0 })),
                 OP_PRUNE => return Ok(Some(Told::Prune { at: self.moment(cursor)? })),
@@ -170,12 +180,45 @@ impl Scene {
         Ok(Some(members))
     }
 
+    /// A number that was given out.
+    fn known(&self, number: u32) -> Result<u32, Garbled> {
+        if (number as usize) < self.slots.len() { Ok(number) } else { Err(Garbled) }
+    }
+
     fn read_fleet(&mut self, cursor: &mut Cursor<'_>) -> Result<Told, Garbled> {
         let whole = cursor.byte()? != 0;
+        let order = self.read_rows(cursor, whole, |scene| scene.order.clone())?;
+        if whole {
+            self.settle_order(order)?;
+        } else {
+            self.part.workspaces = self.rows(&order)?;
+        }
+        Ok(Told::Fleet { whole })
+    }
+
+    fn read_changes(&mut self, cursor: &mut Cursor<'_>) -> Result<Told, Garbled> {
+        let members = self.read_rows(cursor, false, |_| Vec::new())?;
+        self.part.workspaces = self.rows(&members)?;
+        let floor = Timestamp(self.part.database_now.0.wrapping_add(cursor.signed()?));
+        let mut gone = Vec::new();
+        for _ in 0..cursor.size()? {
+            let number = self.known(cursor.index()?)?;
+            gone.push(self.slots[number as usize].id.clone());
+        }
+        Ok(Told::Changes { floor, gone })
+    }
+
+    /// The clocks and the changed rows of a read. Returns its members, which are those of `before` where they are not written.
+    fn read_rows(
+        &mut self,
+        cursor: &mut Cursor<'_>,
+        whole: bool,
+        before: impl FnOnce(&Self) -> Vec<u32>,
+    ) -> Result<Vec<u32>, Garbled> {
         let at = self.moment(cursor)?;
         let database_now = self.clock_reading(cursor)?;
         let started = Timestamp(self.started().0.wrapping_add(cursor.signed()?));
-        let order = self.members(cursor)?.unwrap_or_else(|| self.order.clone());
+        let order = self.members(cursor)?.unwrap_or_else(|| before(self));
         let mut place = 0;
         for _ in 0..cursor.size()? {
             place += cursor.size()?;
@@ -189,12 +232,7 @@ impl Scene {
         self.part.database_started_at = started;
         let read = if whole { &mut self.fleet } else { &mut self.part };
         (read.at, read.database_now) = (at, database_now);
-        if whole {
-            self.settle_order(order)?;
-        } else {
-            self.part.workspaces = self.rows(&order)?;
-        }
-        Ok(Told::Fleet { whole })
+        Ok(order)
     }
 
     const fn started(&self) -> Timestamp {
@@ -235,6 +273,7 @@ impl Scene {
             0 => None,
             key => Some(key - 1),
         };
+        let left_out = cursor.number()?;
         let mut memo = self.engines.remove(&key).unwrap_or_default();
         let engine = match key {
             None => None,
@@ -248,12 +287,13 @@ impl Scene {
             memo.members.clone_from(&members);
         }
         self.engines.insert(key, memo);
-        self.read_looks(cursor, now, &members)?;
+        let asked_at = self.read_looks(cursor, now, &members)?;
         let said = read_said(cursor)?;
-        Ok(Pass { now, stamp, engine, members, said })
+        Ok(Pass { now, stamp, engine, members, left_out, asked_at, said })
     }
 
-    fn read_looks(&mut self, cursor: &mut Cursor<'_>, now: Moment, members: &[u32]) -> Result<(), Garbled> {
+    /// Returns the moment at which the first of them that has a sample was sampled.
+    fn read_looks(&mut self, cursor: &mut Cursor<'_>, now: Moment, members: &[u32]) -> Result<Moment, Garbled> {
         let common = moved_by(now, cursor.signed()?);
         for number in members {
             if let Some(sample) = &mut self.slots[*number as usize].sample {
@@ -293,7 +333,7 @@ impl Scene {
                 slot.own = cursor.value::<Option<OwnSettings>>()?;
             }
         }
-        Ok(())
+        Ok(common)
     }
 }
 
@@ -337,11 +377,7 @@ fn read_said(cursor: &mut Cursor<'_>) -> Result<Said, Garbled> {
     if cursor.byte()? == 0 {
         return Ok(Said::default());
     }
-    let mut digest = [0; 8];
-    for byte in &mut digest {
-        *byte = cursor.byte()?;
-    }
-    let mut said = Said { digest: u64::from_le_bytes(digest), ..Said::default() };
+    let mut said = Said { digest: read_digest(cursor)?, ..Said::default() };
     for _ in 0..cursor.size()? {
         let (workspace, verdict, rule, held) = cursor.value()?;
         said.changes.push(SaidOf { workspace, verdict, rule, held });
@@ -350,6 +386,14 @@ fn read_said(cursor: &mut Cursor<'_>) -> Result<Said, Garbled> {
         said.restarts.push(cursor.value()?);
     }
     Ok(said)
+}
+
+fn read_digest(cursor: &mut Cursor<'_>) -> Result<u64, Garbled> {
+    let mut digest = [0; 8];
+    for byte in &mut digest {
+        *byte = cursor.byte()?;
+    }
+    Ok(u64::from_le_bytes(digest))
 }
 
 fn moved_by(from: Moment, nanos: i64) -> Moment {

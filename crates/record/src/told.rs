@@ -20,6 +20,25 @@ pub enum Told {
         /// It was all of it.
         whole: bool,
     },
+    /// The judge was asked whom the next read of the changes must bring by id.
+    Call {
+        /// When.
+        at: Moment,
+        /// What it answered.
+        called: Called,
+    },
+    /// A read of what has changed: [`Scene::read`] has its rows.
+    Changes {
+        /// Rows with a later stamp are in it, on the database's clock.
+        floor: Timestamp,
+        /// Who is not in the fleet any more.
+        gone: Vec<WorkspaceId>,
+    },
+    /// Something happened to one whom passes left out.
+    Stir {
+        /// Whom, by the number in the [`Scene`].
+        workspace: u32,
+    },
     /// A pass over workspaces of one engine.
     Pass(Pass),
     /// A tick of the whole fleet: whether it began in time and all of its calls were quick and answered.
@@ -47,6 +66,10 @@ pub struct Pass {
     pub engine: Option<(EngineName, EngineEvidence)>,
     /// The workspaces, by their numbers in the [`Scene`].
     pub members: Vec<u32>,
+    /// So many others on the engine were left out, because nothing concerned them: they run as before.
+    pub left_out: u64,
+    /// When the engine was asked; the moment of the pass if it was not.
+    pub asked_at: Moment,
     /// What the judge said.
     pub said: Said,
 }
@@ -107,6 +130,24 @@ pub enum Rare {
     },
 }
 
+/// Whom a judge called for a read: how many, and a digest of who they were, in any order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Called {
+    /// How many.
+    pub count: u64,
+    /// The sum of the digests of their ids.
+    pub digest: u64,
+}
+
+impl Called {
+    /// Of those whom a judge has just called.
+    #[must_use]
+    pub fn of(ids: &[WorkspaceId]) -> Self {
+        let digest = ids.iter().map(|id| xxhash_rust::xxh3::xxh3_64(id.as_str().as_bytes()));
+        Self { count: ids.len() as u64, digest: digest.fold(0, u64::wrapping_add) }
+    }
+}
+
 /// What a judge said in a pass: a digest of all of it, and the verdicts and orders themselves.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Said {
@@ -148,15 +189,36 @@ pub fn digest(plan: &Plan) -> u64 {
     xxhash_rust::xxh3::xxh3_64(text.as_bytes()).max(1)
 }
 
-/// Tells a judge what another was told. Returns what it says, if that was a pass.
-pub fn tell(judge: &mut Judge, scene: &Scene, told: &Told) -> Option<Plan> {
+/// What a judge answers when it is told what another was told.
+#[derive(Debug, Default)]
+pub struct Answer {
+    /// What it says, if that was a pass.
+    pub plan: Option<Plan>,
+    /// It says something else than the other one did, or calls others for a read.
+    pub differs: bool,
+}
+
+/// Tells a judge what another was told. Returns what it answers.
+pub fn tell(judge: &mut Judge, scene: &Scene, told: &Told) -> Answer {
     match told {
+        Told::Call { at, called } => {
+            return Answer { plan: None, differs: Called::of(&judge.call(*at)) != *called };
+        }
+        Told::Changes { floor, gone } => {
+            judge.observe_changes(scene.read(false), *floor, gone);
+        }
+        Told::Stir { workspace } => {
+            if let Some(id) = scene.id(*workspace) {
+                judge.stir(id);
+            }
+        }
         Told::Fleet { whole } => {
             judge.observe_fleet(scene.read(*whole), *whole);
         }
         Told::Pass(pass) => {
             let engine = pass.engine.as_ref().map(|(name, evidence)| (name, evidence));
-            return Some(judge.judge(pass.now, pass.stamp, engine, &scene.looks(pass)));
+            let plan = judge.judge(pass.now, pass.stamp, engine, &scene.looks(pass));
+            return Answer { differs: digest(&plan) != pass.said.digest, plan: Some(plan) };
         }
         Told::Tick { clean } => judge.observe_tick(*clean),
         Told::Prune { at } => {
@@ -164,7 +226,7 @@ pub fn tell(judge: &mut Judge, scene: &Scene, told: &Told) -> Option<Plan> {
         }
         Told::Rare(rare) => tell_rare(judge, rare),
     }
-    None
+    Answer::default()
 }
 
 fn tell_rare(judge: &mut Judge, rare: &Rare) {

@@ -2,6 +2,7 @@
 #![expect(clippy::expect_used, reason = "tests")]
 
 mod record {
+    mod changes;
     mod disk;
     mod fleet;
     mod replay;

@@ -1,4 +1,4 @@
-//! How fast the world turns.
+//! Measures how fast the simulation runs.
 
 use std::time::Instant;
 
@@ -7,7 +7,8 @@ use crate::time::hours;
 use crate::workspace::Spec;
 use crate::world::World;
 
-/// Simulated workspace-seconds per wall second of an uneventful fleet of `n` on `engines`, over so many simulated hours.
+/// Simulated workspace-seconds per second of real time, for an uneventful fleet of `n` workspaces on `engines` engines over this many
+/// simulated hours.
 #[must_use]
 pub fn speed(n: usize, engines: usize, length: u64) -> f64 {
     let mut world = World::new(1);

@@ -15,7 +15,7 @@ pub enum By {
     Platform,
 }
 
-/// A call for a restart by the detector, as the truth has it at that moment.
+/// What a restart call of the detector was worth, by the truth at that moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Merit {
     /// It was really dead, and wanted.
@@ -24,7 +24,7 @@ pub enum Merit {
     Healthy,
     /// It was parked, deleted, or being worked on by the platform: a mistake.
     NotOurs,
-    /// Its container ran already, so that the call, a start, did nothing.
+    /// The call was a start, and its container ran already, so it did nothing.
     Idle,
 }
 
@@ -41,24 +41,24 @@ pub struct Restart {
     pub because: Option<(Rule, String)>,
 }
 
-/// How somebody died.
+/// How a workspace died.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Death {
     /// The container exited.
     Exited,
     /// The container vanished.
     Vanished,
-    /// The container runs and nobody is at home.
+    /// The container runs, but its process will never do anything again.
     Wedged,
 }
 
-/// The callers who could not reach a wedged workspace: the second witness that its restart needs. How soon it speaks is the
-/// traffic's.
+/// The callers who could not reach a wedged workspace. They are the second witness that its restart needs, and how soon there are two of
+/// them depends on the traffic.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Callers {
     /// The proxy that was the first to see it, and when.
     first: Option<(u8, Ms)>,
-    /// Another one has.
+    /// When another proxy saw it as well.
     distinct: bool,
     /// When there were two, and their reports had lasted for long enough.
     pub agreed_at: Option<Ms>,
@@ -80,11 +80,11 @@ pub struct Loss {
     pub workspace: usize,
     /// When.
     pub at: Ms,
-    /// Since when its bound counts: its death, or the end of a pause in which nothing could be said of it.
+    /// The moment from which its bound counts: its death, or the end of a time in which nobody could know of it.
     pub counted_from: Ms,
     /// How.
     pub how: Death,
-    /// Whoever is on trial is able to heal it. A container that was removed is made again by the platform alone.
+    /// Whether the detector on trial is able to heal it. Only the platform can make a removed container again.
     pub healable: bool,
     /// When the life began that ended.
     pub began_at: Ms,
@@ -92,31 +92,31 @@ pub struct Loss {
     pub heard: bool,
     /// What callers have seen of it since then.
     pub callers: Callers,
-    /// The attempts that touched it in the run before this death: back-off is due.
+    /// The attempts that touched it in the run before this death. Because of them a back-off is due.
     pub tries: u32,
     /// The detector's restart call.
     pub restarted_at: Option<Ms>,
     /// It works again.
     pub back_at: Option<Ms>,
-    /// It needed no help any more: revived by somebody else, parked or deleted.
+    /// When it needed no help any more, because somebody else revived, parked or deleted it.
     pub excused_at: Option<Ms>,
 }
 
-/// In whose way something stood.
+/// Which workspaces an obstacle concerns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Before {
-    /// In everybody's.
+    /// All workspaces.
     Everybody,
-    /// In that of the workspaces of an engine.
+    /// The workspaces of an engine.
     Engine(usize),
-    /// In that of one workspace. It must not be in the way of its neighbours.
+    /// One workspace. Its neighbours must not suffer from it.
     Workspace(usize),
 }
 
-/// Something stood in the way of detection or restarts.
+/// An obstacle to detection or restarts.
 #[derive(Clone, Copy, Debug)]
 pub struct Obstacle {
-    /// In whose way.
+    /// Which workspaces it concerns.
     pub before: Before,
     /// From
     pub from: Ms,
@@ -152,7 +152,7 @@ pub struct Chronicle {
     pub verdicts: Vec<(usize, Ms, &'static str)>,
     /// The storms, in the order of their beginnings.
     pub storms: Vec<Storm>,
-    /// Which of them go on, by place.
+    /// The places of the storms that go on.
     pub storming: Vec<usize>,
     /// When the clock of the database stepped.
     pub clock_steps: Vec<Ms>,
@@ -306,7 +306,7 @@ impl Chronicle {
         })
     }
 
-    /// How much of a span nothing stood in the way of a workspace on `engine`: in all, and the longest piece of it.
+    /// For how much of a span a workspace on `engine` had no obstacle: the sum, and the longest stretch.
     #[must_use]
     pub fn unobstructed(&self, workspace: usize, engine: usize, from: Ms, until: Ms) -> (Ms, Ms) {
         let concerns = |it: &&Obstacle| match it.before {

@@ -1,7 +1,7 @@
 //! The platform's database: the rows, what a reader sees of them, the ledger and the suspicions.
 //!
-//! The fleet view is kept in place and changed by each heartbeat, so that a read costs nothing. With a replication lag a heartbeat
-//! reaches the view later than the row. The ledger and the leases are the model of the production's ([`Ledger`]).
+//! The fleet view is kept in place and changed by each heartbeat, so that a read costs nothing. With a replication lag a heartbeat reaches
+//! the view later than the row. The ledger and the leases are the model of those of production ([`Ledger`]).
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::ledger::{Claim, Claimed, Ledger, MayAct, Refusal};
 use crate::time::{Ms, stamp};
 use crate::workspace::Workspace;
 
-/// Pending suspicions of one workspace by one login, at most, as in the store.
+/// How many pending suspicions one login may have of one workspace, as in the store.
 const PENDING_OF_A_LOGIN_MAX: usize = 32;
 
 /// A suspicion that nobody has taken yet.
@@ -48,15 +48,15 @@ pub struct Database {
     pub slots: Vec<Option<usize>>,
     /// The watched workspaces of each engine that have a container.
     pub members: Vec<Vec<usize>>,
-    /// It answers.
+    /// Whether it answers.
     pub up: bool,
-    /// It can be written.
+    /// Whether it takes writes.
     pub writable: bool,
-    /// Somebody holds a lock on defib's own tables. The platform goes on writing, and defib cannot write anything.
+    /// Whether somebody holds a lock on defib's own tables. The platform can still write, and defib cannot.
     pub defib_locked: bool,
-    /// Somebody holds a lock on the tables of verdicts and events: what is said of workspaces is written late.
+    /// Whether somebody holds a lock on the tables of verdicts and events, so that verdicts are written late.
     pub history_locked: bool,
-    /// Heartbeats get as far as the database (the platform is up).
+    /// Whether heartbeats reach the database (the platform is up).
     pub pipeline: bool,
     /// Heartbeats reach the fleet view this much later.
     pub lag: Ms,
@@ -74,12 +74,12 @@ pub struct Database {
     pub recorded: Vec<Option<(Verdict, Ms)>>,
     /// Suspicions nobody took yet, oldest first.
     pub suspicions: Vec<Report>,
-    /// Notifications arrive.
+    /// Whether notifications arrive.
     pub notifies: bool,
 }
 
 impl Database {
-    /// An empty one that has been up for long.
+    /// An empty database that has been up for long.
     #[must_use]
     pub fn new(now: Ms) -> Self {
         let view = FleetRead {
@@ -117,7 +117,7 @@ impl Database {
         stamp(now, self.offset)
     }
 
-    /// Builds the view again: somebody was added, or is watched no more.
+    /// Builds the view again after a workspace was added or is no longer watched.
     pub fn rebuild(&mut self, workspaces: &[Workspace], engines: &[defib_policy::id::EngineName]) {
         self.slots = vec![None; workspaces.len()];
         self.view.workspaces.clear();
@@ -155,7 +155,7 @@ impl Database {
         }
     }
 
-    /// A heartbeat that was held up reaches the view, unless a later one was there first.
+    /// A delayed heartbeat reaches the view, unless a later one has reached it before.
     pub fn replicate(&mut self, workspace: usize, at: Timestamp) {
         if let Some(slot) = self.slots.get(workspace).copied().flatten() {
             let seen = &mut self.view.workspaces[slot].last_heartbeat_at;
@@ -171,8 +171,8 @@ impl Database {
         }
     }
 
-    /// `defib.report_suspicion`: a report that says what a pending one says is not kept, and one login has so many pending ones of a
-    /// workspace at most. Returns whether it is the first pending one of the workspace, of which alone is notified.
+    /// `defib.report_suspicion`. A report that repeats a pending one is not kept, and the number of pending ones by one login is bounded.
+    /// Returns whether this is the first pending one of the workspace, because only the first one notifies.
     pub fn report(&mut self, report: Report) -> bool {
         let (mut first, mut of_login) = (true, 0);
         for pending in self.suspicions.iter().filter(|pending| pending.of == report.of) {
@@ -271,7 +271,7 @@ impl Database {
         ended
     }
 
-    /// The recorder takes back what is owed: at once, because the platform's function answers here.
+    /// Takes back the marks that are due. It happens at once, because the platform's function answers here.
     fn take_back(&mut self, of: usize) {
         if self.ledger.take_back(of, &mut self.facts[of]) {
             self.show_status(of);

@@ -1,4 +1,4 @@
-//! A container engine as its clients meet it: latencies, faults, an identity, and restarts that may hang.
+//! A container engine as its clients see it: with latencies, faults, an identity, and restarts that may hang.
 
 use std::collections::VecDeque;
 
@@ -32,15 +32,15 @@ pub struct Engine {
     pub starts_fail: bool,
     /// A stop never ends, and the container stays as it is.
     pub kill_hangs: bool,
-    /// Its events arrive.
+    /// Whether its events arrive.
     pub events: bool,
-    /// A client that looks sees that it came back (counted).
+    /// How often it came back, as far as a client can see that.
     pub returns: u32,
     /// What its kind is able to do.
     pub abilities: Abilities,
     /// Its clock, off by microseconds.
     pub offset: i64,
-    /// The daemon's containers run on while it restarts.
+    /// Whether containers go on running while the daemon restarts.
     pub live_restore: bool,
     /// Starts that wait for a free slot, for its own restart policies after a boot.
     pub boot_queue: VecDeque<usize>,

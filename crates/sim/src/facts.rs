@@ -32,9 +32,9 @@ const PARKED: [&str; 16] = [
 pub struct Facts {
     /// Its status.
     pub status: &'static str,
-    /// It or an ancestor is parked.
+    /// Whether it or an ancestor is parked.
     pub suspended: bool,
-    /// Its row exists.
+    /// Whether its row exists.
     pub exists: bool,
     /// Its last heartbeat.
     pub heartbeat: Option<Timestamp>,
@@ -51,7 +51,7 @@ impl Facts {
         self.exists && !self.suspended && WATCHED.contains(&self.status)
     }
 
-    /// The platform's word before a restart, `defib.mark_dead` up to its update: false is a veto.
+    /// The platform's decision before a restart: `defib.mark_dead` up to its update. False is a veto.
     #[must_use]
     pub fn may_be_marked_dead(&self, evidence: &Evidence<'_>) -> bool {
         let veto = !self.exists

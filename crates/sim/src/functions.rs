@@ -1,5 +1,5 @@
-//! The platform's own functions as a stranger wrote them: `mark_dead` and `mark_recovered` may raise or hang, for one workspace and
-//! not for another, and `mark_dead` may veto.
+//! The platform's own functions, which may be badly written: `mark_dead` and `mark_recovered` may raise an error or hang, for one workspace
+//! and not for another, and `mark_dead` may veto.
 
 use crate::time::Ms;
 
@@ -9,7 +9,7 @@ pub const FUNCTION_TIMEOUT: Ms = 2_000;
 /// What a function does when it is called for a workspace.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Conduct {
-    /// What it should.
+    /// It works as it should.
     #[default]
     Works,
     /// It refuses, whatever the evidence (`mark_dead` only).
@@ -37,7 +37,7 @@ impl Conduct {
     }
 }
 
-/// What both of them do for one workspace.
+/// What both functions do for one workspace.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Functions {
     /// `defib.mark_dead`.

@@ -1,6 +1,7 @@
 //! `defib.leases` and `defib.replicas` in memory: the model of `defib_store`'s `lease.rs`.
 //!
-//! The same operations with the same answers, on a database clock that the caller passes in. A test holds it against the real SQL
+//! It has the same operations with the same answers, on a database clock that the caller passes in. The types are repeated, and not shared
+//! with the store, so that the model is independent of what it is compared with. A test holds it against the real SQL
 //! (`tests/ledger.rs`). Each transaction can also be made in parts, with a process stopped in between. What it has locked then stays
 //! locked, and nobody sees what it has written before it commits.
 //!
@@ -20,7 +21,7 @@ use defib_policy::share::Replica;
 
 use crate::weakening::Weakening;
 
-/// Rows of replicas that have been gone for so long are deleted.
+/// Rows of replicas that have been gone for this long are deleted.
 const GONE_FOR: Duration = Duration::from_secs(3_600);
 
 /// One replica's turn.
@@ -65,7 +66,7 @@ pub struct LeaseTable {
 }
 
 impl LeaseTable {
-    /// Whose word counts follows from this, for a turn that began at this moment of the replica's own clock.
+    /// Which replica speaks for which workspaces after this turn, which began at this moment of the replica's own clock.
     #[must_use]
     pub fn turned(self, at: Moment) -> Turned {
         Turned { at, owned: self.owned, leased: self.leases.into_iter().map(|lease| lease.engine).collect() }
@@ -150,7 +151,7 @@ impl Leases {
         self.replicas.iter().map(|(name, (_, expires_at))| (&**name, *expires_at))
     }
 
-    /// Moves every time by so many microseconds.
+    /// Moves all times by this many microseconds.
     pub(crate) fn age(&mut self, micros: i64) {
         for row in self.rows.values_mut() {
             row.expires_at = row.expires_at.shifted(micros);

@@ -13,6 +13,7 @@ pub mod chronicle;
 pub mod database;
 pub mod defib;
 pub mod dice;
+pub mod endpoint;
 pub mod engine;
 pub mod facts;
 pub mod functions;

@@ -33,8 +33,13 @@ impl World {
             let tries = self.tries(of);
             let Workspace { started_at: began_at, heard, .. } = self.workspaces[of];
             let life = EndedLife { began_at, heard };
-            let recreates = self.platform_recreates || self.engines[self.workspaces[of].engine].abilities.recreates;
-            let healable = how != Death::Vanished || recreates;
+            let able = self.abilities(self.workspaces[of].engine);
+            let healable = self.platform_recreates
+                || match how {
+                    Death::Exited => able.starts,
+                    Death::Wedged => able.kills,
+                    Death::Vanished => able.recreates,
+                };
             self.chronicle.death(of, now, how, tries, life, healable);
         }
     }

@@ -1,4 +1,4 @@
-//! By when a true death must have been answered: the oracle of liveness.
+//! The oracle of liveness: the time within which a true death must be answered.
 //!
 //! The bound holds whatever the neighbours do. It is computed from the knobs and, in a storm, from how many died together. If some of those
 //! cannot be helped, the bound is longer by the failed rounds that they cost, and by nothing else. Only what stands in the workspace's own
@@ -13,9 +13,9 @@ use crate::world::World;
 /// How long a death may wait for its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Within {
-    /// So long.
+    /// This long.
     Exactly(Ms),
-    /// So long, and what [`in_storms`] adds to it.
+    /// This long, and what [`in_storms`] adds to it.
     BesideStorms(Ms),
 }
 
@@ -126,7 +126,7 @@ pub fn mass_recovery(settings: &Settings, dead: usize) -> Ms {
     ms(settings.recent_max) / 2 + u64::from(rounds) * round(settings)
 }
 
-/// By when a canary must be back, at the latest.
+/// How long a canary may take at most until it is back.
 fn round(settings: &Settings) -> Ms {
     2 * ms(settings.settle).max(ms(settings.heartbeat_interval) * 5 / 2)
 }
@@ -145,7 +145,7 @@ fn patience(world: &World, loss: &Loss) -> Ms {
     ms(settings.wedged_after).max(may_be_starting)
 }
 
-/// The longest back-off after so many tries.
+/// The longest back-off after this many tries.
 fn backoff_ceiling(settings: &Settings, tries: u32) -> Ms {
     match tries {
         0 => 0,

@@ -140,7 +140,7 @@ fn main() -> anyhow::Result<ExitCode> {
     let cli = Cli::parse();
     let passed = match &cli.command {
         Command::List => {
-            for scenario in catalogue::ALL {
+            for scenario in catalogue::ALL.iter().chain(catalogue::CONTROL_PLANES) {
                 println!("{}  {:<38} {}", scenario.id, scenario.name, scenario.story);
             }
             true
@@ -245,7 +245,7 @@ fn run(args: &RunArgs) -> anyhow::Result<bool> {
             Some(scenario) => vec![scenario],
             None => anyhow::bail!("no scenario is called {id}"),
         },
-        None if args.all => catalogue::ALL.iter().collect(),
+        None if args.all => catalogue::ALL.iter().chain(catalogue::CONTROL_PLANES).collect(),
         None => anyhow::bail!("give --scenario or --all"),
     };
     let mut passed = true;

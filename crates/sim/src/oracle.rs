@@ -10,7 +10,7 @@ use crate::liveness::{Within, by_the_knobs, late};
 use crate::time::{Ms, clock};
 use crate::world::World;
 
-/// A condition of its own; the text says how it was broken.
+/// A condition of a single scenario. The text says how it was broken.
 pub type Check = Box<dyn Fn(&World) -> Option<String>>;
 
 /// The oracle of a scenario.
@@ -19,11 +19,11 @@ pub struct Oracle {
     pub horizon: Ms,
     /// Replaces the computed bound on the detection of a death.
     pub detect_within: Option<Ms>,
-    /// Whether wedged ones must be restarted (and within `detect_within`).
+    /// Whether wedged workspaces must be restarted, within `detect_within`.
     pub wedged_too: bool,
     /// Restart calls in all, at most.
     pub restarts_max: Option<usize>,
-    /// Everybody watched is well at the end.
+    /// Whether all watched workspaces must be well at the end.
     pub all_well: bool,
     /// What else must hold.
     pub checks: Vec<Check>,
@@ -56,7 +56,7 @@ impl Oracle {
         self
     }
 
-    /// Not everybody can be well at the end.
+    /// Some workspaces cannot be well at the end.
     #[must_use]
     pub fn not_all_well(mut self) -> Self {
         self.all_well = false;
@@ -72,7 +72,7 @@ impl Oracle {
         })
     }
 
-    /// Something else.
+    /// Adds another condition.
     #[must_use]
     pub fn check(mut self, check: impl Fn(&World) -> Option<String> + 'static) -> Self {
         self.checks.push(Box::new(check));

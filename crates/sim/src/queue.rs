@@ -23,9 +23,9 @@ pub enum Event {
 /// What a detector is woken by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Wake {
-    /// Its own interval.
+    /// The detector's own interval.
     Sweep,
-    /// A look it asked for, at a workspace.
+    /// A look at a workspace that the detector asked for.
     Look(u32),
     /// The engine reported an event of a workspace.
     EngineEvent(u32),

@@ -1,13 +1,15 @@
 //! The calls by which a detector (or anybody else) restarts, and the truth about each at the moment it is made.
 //!
 //! An engine does what its kind is able to do ([`Engine::abilities`](crate::engine::Engine)) and nothing else, so that defib can do
-//! nothing here that it cannot do in production: a container engine does not make a removed container again. The platform can, and the
-//! policies that run inside a platform are given that power.
+//! nothing here that it cannot do in production: no engine makes a removed container again. What the engine cannot do, the platform is asked
+//! for, where defib is configured with its endpoint ([`Endpoint`](crate::endpoint::Endpoint)). Policies that run inside a platform are given
+//! its power without that.
 
 use defib_policy::sample::Fault;
 use defib_policy::verdict::Rule;
 
 use crate::chronicle::{By, Merit, Restart};
+use crate::endpoint::Conduct;
 use crate::time::Ms;
 use crate::workspace::{Body, Mind};
 use crate::world::World;
@@ -19,11 +21,11 @@ pub enum How {
     Start,
     /// Stop and start.
     KillAndStart,
-    /// Ask the engine to make a container again that does not exist any more.
+    /// Ask the platform's endpoint to make a container again that does not exist any more.
     Recreate,
-    /// Ask the platform for a new one; it looks at its row before it starts it.
+    /// As a part of the platform: make a new one, after a look at its row.
     ByPlatform,
-    /// Stop and make a new one without looking again, on whatever engine answers: the platform's own old way.
+    /// Stop it and make a new one without another look, on any engine that answers. That is how the platform used to do it.
     ByPlatformBlindly,
 }
 
@@ -53,26 +55,27 @@ impl World {
     /// A restart call of the detector.
     pub fn restart(&mut self, of: usize, how: How, deadline: Ms, because: Option<(Rule, String)>) -> Called {
         let failed = |took, error| Called { took, result: Err(error) };
+        let own = self.engines[self.workspaces[of].engine].abilities;
+        let by_engine = match how {
+            How::Start => own.starts,
+            How::KillAndStart => own.kills,
+            How::Recreate => false,
+            How::ByPlatform | How::ByPlatformBlindly => true,
+        };
+        if !by_engine {
+            return self.ask_endpoint(of, how, deadline, because);
+        }
         self.chronicle.engine_calls += 1;
         let engine = &self.engines[self.workspaces[of].engine];
         let late = engine.fault == Some(Fault::TimedOut);
-        let able = match how {
-            How::Start => engine.abilities.starts,
-            How::KillAndStart => engine.abilities.kills,
-            How::Recreate => engine.abilities.recreates,
-            How::ByPlatform | How::ByPlatformBlindly => true,
-        };
-        if !able {
-            return failed(0, CallError::Refused);
-        }
         if how != How::ByPlatform {
             match engine.fault {
                 Some(Fault::Unreachable) => return failed(1, CallError::Unreachable),
-                // Nothing cancels a call on the engine: it also carries out what it could not answer in time.
+                // Nothing cancels a call on the engine, so it also carries out a call that it could not answer in time.
                 None | Some(Fault::TimedOut) => {}
                 Some(_) => return failed(5, CallError::Refused),
             }
-            if matches!(how, How::Recreate | How::ByPlatformBlindly) {
+            if how == How::ByPlatformBlindly {
                 // An engine that does not know the container gets a second one.
             } else if engine.impostor.is_some() || self.workspaces[of].body == Body::Absent {
                 return failed(5, CallError::Gone);
@@ -108,6 +111,40 @@ impl World {
         }
     }
 
+    /// The same by the platform's endpoint, which is asked for what the engine cannot do. What it accepts it makes anew, pending at first.
+    fn ask_endpoint(&mut self, of: usize, how: How, deadline: Ms, because: Option<(Rule, String)>) -> Called {
+        let refused = Called { took: 20, result: Err(CallError::Refused) };
+        let able = self.abilities(self.workspaces[of].engine);
+        let can = match how {
+            How::Start => able.starts,
+            How::KillAndStart => able.kills,
+            _ => able.recreates,
+        };
+        let Some(endpoint) = self.endpoint.as_mut().filter(|_| can) else { return refused };
+        if endpoint.conduct == Conduct::Refuses {
+            self.note(of, "the platform refuses to restart it");
+            return refused;
+        }
+        endpoint.accepted.push(of);
+        let loses = endpoint.conduct == Conduct::LosesItsAnswer;
+        let (low, high) = (endpoint.pending_min, endpoint.pending_max);
+        // It makes a new one, so nothing is idle: one that runs well would be lost.
+        let merit = self.merit_of(of, How::ByPlatform);
+        self.note(of, &format!("RESTART by the platform: {how:?}, {merit:?}{}", reason(because.as_ref())));
+        let now = self.now;
+        self.chronicle.restarts.push(Restart { workspace: of, at: now, merit, because });
+        if merit == Merit::Needed {
+            self.chronicle.answer(of, now);
+        }
+        let pending = self.dice.between(low, high);
+        self.carry_out(of, How::ByPlatform, pending);
+        if loses {
+            Called { took: deadline, result: Err(CallError::TimedOut) }
+        } else {
+            Called { took: 20, result: Ok(()) }
+        }
+    }
+
     fn merit_of(&self, of: usize, how: How) -> Merit {
         let workspace = &self.workspaces[of];
         if how == How::Start && matches!(workspace.body, Body::Running | Body::Paused) {
@@ -125,14 +162,14 @@ impl World {
         let now = self.now;
         let workspace = &mut self.workspaces[of];
         if how != How::Start {
-            // Whatever it was, it is stopped now, and its process gone.
+            // It is stopped now, and its process is gone, whatever it did before.
             workspace.life += 1;
             workspace.mind = Mind::Gone;
             workspace.body = Body::Exited { code: 137, oom: false, at: now };
             workspace.mute_since.get_or_insert(now);
         }
         let blind = how == How::ByPlatformBlindly;
-        if how == How::Recreate || how == How::ByPlatform || blind {
+        if how == How::ByPlatform || blind {
             // A new one is made, which is pending until it starts.
             self.new_container(of);
         }

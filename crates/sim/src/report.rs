@@ -24,7 +24,7 @@ pub struct Effort {
 
 /// One policy's results.
 pub struct Standing {
-    /// Whose.
+    /// The policy.
     pub policy: Policy,
     /// For each incident of the catalogue, in its order.
     pub incidents: Vec<Lived>,

@@ -13,7 +13,7 @@ pub struct Score {
     pub lived: u64,
     /// True deaths that were the detector's to answer.
     pub deaths: usize,
-    /// Those never answered.
+    /// True deaths that were never answered.
     pub missed: usize,
     /// Times from death to restart call, of containers that stopped or vanished.
     pub detection: Vec<Ms>,
@@ -21,7 +21,7 @@ pub struct Score {
     pub wedged: Vec<Ms>,
     /// Restart calls that did something.
     pub restarts: usize,
-    /// Restarts of those who were well or not ours.
+    /// Restarts of workspaces that were well or not ours to restart.
     pub mistakes: usize,
     /// Restarts with a rule and a sentence.
     pub explained: usize,

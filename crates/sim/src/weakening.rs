@@ -16,19 +16,19 @@ pub enum Weakening {
     ActWhenSettled,
     /// That the engine is about to be asked is not written down.
     ActingNotWritten,
-    /// What has turned to its engine is abandoned like what has not.
+    /// An attempt that has turned to its engine is abandoned at once, like one that has not.
     AbandonTheActing,
-    /// What has turned to its engine is settled at the first look, whatever the deadline.
+    /// An attempt that has turned to its engine is settled at the first look, even before its deadline.
     SettleAtOnce,
-    /// Who settles does not look at the epochs.
+    /// A replica settles attempts without looking at the epochs.
     SettleLaterEpochs,
-    /// A new life is taken for the end of a restart of what ran, whoever began it.
+    /// A new life counts as the end of a restart of a running container, even if somebody else began that life.
     AnyNewLifeIsOurs,
     /// An attempt can be ended twice.
     FinishTwice,
     /// A lease is taken before its end.
     TakeOverBeforeTheEnd,
-    /// A lease is taken under the hands of a claim.
+    /// A lease is taken over while a claim is using it.
     TakeOverDuringAClaim,
     /// The epoch does not grow with the change of the holder.
     TheEpochStays,
@@ -45,7 +45,7 @@ pub enum Weakening {
 }
 
 impl Weakening {
-    /// Every one.
+    /// Every weakening.
     pub const ALL: [Self; 18] = [
         Self::ClaimWithoutTheLease,
         Self::TwoOpenAttempts,

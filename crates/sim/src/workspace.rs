@@ -57,11 +57,11 @@ pub enum Mind {
     Busy,
     /// It answers, and its heartbeats do not arrive. Well.
     Mute,
-    /// It will never do anything again.
+    /// It hangs, and will never do anything again.
     Wedged,
 }
 
-/// What each start of it comes to.
+/// What happens after each start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
     /// It works.
@@ -81,7 +81,7 @@ pub enum EnginePolicy {
     UnlessStopped,
 }
 
-/// A look that is wrong: what is seen of a container instead of the truth.
+/// A wrong look: what is seen of a container instead of the truth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lie {
     /// It is said to have stopped.
@@ -90,7 +90,7 @@ pub enum Lie {
     Missing,
 }
 
-/// What does not change about a workspace in most worlds.
+/// The properties of a workspace that do not change in most worlds.
 #[derive(Clone, Copy, Debug)]
 pub struct Spec {
     /// Heartbeat interval.
@@ -167,13 +167,13 @@ pub struct Workspace {
     pub engine_tries: u32,
     /// The next look at it is wrong.
     pub lie: Option<Lie>,
-    /// Its health result does not change any more, whatever it does.
+    /// Whether its health result is stuck and no longer changes.
     pub frozen_health: Option<Health>,
     /// Its writer's clock, off by microseconds.
     pub writer_offset: i64,
     /// An inspect of it never returns.
     pub inspect_hangs: bool,
-    /// It has no network of its own: it dies and lives with this one.
+    /// The workspace whose network it shares. The two live and die together.
     pub parent: Option<usize>,
     /// What a list shows.
     pub listed: Sample,

@@ -3,12 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
+use defib_policy::abilities::Abilities;
 use defib_policy::id::EngineName;
 use defib_policy::settings::Settings;
 
 use crate::chronicle::{Before, By, Chronicle, Obstacle};
 use crate::database::{Database, Report};
 use crate::dice::Dice;
+use crate::endpoint::Endpoint;
 use crate::engine::Engine;
 use crate::facts::Facts;
 use crate::functions::Functions;
@@ -16,7 +18,7 @@ use crate::queue::{Event, Queue, Wake};
 use crate::time::{Ms, ORIGIN, clock, stamp};
 use crate::workspace::{Mind, Spec, Workspace};
 
-/// How long every world turns before its scenario begins, so that detectors have learned what they can learn.
+/// How long every world runs before its scenario begins, so that detectors have learned what they can learn.
 pub const WARM_UP: Ms = 600_000;
 
 /// A step of a scenario.
@@ -43,7 +45,7 @@ pub trait Detector {
     fn cut_off(&mut self, _cut: bool) {}
 }
 
-/// Everything.
+/// Everything that exists.
 pub struct World {
     /// True time.
     pub now: Ms,
@@ -63,9 +65,9 @@ pub struct World {
     pub db: Database,
     /// What happened.
     pub chronicle: Chronicle,
-    /// Proxies that cannot reach anybody, by number.
+    /// The proxies that cannot reach any workspace, by number.
     pub broken_proxies: BTreeSet<u8>,
-    /// Until when what they said while they were broken speaks against them.
+    /// The time until which those proxies are not believed, because of what they reported while they were broken.
     pub discredited: BTreeMap<u8, Ms>,
     /// A proxy that gives the id of each request as its name.
     pub names_requests: Option<u8>,
@@ -77,8 +79,10 @@ pub struct World {
     pub proxies: u8,
     /// A request that succeeds is written down as activity.
     pub writes_activity: bool,
-    /// Whoever is on trial has the platform make a missing container again. Otherwise only what the engines are able to do can be done.
+    /// Whoever is on trial is a part of the platform, and makes a missing container again by itself. defib never is.
     pub platform_recreates: bool,
+    /// The platform's own restart, where defib is configured with one.
+    pub endpoint: Option<Endpoint>,
     requests: u32,
     queue: Queue,
     steps: Vec<Option<Step>>,
@@ -109,6 +113,7 @@ impl World {
             proxies: 2,
             writes_activity: false,
             platform_recreates: false,
+            endpoint: None,
             queue: Queue::default(),
             steps: Vec::new(),
             free_steps: Vec::new(),
@@ -270,7 +275,7 @@ impl World {
     fn request(&mut self, of: usize) {
         let every = self.workspaces[of].spec.request_every;
         if every == 0 {
-            return; // nobody calls it any more
+            return; // nothing calls it any more
         }
         let wait = self.dice.wait(every);
         self.queue.push(self.now + wait, Event::Request(id(of)));
@@ -320,6 +325,13 @@ impl World {
         }
     }
 
+    /// What an engine is able to do, together with the platform where one is configured.
+    #[must_use]
+    pub fn abilities(&self, engine: usize) -> Abilities {
+        let own = self.engines[engine].abilities;
+        self.endpoint.as_ref().map_or(own, |endpoint| endpoint.beside(own))
+    }
+
     /// Brings what looks show of a workspace up to date.
     pub fn touch(&mut self, of: usize) {
         let offset = self.engines[self.workspaces[of].engine].offset;
@@ -352,7 +364,7 @@ impl World {
         self.chronicle.obstacles.push(Obstacle { before, from: self.now, until });
     }
 
-    /// The same before one workspace alone.
+    /// Writes down an obstacle to one workspace alone.
     pub fn obstacle_of(&mut self, of: usize, lasting: Ms, grace: Ms) {
         let until = self.now + lasting + grace;
         self.chronicle.obstacles.push(Obstacle { before: Before::Workspace(of), from: self.now, until });

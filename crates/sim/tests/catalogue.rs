@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 
 use defib_sim::catalogue;
 use defib_sim::scenario::{self, Policy};
+use defib_sim::world::World;
 
 const SEEDS: u64 = 4;
 
@@ -31,12 +32,30 @@ fn there_are_seventy_one_incidents_in_order() {
 #[test]
 fn defib_keeps_every_oracle() {
     let mut broken = String::new();
-    for scenario in catalogue::ALL {
+    for scenario in catalogue::ALL.iter().chain(catalogue::CONTROL_PLANES) {
         for (seed, failures) in broken_seeds(scenario.id, SEEDS, Policy::Defib) {
             let _ = writeln!(broken, "--scenario {} --seed {seed}: {failures:#?}", scenario.id);
         }
     }
     assert!(broken.is_empty(), "{broken}");
+}
+
+/// Without a platform that could be asked, nobody is able to restart an instance of such a control plane.
+#[test]
+fn without_the_platforms_restart_the_dead_behind_a_control_plane_stay_dead() {
+    for id in ["C01", "C02", "C03"] {
+        let scenario = catalogue::find(id).unwrap();
+        let mut world = World::new(1);
+        let oracle = (scenario.build)(&mut world);
+        world.endpoint = None;
+        Policy::Defib.enter(&mut world);
+        let end = world.zero + oracle.horizon;
+        world.run_until(end);
+        assert_eq!(world.chronicle.restarts.len(), 0, "{id}: nobody was asked for what nobody can do");
+        let dead: Vec<usize> = world.chronicle.losses.iter().map(|loss| loss.workspace).collect();
+        assert!(!dead.is_empty() && dead.iter().all(|of| !world.workspaces[*of].is_well()), "{id}: {dead:?}");
+        assert!(world.chronicle.losses.iter().all(|loss| !loss.healable), "{id}: it is not held against defib");
+    }
 }
 
 /// In these somebody's container is removed, which an engine cannot make again. The README says so.
@@ -72,6 +91,7 @@ fn every_oracle_is_broken_by_somebody() {
     let others: Vec<Policy> = Policy::all().into_iter().filter(|policy| *policy != Policy::Defib).collect();
     let unbroken: Vec<&str> = catalogue::ALL
         .iter()
+        .chain(catalogue::CONTROL_PLANES)
         .map(|scenario| scenario.id)
         .filter(|id| !NOBODY_DOES.contains(id))
         .filter(|id| !(1..=60).any(|seed| others.iter().any(|policy| is_broken(id, seed, *policy))))

@@ -8,6 +8,11 @@ use std::path::{Path, PathBuf};
 use defib_sim::catalogue;
 use defib_sim::scenario::Scenario;
 
+/// All that the page tells of.
+fn scenarios() -> impl Iterator<Item = &'static Scenario> {
+    catalogue::ALL.iter().chain(catalogue::CONTROL_PLANES)
+}
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
@@ -55,9 +60,9 @@ fn in_code(line: &str) -> Vec<&str> {
 fn every_scenario_has_its_section_in_order_with_its_own_story() {
     let sections = sections();
     let headings: Vec<&str> = sections.iter().map(|(heading, _)| heading.as_str()).collect();
-    let expected: Vec<String> = catalogue::ALL.iter().map(|Scenario { id, name, .. }| format!("{id} {name}")).collect();
+    let expected: Vec<String> = scenarios().map(|Scenario { id, name, .. }| format!("{id} {name}")).collect();
     assert_eq!(headings, expected);
-    for (Scenario { id, story, .. }, (_, text)) in catalogue::ALL.iter().zip(&sections) {
+    for (Scenario { id, story, .. }, (_, text)) in scenarios().zip(&sections) {
         assert!(text.contains(&format!("*In the simulator: {story}.*")), "{id} tells another story than the catalogue");
         for part in ["\n- Field: ", "\n- Rule: ", "\n- Held by: "] {
             assert!(text.contains(part), "{id} has no line{part}");
@@ -69,7 +74,7 @@ fn every_scenario_has_its_section_in_order_with_its_own_story() {
 #[test]
 fn what_is_said_to_hold_an_incident_exists() {
     let functions = functions();
-    for (Scenario { id, .. }, (_, text)) in catalogue::ALL.iter().zip(&sections()) {
+    for (Scenario { id, .. }, (_, text)) in scenarios().zip(&sections()) {
         let line = text.lines().find_map(|line| line.strip_prefix("- Held by: ")).unwrap();
         let (scenario, tests) = line.split_once("; ").unwrap();
         let [name, file] = in_code(scenario)[..] else { panic!("{id}: {scenario}") };

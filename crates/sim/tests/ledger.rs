@@ -89,6 +89,7 @@ impl Trial {
             pool_size: 2,
             connect_timeout: Duration::from_secs(5),
             statement_timeout: Duration::from_secs(10),
+            fleet_max: 250_000,
         };
         let store = Store::new(&settings, clock).unwrap();
         store.migrate().await.unwrap();

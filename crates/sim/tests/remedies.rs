@@ -1,7 +1,8 @@
-//! What defib can do in the simulated world is what it can do in production: an engine does what its kind is able to do, and a
-//! container engine does not make a removed container again.
+//! What defib can do in the simulated world is what it can do in production: an engine does what its kind is able to do, and a removed
+//! container is made again by the platform alone, where one is configured.
 
 use defib_policy::abilities::Abilities;
+use defib_sim::endpoint::{Conduct, Endpoint};
 use defib_sim::remedy::{CallError, How};
 use defib_sim::scenario::Policy;
 use defib_sim::time::{mins, secs};
@@ -18,15 +19,10 @@ fn world_with(abilities: Abilities) -> World {
 /// Every combination of what an engine is asked for and what its kind is able to do.
 #[test]
 fn an_engine_is_asked_for_nothing_that_its_kind_cannot_do() {
-    for bits in 0..8_u8 {
-        let abilities = Abilities {
-            starts: bits & 1 != 0,
-            kills: bits & 2 != 0,
-            recreates: bits & 4 != 0,
-            ..Abilities::CONTAINER_ENGINE
-        };
+    for bits in 0..4_u8 {
+        let abilities = Abilities { starts: bits & 1 != 0, kills: bits & 2 != 0, ..Abilities::CONTAINER_ENGINE };
         for (how, able) in
-            [(How::Start, abilities.starts), (How::KillAndStart, abilities.kills), (How::Recreate, abilities.recreates)]
+            [(How::Start, abilities.starts), (How::KillAndStart, abilities.kills), (How::Recreate, false)]
         {
             let mut world = world_with(abilities);
             match how {
@@ -44,29 +40,49 @@ fn an_engine_is_asked_for_nothing_that_its_kind_cannot_do() {
 }
 
 #[test]
-fn a_container_engine_refuses_to_make_a_removed_container_and_the_platform_makes_it() {
-    let mut world = world_with(Abilities::default());
+fn no_engine_makes_a_removed_container_and_the_platform_makes_it() {
+    let mut world = world_with(Abilities { recreates: true, ..Abilities::default() });
     world.vanish(0);
     assert_eq!(world.restart(0, How::Recreate, secs(30), None).result, Err(CallError::Refused));
     assert_eq!(world.restart(0, How::Start, secs(30), None).result, Err(CallError::Gone));
-    assert_eq!(world.restart(0, How::ByPlatform, secs(30), None).result, Ok(()));
+    world.endpoint = Some(Endpoint::default());
+    assert_eq!(world.restart(0, How::Recreate, secs(30), None).result, Ok(()));
+    assert_eq!(world.endpoint.as_ref().map(|endpoint| endpoint.accepted_of(0)), Some(1));
     world.run_until(world.now + mins(1));
     assert!(world.workspaces[0].is_well());
 }
 
-/// It is made again by the platform, or by an engine whose kind can, and by nobody else.
+/// What an endpoint accepts is done, whether its answer arrives or not; what it refuses is not done.
 #[test]
-fn defib_leaves_a_removed_container_to_whoever_can_make_it() {
-    for recreates in [false, true] {
-        let mut world = world_with(Abilities { recreates, ..Abilities::CONTAINER_ENGINE });
+fn a_lost_answer_is_no_refusal() {
+    for (conduct, result, is_well) in [
+        (Conduct::Accepts, Ok(()), true),
+        (Conduct::Refuses, Err(CallError::Refused), false),
+        (Conduct::LosesItsAnswer, Err(CallError::TimedOut), true),
+    ] {
+        let mut world = world_with(Abilities::default());
+        world.endpoint = Some(Endpoint { conduct, ..Endpoint::default() });
+        world.vanish(0);
+        assert_eq!(world.restart(0, How::Recreate, secs(30), None).result, result);
+        world.run_until(world.now + mins(1));
+        assert_eq!(world.workspaces[0].is_well(), is_well, "{conduct:?}");
+    }
+}
+
+/// A removed container is made again by the platform, where defib is configured with its endpoint, and by nobody else.
+#[test]
+fn defib_leaves_a_removed_container_to_the_platform() {
+    for configured in [false, true] {
+        let mut world = world_with(Abilities::CONTAINER_ENGINE);
+        world.endpoint = configured.then(Endpoint::default);
         Policy::Defib.enter(&mut world);
         world.at(0, |world| world.vanish(1));
         world.run_until(world.zero + mins(20));
-        assert_eq!(world.workspaces[1].is_well(), recreates);
-        assert_eq!(world.workspaces[1].body == Body::Absent, !recreates);
-        if !recreates {
-            assert_eq!(world.chronicle.restarts.len(), 0, "nobody was asked for what nobody can do");
-            assert!(!world.chronicle.losses[0].healable);
+        assert_eq!(world.workspaces[1].is_well(), configured);
+        assert_eq!(world.workspaces[1].body == Body::Absent, !configured);
+        assert_eq!(world.chronicle.losses[0].healable, configured);
+        assert_eq!(world.chronicle.restarts.len(), usize::from(configured), "one request, or none");
+        if !configured {
             world.recreate(1, 0, 0, secs(1));
             world.run_until(world.now + mins(5));
             assert!(world.workspaces[1].is_well());

@@ -77,6 +77,14 @@ pub enum Fault {
     /// The server takes no writes. Nothing can be claimed there, and the heartbeats that it has may be old.
     #[error("the database is read-only (a standby, or default_transaction_read_only)")]
     ReadOnly,
+    /// The fleet has more rows than the store was set up for.
+    #[error(
+        "defib.fleet has more than {most} rows to watch: raise DEFIB_FLEET_MAX, or narrow the view or DEFIB_WATCHED_STATUSES"
+    )]
+    TooMany {
+        /// How many it may have.
+        most: usize,
+    },
     /// The database refused, or the connection broke.
     #[error("the database refused or broke off")]
     Query(#[source] tokio_postgres::Error),
@@ -136,7 +144,7 @@ impl Fault {
             Self::ReadOnly => "read_only",
             Self::Busy => "busy",
             Self::Timeout(_) => "timeout",
-            Self::Unexpected(_) => "contract",
+            Self::Unexpected(_) | Self::TooMany { .. } => "contract",
             Self::Function { .. } | Self::FunctionBusy { .. } => "function",
             Self::Query(error) => query_kind(error),
         }

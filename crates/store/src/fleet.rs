@@ -13,7 +13,7 @@ use std::sync::{Mutex, PoisonError};
 
 use defib_policy::fleet::{FleetRead, Kind, Workspace};
 use defib_policy::id::{EngineName, WorkspaceId};
-use defib_policy::moment::Timestamp;
+use defib_policy::moment::{Moment, Timestamp};
 use futures_util::TryStreamExt;
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
@@ -53,21 +53,38 @@ pub struct Malformed {
 /// How many malformed rows one read reports, at most. Where every row breaks the contract, that many examples are enough.
 pub const MALFORMED_MAX: usize = 32;
 
-/// The clock's row also tells whether the server takes writes (the last column), and when a standby that was promoted last
-/// heard of its primary (the status).
+/// The clock's row also tells whether the server takes writes (the last column), when a standby that was promoted last
+/// heard of its primary (the status), and what the view is defined as (the kind).
 ///
 /// Suspended rows come too, and are left out here: a condition on `suspended` beside the column would make the server
 /// compute it twice for each row.
-const READ: &str = "
-    select now(), null::text, pg_catalog.pg_last_xact_replay_timestamp()::text, null::text, null::text, null::text, null::text,
+const CLOCK: &str = "
+    select now(), null::text, pg_catalog.pg_last_xact_replay_timestamp()::text, %definition%, null::text, null::text, null::text,
            null::boolean, null::timestamptz, null::timestamptz, null::bigint, pg_catalog.pg_postmaster_start_time(),
-           pg_catalog.current_setting('transaction_read_only')
-    union all
-    select null, f.workspace_id::text, f.status::text, f.kind::text, f.engine::text, f.container_ref::text,
+           pg_catalog.current_setting('transaction_read_only')";
+
+/// What the view and the functions beside it are at present: whoever replaces one of them changes this text.
+const DEFINITION: &str = "(
+    select pg_catalog.string_agg(it.part, ' ' order by it.part) from (
+        select r.oid::text || '-' || r.xmin::text from pg_catalog.pg_rewrite r
+         where r.ev_class = pg_catalog.to_regclass('defib.fleet')
+        union all
+        select p.oid::text || '-' || p.xmin::text from pg_catalog.pg_proc p
+         where p.pronamespace = (select n.oid from pg_catalog.pg_namespace n where n.nspname = 'defib')) it(part))";
+
+/// A row of the fleet, below the clock's. Of a policy that is too long to be used only so much is sent that this can be seen.
+pub(crate) const ROWS: &str = "
+    select null::timestamptz, f.workspace_id::text, f.status::text, f.kind::text, f.engine::text, f.container_ref::text,
            f.instance_ref::text, f.suspended, f.last_heartbeat_at::timestamptz, f.last_activity_at::timestamptz,
-           f.active_tasks::bigint, f.created_at::timestamptz, f.policy::text
-      from defib.fleet f
-     where (f.status::text = any ($1) or f.status is null) %scope%";
+           f.active_tasks::bigint, f.created_at::timestamptz, left(f.policy::text, 4097)
+      from defib.fleet f";
+
+/// The watched rows, and no more of them than the daemon is ready to hold, and one.
+const WATCHED: &str = "where (f.status::text = any ($1) or f.status is null) %scope% limit $2";
+
+/// A longer policy is not used, and a longer reference leads to no container: such a row breaks the contract.
+const POLICY_MAX: usize = 4_096;
+const REFERENCE_MAX: usize = 1_024;
 
 /// Longer ids are not judged: they would not fit into the indexes of `defib.events` and `defib.verdicts`, and one row that
 /// cannot be recorded must not stop the recording of all others.
@@ -85,7 +102,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::ReadFleet`]; then nothing is known about any workspace. A server that takes no writes is one: a standby may lag,
-    /// and nothing could be claimed. All connections to it are given up, so that the next one may find the primary.
+    /// and nothing could be claimed. So is a fleet of more rows than the store was set up for. All connections to it are given up, so that the next one may find the primary.
     pub async fn read_fleet(
         &self,
         scope: FleetScope<'_>,
@@ -103,14 +120,15 @@ impl Store {
         scope: FleetScope<'_>,
         watched: &[String],
     ) -> Result<(FleetRead, Vec<Malformed>), Fault> {
-        let ids = scope.ids();
-        let mut parameters: Vec<Parameter<'_>> = vec![(&watched, Type::TEXT_ARRAY)];
-        let sql = if let Some(ids) = &ids {
+        let (ids, most) = (scope.ids(), self.rows_max());
+        let mut parameters: Vec<Parameter<'_>> = vec![(&watched, Type::TEXT_ARRAY), (&most, Type::INT8)];
+        let scope = if let Some(ids) = &ids {
             parameters.push((ids, Type::TEXT_ARRAY));
-            READ.replace("%scope%", "and f.workspace_id::text = any ($2)")
+            "and f.workspace_id::text = any ($3)"
         } else {
-            READ.replace("%scope%", "")
+            ""
         };
+        let sql = format!("{} union all ({ROWS} {})", clock(ids.is_none()), WATCHED.replace("%scope%", scope));
 
         let mut connection = self.pool.get().await?;
         if ids.is_some() {
@@ -122,6 +140,9 @@ impl Store {
             let mut stream = pin!(connection.stream(&sql, parameters).await?);
             while let Some(row) = stream.try_next().await? {
                 rows.add(&row)?;
+                if rows.received > self.fleet_max {
+                    return Err(Fault::TooMany { most: self.fleet_max });
+                }
             }
         }
         connection.rows_ended();
@@ -130,13 +151,36 @@ impl Store {
         }
         drop(connection); // not kept from others while we sort
 
+        rows.sort();
+        if ids.is_none() {
+            *self.definition.lock().unwrap_or_else(PoisonError::into_inner) = rows.definition.take();
+        }
+        self.finish_read(at, rows)
+    }
+
+    /// Whether the view or a function beside it was replaced since all rows were read.
+    pub(crate) fn was_replaced(&self, definition: Option<&str>) -> bool {
+        self.definition.lock().unwrap_or_else(PoisonError::into_inner).as_deref() != definition
+    }
+
+    /// One row more than the daemon is ready to hold: then it is known that there are too many.
+    pub(crate) fn rows_max(&self) -> i64 {
+        i64::try_from(self.fleet_max.saturating_add(1)).unwrap_or(i64::MAX)
+    }
+
+    /// What was read, with the readings of the clocks that go with it.
+    pub(crate) fn finish_read(&self, at: Moment, rows: Reading) -> Result<(FleetRead, Vec<Malformed>), Fault> {
         let Clock { now: database_now, server_started, is_promoted } =
             rows.clock.ok_or_else(|| Fault::Unexpected("the database's clock did not come with the fleet".into()))?;
         let database_started_at =
             if is_promoted { self.promotions.seen(server_started, database_now) } else { server_started };
-        rows.sort();
         Ok((FleetRead { at, database_now, database_started_at, workspaces: rows.workspaces }, rows.malformed))
     }
+}
+
+/// The statement of the row above the fleet's. It tells what the view is defined as where that is asked for.
+pub(crate) fn clock(with_definition: bool) -> String {
+    CLOCK.replace("%definition%", if with_definition { DEFINITION } else { "null::text" })
 }
 
 /// The row above the fleet's.
@@ -171,10 +215,14 @@ impl Promotions {
 }
 
 /// A read in progress.
-struct Reading {
+pub(crate) struct Reading {
     clock: Option<Clock>,
-    workspaces: Vec<Workspace>,
+    /// What the view is defined as, where that was asked for.
+    pub(crate) definition: Option<String>,
+    pub(crate) workspaces: Vec<Workspace>,
     malformed: Vec<Malformed>,
+    /// Rows of the fleet, whatever became of them.
+    pub(crate) received: usize,
     /// A fleet has few engines: one allocation for each, not for each row.
     engines: HashSet<EngineName>,
 }
@@ -196,11 +244,13 @@ impl Contract {
 }
 
 impl Reading {
-    fn with_capacity(rows: usize) -> Self {
-        Self { clock: None, workspaces: Vec::with_capacity(rows), malformed: Vec::new(), engines: HashSet::new() }
+    pub(crate) fn with_capacity(rows: usize) -> Self {
+        let (workspaces, malformed) = (Vec::with_capacity(rows), Vec::new());
+        Self { clock: None, definition: None, workspaces, malformed, received: 0, engines: HashSet::new() }
     }
 
-    fn add(&mut self, row: &Row) -> Result<(), Fault> {
+    /// Takes a row: the clock's, or one of the fleet. Returns whether it is of a workspace that can be judged.
+    pub(crate) fn add(&mut self, row: &Row) -> Result<bool, Fault> {
         if let Some(Instant::At(now)) = row.try_get(0)? {
             if row.try_get::<_, Option<&str>>(12)? == Some("on") {
                 return Err(Fault::ReadOnly);
@@ -208,20 +258,31 @@ impl Reading {
             if let Some(Instant::At(server_started)) = row.try_get(11)? {
                 let is_promoted = row.try_get::<_, Option<&str>>(2)?.is_some();
                 self.clock = Some(Clock { now, server_started, is_promoted });
+                self.definition = row.try_get(3)?;
             }
-            return Ok(());
+            return Ok(true);
         }
+        self.received += 1;
         if row.try_get::<_, Option<bool>>(7)? == Some(true) {
-            return Ok(());
+            return Ok(false);
         }
         match self.workspace(row) {
-            Ok(workspace) => self.workspaces.push(workspace),
+            Ok(workspace) => {
+                self.workspaces.push(workspace);
+                Ok(true)
+            }
             Err(why) => {
                 let id: Option<String> = row.try_get(1).unwrap_or_default();
                 self.report(id.map(|id| id.chars().take(ID_SHOWN_MAX).collect()), why);
+                Ok(false)
             }
         }
-        Ok(())
+    }
+
+    /// Takes a row that is of no concern.
+    pub(crate) const fn pass_over(&mut self) -> bool {
+        self.received += 1;
+        false
     }
 
     fn report(&mut self, id: Option<String>, why: &'static str) {
@@ -243,6 +304,7 @@ impl Reading {
             _ => return Err("kind is none of container, instance, external"),
         };
         let engine = match text(4)? {
+            Some(engine) if engine.len() > REFERENCE_MAX => return Err("engine is longer than 1024 bytes"),
             Some(engine) => self.engine(engine),
             // It has none, and its platform may well say so.
             None if kind == Kind::External => self.engine("external"),
@@ -253,20 +315,24 @@ impl Reading {
             Ok(Some(Instant::At(at))) => Ok(Some(at)),
             Ok(Some(Instant::Never)) | Err(_) => Err(why),
         };
+        let bounded = |column, most, why| match text(column)? {
+            Some(text) if text.len() > most => Err(why),
+            text => Ok(text.map(Box::<str>::from)),
+        };
         let tasks = row.try_get::<_, Option<i64>>(10).ok().flatten().unwrap_or_default();
         Ok(Workspace {
             id: id.into(),
-            status: text(2)?.ok_or("status is null")?.into(),
+            status: bounded(2, REFERENCE_MAX, "status is longer than 1024 bytes")?.ok_or("status is null")?,
             kind,
             engine,
-            container_ref: text(5)?.map(Into::into),
-            instance_ref: text(6)?.map(Into::into),
+            container_ref: bounded(5, REFERENCE_MAX, "container_ref is longer than 1024 bytes")?,
+            instance_ref: bounded(6, REFERENCE_MAX, "instance_ref is longer than 1024 bytes")?,
             suspended: row.try_get::<_, Option<bool>>(7).ok().flatten().ok_or("suspended is null")?,
             last_heartbeat_at: moment(8, "last_heartbeat_at is infinite")?,
             last_activity_at: moment(9, "last_activity_at is infinite")?,
             active_tasks: i32::try_from(tasks.max(0)).unwrap_or(i32::MAX),
             created_at: moment(11, "created_at is infinite")?,
-            policy: text(12)?.map(Into::into),
+            policy: bounded(12, POLICY_MAX, "policy is longer than 4096 bytes")?,
         })
     }
 
@@ -285,10 +351,11 @@ impl Reading {
     }
 
     /// Sorts by id. If an id comes twice (a join in the view multiplies rows), it is not clear which row is meant, so none of them is kept.
-    fn sort(&mut self) {
+    /// Returns those ids.
+    pub(crate) fn sort(&mut self) -> BTreeSet<WorkspaceId> {
         let in_order = |pair: &[Workspace]| pair[0].id < pair[1].id;
         if self.workspaces.windows(2).all(in_order) {
-            return;
+            return BTreeSet::new();
         }
         sort_by_id(&mut self.workspaces);
         let same = |pair: &&[Workspace]| pair[0].id == pair[1].id;
@@ -296,10 +363,11 @@ impl Reading {
             self.workspaces.windows(2).filter(same).map(|pair| pair[0].id.clone()).collect();
         if !twice.is_empty() {
             self.workspaces.retain(|workspace| !twice.contains(&workspace.id));
-            for id in twice {
+            for id in &twice {
                 self.report(Some(id.as_str().to_owned()), "workspace_id is in more than one row");
             }
         }
+        twice
     }
 }
 

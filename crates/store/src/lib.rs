@@ -1,7 +1,7 @@
 //! All access to Postgres: no other crate sends statements.
 //!
 //! ```text
-//! platform ── defib.fleet (a view) ─────────► read_fleet ──► policy
+//! platform ── defib.fleet (a view) ─────────► read_fleet, read_changes ──► policy
 //! proxies ─── defib.report_suspicion() ─────► take_suspicions
 //! operators ─ defib.holds ──────────────────┐
 //! replicas ── defib.leases ─────────────────┼► claim ► may_act ► finish ► recovered   (defib.restarts)
@@ -18,6 +18,7 @@
 
 mod belong;
 mod cadence;
+mod changes;
 mod clock;
 mod connect;
 mod contract;
@@ -48,7 +49,7 @@ mod view;
 mod written_status;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use defib_policy::moment::Moment;
@@ -56,6 +57,7 @@ use tokio::sync::Semaphore;
 use tokio_postgres::types::Type;
 
 pub use crate::cadence::CadenceRow;
+pub use crate::changes::Changes;
 pub use crate::contract::{Answer, Breach, ContractFacts, Question, Trial};
 pub use crate::error::{Fault, KINDS, SettingsError, StoreError};
 pub use crate::event::{EventRow, EventSubject};
@@ -100,6 +102,8 @@ pub struct StoreSettings {
     /// How long one call may take: waiting for a connection, the statements, and reading the answer. Larger: a database that hangs delays
     /// the tick by that much. Smaller: the read of a large fleet never succeeds.
     pub statement_timeout: Duration,
+    /// Rows of the fleet, at most. A view with more is refused, before its rows take up all memory.
+    pub fleet_max: usize,
 }
 
 /// The URL holds a password.
@@ -111,6 +115,7 @@ impl fmt::Debug for StoreSettings {
             .field("pool_size", &self.pool_size)
             .field("connect_timeout", &self.connect_timeout)
             .field("statement_timeout", &self.statement_timeout)
+            .field("fleet_max", &self.fleet_max)
             .finish()
     }
 }
@@ -122,7 +127,10 @@ pub struct Store {
     clock: Clock,
     application_name: Arc<str>,
     statement_timeout: Duration,
+    fleet_max: usize,
     promotions: Arc<fleet::Promotions>,
+    /// What the fleet's view was defined as when all rows were last read.
+    definition: Arc<Mutex<Option<String>>>,
     /// How many calls of the platform's functions may be under way: half of the pool.
     platform_turns: Arc<Semaphore>,
 }
@@ -147,7 +155,9 @@ impl Store {
             clock,
             application_name: settings.application_name.as_str().into(),
             statement_timeout: settings.statement_timeout,
+            fleet_max: settings.fleet_max,
             promotions: Arc::default(),
+            definition: Arc::default(),
             platform_turns: Arc::new(Semaphore::new((settings.pool_size / 2).max(1))),
         })
     }

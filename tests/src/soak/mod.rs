@@ -20,7 +20,7 @@ use crate::{Daemon, Pulse, Stage, Workspace, container, is_running};
 
 const REPLICAS: usize = 3;
 const WORKSPACES: usize = 10;
-/// Until everything that died runs again: a lease, an attempt's deadline, a few back-offs.
+/// How long it may take until everything that died runs again: a lease, an attempt's deadline, a few back-offs.
 const RECOVERY: Duration = Duration::from_secs(90);
 
 /// What is broken at random.
@@ -39,7 +39,7 @@ pub enum Breaking {
 /// A soak.
 #[derive(Clone, Copy, Debug)]
 pub struct Soak {
-    /// Of everything random.
+    /// The seed of everything random.
     pub seed: u64,
     /// Rounds: deaths, and one breaking each.
     pub rounds: usize,
@@ -47,7 +47,7 @@ pub struct Soak {
     pub breaking: Breaking,
 }
 
-/// What it came to.
+/// The result of a soak.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SoakReport {
     /// Workspaces that died.
@@ -261,7 +261,7 @@ impl Arena {
         self.stage.db.reconnect().await
     }
 
-    /// Engine, ledger and deaths tell one story.
+    /// Checks that the engine's count, the ledger and the deaths agree.
     async fn verify(mut self) -> Result<SoakReport> {
         let open = "select count(*) from defib.restarts where finished_at is null";
         let db = &self.stage.db;

@@ -19,7 +19,7 @@ const BOUND: Duration = Duration::from_secs(45);
 /// How many are in trouble at once, at most: a third, rounded up.
 const TROUBLED_MAX: usize = 4;
 
-/// What one workspace is in.
+/// The kinds of trouble that a workspace can be in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Trouble {
     StartRefused,
@@ -66,7 +66,7 @@ impl Trouble {
     }
 }
 
-/// What everybody is in.
+/// The trouble that concerns all workspaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Weather {
     Fair,
@@ -76,7 +76,7 @@ enum Weather {
 }
 
 impl Arena {
-    /// Has the platform's functions do what the rows of `public.troubles` say.
+    /// Makes the platform's functions do what the rows of `public.troubles` say.
     pub(super) async fn platform_may_misbehave(&self) -> Result<()> {
         self.stage.db.execute("create table public.troubles (id text, function text, what text)").await?;
         for function in ["mark_dead", "mark_recovered"] {
@@ -223,7 +223,7 @@ impl Arena {
         .await
     }
 
-    /// After the last round.
+    /// Checks the end, after the last round.
     pub(super) async fn nothing_is_left_open(&self) -> Result<()> {
         let open = "select count(*) from defib.restarts where finished_at is null";
         eventually(RECOVERY, "no attempt is under way", async || match self.stage.db.count(open).await {

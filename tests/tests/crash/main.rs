@@ -6,4 +6,5 @@
 
 mod matrix;
 mod moved;
+mod platform;
 mod soak;

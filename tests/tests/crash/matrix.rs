@@ -1,4 +1,4 @@
-//! The steps of a restart, and what must be true whichever of them was the last.
+//! The steps of a restart, and what must be true at whichever step the daemon died.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ const AFTERWARDS: Duration = Duration::from_secs(2);
 pub(crate) const SETTLED: Duration = Duration::from_secs(40);
 
 #[derive(Clone, Copy)]
-enum Company {
+pub(crate) enum Company {
     /// The next daemon is started after the crash.
     Alone,
     /// Another replica has been watching all the time.
@@ -73,7 +73,8 @@ async fn stopped_one_is_restarted_once(point: &str, company: Company) -> Result<
     is_restarted_once(&stage, &engine).await
 }
 
-/// A container that runs and fails its health check is killed and started: the engine does both, and a crash must not leave it down.
+/// A container that runs and fails its health check is killed and started again. The engine does both, and a crash of the daemon must not
+/// leave the container stopped.
 async fn sick_one_is_restarted_once(point: &str, company: Company) -> Result<()> {
     let engine = ScriptedEngine::start().await?;
     let stage = stage(&engine.url()).await?.knob("UNHEALTHY_ACTION", "restart").knob("STOP_GRACE", "0ms");
@@ -142,7 +143,7 @@ pub(crate) async fn stage(engine_url: &str) -> Result<Stage> {
 }
 
 /// The one that will crash owns the engine; the other one, if there is one, came later and watches.
-async fn cast(stage: &Stage, point: &str, company: Company) -> Result<(Daemon, Option<Daemon>)> {
+pub(crate) async fn cast(stage: &Stage, point: &str, company: Company) -> Result<(Daemon, Option<Daemon>)> {
     let crashing = stage.run_crashing_at("crashing", point).await?;
     let replica = match company {
         Company::Alone => None,
@@ -160,7 +161,7 @@ pub(crate) async fn has_crashed(crashing: &Daemon, point: &str) -> Result<()> {
     Ok(())
 }
 
-async fn after_the_crash(stage: &Stage, replica: Option<Daemon>) -> Result<Daemon> {
+pub(crate) async fn after_the_crash(stage: &Stage, replica: Option<Daemon>) -> Result<Daemon> {
     match replica {
         Some(replica) => Ok(replica),
         None => stage.run_as("next").await,

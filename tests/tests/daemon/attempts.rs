@@ -147,8 +147,8 @@ async fn a_daemon_killed_before_the_restart_leaves_a_row_that_is_abandoned_and_t
     let (stage, engine) = one_silent_workspace().await?;
     let daemon = stage.run().await?;
     stage.db.wait_for_verdict("w1", Some("silent")).await?;
-    // The engine answers the one look that convicts, and then hangs. So the daemon is killed while it waits for the look before the
-    // restart.
+    // The engine answers the look that convicts, and then hangs. So the daemon is killed while it waits for the answer to the look before
+    // the restart.
     engine.add_fault(FaultRule::new(Call::Inspect, Fault::Delay(Duration::from_millis(1))).times(1));
     engine.add_fault(FaultRule::new(Call::Inspect, Fault::Hang));
     engine.exit("w1", 137)?;

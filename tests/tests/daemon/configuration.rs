@@ -1,4 +1,4 @@
-//! What `defib` is told, and the schema that it finds.
+//! The configuration of `defib`, and the schemas that it may find.
 
 use anyhow::{Result, ensure};
 use defib_testkit::{PrivatePostgres, ScriptedEngine};
@@ -122,7 +122,7 @@ async fn run_refuses_a_schema_of_the_future() -> Result<()> {
     Ok(())
 }
 
-/// A dead workspace is marked `offline`: where that is not watched it leaves the fleet with its first failed restart.
+/// A dead workspace is marked `offline`. If that status is not watched, the workspace leaves the fleet when its first restart fails.
 #[tokio::test]
 async fn run_and_check_refuse_statuses_without_the_one_that_a_dead_workspace_is_given() -> Result<()> {
     let stage = migrated().await?.knob("WATCHED_STATUSES", "online,degraded");
@@ -223,7 +223,7 @@ fn says_to_migrate(refused: &Finished) -> Result<()> {
     Ok(())
 }
 
-/// Without the schema, and with an engine that nobody asks.
+/// A stage without the schema, and with an engine that is never asked.
 async fn bare() -> Result<Stage> {
     Stage::bare(PrivatePostgres::shared().await?, "unix:///nowhere.sock").await
 }

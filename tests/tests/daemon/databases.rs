@@ -39,7 +39,7 @@ async fn ten_seconds_without_postgres_restart_nobody_and_end_by_themselves() -> 
     let metrics = daemon.metrics().await?;
     ensure!(metrics.value("defib_database_up")? == 0.0, "defib_database_up says that it is up");
 
-    // One wrong look as soon as the database is back. If stale heartbeats were a witness then, this look would convict.
+    // There is one wrong look as soon as the database is back. If stale heartbeats were a witness at that moment, this look would convict.
     engine.add_fault(FaultRule::new(Call::List, Fault::FalselyStopped).times(1));
     engine.add_fault(FaultRule::new(Call::Inspect, Fault::FalselyStopped).times(ids.len()));
     server.start_server().await?;

@@ -15,7 +15,7 @@ const GUIDE: &str = include_str!("../../../deploy/adapters/README.md");
 /// The agents of the platform.
 const AGENTS: usize = 8;
 
-/// Of them, those that die together in the evening.
+/// The agents among them that die together in the evening.
 const STORM: std::ops::RangeInclusive<usize> = 2..=7;
 
 /// The platform: a farm of agents in real containers, which beat for as long as they run.
@@ -62,7 +62,7 @@ fn agent(n: usize) -> String {
     format!("agent-{n}")
 }
 
-/// Whoever runs beats, five times a second.
+/// Every running agent beats five times a second.
 async fn beat(engine: EngineHandle, database: String) {
     loop {
         let Ok(client) = postgres::connect(&database).await else { continue };
@@ -118,7 +118,7 @@ async fn is_said(stage: &Stage, id: &str, verdict: &str) -> Result<()> {
     .await
 }
 
-/// Waits until everybody is said to be alive.
+/// Waits until `status` calls all workspaces alive.
 async fn all_are_well(stage: &Stage) -> Result<()> {
     comes_to_say(stage, "status", &[&format!("{AGENTS} workspaces: {AGENTS} alive")]).await
 }

@@ -6,8 +6,8 @@ use anyhow::{Result, ensure};
 use defib_testkit::{PrivateDockerd, eventually};
 use defib_tests::{Agent, EventlessEngine, SOON, Stage, Workspace, throughout};
 
-/// How long a second restart is waited for, after the first. Beyond a spacing, the poll of these tests where there is one,
-/// and whatever an event or a suspicion may still cause.
+/// How long a second restart is waited for, after the first. It is longer than a spacing, than the poll of these tests where there is one,
+/// and than the looks that an event or a suspicion may still cause.
 const AFTERWARDS: Duration = Duration::from_secs(2);
 
 /// The defaults of the two knobs that bound the time to a verdict against a fresh heartbeat.
@@ -148,7 +148,7 @@ async fn the_dead_one_of_several_is_restarted_and_the_living_are_not() -> Result
     Ok(())
 }
 
-/// One row in the ledger of the whole fleet, one start more than the first one, and both still so a while later.
+/// Checks that the ledger has one row for the whole fleet and the container was started once more, now and a while later.
 async fn is_restarted_once(stage: &Stage, agent: &Agent) -> Result<()> {
     throughout(AFTERWARDS, "restarted once", async || {
         let restarts = stage.db.all_restarts().await.map_err(|error| format!("{error:#}"))?;

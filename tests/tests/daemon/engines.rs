@@ -1,4 +1,4 @@
-//! An engine that gives no answer, or a wrong one, has nobody restarted, and concerns no workspaces but its own.
+//! When an engine gives no answer, or a wrong one, nobody is restarted for it, and the workspaces of other engines are not affected.
 
 use std::time::{Duration, Instant};
 
@@ -102,7 +102,7 @@ async fn misbehaves(misbehaviour: Misbehaviour) -> Result<()> {
 
 #[tokio::test]
 async fn a_frozen_dockerd_restarts_nobody_and_a_death_under_it_is_found_afterwards() -> Result<()> {
-    let dockerd = PrivateDockerd::start().await?; // of our own: nobody else's may be frozen
+    let dockerd = PrivateDockerd::start().await?; // one of our own, because it is going to be frozen
     let stage = Stage::new(dockerd.url()).await?.quick_heartbeats().knob("ENGINE_TIMEOUT", "500ms");
     let (dies, lives) = (Agent::start(&dockerd, "dies").await?, Agent::start(&dockerd, "lives").await?);
     for agent in [&dies, &lives] {
@@ -223,7 +223,7 @@ async fn a_word_that_nobody_knows_accuses_nobody_and_hides_no_death() -> Result<
     }
     let _daemon = stage.run().await?;
 
-    // podman's `stopped`, which spoils the whole list for a client that does not know it.
+    // podman's state `stopped`. A client that does not know it cannot read the whole list.
     engine.set_state("strange", ContainerState::Other("stopped".into()))?;
     stage.db.wait_for_verdict("strange", Some("unknown")).await?;
     engine.exit("dies", 137)?;

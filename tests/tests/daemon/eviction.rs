@@ -49,7 +49,7 @@ async fn over_tls_with_its_own_authority_and_not_without() -> Result<()> {
     is_evicted_at(&redis, &url, &redis).await
 }
 
-/// `through` is what has to be there for the deletion, and lives until its end.
+/// `through` is kept alive until the end of the test, because the deletion needs it.
 async fn is_evicted_at(redis: &PrivateRedis, url: &str, _through: &PrivateRedis) -> Result<()> {
     let engine = ScriptedEngine::start().await?;
     let stage = stage(&engine, url).await?;
@@ -164,7 +164,7 @@ async fn what_cannot_be_meant_stops_the_start_with_one_line() -> Result<()> {
     Ok(())
 }
 
-/// One that is stopped is restarted in spite of Redis, without a noticeable delay, and another after it without any.
+/// A stopped workspace is restarted without a noticeable delay although Redis fails, and the next one without any delay.
 async fn goes_on_without(stage: &Stage, engine: &ScriptedEngine, daemon: &Daemon) -> Result<()> {
     let begun = Instant::now();
     engine.exit("dies", 137)?;

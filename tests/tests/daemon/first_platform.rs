@@ -1,5 +1,5 @@
 //! The first platform as a whole: its tables, its control plane, its server and its Redis. What dies comes back through the server's own
-//! restart, which is asked once, and after nobody can find the dead address in Redis any more.
+//! restart. The server is asked once, and only after the dead address has been deleted from Redis.
 
 use std::time::{Duration, SystemTime};
 
@@ -160,7 +160,7 @@ impl Platform {
         Ok(())
     }
 
-    /// Those keys of a workspace that there still are.
+    /// The keys of a workspace that still exist.
     async fn keys_of(&self, id: &str) -> Result<Vec<String>> {
         let mut left = Vec::new();
         for key in keys(id) {
@@ -169,8 +169,8 @@ impl Platform {
         Ok(left)
     }
 
-    /// The server is asked for this restart, as itself wants it, and while it has not answered yet the keys are gone already; another
-    /// workspace's are there.
+    /// Checks that the server is asked for this restart in the form that it expects. Before it has answered, the keys of this workspace are
+    /// gone, and those of another one are still there.
     async fn is_asked_with_no_key_left(&self, id: &str) -> Result<()> {
         let asked = eventually(SOON, "the server is asked", async || {
             self.server.restarts().pop().ok_or_else(|| "not yet".to_owned())

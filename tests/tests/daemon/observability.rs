@@ -47,13 +47,15 @@ const METRICS_BESIDES: &[&str] = &[
     "recording_bytes",
     "recording_lost_total",
     "recording_written_bytes_total",
+    "resyncs_total",
+    "rows_read_total",
     "unowned_workspaces",
     "webhook_deliveries_total",
     "webhook_off",
     "workspace_longest_seconds",
 ];
 
-/// A full disk under the log, as it is on many a host that has just lost something.
+/// The disk of the log is full.
 #[tokio::test]
 async fn a_log_that_cannot_be_written_does_not_end_the_daemon() -> Result<()> {
     let engine = ScriptedEngine::start().await?;

@@ -1,4 +1,4 @@
-//! What people do with the command line, beside a running daemon and without one.
+//! What people do with the command line, with a running daemon and without one.
 
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ async fn a_row_that_breaks_the_contract_is_not_called_alive() -> Result<()> {
     Ok(())
 }
 
-/// Waits until `status` says so, and that somebody judges it.
+/// Waits until `status` has this verdict, which also means that a daemon judges the workspace.
 async fn judged(stage: &Stage, id: &str, verdict: &str) -> Result<()> {
     eventually(SOON, &format!("{id} is judged {verdict}"), async || {
         let row = status_of(stage, id).await.map_err(|error| format!("{error:#}"))?;
@@ -102,7 +102,7 @@ async fn judged_no_more(stage: &Stage, id: &str) -> Result<()> {
     .await
 }
 
-/// `status` goes by the statuses that the daemon watches, and not by the environment of whoever runs it.
+/// `status` uses the statuses that the daemon watches, and not those in the environment of the person who runs it.
 #[tokio::test]
 async fn status_and_explain_need_no_knob_of_the_daemon() -> Result<()> {
     let engine = ScriptedEngine::start().await?;

@@ -1,4 +1,4 @@
-//! The platform's own restart: what an engine cannot make again, the platform is asked for, once.
+//! The platform's own restart: the platform is asked once for a container that the engine cannot make again.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Several daemons on one fleet: one owner an engine, the others warm and silent, and the way from one to the next.
+//! Several daemons on one fleet: each engine has one owner, the others are warm and silent, and ownership passes from one to the next.
 
 use std::time::Duration;
 
@@ -60,7 +60,7 @@ async fn after_a_crash_the_other_takes_over_within_the_lease_and_restarts_who_di
 #[tokio::test]
 async fn after_a_clean_stop_the_other_takes_over_at_once() -> Result<()> {
     let (stage, engine) = world(&["w1"]).await?;
-    // So long that waiting for its end would be seen.
+    // The lease is so long that the test would notice if anybody waited for its end.
     let stage = stage.knob("LEASE_TTL", "1m").knob("POLL_INTERVAL", "30s");
     let first = stage.run_as("first").await?;
     let _second = stage.run_as("second").await?;
@@ -269,7 +269,7 @@ async fn a_hold_is_respected_by_whichever_replica_takes_over() -> Result<()> {
     Ok(())
 }
 
-/// Without the database nobody can be fenced, so nobody acts: not even the owner, who still reaches its engine.
+/// Without the database no replica can be fenced, so none acts. That includes the owner, which still reaches its engine.
 #[tokio::test]
 async fn an_owner_that_is_cut_off_from_the_database_restarts_nothing() -> Result<()> {
     let server = defib_testkit::PrivatePostgres::start().await?;

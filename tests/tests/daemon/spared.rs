@@ -10,7 +10,7 @@ use defib_tests::{Agent, Database, SOON, Stage, Workspace, container, throughout
 /// How long nothing may happen. Many polls, spacings and suspicions, with the knobs of these tests.
 const A_WHILE: Duration = Duration::from_secs(3);
 
-/// What the platform calls a workspace that is not meant to run, and one whose first start is not over.
+/// The statuses of workspaces that are not meant to run, and of one whose first start is not over.
 const NOT_WATCHED: [&str; 4] = ["paused", "hibernated", "removed", "provisioning"];
 
 #[tokio::test]

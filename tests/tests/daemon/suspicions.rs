@@ -44,7 +44,7 @@ async fn two_thousand_suspicions_in_a_second_are_handled_and_restart_nobody() ->
         metrics.value("defib_suspicions_total{reason=\"unknown_workspace\"}")?,
     );
     ensure!((all, unknown) == (2_000.0, 667.0), "{all} were counted, {unknown} of them for unknown workspaces");
-    // One look for each workspace and spacing, and those of the polls, but not one for each suspicion.
+    // There is one look for each workspace and spacing, and those of the polls, but not one for each suspicion.
     let looks = u64::try_from(engine.count(Call::Inspect))?;
     let bound = u64::try_from(WORKSPACES)? * (took.as_secs() + 2);
     ensure!(looks <= bound, "{looks} inspects in {took:?}, more than {bound}");

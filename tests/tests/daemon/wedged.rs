@@ -153,7 +153,7 @@ async fn suspicions_from_long_before_the_start_are_no_second_witness() -> Result
     stage.db.wait_for_verdict("w1", Some("wedged")).await?;
     stage.nothing_is_claimed(A_WHILE).await?;
     ensure!(stage.db.held("w1").await?.as_deref() == Some("second_witness"), "it does not say what is missing");
-    // Whoever speaks now does count, and alone.
+    // A proxy that reports now counts, but it is only one witness.
     stage.db.suspect_by("w1", "proxy-3").await?;
     stage.nothing_is_claimed(A_WHILE).await?;
     ensure!(engine.restarts() == 0, "it was touched");

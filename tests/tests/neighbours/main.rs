@@ -1,8 +1,8 @@
 //! Nobody's trouble is anybody else's: what happens to a fleet when some of it, its platform, its database, its proxies or strangers
 //! misbehave. `defib run` as a black box on a real Postgres and on engines that misbehave on command.
 //!
-//! In each test one workspace is in trouble that nobody can help, and another one can be restarted, or must be left alone. The test shows
-//! that the second is treated as if the first were not there.
+//! In each test one workspace is in trouble and cannot be helped, and another one can be restarted, or must be left alone. The test shows
+//! that the second one is treated as if the first did not exist.
 
 #![allow(clippy::float_cmp, reason = "Prometheus writes counts as floats; they are whole")]
 
@@ -21,7 +21,7 @@ use anyhow::Result;
 use defib_testkit::ScriptedEngine;
 use defib_tests::{Pulse, Stage, Workspace, container};
 
-/// So many workspaces, `w00` and on, that run, beat and are called stale after a second of silence.
+/// This many workspaces, named from `w00` on. They run and beat, and are stale after a second of silence.
 async fn fleet(size: usize) -> Result<(Stage, ScriptedEngine, Pulse)> {
     let engine = ScriptedEngine::start().await?;
     let stage = Stage::new(&engine.url()).await?.quick_heartbeats();

@@ -1,4 +1,4 @@
-//! A reporter's name is the caller's text. What is believed is the login, and one login is one witness.
+//! The name of a reporter is a text that the caller chooses. So the login is what counts, and one login is one witness.
 
 use std::time::Duration;
 

@@ -8,7 +8,7 @@ use defib_testkit::ScriptedEngine;
 use defib_testkit::scripted_engine::{Call, Fault, FaultRule, Health};
 use defib_tests::{SOON, Stage, Workspace, container, throughout};
 
-/// Several times the second after which a silent one counts as wedged, and the windows over which reporters must agree.
+/// Several times as long as the second after which a silent workspace is wedged, and as the windows over which reporters must agree.
 const A_WHILE: Duration = Duration::from_secs(8);
 
 #[tokio::test]

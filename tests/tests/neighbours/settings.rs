@@ -1,4 +1,4 @@
-//! Settings with which a workspace would leave the fleet for ever, or back-off would forget, stop the start.
+//! defib does not start with settings by which a workspace would leave the fleet for ever, or by which the back-off would forget attempts.
 
 use anyhow::{Result, ensure};
 use defib_testkit::ScriptedEngine;
@@ -32,7 +32,7 @@ async fn a_retention_shorter_than_what_back_off_still_needs_is_refused() -> Resu
     is_refused(&stage, &["DEFIB_RETENTION"]).await
 }
 
-/// It does not start, and says why in one line that has all of these words.
+/// Checks that defib does not start, and says why in one line that has all of these words.
 async fn is_refused(stage: &Stage, words: &[&str]) -> Result<()> {
     let finished = stage.defib(&["run"]).await?.with_code(2)?;
     let said = format!("{}{}", finished.stdout, finished.stderr);

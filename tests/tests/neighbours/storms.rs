@@ -14,7 +14,7 @@ const SIZE: usize = 12;
 /// What twelve take that can all come back, several times over: three rounds, each of which a heartbeat ends.
 const WITHOUT_A_COOLDOWN: Duration = Duration::from_secs(40);
 
-/// A cooldown that is longer than any test, so that whoever waits for it is late.
+/// A cooldown that is longer than any test, so that a workspace that waits for it is noticed.
 const COOLDOWN: &str = "10m";
 
 #[tokio::test]
@@ -76,7 +76,7 @@ async fn a_storm_in_which_nobody_else_waits_is_over_although_the_hopeless_are_de
     Ok(())
 }
 
-/// A fleet to which something is about to happen.
+/// A fleet before something happens to it.
 struct Disaster {
     stage: Stage,
     engine: ScriptedEngine,

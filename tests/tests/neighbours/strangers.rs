@@ -1,4 +1,4 @@
-//! The HTTP port is open to strangers. What they do there costs nobody a restart.
+//! The HTTP port is open to strangers. Whatever they do there, dead workspaces are restarted.
 
 use anyhow::{Result, ensure};
 use defib_tests::SOON;
@@ -25,7 +25,7 @@ async fn half_sent_requests_that_could_use_up_all_files_keep_nobody_dead_and_are
     ensure!(metrics.value("defib_engine_up{engine=\"default\"}")? == 1.0, "the engine cannot be reached");
     for stranger in &mut strangers {
         let mut rest = Vec::new();
-        // Closed in order or reset: either is an end.
+        // A connection that was closed and one that was reset have both ended.
         let _ = timeout(SOON, stranger.read_to_end(&mut rest)).await?;
         ensure!(rest.is_empty(), "an answer to half a request: {}", String::from_utf8_lossy(&rest));
     }

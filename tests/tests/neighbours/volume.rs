@@ -1,4 +1,4 @@
-//! What one source can make us store is bounded at the source.
+//! How much one source can make defib store is bounded when it is written.
 
 use anyhow::{Result, ensure};
 use defib_testkit::eventually;
@@ -27,7 +27,7 @@ async fn an_engine_that_blips_is_no_event_of_each_of_its_workspaces() -> Result<
     Ok(())
 }
 
-/// Nobody takes them, as while no daemon runs.
+/// No daemon runs, so the suspicions are not taken.
 #[tokio::test]
 async fn reports_that_wait_are_one_row_for_each_who_reports() -> Result<()> {
     let (stage, _engine, _pulse) = fleet(1).await?;

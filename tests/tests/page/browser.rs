@@ -1,4 +1,4 @@
-//! The page in a real browser: each place, with and without script, by keyboard alone, live, and as those see it who hear it.
+//! The page in a real browser: each place, with and without script, by keyboard alone, live, and as a screen reader presents it.
 
 use anyhow::{Context, Result, ensure};
 use defib_testkit::PrivateDockerd;
@@ -148,7 +148,7 @@ async fn an_open_page_shows_a_death_and_the_return_by_itself_and_nothing_else_mo
     let browser = Browser::start().await?;
     browser.open(&format!("http://{}/workspaces?q=watched", daemon.address())).await?;
     browser.until("the page is live", "document.getElementById('stream').textContent === 'live'").await?;
-    // What a reload would lose.
+    // These would be lost by a reload.
     browser.run("window.kept = document.querySelector('.filters input'); window.kept.focus(); window.kept.value = 'half a wo'").await?;
 
     agent.die().await?;

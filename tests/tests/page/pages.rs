@@ -45,7 +45,7 @@ async fn each_place_shows_what_is_said() -> Result<()> {
         ("/engines", vec!["5 engines", "enforces", "timed_out"]),
         ("/engines/e1", vec!["aria-label=\"w17, dead\"", "epoch 3"]),
     ] {
-        // What the daemon itself says of its engine is among what is shown, and comes a moment after its start.
+        // The page also shows what the daemon itself says of its engine, which comes a moment after its start.
         let page = eventually(SOON, &format!("{path} says {parts:?}"), async || {
             let page = world.page(path).await.map_err(|error| format!("{error:#}"))?;
             if parts.iter().all(|part| page.contains(part)) { Ok(page) } else { Err(page) }

@@ -14,7 +14,7 @@ pub(crate) const NO_ENGINE: &str = "unix:///nonexistent/defib-page.sock";
 /// An id that an address, a page and a terminal must all take as text.
 pub(crate) const HOSTILE: &str = "<script>alert(\"id\")</script>\u{202e}/?#%";
 
-/// The same in an address.
+/// This id as it is written in an address.
 pub(crate) const HOSTILE_ESCAPED: &str = "%3Cscript%3Ealert%28%22id%22%29%3C%2Fscript%3E%E2%80%AE%2F%3F%23%25";
 
 /// The fleet of `sql/page.sql`, and who shows it.

@@ -12,7 +12,7 @@ use crate::{nobody_is_touched, only_this_one_is_restarted, stage_with};
 
 const HELD_FOR: Duration = Duration::from_secs(20);
 
-/// One test of four, because all that they do is wait.
+/// The four cases are one test, because most of their time is waiting.
 #[tokio::test]
 async fn an_answer_that_does_not_come_holds_up_what_needs_it_and_nothing_else() -> Result<()> {
     let on_the_ledger = async { a_lock_on_the_ledger_holds_up_restarts_and_nothing_else().await.context("the ledger") };

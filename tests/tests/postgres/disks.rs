@@ -1,4 +1,4 @@
-//! A tablespace without a free block: what cannot be written was not claimed.
+//! A tablespace without a free block: a restart whose claim cannot be written is not made.
 
 use anyhow::{Context, Result, ensure};
 use defib_testkit::postgres::SMALL_TABLESPACE;

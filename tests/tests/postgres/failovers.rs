@@ -12,7 +12,7 @@ use crate::{A_WHILE, OLD_ENOUGH, nobody_is_touched, one_wrong_look, only_this_on
 /// There are three at most, because four that look dead would be a storm, in which other rules hold.
 const FLEET: [&str; 3] = ["dies", "lives", "beats"];
 
-/// By then a stale heartbeat would count as evidence again, for a daemon whose local health multiplier is 1.
+/// After this time a stale heartbeat would count as evidence again, for a daemon whose local health multiplier is 1.
 const HEARTBEATS_COUNT_AFTER: Duration = Duration::from_secs(2);
 
 /// A primary, its standby, and a stage on the primary.
@@ -50,8 +50,8 @@ impl Pair {
     }
 }
 
-/// From the moment at which the new primary answers: one wrong look at a fleet with stale heartbeats convicts nobody, the dead one
-/// is restarted once, and the ledger knows what it knew.
+/// What must hold from the moment at which the new primary answers: one wrong look at a fleet with stale heartbeats convicts nobody, the
+/// dead workspace is restarted once, and the ledger has kept its rows.
 async fn judged_afresh_after_the_outage(pair: &mut Pair, daemon: &Daemon) -> Result<()> {
     let (before, known) = (pair.engine.restarts(), pair.stage.db.all_restarts().await.unwrap_or_default());
     let looked = looks_at_a_living_one(&pair.engine);
@@ -65,8 +65,9 @@ async fn judged_afresh_after_the_outage(pair: &mut Pair, daemon: &Daemon) -> Res
     Ok(())
 }
 
-/// How often the engine was asked about one that lives. After a list that calls it stopped it is asked once more: proof that the
-/// wrong look was made. (Not the verdicts: only who has the lease records them, and it may have come a moment later.)
+/// How often the engine was asked about a living workspace. After a list that calls it stopped, it is asked once more, which proves that
+/// the wrong look was made. (Verdicts would prove nothing: only the holder of the lease records them, and it may have got the lease a
+/// moment later.)
 fn looks_at_a_living_one(engine: &ScriptedEngine) -> usize {
     engine.count_of(Call::Inspect, "lives")
 }
@@ -96,7 +97,7 @@ async fn a_fail_over_restarts_the_dead_one_once_and_no_healthy_one() -> Result<(
     Ok(())
 }
 
-/// Its machine hangs: it accepts connections, and never says a word.
+/// The machine of the old primary hangs: it accepts connections, and never answers.
 #[tokio::test]
 async fn a_primary_that_hangs_is_given_up_for_the_promoted_standby() -> Result<()> {
     let mut pair = Pair::start().await?;
@@ -111,7 +112,7 @@ async fn a_primary_that_hangs_is_given_up_for_the_promoted_standby() -> Result<(
     only_this_one_is_restarted(&pair.stage, &pair.engine, "dies", 0).await
 }
 
-/// Fenced, as cluster managers do it: the old primary lives, and connections to it too, but nothing can be written there.
+/// The old primary is fenced, as cluster managers do it: it lives, and so do the connections to it, but nothing can be written there.
 #[tokio::test]
 async fn an_old_primary_that_turned_read_only_is_left_for_the_new_one() -> Result<()> {
     let mut pair = Pair::start().await?;
@@ -162,8 +163,8 @@ async fn a_pooler_that_is_pointed_at_the_new_primary_is_followed() -> Result<()>
     judged_afresh_after_the_outage(&mut pair, &daemon).await
 }
 
-/// A standby has been up for days when it takes over. A daemon that starts only then has seen no outage, and must not hold the
-/// beats against anybody that could not be written during it.
+/// A standby has been up for days when it takes over. A daemon that starts only then has seen no outage. Heartbeats could not be written
+/// during the outage, and it must not hold that against anybody.
 #[tokio::test]
 async fn a_daemon_that_starts_after_a_fail_over_waits_for_heartbeats_as_one_that_saw_it() -> Result<()> {
     let mut pair = Pair::start().await?;

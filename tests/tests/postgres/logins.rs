@@ -1,4 +1,4 @@
-//! Logins with the rights of one role each, and no others: what the README tells operators to grant.
+//! Logins with the rights of one role each, and no others: what `docs/wiring.md` tells operators to grant.
 
 use anyhow::{Result, ensure};
 use defib_testkit::postgres::connect;
@@ -48,7 +48,7 @@ async fn the_granted_rights_do_for_the_whole_job_and_for_every_command() -> Resu
     ensure!(denied.is_none(), "{denied:?}");
     ensure!(daemon.readiness().await?.0, "not ready");
 
-    // Who may only look can look, with the same program.
+    // A login that may only read can do so with the same program.
     let stage = stage.knob("DATABASE_URL", &viewer);
     for command in [["status"].as_slice(), &["explain", "w1"]] {
         stage.defib(command).await?.with_code(0)?;

@@ -20,7 +20,7 @@ use defib_testkit::scripted_engine::{Call, Fault, FaultRule};
 use defib_testkit::{PrivatePostgres, ScriptedEngine};
 use defib_tests::{Daemon, SOON, Stage, Workspace, container, throughout};
 
-/// Several polls of [`quick`]: whoever would be restarted wrongly, would be within this.
+/// Several polls of [`quick`]: a wrong restart would be made within this time.
 const A_WHILE: Duration = Duration::from_millis(1_500);
 
 /// A poll takes a moment, and a heartbeat is stale after a second at most, however slow defib thinks itself to be.
@@ -77,14 +77,14 @@ async fn only_this_one_is_restarted(stage: &Stage, engine: &ScriptedEngine, dead
     Ok(())
 }
 
-/// The next list, and the inspects that follow it, find everybody stopped. With a stale heartbeat as second witness one such
-/// look would convict.
+/// Makes the next list, and the inspects that follow it, show every container as stopped. With a stale heartbeat as the second witness, one
+/// such look would convict.
 fn one_wrong_look(engine: &ScriptedEngine, containers: usize) {
     engine.add_fault(FaultRule::new(Call::List, Fault::FalselyStopped).times(1));
     engine.add_fault(FaultRule::new(Call::Inspect, Fault::FalselyStopped).times(containers));
 }
 
-/// Whether a line of the log says all of these, at least as loud as a warning.
+/// Whether a line of the log with at least the level `warn` has all of these words.
 fn warned(daemon: &Daemon, parts: &[&str]) -> Result<bool> {
     let log = daemon.log()?;
     let loud = log.iter().filter(|line| line["level"] == "WARN" || line["level"] == "ERROR");

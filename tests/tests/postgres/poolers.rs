@@ -11,7 +11,7 @@ use crate::{A_WHILE, nobody_is_touched, only_this_one_is_restarted, quick, stage
 
 const POOL_SIZE: usize = 2;
 
-/// What the server complains of when a session was taken for one's own.
+/// The error of the server when a client relies on state of its session.
 const SESSION_LOST: [&str; 4] = ["prepared statement", "portal", "unnamed", "cursor"];
 
 fn no_session_was_missed(server: &PrivatePostgres) -> Result<()> {

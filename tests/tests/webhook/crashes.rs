@@ -9,10 +9,10 @@ use defib_tests::{SOON, throughout};
 
 use crate::{hold, id, stage, told, wait_until_told, wait_until_wanted};
 
-/// A message of a replica that was killed is anybody's after half a minute.
+/// After half a minute, any replica may take a message of one that was killed.
 const TAKEN_OVER: Duration = Duration::from_secs(50);
 
-/// Dies at this step of a delivery; a process of the same name goes on.
+/// The daemon dies at this step of a delivery, and a process of the same name takes its place.
 async fn dies_at(point: &str, deliveries: usize) -> Result<()> {
     let (engine, receiver) = (ScriptedEngine::start().await?, WebhookReceiver::start().await?);
     let stage = stage(&engine, &receiver).await?;

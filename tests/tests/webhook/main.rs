@@ -52,12 +52,12 @@ async fn wait_until_told(receiver: &WebhookReceiver, expected: &[&str], deadline
     .await
 }
 
-/// An operator's hold on a workspace, which need not exist: the simplest thing to tell.
+/// An operator's hold on a workspace, which need not exist. It is the simplest event that makes a message.
 async fn hold(stage: &Stage, workspace: &str) -> Result<()> {
     stage.db.execute(&format!("select defib.place_hold('workspace', '{workspace}', 'for a test')")).await
 }
 
-/// Waits until the webhook is in the tables: what happens before is told to nobody.
+/// Waits until the webhook is in the tables. Before that, no messages are written.
 async fn wait_until_wanted(stage: &Stage) -> Result<()> {
     eventually(SOON, "the daemon says that it has a webhook", async || {
         match stage.db.count("select count(*) from defib.webhook where wanted_until > now()").await {

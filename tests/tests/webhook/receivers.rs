@@ -69,7 +69,7 @@ async fn one_that_hangs_or_a_locked_outbox_delays_no_restart() -> Result<()> {
     engine.exit("w2", 137)?;
     stage.db.wait_for_restart("w2", "succeeded", Duration::from_secs(8)).await?;
     locking.batch_execute("rollback").await?;
-    // What could not be written is lost and counted; what was written is told, the one that has not failed yet first.
+    // A message that could not be written is lost and counted. The ones that were written are sent, first the one that has not failed yet.
     wait_until_told(&receiver, &["restart.succeeded w1", "hold.placed elsewhere"], AFTER_A_HANG).await?;
     daemon.wait_for_metric("defib_outbox_unwritten", |count| count == 1.0, SOON).await?;
     Ok(())

@@ -27,7 +27,8 @@ const SKEW_MAX: Duration = Duration::from_secs(2);
 pub(super) async fn run(config: &Config, strict: bool) -> anyhow::Result<Ended> {
     let mut findings = Findings::default();
     let clock = clock::monotonic();
-    let store = connect::store(&config.database_url, "defib check", clock.clone())?;
+    let store =
+        connect::store_with(&config.database_url, "defib check", connect::POOL_SIZE, config.fleet_max, clock.clone())?;
     let now = check_database(&mut findings, config, &store).await;
     let (mut judged, mut all) = (Vec::new(), Vec::new());
     if let Some(facts) = now.as_ref().filter(|facts| facts.schema != SchemaState::Missing) {

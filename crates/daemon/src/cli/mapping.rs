@@ -99,8 +99,8 @@ async fn ask<'a>(
         Ok(reached) if !reached.spoiled => {}
         Ok(_) => findings.fail(
             &what,
-            "a container of it is in a state that defib does not know, so its list cannot be read whole: find it (`docker ps --all`), and \
-             remove it or have it started",
+            "its list has an entry without an id, or with names or labels that cannot be read, so nobody knows whose container it is: \
+             compare `docker ps --all` with the answer of GET /containers/json, and remove that container",
         ),
         Err(fault) => {
             findings.fail(&what, &format!("its containers cannot be listed: {fault}"));

@@ -187,7 +187,27 @@ pub(crate) const KNOBS: &[Knob] = &[
         "5s",
         "Deadline of one sampling call to an engine",
     ),
-    knob(Group::Loop, "POLL_INTERVAL", duration(100, HOUR), "5s", "How often the whole fleet is read and judged"),
+    knob(
+        Group::Loop,
+        "POLL_INTERVAL",
+        duration(100, HOUR),
+        "5s",
+        "How often what has changed in the fleet is read, and whom it concerns is judged",
+    ),
+    knob(
+        Group::Loop,
+        "RESYNC_INTERVAL",
+        duration(100, HOUR),
+        "60s",
+        "How often all rows are read and everybody is judged; not shorter than DEFIB_POLL_INTERVAL, and as long as that where that is longer and this is not set",
+    ),
+    knob(
+        Group::Loop,
+        "FLEET_MAX",
+        Kind::Integer { min: 1, max: 10_000_000 },
+        "250000",
+        "Watched rows of defib.fleet, at most; a view with more is refused, nobody is judged, and /readyz says so",
+    ),
     knob(
         Group::Loop,
         "WATCHED_STATUSES",

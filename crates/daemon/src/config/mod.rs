@@ -63,6 +63,10 @@ pub(crate) struct Config {
     pub(crate) workspace_label: String,
     pub(crate) engine_timeout: Duration,
     pub(crate) watched_statuses: Vec<String>,
+    /// How often all rows of the fleet are read.
+    pub(crate) resync_interval: Duration,
+    /// Rows of the fleet, at most.
+    pub(crate) fleet_max: usize,
     pub(crate) policy: Settings,
     pub(crate) webhook: Option<Webhook>,
     pub(crate) restart_concurrency: usize,
@@ -215,6 +219,7 @@ impl RawKnobs {
             on_exit_0: OnExit0::default(),
         };
         let listen_addr = read.address("LISTEN_ADDR");
+        let (resync_interval, resync_given) = (read.duration("RESYNC_INTERVAL"), read.is_given("RESYNC_INTERVAL"));
         let config = Config {
             listen_database_url: listen_database_url.or_else(|| database_url.clone()).unwrap_or(Secret(String::new())),
             database_url: database_url.unwrap_or(Secret(String::new())),
@@ -227,6 +232,8 @@ impl RawKnobs {
             workspace_label: read.label("WORKSPACE_LABEL"),
             engine_timeout: read.duration("ENGINE_TIMEOUT"),
             watched_statuses: read.list("WATCHED_STATUSES"),
+            resync_interval: if resync_given { resync_interval } else { resync_interval.max(policy.poll_interval) },
+            fleet_max: read.integer("FLEET_MAX"),
             webhook: read.webhook(),
             restart_concurrency: read.integer("RESTART_CONCURRENCY"),
             capture_log_lines: read.integer("CAPTURE_LOG_LINES"),
@@ -258,6 +265,7 @@ impl RawKnobs {
         if faults.is_empty() {
             faults = config.policy.faults();
             faults.extend(config.forgets_too_soon());
+            faults.extend(config.resyncs_too_often());
             faults.extend(config.lacks_a_platform().map(str::to_owned));
         }
         if faults.is_empty() { Ok(config) } else { Err(Faults(faults)) }
@@ -275,6 +283,17 @@ impl Config {
                 .as_ref()
                 .map(|_| "DEFIB_PLATFORM_TOKEN is the token of nobody without DEFIB_PLATFORM_URL")
         }
+    }
+
+    /// Reads of the fleet are made with polls, so there are not more of one kind than of all.
+    fn resyncs_too_often(&self) -> Option<String> {
+        (self.resync_interval < self.policy.poll_interval).then(|| {
+            format!(
+                "DEFIB_RESYNC_INTERVAL={} is shorter than DEFIB_POLL_INTERVAL={}: all rows cannot be read more often than the fleet is polled",
+                humantime::format_duration(self.resync_interval),
+                humantime::format_duration(self.policy.poll_interval),
+            )
+        })
     }
 
     /// Back-off and exhaustion are derived from closed attempts, so these must be kept for as long as the derivation looks back.

@@ -81,6 +81,11 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Whether a knob was given at all.
+    pub(super) fn is_given(&self, name: &str) -> bool {
+        self.raw.0.contains_key(name)
+    }
+
     pub(super) fn text(&mut self, name: &str) -> Option<String> {
         self.given(name).0.filter(|text| !text.is_empty())
     }

@@ -1,4 +1,6 @@
 //! A database and engines in memory, and a daemon on them. Time is tokio's and paused: a minute passes in a millisecond.
+//!
+//! The file is long because the daemon is put together here from all of its parts, and each part needs its own trait of the database.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -16,7 +18,7 @@ use defib_policy::moment::Timestamp;
 use defib_policy::plan::RestartOrder;
 use defib_policy::sample::{Exit, Fault, Health as Check, Incarnation, Observation, Sample};
 use defib_store::{
-    EventRow, EventSubject, Fault as StoreFault, FleetScope, Hold, Lease, LeaseProof, LeaseTable, LeaseTurn,
+    Changes, EventRow, EventSubject, Fault as StoreFault, FleetScope, Hold, Lease, LeaseProof, LeaseTable, LeaseTurn,
     ListenEvent, Malformed, OwedMark, Pending, StoreError, StoredVerdict, Suspicion, VerdictRow,
 };
 use serde_json::Value;
@@ -30,7 +32,7 @@ use crate::driver::{self, Inputs, Parts};
 use crate::health::Health;
 use crate::leases::Leases;
 use crate::marks::Marks;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Resync};
 use crate::news::News;
 use crate::pass::{Passes, Restarts};
 use crate::reading::Reading;
@@ -162,6 +164,24 @@ impl FleetTables for FakeDatabase {
         };
         let workspaces = lock(&self.rows).values().filter(wanted).cloned().collect();
         Ok((FleetRead { at, database_now, database_started_at: Timestamp(0), workspaces }, Vec::new()))
+    }
+
+    async fn read_changes(
+        &self,
+        since: Timestamp,
+        called: &[WorkspaceId],
+        _: &[String],
+    ) -> Result<Changes, StoreError> {
+        let (all, malformed) = self.read_fleet(FleetScope::All, &[]).await?;
+        let newer = |row: &Workspace| row.last_heartbeat_at.max(row.last_activity_at).max(row.created_at) > Some(since);
+        let has = |id: &WorkspaceId| all.workspaces.iter().any(|row| row.id == *id);
+        let gone = called.iter().filter(|id| !has(id)).cloned().collect();
+        let (at, database_now) = (all.at, all.database_now);
+        let workspaces: Vec<Workspace> =
+            all.workspaces.into_iter().filter(|row| newer(row) || called.contains(&row.id)).collect();
+        let received = workspaces.len();
+        let read = FleetRead { at, database_now, database_started_at: Timestamp(0), workspaces };
+        Ok(Changes { read, gone, malformed, replaced: false, received })
     }
 
     async fn read_attempts(&self, scope: FleetScope<'_>, _: Duration) -> Result<Vec<Attempt>, StoreError> {
@@ -494,13 +514,13 @@ impl Foundations {
         let restarts = Arc::new(FakeRestarts::default());
         let known = engines.iter().map(|(name, engine)| (name.clone(), Arc::clone(engine) as _)).collect();
         let parts = Parts {
-            reading: Arc::new(Reading {
-                state: Arc::clone(&state),
-                database: Arc::clone(&database) as _,
-                leases: Arc::clone(&leases),
-                recorder: Arc::clone(&recorder),
-                news: Arc::clone(&news),
-            }),
+            reading: Arc::new(Reading::new(
+                Arc::clone(&state),
+                Arc::clone(&database) as _,
+                Arc::clone(&leases),
+                Arc::clone(&recorder),
+                Arc::clone(&news),
+            )),
             passes: Arc::new(Passes {
                 state: Arc::clone(&state),
                 sampling: Sampling::new(Arc::clone(&state), known),
@@ -562,6 +582,11 @@ impl House {
     /// An engine tells something.
     pub(super) async fn tells(&self, engine: &str, event: EngineEvent) {
         self.events[engine].send(event).await.expect("its worker listens");
+    }
+
+    /// How often all rows were read for this reason.
+    pub(super) fn resyncs(&self, reason: Resync) -> u64 {
+        self.metrics.resyncs_for(reason)
     }
 
     /// The sum of a metric over all its labels.

@@ -2,6 +2,7 @@
 
 #![allow(clippy::float_cmp, reason = "Prometheus writes counts as floats; they are whole")]
 
+mod changes;
 mod fakes;
 
 use std::sync::atomic::Ordering;

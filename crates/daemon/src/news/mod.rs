@@ -17,7 +17,7 @@ use defib_policy::id::{EngineName, WorkspaceId};
 use defib_policy::moment::Moment;
 use defib_policy::plan::{Change, Plan};
 use defib_policy::verdict::Verdict;
-use defib_store::{LeaseTable, Malformed, StoreError};
+use defib_store::{LeaseTable, MALFORMED_MAX, Malformed, StoreError};
 use tracing::{debug, error, info, warn};
 
 pub(crate) use self::evictions::EvictionNews;
@@ -25,7 +25,7 @@ pub(crate) use self::recording::RecordingNews;
 pub(crate) use self::restarts::RestartNews;
 use crate::health::Health;
 use crate::logging::{database_fault, printable};
-use crate::metrics::{Metrics, PassResult, PassScope};
+use crate::metrics::{Metrics, PassResult, PassScope, Resync, RowsRead};
 use crate::report::{Counts, PassReport};
 use crate::state::State;
 use crate::sync::lock;
@@ -105,15 +105,31 @@ impl News {
         }
     }
 
-    /// Tells of the rows that break the contract in a read of the fleet. Each is logged once for as long as it breaks the contract.
-    pub(crate) fn malformed(&self, rows: Vec<Malformed>) {
+    /// Tells of the rows that break the contract in a read of the fleet. Each is logged once for as long as it breaks the contract. A read
+    /// that was not of all rows (`whole`) does not tell which of them have been mended.
+    pub(crate) fn malformed(&self, rows: Vec<Malformed>, whole: bool) {
         let told = &mut lock(&self.told).malformed;
         let now: BTreeSet<_> = rows.into_iter().map(|row| (row.id, row.why)).collect();
         for (id, why) in now.difference(told) {
             let id = id.as_deref().map_or_else(|| "(none)".to_owned(), printable);
             warn!(workspace = %id, why, "a row of defib.fleet breaks the contract and is not judged");
         }
-        *told = now;
+        if whole {
+            *told = now;
+        } else if told.len() < MALFORMED_MAX {
+            told.extend(now);
+        }
+    }
+
+    /// All rows of the fleet were read, for this reason.
+    pub(crate) fn resynced(&self, reason: Resync) {
+        self.metrics.resynced(reason);
+        debug!(reason = reason.label(), "all rows of the fleet were read");
+    }
+
+    /// The database sent so many rows of the fleet.
+    pub(crate) fn rows_read(&self, how: RowsRead, rows: usize) {
+        self.metrics.rows_read(how, rows);
     }
 
     /// What an engine said.
@@ -124,8 +140,8 @@ impl News {
             if reached.spoiled && spoiled.insert(report.engine.clone()) {
                 warn!(
                     engine = %report.engine,
-                    "a container of the engine is in a state that defib does not know, so its list cannot be read whole; the others are \
-                     listed without it, and none of those that are found by their label can be missing"
+                    "the engine's list has an entry without an id, or with names or labels that cannot be read, so nobody knows whose \
+                     container it is; until it is gone, none of the workspaces that are found by their label can be missing"
                 );
             } else if !reached.spoiled && report.own_labels.is_some() && spoiled.remove(&report.engine) {
                 info!(engine = %report.engine, "the engine's list can be read whole again");
@@ -377,7 +393,7 @@ impl News {
         }
         let unowned = if ownership.speaks_for(None, now) {
             let nobodys = fleet.engines().filter(|engine| ownership.lease_for(Some(engine)).is_none());
-            nobodys.map(|engine| fleet.rows_on(Some(engine)).count()).sum()
+            nobodys.map(|engine| fleet.count_on(Some(engine))).sum()
         } else {
             0
         };

@@ -21,7 +21,7 @@ pub(crate) struct Understood {
     /// The interface's word for the state, where there is one.
     pub(crate) word: Option<String>,
     pub(crate) observation: Observation,
-    /// Where it is no evidence: what to say about it.
+    /// Why it is no evidence, if it is none.
     pub(crate) complaint: Option<String>,
 }
 
@@ -93,7 +93,7 @@ pub(crate) const fn fault_of(error: &NoAnswer) -> Fault {
     }
 }
 
-/// What an operator should look at.
+/// A hint for the operator where to look.
 pub(crate) const fn hint(status: u16) -> &'static str {
     match status {
         401 => " (is the token right?)",

@@ -1,4 +1,4 @@
-//! How one control plane is spoken to: a preset whose variables are filled.
+//! How requests to a control plane look and what its answers mean: a preset whose variables are filled.
 
 use std::collections::BTreeMap;
 
@@ -35,7 +35,7 @@ pub(crate) struct List {
     /// Where in an instance its name is: what `instance_ref` of its workspace says.
     pub(crate) id: Pointer,
     pub(crate) paging: Paging,
-    /// Where the last page says whether the list is whole.
+    /// Where the last page says whether the list is complete.
     pub(crate) complete: Option<Pointer>,
 }
 
@@ -94,7 +94,7 @@ pub(crate) enum State {
     Frozen,
     /// It is about to run, or about to stop. One that stays so for too long counts as stopped.
     Transitional,
-    /// It is being removed. However long that takes, it is nobody's to restart.
+    /// It is being removed, and must not be restarted however long that takes.
     Removing,
 }
 
@@ -153,7 +153,7 @@ pub(crate) struct Step {
     pub(crate) body: Option<Filled>,
     /// Answers that mean that it was accepted.
     pub(crate) accept: Vec<u16>,
-    /// Answers that mean that somebody else is at work on it.
+    /// Answers that mean that somebody else is at work on the instance.
     pub(crate) superseded: Vec<u16>,
     /// The state that the instance has to reach before the next step.
     pub(crate) until: Option<State>,

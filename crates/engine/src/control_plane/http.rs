@@ -2,7 +2,7 @@
 //!
 //! HTTP clients do some things unasked that must not be done here:
 //!
-//! - no request is sent twice. If an answer is lost, whoever asked decides what to do;
+//! - no request is sent twice. If an answer is lost, the caller decides what to do;
 //! - a redirect is followed for reads only, and only to the same host: headers carry a token, which must not travel;
 //! - no connection is kept for long. If the server has closed a connection meanwhile, the next request on it fails although the server
 //!   never read it. A restart always gets a connection of its own, so that such a failure is not taken for a lost answer.
@@ -23,8 +23,8 @@ use tokio::time::{Instant, timeout_at};
 use super::api::Headers;
 use super::tls::Trust;
 
-/// How long a connection may lie idle. Longer: servers close theirs after a few seconds, and the next request may find a
-/// dead one. Shorter: each request of a look connects anew.
+/// How long a connection may stay idle. Larger: servers close idle connections after a few seconds, and the next request may find a dead
+/// one. Smaller: each request of a look makes a new connection.
 const IDLE_MAX: Duration = Duration::from_secs(1);
 
 /// Connections that may lie idle: as many as requests run at once.
@@ -51,7 +51,7 @@ pub(crate) enum NoAnswer {
     /// The answer is larger than it may be.
     #[error("the answer is larger than {0} bytes")]
     TooLarge(usize),
-    /// It leads to another host, or on and on.
+    /// The redirect leads to another host, or there are too many of them.
     #[error("it redirects to {0}, which is not followed; correct the address")]
     Redirected(String),
     /// The address and the reference make no request.
@@ -102,7 +102,7 @@ impl Client {
                 .pool_timer(TokioTimer::new())
                 .pool_idle_timeout(IDLE_MAX)
                 .pool_max_idle_per_host(idle)
-                .retry_canceled_requests(idle > 0) // only ever one of which nothing was sent
+                .retry_canceled_requests(idle > 0) // this repeats only requests of which nothing was sent
                 .build(connector.clone())
         };
         Self { reads: client(IDLE_CONNECTIONS_MAX), writes: client(0) }
@@ -150,7 +150,8 @@ impl Client {
     }
 }
 
-/// The server's pause: seconds, or a moment on its own clock where it tells that, else on ours.
+/// The pause that the server asks for: in seconds, or until a moment. That moment is on the server's clock if the answer tells it, and
+/// otherwise on ours.
 fn retry_after(text: &str, server_now: Option<SystemTime>) -> Option<Duration> {
     let text = text.trim();
     if let Ok(seconds) = text.parse() {

@@ -16,15 +16,15 @@ use super::template::Values;
 /// send everything at once are refused; ten thousand instances of a kilobyte fit.
 const PAGE_BYTES_MAX: usize = 16 << 20;
 
-/// Pages of one list. More than that is a server that turns in circles.
+/// How many pages one list may have. A server that sends more is repeating itself.
 const PAGES_MAX: usize = 2_000;
 
 /// What a list said.
 #[derive(Debug, Default)]
 pub(crate) struct Listing {
-    /// By the interface's name. `None`: it is in the list more than once.
+    /// The instances by their reference. `None` for one that is in the list more than once.
     pub(crate) entries: HashMap<String, Option<Understood>>,
-    /// It was read to its end, so an instance that is not in it does not exist.
+    /// Whether it was read to its end, so that an instance that is not in it does not exist.
     pub(crate) complete: bool,
 }
 
@@ -74,7 +74,7 @@ enum Next {
     /// With this cursor, where there are cursors.
     Page(String),
     End,
-    /// The same page would come again.
+    /// The next page would be the same one again.
     Circle,
 }
 

@@ -1,8 +1,8 @@
 //! One look at a control plane.
 //!
-//! Two kinds of trouble are told apart, because one of them is everybody's: a control plane that cannot be reached, refuses
-//! our token or answers nothing but errors is *down*, and says nothing about anybody. One instance whose answer is an error
-//! while others answer is that instance's trouble alone, however often it repeats.
+//! Two kinds of trouble are distinguished. A control plane that cannot be reached, refuses our token or answers nothing but errors is
+//! *down*, and says nothing about any instance. If one instance gets an error while others get answers, only that instance is in trouble,
+//! however often that repeats.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -30,11 +30,11 @@ const AT_ONCE: usize = 8;
 /// The largest answer about one instance, in bytes.
 const ANSWER_BYTES_MAX: usize = 4 << 20;
 
-/// The share of a call's time for which a look at the whole fleet waits for turns, where everything has to be asked about
-/// one by one. Larger: such a look takes longer than the time to the next one. Smaller: fewer are asked about in it.
+/// Where instances have to be asked about one by one, a look at the whole fleet waits for turns for one in this many parts of a call's
+/// time. Larger: fewer instances are asked about in one look. Smaller: a look takes longer than the time to the next one.
 const SWEEP_SHARE: u32 = 2;
 
-/// There was no turn for a request within the rate, or no time.
+/// A request was not sent, because the rate or the time did not allow it.
 #[derive(Debug)]
 pub(super) struct NotAsked;
 
@@ -125,7 +125,7 @@ impl<'a> Look<'a> {
         (samples, named)
     }
 
-    /// From a list, and gets for what it leaves in doubt. Gives the fault of the list, if there was none.
+    /// Takes samples from the list, and asks about each instance that the list leaves in doubt. Returns the fault if there was no list.
     async fn listed(
         &self,
         list: &List,
@@ -172,7 +172,7 @@ impl<'a> Look<'a> {
                 Observation::Missing if !listing.complete => {
                     sample.observation = Observation::Unknown { fault: Fault::EngineError };
                 }
-                // The list said that it runs; that the closer look failed takes nothing from it.
+                // The list said that it runs, and that stands although the closer look failed.
                 Observation::Unknown { .. } if lives => continue,
                 _ => {}
             }
@@ -181,7 +181,8 @@ impl<'a> Look<'a> {
         None
     }
 
-    /// Without a list: who is in doubt and who was never asked about, the longest unasked first, as many as there are turns.
+    /// Takes samples without a list: asks about the instances that are in doubt or were never asked about, those first that were not asked
+    /// about for the longest time, as many as there are turns.
     async fn swept(&self, get: &Get, named: Vec<Named<'_>>) -> Vec<(usize, Sample)> {
         let (mut asked, mut unasked) = (Vec::new(), Vec::new());
         {
@@ -278,7 +279,7 @@ impl<'a> Look<'a> {
             Ok(answer) => {
                 line.pace.note(answer.status, answer.retry_after);
                 self.note_clock(at, answer);
-                // Any other refusal is an answer about the one that was asked about.
+                // Any other refusal is an answer about the instance that was asked about.
                 is_everybodys(answer.status).then_some(Fault::EngineError)
             }
             Err(error) => Some(answer::fault_of(error)),
@@ -287,14 +288,14 @@ impl<'a> Look<'a> {
         Ok(answer)
     }
 
-    /// A server writes its time at the end of its work and in whole seconds: half a second on is the best guess.
+    /// Servers write the time when their work is done, and in whole seconds. So half a second is added as the best guess.
     fn note_clock(&self, at: Moment, answer: &Answer) {
         if let Some(micros) = answer.date.and_then(http::micros) {
             self.plane.memory().server_now = Some((at, Timestamp(micros.saturating_add(500_000))));
         }
     }
 
-    /// `list_fault`: the list that everything depends on could not be had.
+    /// Makes the report. `list_fault` says why there was no list, if everything depends on one.
     fn report(self, targets: &[Target], samples: Vec<Sample>, list_fault: Option<Fault>) -> EngineReport {
         let calls = std::mem::take(&mut *self.calls());
         let mut memory = self.plane.memory();
@@ -339,7 +340,7 @@ fn down(calls: &[CallTiming], before: Option<Fault>) -> Option<Fault> {
     }
     let first = calls.iter().find_map(|timing| timing.fault);
     let transport = calls.iter().all(|timing| matches!(timing.fault, Some(Fault::Unreachable | Fault::TimedOut)));
-    // A single instance whose answer is an error may be the only one that is asked about, for ever.
+    // If only one instance is asked about, and it gets an error each time, the control plane must not count as down.
     first.filter(|_| transport || calls.len() > 1)
 }
 
@@ -349,7 +350,7 @@ fn place(samples: &mut [Sample], found: Vec<(usize, Sample)>) {
     }
 }
 
-/// It was in the list and is gone at the closer look: on its way out.
+/// An instance that was in the list and is gone at the closer look is being removed.
 fn removing(listed: &Observation) -> Observation {
     let unknown = Observation::Unknown { fault: Fault::EngineError };
     listed.incarnation().map_or(unknown, |incarnation| Observation::Transitional {
@@ -362,7 +363,7 @@ const fn unknown(at: Moment, fault: Fault) -> Sample {
     Sample { at, observation: Observation::Unknown { fault } }
 }
 
-/// How long one request may take, for whoever asks outside of a look.
+/// The deadline of a request that is made outside of a look.
 pub(super) fn within(call_timeout: Duration) -> Instant {
     Instant::now() + call_timeout
 }

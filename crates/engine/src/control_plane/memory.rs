@@ -1,8 +1,8 @@
 //! What a control plane keeps in mind between two looks.
 //!
 //! Without a list, a look at ten thousand instances cannot ask about each of them: that would flood the interface, and every answer would
-//! be late. So an instance that is not in doubt is not asked about again. What was last seen of it is reported once more, with the moment
-//! at which it was seen, so that no rule takes it for news.
+//! be late. So an instance that is not in doubt is not asked about again. The last look at it is reported once more, with the moment of
+//! that look, so that no rule takes it for a new one.
 //!
 //! Only a sign of life is repeated, and never a stop: an instance must be seen stopped in the very pass that convicts it.
 
@@ -20,7 +20,7 @@ const REPEATED_IN_DOUBT: Duration = Duration::from_secs(120);
 /// What is known of the other end and of the instances.
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
-    /// It did not answer when it was last asked, for this reason.
+    /// Why it did not answer when it was last asked, if it did not.
     pub(crate) down: Option<Fault>,
     /// It was away since the last report that said so.
     pub(crate) outage: bool,
@@ -43,7 +43,7 @@ impl Memory {
     pub(crate) fn note(&mut self, workspace: &WorkspaceId, reference: &str, sample: &Sample) {
         let living = match &sample.observation {
             Observation::Running { .. } | Observation::Frozen { .. } => Some(sample.clone()),
-            // No evidence takes nothing back.
+            // A look that is no evidence does not change what is known.
             Observation::Unknown { .. } => {
                 let known = self.seen.remove(workspace).filter(|seen| &*seen.reference == reference);
                 known.and_then(|seen| seen.living)
@@ -66,7 +66,7 @@ impl Memory {
         living.cloned().unwrap_or_else(unknown)
     }
 
-    /// Forgets everybody else.
+    /// Forgets all instances except these.
     pub(crate) fn keep<'w>(&mut self, workspaces: impl Iterator<Item = &'w WorkspaceId>) {
         let kept: HashSet<&WorkspaceId> = workspaces.collect();
         self.seen.retain(|workspace, _| kept.contains(workspace));

@@ -2,10 +2,10 @@
 //!
 //! The problem: no two of these interfaces are alike, all of them serve others too, and each has answers that say nothing about an
 //! instance: a login page, a 404 for a mistyped tenant, a 429 for everybody, a proxy's error in HTML. A client that takes any of these for
-//! "not running" restarts every instance there is.
+//! "not running" restarts every instance.
 //!
-//! The rule is that of every engine: no answer is not death. What an interface says is told by a *preset*, a TOML file;
-//! what the preset does not name is unknown; and an instance is gone only where a status and a word in the body say so together.
+//! The rule is that of every engine: no answer is not death. A *preset*, which is a TOML file, tells what the answers of an interface mean.
+//! What the preset does not name is unknown. And an instance is gone only if a status and a word in the body say so together.
 //!
 //! ```text
 //! preset + address + token ──► Api
@@ -69,7 +69,7 @@ use crate::{
     Clock, Engine, EngineCheck, EngineError, EngineEvent, EngineReport, EngineSettings, EngineUrl, RestartCall, Target,
 };
 
-/// An engine that instances live behind.
+/// The control plane of instances, as an engine.
 pub struct ControlPlane {
     settings: EngineSettings,
     clock: Clock,
@@ -77,7 +77,7 @@ pub struct ControlPlane {
     memory: Mutex<Memory>,
 }
 
-/// The way to a server: what to say to it, with what, and how often.
+/// Everything that is needed to talk to a server: its interface, a client, and the rate.
 struct Line {
     api: Api,
     client: Client,
@@ -207,9 +207,10 @@ impl Engine for ControlPlane {
         }
     }
 
-    /// Where the interface has a list, that and whatever it leaves in doubt. Where it has none, those that are in doubt, as
-    /// many as the rate allows in a share of the time, the longest unasked first. Of one that was not asked and is in no
-    /// doubt, what was last seen of it stands if it lived; see [`Target::in_doubt`].
+    /// If the interface has a list, reads it and asks about each instance that it leaves in doubt. If it has none, asks about the instances
+    /// that are in doubt, as many as the rate allows in a share of the time, those first that were not asked about for the longest time.
+    /// For an instance that was not asked about and is not in doubt, the last look stands if it was a sign of life; see
+    /// [`Target::in_doubt`].
     async fn sample_all(&self, targets: &[Target]) -> EngineReport {
         look::Look::begin(self).whole(targets).await
     }
@@ -228,7 +229,7 @@ impl Engine for ControlPlane {
         restart::restart(self, call).await
     }
 
-    /// There are no events: whatever happens is seen by the next look.
+    /// There are no events. The next look sees what has happened.
     async fn watch(&self, _events: mpsc::Sender<EngineEvent>, stop: CancellationToken) {
         stop.cancelled().await;
     }

@@ -1,9 +1,8 @@
 //! The platform's own restart (`DEFIB_PLATFORM_URL`).
 //!
-//! Some restarts are not an engine's to make: a container that was removed has to be made again, an instance may be behind
-//! a control plane that only tells states, and where the platform keeps addresses or secrets that a plain start would leave
-//! stale, every restart is the platform's (`DEFIB_RESTART_BY=platform`). This is the `[restart]` of a preset alone, at the
-//! platform's address and with its token.
+//! An engine cannot make all restarts. A container that was removed has to be made again, and an instance may be behind a control plane
+//! that only tells states. And if the platform keeps addresses or secrets that a plain start would leave stale, it has to make every
+//! restart itself (`DEFIB_RESTART_BY=platform`). This is the `[restart]` of a preset alone, at the platform's address and with its token.
 
 use defib_policy::id::EngineName;
 use tokio::time::Instant;
@@ -28,7 +27,7 @@ pub struct PlatformRestart {
 /// Why the platform's endpoint cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum PlatformError {
-    /// The address is none.
+    /// The address is invalid.
     #[error("the address begins with http://, https:// or file:///, as in https://host?preset=NAME")]
     Address(#[source] EngineUrlError),
     /// Its preset, a variable or a certificate is wrong.

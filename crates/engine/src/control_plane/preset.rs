@@ -1,7 +1,7 @@
-//! Presets: TOML files that say how a control plane is spoken to.
+//! Presets: TOML files that describe the interface of a control plane.
 //!
-//! Reading is strict: a key that is not known, a gap that cannot be filled, a state with two meanings or a pointer that is
-//! none stops the start, with its line and key. A control plane that is understood wrongly restarts a healthy fleet.
+//! Reading is strict: a key that is not known, a gap that cannot be filled, a state with two meanings or a pointer that is none stops the
+//! start, with its line and key. If a control plane is misunderstood, a healthy fleet is restarted.
 //!
 //! `docs/control-planes.md` and `deploy/control-planes/generic.toml` describe every key.
 
@@ -116,7 +116,7 @@ impl Preset {
                 ));
             }
             if restart.kill_steps.iter().any(waits) {
-                restart.kill_steps.clear(); // what runs cannot be restarted this way, which is said when it is tried
+                restart.kill_steps.clear(); // a running instance cannot be restarted this way, and an attempt to do so says that
             }
             let restart = Some(restart);
             return Ok(Api { base, rate, list: None, get: None, states: States::default(), missing: None, restart });
@@ -144,7 +144,7 @@ impl Preset {
     }
 }
 
-/// What values are read with.
+/// What is needed to read values.
 struct Reader<'a> {
     variables: &'a Variables,
 }

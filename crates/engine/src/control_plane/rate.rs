@@ -12,14 +12,14 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-/// The longest pause that a `Retry-After` is believed. Longer: a mistake of a server (a date in another year) leaves its
-/// instances unwatched. Shorter: a server that means it is asked in vain.
+/// The longest pause that a `Retry-After` can cause. Larger: after a mistake of a server (a date in another year) its instances are not
+/// watched for as long. Smaller: a server that really wants a longer pause is asked in vain.
 const PAUSE_MAX: Duration = Duration::from_secs(600);
 
 /// The first pause after a 429 that does not say how long. It doubles with each one that follows.
 const PAUSE_INITIAL: Duration = Duration::from_secs(1);
 
-/// The longest pause that nobody named.
+/// The longest pause if the server has named none.
 const PAUSE_UNTOLD_MAX: Duration = Duration::from_secs(60);
 
 /// Requests in a time, as in `10/s`.
@@ -30,7 +30,7 @@ pub(crate) struct Rate {
 }
 
 impl Rate {
-    /// Where a preset names none. Ten a second look at fifty instances in one poll interval.
+    /// The rate if the preset names none. At ten requests a second, fifty instances can be looked at in one poll interval.
     pub(crate) const DEFAULT: Self = Self { requests: 10, per: Duration::from_secs(1) };
 
     /// Reads `10/s`, `600/m` or `3600/h`.
@@ -62,7 +62,7 @@ impl Rate {
 pub(crate) enum Urgency {
     /// A look at the whole fleet, which comes again.
     Sweep,
-    /// Somebody waits for it.
+    /// Somebody is waiting for the answer.
     Urgent,
 }
 
@@ -71,9 +71,9 @@ pub(crate) enum Urgency {
 pub(crate) struct Pace {
     rate: Rate,
     state: Mutex<State>,
-    /// Whoever holds it has the next turn. Its waiters are served in order.
+    /// The holder of this lock has the next turn. Those who wait for it are served in order.
     queue: tokio::sync::Mutex<()>,
-    /// Whoever holds it stands in the queue for a look at the whole fleet.
+    /// The holder of this lock is the one request of a look at the whole fleet that is in the queue.
     sweepers: tokio::sync::Mutex<()>,
 }
 

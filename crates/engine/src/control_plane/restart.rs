@@ -1,8 +1,8 @@
 //! Asking for a restart.
 //!
-//! Each step is sent once, and never again whatever happens to it. If the answer is lost, the instance may be starting, and whoever gave
-//! the order looks before it gives the next one. Where the interface has an idempotency key, the attempt's number is sent as one, so that a
-//! request that is repeated on the way (by a proxy, say) counts once.
+//! Each step is sent once, and never again whatever happens to it. If the answer is lost, the instance may be starting, so there is a look
+//! before the next order. Where the interface has an idempotency key, the attempt's number is sent as one, so that a request that is
+//! repeated on the way (by a proxy, say) counts once.
 
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub(super) enum StepEnd {
     Accepted,
-    /// It is not wanted, says the answer of this status.
+    /// The answer of this status says that the restart is not wanted.
     Superseded(u16),
 }
 

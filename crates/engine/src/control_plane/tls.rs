@@ -1,4 +1,4 @@
-//! Whose certificates a control plane may show: those that the system trusts, and the operator's own.
+//! Which certificate authorities are trusted for a control plane: those that the system trusts, and the operator's own.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -72,7 +72,7 @@ impl Variables {
         self.values.get(name).map(Secret::expose).filter(|value| !value.is_empty())
     }
 
-    /// How a value that is missing would be given.
+    /// Where a missing value would have to be given.
     pub(crate) fn how_to_give(&self, name: &str) -> String {
         if name == TOKEN {
             format!("set {} (or {}_FILE)", self.token_from, self.token_from)
@@ -81,7 +81,7 @@ impl Variables {
         }
     }
 
-    /// Strikes every value out of somebody else's words.
+    /// Removes every value from a text of somebody else.
     pub(crate) fn strike_out(&self, text: &str) -> String {
         self.values.values().fold(text.to_owned(), |text, secret| secret.strike_out(&text))
     }

@@ -10,13 +10,14 @@
 use std::time::Duration;
 
 use bollard::models::{
-    ContainerInspectResponse, ContainerState, ContainerStateStatusEnum as Status, ContainerSummary,
-    ContainerSummaryHealthStatusEnum as SummaryHealth, ContainerSummaryStateEnum as SummaryState, EventMessage,
-    HealthStatusEnum, RestartPolicyNameEnum,
+    ContainerInspectResponse, ContainerState, ContainerStateStatusEnum as Status, EventMessage, HealthStatusEnum,
+    RestartPolicyNameEnum,
 };
 use chrono::DateTime;
 use defib_policy::moment::Timestamp;
 use defib_policy::sample::{Exit, Fault, Health, Incarnation, Observation, Transition};
+
+use super::entry::{Entry, ListedHealth, State};
 
 /// What a list entry tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,39 +38,40 @@ pub(crate) enum Liveliness {
     Running,
 }
 
-pub(crate) fn liveliness(entry: &ContainerSummary) -> Liveliness {
+pub(crate) const fn liveliness(entry: &Entry) -> Liveliness {
     match entry.state {
-        Some(SummaryState::RUNNING) => Liveliness::Running,
-        Some(SummaryState::CREATED | SummaryState::RESTARTING | SummaryState::REMOVING | SummaryState::STOPPING) => {
-            Liveliness::InTransit
-        }
-        Some(SummaryState::PAUSED) => Liveliness::Frozen,
-        Some(SummaryState::EXITED | SummaryState::DEAD) => Liveliness::Ended,
-        Some(SummaryState::EMPTY) | None => Liveliness::Untold,
+        State::Running => Liveliness::Running,
+        State::Created | State::Restarting | State::Removing | State::Stopping => Liveliness::InTransit,
+        State::Paused => Liveliness::Frozen,
+        State::Exited | State::Dead => Liveliness::Ended,
+        State::Other => Liveliness::Untold,
     }
 }
 
 /// Reads a list entry.
-pub(crate) fn glance(entry: &ContainerSummary) -> Glance {
-    let Some(id) = entry.id.as_deref().filter(|id| !id.is_empty()) else {
+pub(crate) fn glance(entry: &Entry) -> Glance {
+    if entry.id.is_empty() {
         return Glance::Seen(Observation::Unknown { fault: Fault::Garbled });
-    };
-    let incarnation = Incarnation { container_id: id.into(), started_at: None };
+    }
+    let incarnation = Incarnation { container_id: (*entry.id).into(), started_at: None };
     let transition =
         |transition| Glance::Seen(Observation::Transitional { incarnation: incarnation.clone(), transition });
     match entry.state {
-        Some(SummaryState::RUNNING) => match summary_health(entry) {
-            // When the check failed, and since which start, decides whether it counts: only an inspect knows.
-            Health::Unhealthy { .. } => Glance::Doubt,
-            health => Glance::Seen(Observation::Running { incarnation, health }),
-        },
-        Some(SummaryState::PAUSED) => Glance::Seen(Observation::Frozen { incarnation }),
-        Some(SummaryState::CREATED) => transition(Transition::Created),
-        Some(SummaryState::RESTARTING) => transition(Transition::Restarting),
-        Some(SummaryState::REMOVING) => transition(Transition::Removing),
-        Some(SummaryState::EXITED | SummaryState::DEAD | SummaryState::STOPPING | SummaryState::EMPTY) | None => {
-            Glance::Doubt
+        State::Running => {
+            let health = match entry.health {
+                // When the check failed, and since which start, decides whether it counts: only an inspect knows.
+                ListedHealth::Unhealthy => return Glance::Doubt,
+                ListedHealth::None => Health::None,
+                ListedHealth::Starting => Health::Starting,
+                ListedHealth::Healthy => Health::Healthy,
+            };
+            Glance::Seen(Observation::Running { incarnation, health })
         }
+        State::Paused => Glance::Seen(Observation::Frozen { incarnation }),
+        State::Created => transition(Transition::Created),
+        State::Restarting => transition(Transition::Restarting),
+        State::Removing => transition(Transition::Removing),
+        State::Exited | State::Dead | State::Stopping | State::Other => Glance::Doubt,
     }
 }
 
@@ -150,23 +152,6 @@ fn check_due_within(record: &ContainerInspectResponse) -> Duration {
     interval.saturating_add(timeout).saturating_mul(2)
 }
 
-/// The health of a list entry: newer engines have a field, older ones say it to humans only, behind the uptime.
-fn summary_health(entry: &ContainerSummary) -> Health {
-    let told = entry.health.as_ref().and_then(|health| health.status);
-    match told {
-        Some(SummaryHealth::STARTING) => return Health::Starting,
-        Some(SummaryHealth::HEALTHY) => return Health::Healthy,
-        Some(SummaryHealth::UNHEALTHY) => return Health::Unhealthy { last_check_at: None, due_within: None },
-        Some(SummaryHealth::EMPTY | SummaryHealth::NONE) | None => {}
-    }
-    match entry.status.as_deref().unwrap_or_default() {
-        text if text.ends_with("(healthy)") => Health::Healthy,
-        text if text.ends_with("(unhealthy)") => Health::Unhealthy { last_check_at: None, due_within: None },
-        text if text.ends_with("(health: starting)") => Health::Starting,
-        _ => Health::None,
-    }
-}
-
 /// An engine's RFC 3339 time, of any offset and any number of digits. The engines' "never" (year 1) is `None`, like
 /// everything else that cannot be when a container started.
 pub(crate) fn timestamp(text: Option<&str>) -> Option<Timestamp> {
@@ -183,9 +168,7 @@ pub(crate) fn event_time(message: &EventMessage) -> Option<Timestamp> {
 
 #[cfg(test)]
 mod tests {
-    use bollard::models::{
-        ContainerSummaryHealth, Health as HealthRecord, HealthcheckResult, HostConfig, RestartPolicy,
-    };
+    use bollard::models::{Health as HealthRecord, HealthcheckResult, HostConfig, RestartPolicy};
 
     use super::*;
 
@@ -211,8 +194,8 @@ mod tests {
         Incarnation { container_id: "c1".into(), started_at: Some(Timestamp(STARTED_MICROS)) }
     }
 
-    fn entry(state: Option<SummaryState>, status: &str) -> ContainerSummary {
-        ContainerSummary { id: Some("c1".into()), state, status: Some(status.into()), ..ContainerSummary::default() }
+    fn entry(state: State, health: ListedHealth) -> Entry {
+        Entry { id: "c1".into(), state, health, ..Entry::default() }
     }
 
     #[test]
@@ -364,34 +347,25 @@ mod tests {
             let incarnation = Incarnation { container_id: "c1".into(), started_at: None };
             Glance::Seen(Observation::Running { incarnation, health })
         };
-        let running = Some(SummaryState::RUNNING);
-        assert_eq!(glance(&entry(running, "Up 2 minutes")), unheard(Health::None));
-        assert_eq!(glance(&entry(running, "Up 2 minutes (healthy)")), unheard(Health::Healthy));
-        assert_eq!(glance(&entry(running, "Up 2 minutes (health: starting)")), unheard(Health::Starting));
-        assert_eq!(glance(&entry(running, "Up 2 minutes (unhealthy)")), Glance::Doubt);
-        let mut newer = entry(running, "Up 2 minutes");
-        newer.health = Some(ContainerSummaryHealth { status: Some(SummaryHealth::UNHEALTHY), failing_streak: Some(3) });
-        assert_eq!(glance(&newer), Glance::Doubt);
+        let running = |health| glance(&entry(State::Running, health));
+        assert_eq!(running(ListedHealth::None), unheard(Health::None));
+        assert_eq!(running(ListedHealth::Healthy), unheard(Health::Healthy));
+        assert_eq!(running(ListedHealth::Starting), unheard(Health::Starting));
+        assert_eq!(running(ListedHealth::Unhealthy), Glance::Doubt);
 
         for (state, label) in [
-            (SummaryState::PAUSED, "frozen"),
-            (SummaryState::CREATED, "transitional"),
-            (SummaryState::RESTARTING, "transitional"),
-            (SummaryState::REMOVING, "transitional"),
+            (State::Paused, "frozen"),
+            (State::Created, "transitional"),
+            (State::Restarting, "transitional"),
+            (State::Removing, "transitional"),
         ] {
-            let Glance::Seen(seen) = glance(&entry(Some(state), "")) else { panic!("{state:?} in doubt") };
+            let Glance::Seen(seen) = glance(&entry(state, ListedHealth::None)) else { panic!("{state:?} in doubt") };
             assert_eq!(seen.label(), label);
         }
-        for state in [
-            Some(SummaryState::EXITED),
-            Some(SummaryState::DEAD),
-            Some(SummaryState::STOPPING),
-            Some(SummaryState::EMPTY),
-            None,
-        ] {
-            assert_eq!(glance(&entry(state, "Exited (1) 2 seconds ago")), Glance::Doubt, "{state:?}");
+        for state in [State::Exited, State::Dead, State::Stopping, State::Other] {
+            assert_eq!(glance(&entry(state, ListedHealth::None)), Glance::Doubt, "{state:?}");
         }
-        assert_eq!(glance(&ContainerSummary::default()), Glance::Seen(Observation::Unknown { fault: Fault::Garbled }));
+        assert_eq!(glance(&Entry::default()), Glance::Seen(Observation::Unknown { fault: Fault::Garbled }));
     }
 
     #[test]

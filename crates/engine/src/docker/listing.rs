@@ -15,11 +15,12 @@
 
 use std::collections::HashMap;
 
-use bollard::models::{ContainerInspectResponse, ContainerSummary};
+use bollard::models::ContainerInspectResponse;
 use defib_policy::fleet::Kind;
 use defib_policy::id::ContainerId;
 use defib_policy::sample::Fault;
 
+use super::entry::Entry;
 use super::facts::{self, Liveliness};
 use crate::Target;
 
@@ -83,7 +84,7 @@ pub(crate) fn is_of(record: &ContainerInspectResponse, asked: &str) -> bool {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Match<'a> {
     /// This one.
-    Is(&'a ContainerSummary),
+    Is(&'a Entry),
     /// None of them.
     Absent,
     /// The beginning of the id fits several: a wrong reference, not a death.
@@ -92,32 +93,29 @@ pub(crate) enum Match<'a> {
 
 /// A list, arranged for lookups.
 pub(crate) struct Listing<'a> {
-    ids: HashMap<&'a str, &'a ContainerSummary>,
+    ids: HashMap<&'a str, &'a Entry>,
     /// Without the leading `/`.
-    names: HashMap<&'a str, &'a ContainerSummary>,
+    names: HashMap<&'a str, &'a Entry>,
     /// By the value of the workspace label.
-    claims: HashMap<&'a str, &'a ContainerSummary>,
+    claims: HashMap<&'a str, &'a Entry>,
 }
 
 impl<'a> Listing<'a> {
-    pub(crate) fn new(entries: &'a [ContainerSummary], workspace_label: &str) -> Self {
+    pub(crate) fn new(entries: &'a [Entry]) -> Self {
         let mut listing = Self {
             ids: HashMap::with_capacity(entries.len()),
             names: HashMap::with_capacity(entries.len()),
-            claims: HashMap::new(),
+            claims: HashMap::with_capacity(entries.len()),
         };
         for entry in entries {
-            if let Some(id) = entry.id.as_deref() {
-                listing.ids.insert(id, entry);
+            if !entry.id.is_empty() {
+                keep_liveliest(&mut listing.ids, &entry.id, entry);
             }
-            for name in entry.names.iter().flatten() {
-                listing.names.insert(name.strip_prefix('/').unwrap_or(name), entry);
+            for name in &entry.names {
+                keep_liveliest(&mut listing.names, name, entry);
             }
-            if let Some(workspace) = entry.labels.as_ref().and_then(|labels| labels.get(workspace_label)) {
-                let claim = listing.claims.entry(workspace).or_insert(entry);
-                if precedence(entry) > precedence(claim) {
-                    *claim = entry;
-                }
+            if let Some(workspace) = &entry.workspace {
+                keep_liveliest(&mut listing.claims, workspace, entry);
             }
         }
         listing
@@ -155,38 +153,46 @@ impl<'a> Listing<'a> {
     }
 }
 
-/// Among containers with one label, the greatest is the workspace: the liveliest, then the youngest. The id only makes
-/// the choice the same every time.
-fn precedence(entry: &ContainerSummary) -> (Liveliness, i64, &str) {
-    (facts::liveliness(entry), entry.created.unwrap_or(0), entry.id.as_deref().unwrap_or_default())
+/// Files an entry under a key. Where another entry has the same key, the one that takes precedence stays, in whatever order they are listed.
+///
+/// An engine gives an id and a name to one container only, but a list that it writes while a container is renamed or replaced can have
+/// both the old and the new one. Then the stopped one must not hide the one that runs.
+fn keep_liveliest<'a>(entries: &mut HashMap<&'a str, &'a Entry>, key: &'a str, entry: &'a Entry) {
+    let kept = entries.entry(key).or_insert(entry);
+    if precedence(entry) > precedence(kept) {
+        *kept = entry;
+    }
+}
+
+/// Of several containers with one label, name or id, the one with the greatest precedence counts: the liveliest, then the youngest. The id
+/// only makes the choice the same every time.
+fn precedence(entry: &Entry) -> (Liveliness, i64, &str) {
+    (facts::liveliness(entry), entry.created, &entry.id)
 }
 
 #[cfg(test)]
 mod tests {
-    use bollard::models::ContainerSummaryStateEnum as State;
-
+    use super::super::entry::State;
     use super::*;
-
-    const LABEL: &str = "defib.workspace";
 
     fn id(digit: char) -> String {
         std::iter::repeat_n(digit, ID_LENGTH).collect()
     }
 
-    fn entry(id: &str, name: &str, workspace: Option<&str>, state: State, created: i64) -> ContainerSummary {
-        ContainerSummary {
-            id: Some(id.to_owned()),
-            names: Some(vec![format!("/{name}")]),
-            labels: workspace.map(|workspace| HashMap::from([(LABEL.to_owned(), workspace.to_owned())])),
-            state: Some(state),
-            created: Some(created),
-            ..ContainerSummary::default()
+    fn entry(id: &str, name: &str, workspace: Option<&str>, state: State, created: i64) -> Entry {
+        Entry {
+            id: id.into(),
+            names: vec![name.into()],
+            workspace: workspace.map(Into::into),
+            state,
+            created,
+            ..Entry::default()
         }
     }
 
-    fn found<'a>(entries: &'a [ContainerSummary], target: &Target) -> Option<&'a str> {
-        match Listing::new(entries, LABEL).find(target) {
-            Match::Is(entry) => entry.id.as_deref(),
+    fn found<'a>(entries: &'a [Entry], target: &Target) -> Option<&'a str> {
+        match Listing::new(entries).find(target) {
+            Match::Is(entry) => Some(&entry.id),
             Match::Absent => None,
             Match::Ambiguous => Some("ambiguous"),
         }
@@ -200,7 +206,7 @@ mod tests {
     fn a_reference_is_an_id_then_a_name_then_the_beginning_of_an_id() {
         let (a, b) = (id('a'), id('b'));
         let trap = "b".repeat(ID_PREFIX_MIN); // a container that is named like the beginning of another one's id
-        let entries = [entry(&a, &trap, None, State::RUNNING, 1), entry(&b, "agent", Some("other"), State::EXITED, 2)];
+        let entries = [entry(&a, &trap, None, State::Running, 1), entry(&b, "agent", Some("other"), State::Exited, 2)];
         assert_eq!(found(&entries, &by_reference(&b)), Some(b.as_str()));
         assert_eq!(found(&entries, &by_reference("agent")), Some(b.as_str()));
         assert_eq!(found(&entries, &by_reference("/agent")), Some(b.as_str()));
@@ -215,7 +221,7 @@ mod tests {
     #[test]
     fn the_beginning_of_two_ids_is_ambiguous_and_not_absent() {
         let (one, two) = (format!("{}1", &id('a')[..63]), format!("{}2", &id('a')[..63]));
-        let entries = [entry(&one, "x", None, State::RUNNING, 1), entry(&two, "y", None, State::RUNNING, 2)];
+        let entries = [entry(&one, "x", None, State::Running, 1), entry(&two, "y", None, State::Running, 2)];
         assert_eq!(found(&entries, &by_reference(&id('a')[..20])), Some("ambiguous"));
     }
 
@@ -223,14 +229,14 @@ mod tests {
     fn of_several_claims_on_a_workspace_the_liveliest_wins_and_then_the_youngest() {
         let target = Target::container("w".into(), None);
         for (states, winner) in [
-            ([State::EXITED, State::RUNNING], 'b'),
-            ([State::RUNNING, State::EXITED], 'a'),
-            ([State::RUNNING, State::CREATED], 'a'),
-            ([State::RESTARTING, State::EXITED], 'a'),
-            ([State::CREATED, State::DEAD], 'a'),
-            ([State::PAUSED, State::EXITED], 'a'),
-            ([State::RUNNING, State::RUNNING], 'b'),
-            ([State::EXITED, State::EXITED], 'b'),
+            ([State::Exited, State::Running], 'b'),
+            ([State::Running, State::Exited], 'a'),
+            ([State::Running, State::Created], 'a'),
+            ([State::Restarting, State::Exited], 'a'),
+            ([State::Created, State::Dead], 'a'),
+            ([State::Paused, State::Exited], 'a'),
+            ([State::Running, State::Running], 'b'),
+            ([State::Exited, State::Exited], 'b'),
         ] {
             let [older, younger] = states;
             let mut entries =
@@ -242,12 +248,25 @@ mod tests {
     }
 
     #[test]
+    fn of_two_entries_with_one_name_or_id_the_liveliest_wins_in_either_order() {
+        for (first, second) in [(State::Exited, State::Running), (State::Running, State::Exited)] {
+            let replaced = [entry(&id('a'), "agent", None, first, 1), entry(&id('b'), "agent", None, second, 1)];
+            let running = if first == State::Running { 'a' } else { 'b' };
+            assert_eq!(found(&replaced, &by_reference("agent")), Some(id(running).as_str()), "{first:?}, {second:?}");
+
+            let twice = [entry(&id('a'), "old", None, first, 1), entry(&id('a'), "new", None, second, 1)];
+            let Match::Is(found) = Listing::new(&twice).find(&by_reference(&id('a'))) else { panic!("not found") };
+            assert_eq!(found.state, State::Running, "{first:?}, {second:?}");
+        }
+    }
+
+    #[test]
     fn a_known_container_that_still_runs_is_the_workspace_even_after_it_was_renamed() {
         let mut target = by_reference("agent");
         target.known = Some(id('a').into());
         let renamed = |state| [entry(&id('a'), "agent-old", None, state, 1)];
-        assert_eq!(found(&renamed(State::RUNNING), &target), Some(id('a').as_str()));
-        assert_eq!(found(&renamed(State::EXITED), &target), None, "replaced on purpose");
+        assert_eq!(found(&renamed(State::Running), &target), Some(id('a').as_str()));
+        assert_eq!(found(&renamed(State::Exited), &target), None, "replaced on purpose");
     }
 
     #[test]

@@ -11,22 +11,22 @@
 //! engine's words), and an engine that is still the one it was. A container that no one has ever seen has no name to ask for;
 //! there the list stands alone.
 //!
-//! **One container in a state that the client does not know** spoils the list for all others: it cannot be read. Then those in
-//! a known state are listed, by the engine's own filter. Whoever is not among them may be in the other state: so only one that is
-//! found by its own name can be missing by such a list, and one that is found by its label is stopped only if the list of
-//! those with that label can be read whole. Where the filtered list cannot be read either, each is inspected.
+//! **An entry that cannot be assigned to anybody** (it has no id, or its names or labels cannot be read) makes a list incomplete, because it
+//! may be anybody's container. By such a list, a workspace can be missing only if it is found by its container's name. One that is found by
+//! its label counts as stopped only if the list of containers with that label is complete. Where a list cannot be read at all, each
+//! container is inspected. An unknown state makes its own container unknown, and no other.
 //!
 //! The race: a container can be removed, replaced or started between any two calls of a look. The later call wins; what was
 //! in the list and is gone at the inspect is being removed, not missing; and a sample carries the moment at which the call
 //! that decided it was begun, so that whatever happens later is newer.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bollard::Docker;
-use bollard::models::{ContainerInspectResponse, ContainerSummary};
-use bollard::query_parameters::{InspectContainerOptions, ListContainersOptionsBuilder};
+use bollard::models::ContainerInspectResponse;
+use bollard::query_parameters::InspectContainerOptions;
 use defib_policy::fleet::Kind;
 use defib_policy::id::{ContainerId, WorkspaceId};
 use defib_policy::moment::Moment;
@@ -35,7 +35,9 @@ use futures_util::{StreamExt, stream};
 
 use super::DockerEngine;
 use super::deadline::{Budget, CallError};
+use super::entry::Entry;
 use super::facts::{self, Glance, Liveliness};
+use super::list::Entries;
 use super::listing::{self, Handle, Listing, Match, may_have_siblings};
 use crate::Target;
 use crate::report::{Call, EngineReport, Reached};
@@ -75,43 +77,22 @@ struct Look<'a> {
     budget: Budget,
     /// What the containers of a complete list carry for their workspaces.
     own_labels: OnceLock<BTreeMap<WorkspaceId, Vec<(String, String)>>>,
-    /// A list could not be read whole.
+    /// A list was incomplete.
     spoiled: AtomicBool,
 }
 
-/// The states that the client knows.
-const STATES: [&str; 7] = ["created", "running", "paused", "restarting", "removing", "exited", "dead"];
-
-/// A list of containers.
-struct Entries {
-    entries: Vec<ContainerSummary>,
-    /// The list holds every container, so one that is not in it does not exist.
-    complete: bool,
-}
-
-/// What labels of a container are for defib, without this prefix.
-const OWN_PREFIX: &str = "defib.";
-
-/// The settings that containers carry for their workspaces. Most fleets have none, and pay one look at each label for it.
+/// The settings that containers carry for their workspaces. Most fleets have none.
 fn own_labels(
-    entries: &[ContainerSummary],
+    entries: &[Entry],
     listing: &Listing<'_>,
     targets: &[Target],
-    workspace_label: &str,
 ) -> BTreeMap<WorkspaceId, Vec<(String, String)>> {
-    let is_own = |label: &&String| label.starts_with(OWN_PREFIX) && *label != workspace_label;
-    if !entries.iter().filter_map(|entry| entry.labels.as_ref()).any(|labels| labels.keys().any(|label| is_own(&label)))
-    {
+    if entries.iter().all(|entry| entry.own_labels.is_empty()) {
         return BTreeMap::new();
     }
     let of = |target: &Target| {
         let Match::Is(entry) = listing.find(target) else { return None };
-        let labels = entry.labels.as_ref()?.iter().filter(|(label, _)| is_own(label));
-        let mut own: Vec<_> = labels
-            .filter_map(|(label, value)| Some((label.strip_prefix(OWN_PREFIX)?.to_owned(), value.clone())))
-            .collect();
-        own.sort_unstable(); // as listed they are in another order each time
-        (!own.is_empty()).then(|| (target.workspace.clone(), own))
+        (!entry.own_labels.is_empty()).then(|| (target.workspace.clone(), entry.own_labels.clone()))
     };
     targets.iter().filter(|target| target.kind == Kind::Container).filter_map(of).collect()
 }
@@ -178,10 +159,9 @@ impl<'a> Look<'a> {
             tokio::join!(self.list(&client, WantedList::Complete), self.engine.refresh_info(&client, &self.budget));
         match listed {
             Ok(Entries { entries, complete }) => {
-                let label = &self.engine.settings.workspace_label;
-                let listing = Listing::new(&entries, label);
+                let listing = Listing::new(&entries);
                 if complete {
-                    let _ = self.own_labels.set(own_labels(&entries, &listing, targets, label));
+                    let _ = self.own_labels.set(own_labels(&entries, &listing, targets));
                 }
                 let read = |target| read_list(&listing, complete, target, listed_at);
                 let findings = targets.iter().map(read).collect();
@@ -202,7 +182,7 @@ impl<'a> Look<'a> {
         if wanted != WantedList::None {
             match self.list(&client, wanted).await {
                 Ok(Entries { entries, complete }) => {
-                    let listing = Listing::new(&entries, &self.engine.settings.workspace_label);
+                    let listing = Listing::new(&entries);
                     for (finding, target) in findings.iter_mut().zip(targets) {
                         if let Finding::NeedsList(inspected) = finding {
                             let inspected = inspected.take();
@@ -341,8 +321,8 @@ impl<'a> Look<'a> {
         let listed = self.list(client, WantedList::Labelled(format!("{label}={workspace}"))).await;
         let Entries { entries, complete } = listed.map_err(|error| error.fault())?;
         let target = Target::container(workspace.into(), None);
-        match Listing::new(&entries, label).find(&target) {
-            Match::Is(entry) if complete && entry.id.as_deref() == Some(container_id) => Ok(()),
+        match Listing::new(&entries).find(&target) {
+            Match::Is(entry) if complete && *entry.id == *container_id => Ok(()),
             _ => Err(Fault::Garbled),
         }
     }
@@ -358,30 +338,15 @@ impl<'a> Look<'a> {
     }
 
     async fn list(&self, client: &Docker, wanted: WantedList) -> Result<Entries, CallError> {
-        let mut filters = match wanted {
-            WantedList::Labelled(label) => HashMap::from([("label", vec![label])]),
-            WantedList::Complete | WantedList::None => HashMap::new(),
+        let filters = match wanted {
+            WantedList::Labelled(label) => Some(serde_json::json!({ "label": [label] }).to_string()),
+            WantedList::Complete | WantedList::None => None,
         };
-        match self.list_filtered(client, &filters).await {
-            Err(error) if error.fault() == Fault::Garbled => {
-                self.spoiled.store(true, Ordering::Relaxed);
-                filters.insert("status", STATES.map(str::to_owned).to_vec());
-                // An engine that does not know the filter either is told by what came first.
-                let entries = self.list_filtered(client, &filters).await.map_err(|_| error)?;
-                Ok(Entries { entries, complete: false })
-            }
-            listed => listed.map(|entries| Entries { entries, complete: true }),
+        let listed = self.engine.list(client, filters.as_deref(), &self.budget).await?;
+        if !listed.complete {
+            self.spoiled.store(true, Ordering::Relaxed);
         }
-    }
-
-    async fn list_filtered(
-        &self,
-        client: &Docker,
-        filters: &HashMap<&str, Vec<String>>,
-    ) -> Result<Vec<ContainerSummary>, CallError> {
-        let options = ListContainersOptionsBuilder::default().all(true);
-        let options = if filters.is_empty() { options } else { options.filters(filters) };
-        self.budget.call(Call::List, client.list_containers(Some(options.build()))).await
+        Ok(listed)
     }
 
     fn report(self, targets: &[Target], samples: Result<Vec<Sample>, Fault>) -> EngineReport {
@@ -441,9 +406,9 @@ fn read_list(listing: &Listing<'_>, complete: bool, target: &Target, at: Moment)
     }
 }
 
-fn read_entry(entry: &ContainerSummary, target: &Target, at: Moment) -> Finding {
+fn read_entry(entry: &Entry, target: &Target, at: Moment) -> Finding {
     let ask = |otherwise| {
-        let about = entry.id.clone().unwrap_or_default();
+        let about = entry.id.to_string();
         Finding::Ask(Question { about, otherwise, ..Question::default() })
     };
     match facts::glance(entry) {
@@ -454,8 +419,8 @@ fn read_entry(entry: &ContainerSummary, target: &Target, at: Moment) -> Finding 
 }
 
 /// That a container runs, where the list says so but not how well.
-fn lives(entry: &ContainerSummary) -> Option<Observation> {
-    let container_id = ContainerId::from(entry.id.as_deref()?);
+fn lives(entry: &Entry) -> Option<Observation> {
+    let container_id = ContainerId::from(&*entry.id);
     (facts::liveliness(entry) == Liveliness::Running).then_some(Observation::Running {
         incarnation: Incarnation { container_id, started_at: None },
         health: Health::None,
@@ -476,7 +441,7 @@ fn read_list_after_inspect(
     match (&from_list, inspected_id, listing.find(target)) {
         // It is in doubt, and was inspected already.
         (Finding::Ask(_), Some(incarnation), Match::Is(entry))
-            if complete && entry.id.as_deref() == Some(incarnation.container_id.as_str()) =>
+            if complete && *entry.id == *incarnation.container_id.as_str() =>
         {
             inspected.map_or(from_list, Finding::Done)
         }

@@ -13,6 +13,7 @@
 //! | subject | module |
 //! | --- | --- |
 //! | looking | `look` |
+//! | asking for a list, and reading it entry by entry | `list`, `entry` |
 //! | whose container is whose | `listing` |
 //! | what a container's record says | `facts` |
 //! | listening | `watch` |
@@ -21,22 +22,22 @@
 //! | what went wrong, and how long a look may take | `fault`, `deadline` |
 
 mod deadline;
+mod entry;
 mod facts;
 mod fault;
 mod last_lines;
+mod list;
 mod listing;
 mod look;
 mod restart;
 mod watch;
 
-use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bollard::errors::Error as BollardError;
-use bollard::query_parameters::ListContainersOptionsBuilder;
 use bollard::{API_DEFAULT_VERSION, Docker};
 use defib_policy::abilities::Abilities;
 use defib_policy::id::{ContainerId, EngineName};
@@ -49,6 +50,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::deadline::{Budget, CallError};
 use self::fault::fault_of;
+use self::list::Entries;
 use crate::report::{Call, EngineReport, Reached};
 use crate::settings::{EngineSettings, TlsPaths};
 use crate::url::EngineUrl;
@@ -183,22 +185,25 @@ impl DockerEngine {
         })
     }
 
-    /// Whose containers carry the workspace label. One in a state that the client does not know spoils the answer, and then there is none.
+    /// Whose containers carry the workspace label.
     async fn labelled(&self, client: &Docker, budget: &Budget) -> Option<Vec<(String, String)>> {
-        let label = &self.settings.workspace_label;
-        let filters = HashMap::from([("label", vec![label.clone()])]);
-        let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
-        let entries = budget.call(Call::List, client.list_containers(Some(options))).await.ok()?;
-        let mut labelled: Vec<(String, String)> = entries
+        let filters = serde_json::json!({ "label": [self.settings.workspace_label] }).to_string();
+        let listed = self.list(client, Some(&filters), budget).await.ok()?;
+        let mut labelled: Vec<(String, String)> = listed
+            .entries
             .into_iter()
             .filter_map(|entry| {
-                let workspace = entry.labels?.remove(label)?;
-                let name = entry.names.into_iter().flatten().next().or(entry.id).unwrap_or_default();
-                Some((workspace, name.trim_start_matches('/').to_owned()))
+                let name = entry.names.into_iter().next().unwrap_or(entry.id);
+                Some((entry.workspace?.into(), name.into()))
             })
             .collect();
         labelled.sort_unstable();
         Some(labelled)
+    }
+
+    /// Lists the containers that these filters let through, stopped ones included.
+    async fn list(&self, client: &Docker, filters: Option<&str>, budget: &Budget) -> Result<Entries, CallError> {
+        budget.call(Call::List, list::list(client, filters, &self.settings.workspace_label)).await
     }
 
     fn now(&self) -> Moment {
@@ -219,7 +224,11 @@ impl DockerEngine {
                 return Ok(client.clone());
             }
         }
-        let agreeing = async { connect(&self.settings)?.negotiate_version().await };
+        let agreeing = async {
+            let client = connect(&self.settings)?.negotiate_version().await?;
+            let version = client.client_version();
+            Ok(client.with_request_modifier(move |request| list::with_version(request, &version)))
+        };
         let client = budget.call(Call::Version, agreeing).await?;
         let mut link = self.link();
         if let (Some(theirs), true) = (&link.client, link.version_agreed) {

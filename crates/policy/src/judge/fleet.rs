@@ -1,8 +1,7 @@
 //! The fleet as the judge knows it: which workspaces are watched, and which replica speaks for each.
 
-use super::engines::EngineTrack;
+use super::concern::Reading;
 use super::{Departed, Judge, Look};
-use crate::cadence::BeatRead;
 use crate::fleet::FleetRead;
 use crate::id::{EngineName, WorkspaceId};
 use crate::moment::Moment;
@@ -32,6 +31,9 @@ impl Judge {
             track.told = told;
             if track.verdict.is_some_and(|(ours, _)| ours == verdict) {
                 track.since = track.since.min(since);
+            }
+            if verdict != Verdict::Alive {
+                self.stir(id);
             }
         } else if verdict != Verdict::Alive {
             let down = matches!(verdict, Verdict::Suspect | Verdict::Dead | Verdict::Exhausted);
@@ -70,48 +72,20 @@ impl Judge {
         let outage = whole && self.pipeline.observe(read, self.settings.poll_interval);
         if whole {
             self.generation = self.generation.wrapping_add(1);
-            self.watched = read.workspaces.len();
-            self.engines.values_mut().for_each(|engine| engine.watched = 0);
         }
-        let mut stale = 0;
         for workspace in &read.workspaces {
-            let track = self
-                .tracks
-                .entry(workspace.id.clone())
-                .or_insert_with(|| Track { known_since: read.at, ..Track::default() });
-            track.watched_since.get_or_insert(read.at);
-            if outage {
-                track.cadence.skip_next_gap();
-            }
-            let beat = BeatRead {
-                at: read.at,
-                previous,
-                database_now: read.database_now,
-                heartbeat: workspace.last_heartbeat_at,
-                activity: workspace.last_activity_at,
-            };
-            track.cadence.observe(beat, &self.settings);
-            if whole {
-                track.generation = self.generation;
-                let age = track.cadence.age(read.at, read.at, read.database_now);
-                let window = self.health.stretch(track.cadence.window(&self.settings));
-                if !track.container_dead && age.is_some_and(|age| age >= window) {
-                    stale += 1;
-                }
-                if !self.engines.contains_key(workspace.engine.as_str()) {
-                    self.engines.insert(workspace.engine.clone(), EngineTrack::default());
-                }
-                if let Some(engine) = self.engines.get_mut(workspace.engine.as_str()) {
-                    engine.watched += 1;
-                }
-            }
+            self.observe_row(workspace, read, Reading { previous, outage, whole });
         }
         if !whole {
             return Vec::new();
         }
+        self.pipeline.note_floor(None);
+        let tracks = read.workspaces.iter().filter_map(|workspace| self.tracks.get(&workspace.id));
+        let stale = tracks.filter(|track| self.is_silent(track, read)).count();
+        let departed = self.forget_unwatched();
         self.pipeline.weigh(read.at, stale, self.watched);
         self.count_ours();
-        self.forget_unwatched()
+        departed
     }
 
     /// Remembers whether this replica owns the engine.
@@ -122,33 +96,13 @@ impl Judge {
         }
     }
 
-    fn count_ours(&mut self) {
+    pub(super) fn count_ours(&mut self) {
         self.reported_to_us = self.engines.values().filter(|engine| engine.is_ours).map(|engine| engine.watched).sum();
     }
 
     fn forget_unwatched(&mut self) -> Vec<Departed> {
-        let generation = self.generation;
-        let mut departed = Vec::new();
-        self.tracks.retain(|id, track| {
-            let watched = track.generation == generation;
-            if !watched {
-                let recorded = track.told.is_some_and(|(verdict, ..)| verdict != Verdict::Alive);
-                departed.push((Departed { id: id.clone(), recorded }, track.verdict));
-                self.exhausted -= usize::from(track.exhausted);
-            }
-            watched
-        });
-        departed
-            .into_iter()
-            .map(|(departed, verdict)| {
-                if let Some((verdict, _)) = verdict {
-                    self.counts[verdict.index()] -= 1;
-                }
-                self.probes.clear(&departed.id);
-                self.suspicions.clear(&departed.id);
-                self.forget_in_storms(&departed.id);
-                departed
-            })
-            .collect()
+        let left = self.tracks.iter().filter(|(_, track)| track.generation != self.generation);
+        let left: Vec<WorkspaceId> = left.map(|(id, _)| id.clone()).collect();
+        left.iter().filter_map(|id| self.forget(id)).collect()
     }
 }

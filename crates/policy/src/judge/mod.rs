@@ -9,6 +9,7 @@
 //! order (a focus overtakes a slow tick): a sample older than the newest one judged is void.
 
 mod by_operator;
+mod concern;
 mod engines;
 mod evidence;
 mod facts;
@@ -41,6 +42,7 @@ use crate::suspicion::{Pace, Report, SuspicionLog};
 pub use crate::track::ReadStamp;
 use crate::track::Track;
 use crate::verdict::{Held, Verdict};
+use concern::Concerns;
 use engines::EngineTrack;
 pub use facts::{Departed, EngineEvidence, Look, OwnSettings};
 pub use fleet::Told;
@@ -57,6 +59,7 @@ pub struct Judge {
     suspicions: SuspicionLog,
     engines: HashMap<EngineName, EngineTrack>,
     fleet_storm: StormGuard,
+    concerns: Concerns,
     generation: u32,
     watched: usize,
     /// How many of them are on engines that this replica owns. Reports about the others go to other replicas.
@@ -79,6 +82,7 @@ impl Judge {
             suspicions: SuspicionLog::default(),
             engines: HashMap::new(),
             fleet_storm: StormGuard::default(),
+            concerns: Concerns::default(),
             generation: 0,
             watched: 0,
             reported_to_us: 0,
@@ -95,6 +99,7 @@ impl Judge {
         // Two reports of one reporter that lie further apart than the lapse do not belong to the same accusation.
         let pace = Pace { lapse: (4 * window).max(self.settings.wedged_after), spell: 2 * window };
         self.suspicions.report(id, report, pace);
+        self.stir(id);
         true
     }
 
@@ -166,12 +171,14 @@ impl Judge {
                     if allowance.exhausted && !conviction.running {
                         opinion.verdict = Verdict::Exhausted;
                     }
+                    self.stir(&look.workspace.id);
                     calls.push(Call { look, opinion, conviction, allowance });
                 }
                 _ => {
                     self.line_up(now, look, Standing::Idle);
                     let held = (in_flight && look.queued).then_some(Held::Queued);
                     self.settle_opinion(now, look, &opinion, held, None, &mut plan);
+                    self.rest(now, look, &opinion);
                 }
             }
         }

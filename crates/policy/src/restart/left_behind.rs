@@ -22,6 +22,7 @@
 use std::time::Duration;
 
 use crate::attempt::Outcome;
+use crate::id::ContainerId;
 use crate::moment::Timestamp;
 use crate::sample::Observation;
 use crate::verdict::Verdict;
@@ -102,7 +103,9 @@ pub fn restarts_what_runs(verdict: &str) -> bool {
 
 /// An open attempt whose owner had turned to the engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Asked {
+pub struct Asked<'a> {
+    /// The container that was to be restarted, where the ledger has it.
+    pub container: Option<&'a ContainerId>,
     /// The start of the life that was to be restarted, on the engine's clock.
     pub convicted: Option<Timestamp>,
     /// Whether that life was running ([`restarts_what_runs`]).
@@ -114,8 +117,11 @@ pub struct Asked {
 }
 
 /// What a look at the container tells of an attempt. Both starts are on the engine's clock, so that no skew matters.
+///
+/// Of a container that was removed the start need not be known: a list does not tell it. But another container that has come to life in its
+/// place was made since, because the convicted one was the last that there was.
 #[must_use]
-pub fn by_its_container(seen: &Observation, asked: Asked) -> Settle {
+pub fn by_its_container(seen: &Observation, asked: Asked<'_>) -> Settle {
     let unknown = matches!(seen, Observation::Unknown { .. });
     if unknown && asked.overdue && asked.elsewhere {
         return Settle::OutOfReach;
@@ -123,9 +129,12 @@ pub fn by_its_container(seen: &Observation, asked: Asked) -> Settle {
     if unknown || (asked.ran && !asked.overdue) {
         return Settle::Wait;
     }
-    let started = seen.incarnation().and_then(|life| life.started_at);
-    match (started, asked.convicted) {
+    let life = seen.incarnation();
+    let is_another = asked.container.zip(life).is_some_and(|(convicted, life)| *convicted != life.container_id);
+    let has_lived = matches!(seen, Observation::Running { .. } | Observation::Stopped { .. });
+    match (life.and_then(|life| life.started_at), asked.convicted) {
         (Some(started), Some(convicted)) if started > convicted => Settle::Succeeded,
+        (_, None) if is_another && has_lived => Settle::Succeeded,
         _ if asked.overdue => Settle::Abandoned,
         _ => Settle::Wait,
     }
@@ -147,7 +156,7 @@ pub fn without_an_owner(overdue_by: Option<Duration>, elsewhere: bool) -> Settle
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sample::{Exit, Fault, Health, Incarnation};
+    use crate::sample::{Exit, Fault, Health, Incarnation, Transition};
 
     fn life(started: Option<i64>) -> Incarnation {
         Incarnation { container_id: "c".into(), started_at: started.map(Timestamp) }
@@ -172,7 +181,8 @@ mod tests {
             (Observation::Unknown { fault: Fault::TimedOut }, Some(5), Settle::Wait, Settle::Wait),
         ] {
             for elsewhere in [false, true] {
-                let asked = |ran, overdue| Asked { convicted: convicted.map(Timestamp), ran, overdue, elsewhere };
+                let convicted = convicted.map(Timestamp);
+                let asked = |ran, overdue| Asked { container: None, convicted, ran, overdue, elsewhere };
                 let unknown = matches!(seen, Observation::Unknown { .. });
                 let after = if unknown && elsewhere { Settle::OutOfReach } else { after };
                 assert_eq!(by_its_container(&seen, asked(false, false)), before, "{seen:?}");
@@ -180,6 +190,27 @@ mod tests {
                 assert_eq!(by_its_container(&seen, asked(true, false)), Settle::Wait, "{seen:?}, it ran");
                 assert_eq!(by_its_container(&seen, asked(true, true)), after, "{seen:?}, it ran, overdue");
             }
+        }
+    }
+
+    #[test]
+    fn another_container_in_the_place_of_one_whose_start_is_not_known_is_a_success_once_it_has_lived() {
+        let pending = Observation::Transitional { incarnation: life(None), transition: Transition::Created };
+        let stopped = Observation::Stopped { incarnation: life(None), exit: Exit::default() };
+        for (convicted, seen, settle) in [
+            ("c0", running(Some(9)), Settle::Succeeded),
+            ("c0", running(None), Settle::Succeeded),
+            ("c0", stopped, Settle::Succeeded),
+            ("c0", pending, Settle::Wait),
+            ("c0", Observation::Missing, Settle::Wait),
+            ("c", running(Some(9)), Settle::Wait),
+        ] {
+            let container = ContainerId::from(convicted);
+            let asked =
+                Asked { container: Some(&container), convicted: None, ran: false, overdue: false, elsewhere: false };
+            assert_eq!(by_its_container(&seen, asked), settle, "{convicted}: {seen:?}");
+            // One that ran may still be killed by a late call, whichever runs by then.
+            assert_eq!(by_its_container(&seen, Asked { ran: true, ..asked }), Settle::Wait, "{convicted}: {seen:?}");
         }
     }
 

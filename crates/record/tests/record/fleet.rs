@@ -101,7 +101,11 @@ pub(crate) struct Replayed {
     /// Passes in which the judge said something.
     pub(crate) told: usize,
     pub(crate) restarts: usize,
-    /// Passes in which the replay said something else than the recording.
+    /// Those whom passes left out.
+    pub(crate) left_out: u64,
+    /// Whom reads of what had changed called.
+    pub(crate) called: u64,
+    /// Passes in which the replay said something else than the recording, and reads for which it called others.
     pub(crate) differences: usize,
     /// For each segment: whether it goes on where the one before ended.
     pub(crate) segments: Vec<bool>,
@@ -110,6 +114,11 @@ pub(crate) struct Replayed {
 
 /// Replays a recording through judges that begin with its segments that do not go on where the one before ended.
 pub(crate) fn replay(directory: &Path) -> Replayed {
+    replay_without(directory, |_| false)
+}
+
+/// The same without some of the calls.
+pub(crate) fn replay_without(directory: &Path, is_left_out: impl Fn(&Told) -> bool) -> Replayed {
     let mut reader = Reader::open(directory).expect("there is a recording");
     let (mut judge, mut found) = (None, Replayed::default());
     while let Some(item) = reader.next_item().expect("it can be read") {
@@ -121,14 +130,19 @@ pub(crate) fn replay(directory: &Path) -> Replayed {
                 }
             }
             Item::Torn(_) => found.torn += 1,
+            Item::Call(call) if is_left_out(&call) => {}
             Item::Call(call) => {
                 let judge = judge.as_mut().expect("a segment has begun");
-                let plan = told::tell(judge, reader.scene(), &call);
-                if let (Some(plan), Told::Pass(pass)) = (plan, &call) {
-                    found.passes += 1;
-                    found.told += usize::from(pass.said.digest != 0);
-                    found.restarts += pass.said.restarts.len();
-                    found.differences += usize::from(told::digest(&plan) != pass.said.digest);
+                found.differences += usize::from(told::tell(judge, reader.scene(), &call).differs);
+                match &call {
+                    Told::Pass(pass) => {
+                        found.passes += 1;
+                        found.told += usize::from(pass.said.digest != 0);
+                        found.restarts += pass.said.restarts.len();
+                        found.left_out += pass.left_out;
+                    }
+                    Told::Call { called, .. } => found.called += called.count,
+                    _ => {}
                 }
             }
         }

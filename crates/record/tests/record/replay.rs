@@ -2,10 +2,11 @@
 
 use defib_policy::judge::Judge;
 use defib_policy::settings::Settings;
-use defib_record::told;
+use defib_record::told::{self, Told};
 use defib_record::{Item, POLICY, Reader};
 
-use super::fleet::{calls, direct, drive, replay, settings};
+use super::changes::{self, Reads};
+use super::fleet::{calls, direct, drive, replay, replay_without, settings};
 
 #[test]
 fn a_replay_says_what_was_said() {
@@ -30,10 +31,7 @@ fn a_replay_with_other_settings_says_something_else() {
     let mut differences = 0;
     while let Some(item) = reader.next_item().expect("it can be read") {
         let Item::Call(call) = item else { continue };
-        let plan = told::tell(&mut other, reader.scene(), &call);
-        if let (Some(plan), told::Told::Pass(pass)) = (plan, &call) {
-            differences += usize::from(told::digest(&plan) != pass.said.digest);
-        }
+        differences += usize::from(told::tell(&mut other, reader.scene(), &call).differs);
     }
     assert!(differences > 0, "the digest tells nothing");
 }
@@ -48,6 +46,46 @@ fn each_segment_can_be_replayed_without_the_ones_before_it() {
     let segments = Reader::segments(directory.path()).expect("segments");
     assert!(segments.len() > 3, "{}", segments.len());
     assert!(segments.iter().all(|segment| segment.header.policy == POLICY));
+    for segment in &segments[..3] {
+        std::fs::remove_file(&segment.path).expect("it can be removed");
+        let found = replay(directory.path());
+        assert_eq!(found.differences, 0, "from {}: {found:?}", segment.path.display());
+    }
+}
+
+/// Reads of what has changed, and passes over those whom something concerns.
+#[test]
+fn a_replay_judges_whom_the_daemon_judged_and_calls_whom_it_called() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut judge = direct(directory.path(), 1 << 30);
+    changes::drive(&mut judge, Reads::Changes, 24, 1_200);
+    drop(judge);
+    let found = replay(directory.path());
+    assert_eq!((found.passes, found.differences), (478, 0), "{found:?}");
+    assert!(found.left_out > 2_000, "passes looked at everybody: {found:?}");
+    assert!(found.called > 100 && found.told > 8 && found.restarts > 0, "{found:?}");
+}
+
+#[test]
+fn a_call_that_is_missing_from_a_recording_of_changes_is_noticed() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut judge = direct(directory.path(), 1 << 30);
+    changes::drive(&mut judge, Reads::Changes, 24, 1_200);
+    drop(judge);
+    let without = |is_left_out: fn(&Told) -> bool| replay_without(directory.path(), is_left_out).differences;
+    assert!(without(|call| matches!(call, Told::Stir { .. })) > 0);
+    assert!(without(|call| matches!(call, Told::Changes { .. })) > 0);
+    assert!(without(|call| matches!(call, Told::Changes { gone, .. } if !gone.is_empty())) > 0);
+}
+
+#[test]
+fn a_segment_of_changes_can_be_replayed_without_the_ones_before_it() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut judge = direct(directory.path(), 60_000);
+    changes::drive(&mut judge, Reads::Changes, 24, 60_000);
+    drop(judge);
+    let segments = Reader::segments(directory.path()).expect("segments");
+    assert!(segments.len() > 3, "{}", segments.len());
     for segment in &segments[..3] {
         std::fs::remove_file(&segment.path).expect("it can be removed");
         let found = replay(directory.path());

@@ -70,7 +70,7 @@ pub(super) fn s04(world: &mut World) -> Oracle {
     Oracle::nobody(mins(3))
 }
 
-/// Nobody calls but twice.
+/// A dead workspace that is called only twice.
 pub(super) fn s05(world: &mut World) -> Oracle {
     world.add_engine();
     let silent = Spec { request_every: 0, ..Spec::default() };

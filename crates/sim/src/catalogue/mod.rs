@@ -1,10 +1,12 @@
-//! The incidents, each with its oracle. S01 to S56 happened to systems like this one; from S57 on neighbours misbehave.
+//! The incidents, each with its oracle. S01 to S56 happened to systems like this one; from S57 on neighbours misbehave. C01 and those after
+//! it are about instances behind a control plane.
 //!
 //! A seed varies what the story leaves open: phases, intervals, which workspace, which variant, how long. The world also has what defib
 //! cannot see (that a failure comes from the configuration, that a child uses its parent's network); the comment of such a scenario says
 //! what is asked of defib instead. docs/incidents.md has a section for each, with what happened in the field.
 
 mod cadence;
+mod control_planes;
 mod database;
 mod engine;
 mod fleet;
@@ -97,8 +99,16 @@ pub const ALL: &[Scenario] = scenarios![
     "S71" "restarted between two looks" neighbours::s71: "it dies after each start while lists are slow",
 ];
 
+/// Incidents behind a control plane, in order. The policies of others know container engines only, so these are not in the comparison.
+pub const CONTROL_PLANES: &[Scenario] = scenarios![
+    "C01" "a tenant that is not found" control_planes::c01: "the control plane and the platform answer 404 for the whole tenant, and one dies",
+    "C02" "storms of 5xx" control_planes::c02: "the control plane and the platform answer 5xx in bursts for half an hour, and two die",
+    "C03" "pending" control_planes::c03: "a new instance is pending for a minute while requests to it fail",
+    "C04" "said to run" control_planes::c04: "the control plane says that a dead instance runs",
+];
+
 /// The scenario of that number.
 #[must_use]
 pub fn find(id: &str) -> Option<&'static Scenario> {
-    ALL.iter().find(|scenario| scenario.id.eq_ignore_ascii_case(id))
+    ALL.iter().chain(CONTROL_PLANES).find(|scenario| scenario.id.eq_ignore_ascii_case(id))
 }

@@ -231,7 +231,7 @@ impl Defib {
             return;
         }
         let (engine, apart) = (world.workspaces[of].engine, lane == Lane::Apart);
-        let drive = Drive::new(order, rules(world.engines[engine].abilities));
+        let drive = Drive::new(order, rules(world.abilities(engine)));
         if let Some(done) = drive.done() {
             self.ended(me, &drive.order.workspace, done.end, world);
             return;

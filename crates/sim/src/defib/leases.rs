@@ -98,7 +98,8 @@ impl Defib {
                 let seen = Self::look_back(attempt.of, world);
                 let ran = left_behind::restarts_what_runs(attempt.verdict);
                 let overdue = attempt.row.overdue;
-                let asked = Asked { convicted: attempt.started_at, ran, overdue, elsewhere: false };
+                let container = attempt.container_id.as_ref();
+                let asked = Asked { container, convicted: attempt.started_at, ran, overdue, elsewhere: false };
                 left_behind::by_its_container(&seen, asked)
             });
             let Some((outcome, _)) = settle.conclusion() else { continue };

@@ -296,7 +296,7 @@ impl Defib {
             identity: Some(facts.impostor.clone().unwrap_or_else(|| facts.identity.clone())),
             restarted,
             clock_offset_micros: Some(facts.offset - world.db.offset),
-            abilities: facts.abilities,
+            abilities: world.abilities(engine),
         }
     }
 

@@ -1,4 +1,7 @@
 //! A row of `defib.restarts`, and the questions and answers of the operations on it.
+//!
+//! Some of these types repeat those of `defib_store` field by field. They must not be shared: the model would then no longer be independent
+//! of the SQL that it is compared with.
 
 use std::time::Duration;
 

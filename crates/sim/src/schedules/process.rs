@@ -346,7 +346,9 @@ impl Walk {
                 let Some(attempt) = left.as_mut().and_then(Vec::pop) else { return false };
                 let overdue = attempt.row.overdue || self.is(Weakening::SettleAtOnce);
                 let ran = left_behind::restarts_what_runs(attempt.verdict) && !self.is(Weakening::AnyNewLifeIsOurs);
-                let asked = left_behind::Asked { convicted: attempt.started_at, ran, overdue, elsewhere: false };
+                let container = attempt.container_id.as_ref();
+                let convicted = attempt.started_at;
+                let asked = left_behind::Asked { container, convicted, ran, overdue, elsewhere: false };
                 if let Some((outcome, _)) = left_behind::by_its_container(&observation, asked).conclusion() {
                     self.ask(number, job, Statement::Finish(attempt.id, outcome));
                     return true;

@@ -153,6 +153,7 @@ pub(crate) fn settings(url: &str) -> StoreSettings {
         pool_size: 4,
         connect_timeout: Duration::from_secs(5),
         statement_timeout: Duration::from_secs(10),
+        fleet_max: 250_000,
     }
 }
 

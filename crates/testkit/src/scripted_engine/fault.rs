@@ -44,6 +44,9 @@ pub enum Fault {
     Eof,
     /// The first half of the right answer, then the connection is closed. The call is carried out.
     Truncated,
+    /// The head and the first half of the right answer, and then nothing any more on a connection that stays open. The call is
+    /// carried out.
+    Stalled,
     /// Never an answer, and nothing done.
     Hang,
     /// The right answer, later. As with dockerd, a client that gives up before does not stop the call from being carried out.

@@ -111,7 +111,8 @@ async fn answer(request: Request<Incoming>, world: Shared) -> anyhow::Result<Res
             });
             Err(anyhow!("scripted end"))
         }
-        Some(Fault::Truncated) => truncate(truth(&world, &question)).await,
+        Some(Fault::Truncated) => half_of(truth(&world, &question), AfterHalf::End).await,
+        Some(Fault::Stalled) => half_of(truth(&world, &question), AfterHalf::Silence).await,
         Some(Fault::FalselyStopped) if question.call == Call::Inspect => Ok(falsely_stopped(&world, &question)),
         Some(Fault::FalselyMissing) if question.call == Call::Inspect => {
             Ok(missing(question.container.as_deref().unwrap_or_default()))
@@ -251,8 +252,17 @@ fn falsely_stopped(world: &Shared, question: &Question) -> Response<Body> {
     }
 }
 
-/// The head of the answer with its true length, half of the body, then an error, which closes the connection.
-async fn truncate(response: Response<Body>) -> anyhow::Result<Response<Body>> {
+/// What comes when half of an answer was sent.
+#[derive(Clone, Copy)]
+enum AfterHalf {
+    /// The end of the connection.
+    End,
+    /// Nothing, on a connection that stays open.
+    Silence,
+}
+
+/// The head of the answer with its true length, half of the body, then an error, which closes the connection, or nothing.
+async fn half_of(response: Response<Body>, then: AfterHalf) -> anyhow::Result<Response<Body>> {
     let (mut parts, body) = response.into_parts();
     if !parts.headers.contains_key(CONTENT_LENGTH) {
         return Err(anyhow!("scripted end")); // an event stream or an empty answer: there is no middle
@@ -261,10 +271,13 @@ async fn truncate(response: Response<Body>) -> anyhow::Result<Response<Body>> {
     parts.headers.insert(CONTENT_LENGTH, whole.len().into());
     // The pause gives the first half its way to the client: an error at once would take it along.
     let half = whole.slice(..whole.len() / 2);
-    let frames = stream::unfold(Some(half), |half| async move {
+    let frames = stream::unfold(Some(half), move |half| async move {
         let Some(half) = half else {
             tokio::task::yield_now().await;
             sleep(std::time::Duration::from_millis(5)).await;
+            if matches!(then, AfterHalf::Silence) {
+                std::future::pending::<()>().await;
+            }
             return Some((Err(anyhow!("scripted end")), None));
         };
         Some((Ok(Frame::data(half)), None))

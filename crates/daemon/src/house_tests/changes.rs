@@ -1,0 +1,102 @@
+//! Between two reads of all rows: what is read, who is judged, and what must not be missed.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::fakes::{Foundations, House, POLL};
+use crate::metrics::Resync;
+use crate::sync::lock;
+
+const BEATING: [&str; 3] = ["a-1", "a-2", "a-3"];
+
+/// One engine with three workspaces that beat with every poll, and whose beats have been seen for long.
+async fn beating(flags: &[&str]) -> House {
+    let foundations = Foundations::lay(&["a"], flags);
+    for id in BEATING {
+        foundations.database.add(id, "a", Duration::ZERO);
+    }
+    let house = foundations.build().await;
+    beat_for(&house, 14).await;
+    house
+}
+
+/// So many polls pass, and everybody who is in the fleet beats before each.
+async fn beat_for(house: &House, polls: u32) {
+    for _ in 0..polls {
+        for id in BEATING {
+            house.database.beat(id);
+        }
+        house.after(POLL).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fleet_that_is_well_is_read_by_what_has_changed_and_in_whole_now_and_then() {
+    let house = beating(&[]).await;
+    let before = [Resync::Interval, Resync::Outage, Resync::Start].map(|reason| house.resyncs(reason));
+    assert_eq!(before[2], 1, "it was read in whole at the start");
+    beat_for(&house, 24).await;
+    let after = [Resync::Interval, Resync::Outage, Resync::Start].map(|reason| house.resyncs(reason));
+    assert_eq!([after[0] - before[0], after[1] - before[1], after[2] - before[2]], [2, 0, 0], "in two minutes");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_death_that_no_event_told_is_found_by_the_next_poll_in_between() {
+    let house = beating(&[]).await;
+    house.dies("a", "a-2");
+    house.after(3 * POLL).await;
+    assert_eq!(house.restarts.of("a-2").len(), 1, "two looks convict one that has just beaten");
+    assert_eq!(house.restarts.of("a-1").len() + house.restarts.of("a-3").len(), 0);
+}
+
+/// It is not told that it was parked: its row has no new stamp. Its container is stopped by whoever parked it.
+#[tokio::test(start_paused = true)]
+async fn one_that_is_parked_in_between_is_not_restarted_when_its_container_stops() {
+    let house = beating(&[]).await;
+    lock(&house.database.rows).remove("a-2");
+    house.dies("a", "a-2");
+    house.after(20 * POLL).await;
+    assert_eq!(house.restarts.of("a-2").len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn silence_is_told_at_the_poll_at_which_it_begins_to_count() {
+    let house = beating(&[]).await;
+    // Each has beaten with every poll, so its window is as short as it gets: fifteen seconds.
+    house.after(POLL).await;
+    beat_two(&house, 1).await;
+    assert_eq!(house.database.verdict("a-3"), None);
+    beat_two(&house, 3).await;
+    assert_eq!(house.database.verdict("a-3").as_deref(), Some("silent"));
+    assert_eq!(house.database.verdict("a-1"), None);
+}
+
+async fn beat_two(house: &House, polls: u32) {
+    for _ in 0..polls {
+        house.database.beat("a-1");
+        house.database.beat("a-2");
+        house.after(POLL).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_read_that_failed_all_rows_are_read_and_their_heartbeats_count_anew() {
+    let house = beating(&[]).await;
+    let before = house.resyncs(Resync::Outage);
+    house.database.away.store(true, Ordering::SeqCst);
+    house.after(4 * POLL).await;
+    house.database.away.store(false, Ordering::SeqCst);
+    house.after(2 * POLL).await;
+    assert_eq!(house.resyncs(Resync::Outage) - before, 1);
+    assert_eq!(house.database.verdict("a-1"), None, "that nobody has beaten since is held against nobody yet");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_gauge_of_the_verdicts_counts_those_who_are_left_out() {
+    let house = beating(&[]).await;
+    beat_for(&house, 3).await;
+    assert!((house.metric("defib_workspaces") - 3.0).abs() < f64::EPSILON);
+    house.dies("a", "a-2");
+    house.after(2 * POLL).await;
+    assert!((house.metric("defib_workspaces") - 3.0).abs() < f64::EPSILON, "one of them is in another row now");
+}

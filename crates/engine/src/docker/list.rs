@@ -1,0 +1,281 @@
+//! Asking for a list, and reading it entry by entry.
+//!
+//! A list is the largest answer of an engine (a kilobyte for each container of the host, strangers included), and it is asked for in each
+//! tick. The client library would collect it whole and decode all of it. Here each entry is decoded as soon as it has arrived, and the fields
+//! that nobody uses are dropped, so that only the entry that is arriving is in memory as text.
+//!
+//! The client library still makes the connection, sets the deadline for the head of the answer, and turns an error that the engine answers
+//! into its own error type. So a list that fails is treated like any other call that fails. The caller bounds the whole, body included.
+
+use bollard::errors::Error as BollardError;
+use bollard::{BollardRequest, ClientVersion, Docker};
+use futures_util::StreamExt;
+use hyper::Uri;
+
+use super::entry::{Entry, Sent};
+
+/// The longest entry, in bytes, that is accepted. An engine writes about a kilobyte, and a few more where there are many labels.
+const ENTRY_BYTES_MAX: usize = 1 << 20;
+
+/// The most containers that are accepted in one list, strangers included. No host runs so many.
+const ENTRIES_MAX: usize = 100_000;
+
+/// The most text that is kept of one list, in bytes. An entry keeps about a hundred.
+const KEPT_BYTES_MAX: usize = 64 << 20;
+
+/// A list of containers.
+pub(super) struct Entries {
+    pub(super) entries: Vec<Entry>,
+    /// Every entry has an id, names and labels that could be read. Only then does it follow that a container that is not in the list does
+    /// not exist.
+    pub(super) complete: bool,
+}
+
+/// The containers that these filters let through, stopped ones included. `filters` is the JSON of Docker's parameter; `None`: all.
+///
+/// # Errors
+/// The engine was not reached, refused, or sent something that is no list.
+pub(super) async fn list(
+    client: &Docker,
+    filters: Option<&str>,
+    workspace_label: &str,
+) -> Result<Entries, BollardError> {
+    let mut target = format!("/v{}/containers/json?all=true", client.client_version());
+    if let Some(filters) = filters {
+        target.push_str("&filters=");
+        target.extend(url::form_urlencoded::byte_serialize(filters.as_bytes()));
+    }
+    // The client library hands out the bytes of an answer for a few calls only, of which exporting a container is one. It also lets us change
+    // any request before it is sent. So we begin an export, and the request that leaves asks for the list.
+    let asking = client.clone().with_request_modifier(move |request| aimed_at(request, &target));
+    let mut body = std::pin::pin!(asking.export_container("list"));
+    let mut reading = Reading::new(workspace_label);
+    while let Some(data) = body.next().await {
+        reading.take(&data?)?;
+    }
+    reading.end()
+}
+
+/// Puts the version of the interface that was agreed upon in front of the path of a request. The client library leaves it out, and an engine
+/// that is asked without a version answers in its own newest one.
+pub(super) fn with_version(request: BollardRequest, version: &ClientVersion) -> BollardRequest {
+    let target = request.uri().path_and_query().map(|target| format!("/v{version}{target}"));
+    match target {
+        Some(target) => aimed_at(request, &target),
+        None => request,
+    }
+}
+
+/// The same request with another path and query.
+fn aimed_at(mut request: BollardRequest, target: &str) -> BollardRequest {
+    let mut parts = request.uri().clone().into_parts();
+    parts.path_and_query = target.parse().ok();
+    // A request that cannot be put together is sent as it was. The engine's answer to it is no list, and is refused as such.
+    if let Ok(uri) = Uri::from_parts(parts) {
+        *request.uri_mut() = uri;
+    }
+    request
+}
+
+/// A list that is arriving: `[`, entries with commas between them, `]`.
+struct Reading<'a> {
+    workspace_label: &'a str,
+    entries: Vec<Entry>,
+    complete: bool,
+    kept_bytes: usize,
+    /// The beginning of an entry, which has arrived and could not be decoded yet.
+    rest: Vec<u8>,
+    /// The next attempt to decode waits until `rest` has this length, twice that of the last attempt. Each attempt reads the entry from its
+    /// beginning, so attempts after every small part would take time that grows with the square of the entry's length.
+    worth_trying_at: usize,
+    expects: Expects,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Expects {
+    Begin,
+    EntryOrEnd,
+    Entry,
+    CommaOrEnd,
+    Nothing,
+}
+
+impl<'a> Reading<'a> {
+    const fn new(workspace_label: &'a str) -> Self {
+        Self {
+            workspace_label,
+            entries: Vec::new(),
+            complete: true,
+            kept_bytes: 0,
+            rest: Vec::new(),
+            worth_trying_at: 0,
+            expects: Expects::Begin,
+        }
+    }
+
+    /// Takes the next part of the answer.
+    fn take(&mut self, data: &[u8]) -> Result<(), BollardError> {
+        let mut rest = std::mem::take(&mut self.rest);
+        rest.extend_from_slice(data);
+        if rest.len() >= self.worth_trying_at {
+            let used = self.decode(&rest)?;
+            rest.drain(..used);
+            if rest.len() > ENTRY_BYTES_MAX {
+                return Err(garbled(format!("an entry of a list is longer than {ENTRY_BYTES_MAX} bytes")));
+            }
+            self.worth_trying_at = rest.len() * 2;
+        }
+        self.rest = rest;
+        Ok(())
+    }
+
+    /// Decodes the entries that have arrived completely. Returns how many bytes of `data` they took.
+    fn decode(&mut self, data: &[u8]) -> Result<usize, BollardError> {
+        let mut at = 0;
+        while let Some(byte) = data.get(at) {
+            match (byte, self.expects) {
+                (b' ' | b'\n' | b'\r' | b'\t', _) => at += 1,
+                (b'[', Expects::Begin) => {
+                    self.expects = Expects::EntryOrEnd;
+                    at += 1;
+                }
+                (b']', Expects::EntryOrEnd | Expects::CommaOrEnd) => {
+                    self.expects = Expects::Nothing;
+                    at += 1;
+                }
+                (b',', Expects::CommaOrEnd) => {
+                    self.expects = Expects::Entry;
+                    at += 1;
+                }
+                (b'{', Expects::EntryOrEnd | Expects::Entry) => {
+                    let mut sent = serde_json::Deserializer::from_slice(&data[at..]).into_iter::<Sent<'_>>();
+                    match sent.next() {
+                        Some(Ok(entry)) => {
+                            at += sent.byte_offset();
+                            self.keep(entry.into_entry(self.workspace_label))?;
+                            self.expects = Expects::CommaOrEnd;
+                        }
+                        Some(Err(error)) if !error.is_eof() => return Err(garbled(error.to_string())),
+                        Some(Err(_)) | None => return Ok(at),
+                    }
+                }
+                _ => return Err(garbled("what came is no list of containers".to_owned())),
+            }
+        }
+        Ok(at)
+    }
+
+    fn keep(&mut self, entry: Entry) -> Result<(), BollardError> {
+        self.kept_bytes += entry.kept_bytes();
+        if self.entries.len() == ENTRIES_MAX || self.kept_bytes > KEPT_BYTES_MAX {
+            return Err(garbled(format!(
+                "a list has more than {ENTRIES_MAX} containers, or more than {KEPT_BYTES_MAX} bytes of names"
+            )));
+        }
+        self.complete &= entry.is_readable();
+        self.entries.push(entry);
+        Ok(())
+    }
+
+    /// Ends the list when all of the answer has arrived.
+    fn end(mut self) -> Result<Entries, BollardError> {
+        let rest = std::mem::take(&mut self.rest);
+        let used = self.decode(&rest)?;
+        if used < rest.len() || self.expects != Expects::Nothing {
+            return Err(garbled("the list ends in the middle".to_owned()));
+        }
+        Ok(Entries { entries: self.entries, complete: self.complete })
+    }
+}
+
+const fn garbled(message: String) -> BollardError {
+    BollardError::JsonDataError { message, column: 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Result<Entries, String> {
+        let mut reading = Reading::new("defib.workspace");
+        let taken = parts.into_iter().try_for_each(|part| reading.take(part));
+        taken.and_then(|()| reading.end()).map_err(|error| error.to_string())
+    }
+
+    fn ids(list: Result<Entries, String>) -> Vec<String> {
+        list.expect("a list").entries.into_iter().map(|entry| entry.id.into()).collect()
+    }
+
+    #[test]
+    fn a_list_is_read_however_it_is_cut_into_parts() {
+        let text = r#" [ {"Id":"a","Names":["/x,]}"],"Labels":{"k":"[{\"\\"}} ,{"Id":"b"},{"Id":"ç"}]
+"#
+        .as_bytes();
+        let expected = ["a", "b", "ç"];
+        for cut in 0..text.len() {
+            let (first, second) = text.split_at(cut);
+            assert_eq!(ids(read([first, second])), expected, "cut at {cut}");
+        }
+        for size in 1..text.len() {
+            assert_eq!(ids(read(text.chunks(size))), expected, "in parts of {size}");
+        }
+        assert!(ids(read([&b"[]"[..]])).is_empty());
+    }
+
+    #[test]
+    fn what_is_no_whole_list_is_none() {
+        for text in [
+            "",
+            "[",
+            "null",
+            "{}",
+            "[]]",
+            "[1]",
+            "garbage",
+            r#"[{"Id":"a"}"#,
+            r#"[{"Id":"a"},"#,
+            r#"[{"Id":"a"},]"#,
+            r#"[{"Id":"a"}{"Id":"b"}]"#,
+            r#"[{"Id":"a","#,
+            r#"{"message":"x"}"#,
+        ] {
+            assert!(read([text.as_bytes()]).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_list_with_an_entry_of_whom_nobody_knows_is_not_complete() {
+        let complete = |text: &str| read([text.as_bytes()]).expect("a list").complete;
+        assert!(complete(r#"[{"Id":"a","State":"hibernating"}]"#));
+        assert!(!complete(r#"[{"Id":"a"},{"Names":["/x"]},{"Id":"b"}]"#));
+    }
+
+    #[test]
+    fn what_has_no_end_is_not_collected() {
+        let part = vec![b'a'; 100_000];
+        let mut reading = Reading::new("l");
+        reading.take(br#"[{"Id":""#).expect("the beginning");
+        let parts = (0..100).take_while(|_| reading.take(&part).is_ok()).count();
+        assert!((10..40).contains(&parts), "{parts} parts of an entry");
+
+        let mut reading = Reading::new("l");
+        reading.take(b"[{}").expect("the first entry");
+        let entries = ",{}".repeat(1_000);
+        let parts = (0..200).take_while(|_| reading.take(entries.as_bytes()).is_ok()).count();
+        assert_eq!(parts, 99, "thousands of entries");
+    }
+
+    #[test]
+    fn an_entry_in_tiny_parts_is_not_decoded_over_and_over() {
+        let text = format!(r#"[{{"Id":"a","Names":["{}"]}}]"#, "n".repeat(100_000)).into_bytes();
+        let mut reading = Reading::new("l");
+        let mut tries = 0;
+        for byte in text.chunks(1) {
+            let before = reading.worth_trying_at;
+            reading.take(byte).expect("a byte");
+            tries += usize::from(reading.worth_trying_at != before);
+        }
+        assert!(tries < 40, "{tries} tries");
+        assert_eq!(ids(reading.end().map_err(|error| error.to_string())), ["a"]);
+    }
+}

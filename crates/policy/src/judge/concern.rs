@@ -1,0 +1,304 @@
+//! Whom a pass concerns: the cost of a pass follows what is in trouble, and not the size of the fleet.
+//!
+//! Most workspaces run, beat, and are `alive` in each pass. Of such a one it is known beforehand until when no pass can say anything new:
+//! while its heartbeat is fresh, whatever else happens in the fleet, the verdict stays `alive`. It is *calm* until then, and passes leave it
+//! out, unless its engine shows something else than the container that ran, or its row has changed in more than its stamps.
+//! Everybody else is *restless*, and every pass looks at them: whoever has another verdict, was never judged, has attempts in the ledger, has
+//! begun a life that has not settled in, or is a canary of a storm.
+//!
+//! A deadline is never too late. It is the moment at which the heartbeat that was seen last leaves the window, unstretched by the local
+//! health multiplier; a beat that arrives meanwhile moves it only when it has come. So whoever falls silent is restless at least one poll
+//! before a pass over everybody would say that, and a read brings the row by its id before anything is said of it.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, HashSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::engines::EngineTrack;
+use super::opinion::Opinion;
+use super::{Departed, EngineEvidence, Judge, Look};
+use crate::cadence::BeatRead;
+use crate::fleet::{FleetRead, Kind, Workspace};
+use crate::id::{EngineName, WorkspaceId};
+use crate::moment::{Moment, Timestamp};
+use crate::sample::{Health, Incarnation, Observation, Sample};
+use crate::settings::Settings;
+use crate::track::Track;
+use crate::verdict::{Verdict, Witness};
+
+/// Reads of all rows for which one is read with every poll after its stamp came too late for a read of what is new. Larger: one that is
+/// late once costs more reads. Smaller: one whose stamps are often late is read late now and then.
+const STRAY_READS: u8 = 2;
+
+/// Who is restless, and when each of the others will be.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Concerns {
+    /// By the engine whose passes judge them; `None`: no engine has them.
+    restless: HashMap<Option<EngineName>, HashSet<WorkspaceId>>,
+    /// Those of the calm ones, soonest first. Entries that no longer hold are passed over when their moment comes.
+    deadlines: BinaryHeap<Reverse<(Moment, WorkspaceId)>>,
+}
+
+/// What is common to the rows of one read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reading {
+    /// The read of the fleet before it.
+    pub(super) previous: Option<Moment>,
+    /// It ends an outage.
+    pub(super) outage: bool,
+    /// It is of all rows.
+    pub(super) whole: bool,
+}
+
+impl Concerns {
+    fn add(&mut self, seat: Option<&EngineName>, id: &WorkspaceId) {
+        self.restless.entry(seat.cloned()).or_default().insert(id.clone());
+    }
+
+    fn remove(&mut self, seat: Option<&EngineName>, id: &WorkspaceId) {
+        let seat = seat.cloned();
+        if let Some(on) = self.restless.get_mut(&seat) {
+            on.remove(id);
+            if on.is_empty() {
+                self.restless.remove(&seat);
+            }
+        }
+    }
+}
+
+impl Track {
+    /// The engine whose passes judge it; `None`: no engine has it.
+    fn seat(&self) -> Option<&EngineName> {
+        self.engine.as_ref().filter(|_| !self.external)
+    }
+
+    /// From when on it may be silent, unless another beat comes: when the last one that was seen to come leaves the window. `None`: none
+    /// was seen to come, and it may be silent already.
+    fn silent_from(&self, settings: &Settings) -> Option<Moment> {
+        self.cadence.sighted_at().map(|seen| seen + self.cadence.window(settings))
+    }
+
+    fn is_calm(&self) -> bool {
+        self.calm_until != Moment::ZERO
+    }
+}
+
+impl Judge {
+    /// Whom the next read of the fleet must bring by id: whoever is restless, or would say something new before the read after it.
+    pub fn call(&mut self, now: Moment) -> Vec<WorkspaceId> {
+        let horizon = now + self.settings.poll_interval;
+        while self.concerns.deadlines.peek().is_some_and(|Reverse((at, _))| *at <= horizon) {
+            let Some(Reverse((at, id))) = self.concerns.deadlines.pop() else { break };
+            let Some(track) = self.tracks.get_mut(&id).filter(|track| track.calm_until == at) else { continue };
+            if let Some(until) = track.silent_from(&self.settings).filter(|until| *until > horizon) {
+                track.calm_until = until; // it has beaten since
+                self.concerns.deadlines.push(Reverse((until, id)));
+            } else {
+                track.calm_until = Moment::ZERO;
+                self.concerns.add(track.seat(), &id);
+            }
+        }
+        self.concerns.restless.values().flatten().cloned().collect()
+    }
+
+    /// Whom every pass over `engine` (`None`: those that no engine has) must look at, in the order of their ids.
+    #[must_use]
+    pub fn restless_on(&self, engine: Option<&EngineName>) -> Vec<WorkspaceId> {
+        let on = self.concerns.restless.get(&engine.cloned());
+        let mut ids: Vec<WorkspaceId> = on.into_iter().flatten().cloned().collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    /// Whether a pass must look at one of whom its engine showed this; `None`: nothing, because it was not asked, or has none.
+    #[must_use]
+    pub fn concerns(&self, id: &WorkspaceId, sample: Option<&Sample>) -> bool {
+        let Some(track) = self.tracks.get(id).filter(|track| track.is_calm()) else { return true };
+        match sample.map(|sample| &sample.observation) {
+            Some(Observation::Running { incarnation, health }) => {
+                let same = |known: &Incarnation| {
+                    known.may_be(incarnation) && (known.started_at.is_some() || incarnation.started_at.is_none())
+                };
+                matches!(health, Health::Unhealthy { .. })
+                    || !track.life.as_ref().is_some_and(|life| same(&life.incarnation))
+            }
+            Some(_) => true,
+            None => false,
+        }
+    }
+
+    /// Whether passes leave it out, as long as nothing else happens to it.
+    #[must_use]
+    pub fn is_calm(&self, id: &WorkspaceId) -> bool {
+        self.tracks.get(id).is_some_and(Track::is_calm)
+    }
+
+    /// Whether a pass over an engine that says this must look at everybody there, because it may be another engine, or the right one again.
+    #[must_use]
+    pub fn must_see_all(&self, engine: &EngineName, evidence: &EngineEvidence) -> bool {
+        let Some(known) = self.engines.get(engine.as_str()) else { return true };
+        evidence.fault.is_some()
+            || known.is_other
+            || (evidence.identity.is_some() && evidence.identity != known.identity)
+    }
+
+    /// Something has happened to a workspace: the next pass looks at it.
+    pub fn stir(&mut self, id: &WorkspaceId) {
+        if let Some(track) = self.tracks.get_mut(id).filter(|track| track.is_calm()) {
+            track.calm_until = Moment::ZERO;
+            self.concerns.add(track.seat(), id);
+        }
+    }
+
+    /// Lets one rest of whom a look has just said that it is alive, if nothing but its silence can say anything else.
+    pub(super) fn rest(&mut self, now: Moment, look: &Look<'_>, opinion: &Opinion) {
+        let (id, engine) = (&look.workspace.id, &look.workspace.engine);
+        let runs_well = match look.sample.map(|sample| &sample.observation) {
+            Some(Observation::Running { health, .. }) => !matches!(health, Health::Unhealthy { .. }),
+            Some(_) => false,
+            None => look.workspace.kind == Kind::External,
+        };
+        let idle = look.attempts.is_empty() && !look.in_flight && !look.queued;
+        let alive = opinion.verdict == Verdict::Alive && opinion.heartbeat.witness == Witness::Fresh;
+        let awaited = self.fleet_storm.awaits(id)
+            || self.engines.get(engine.as_str()).is_some_and(|engine| engine.storm.awaits(id));
+        let horizon = now + self.settings.poll_interval;
+        let Some(track) = self.tracks.get_mut(id) else { return };
+        let settled = track.has_settled_in() && !track.exhausted && track.stray_for == 0;
+        let rests = runs_well && idle && alive && settled && !awaited && opinion.look_at.is_none();
+        let Some(until) = track.silent_from(&self.settings).filter(|until| rests && *until > horizon) else {
+            return self.stir(id);
+        };
+        if !track.is_calm() {
+            track.calm_until = until;
+            self.concerns.remove(track.seat(), id);
+            self.concerns.deadlines.push(Reverse((until, id.clone())));
+        }
+    }
+
+    /// Takes note of what a read of the changes brought: the rows with a stamp later than `floor`, on the database's clock, and those that
+    /// were [called](Self::call). `gone` are no longer in the fleet. Returns who is no longer watched.
+    pub fn observe_changes(&mut self, read: &FleetRead, floor: Timestamp, gone: &[WorkspaceId]) -> Vec<Departed> {
+        let previous = self.pipeline.last_read();
+        self.pipeline.observe_clock(read.at, read.database_now);
+        let outage = self.pipeline.observe(read, self.settings.poll_interval);
+        if outage {
+            self.tracks.values_mut().for_each(|track| track.cadence.skip_next_gap());
+        }
+        for workspace in &read.workspaces {
+            self.observe_row(workspace, read, Reading { previous, outage, whole: false });
+        }
+        self.pipeline.note_floor(Some(floor));
+        let departed: Vec<Departed> = gone.iter().filter_map(|id| self.forget(id)).collect();
+        // Whoever is calm is not stale, and whoever is not calm was read now.
+        let restless = self.concerns.restless.values().flatten().filter_map(|id| self.tracks.get(id));
+        let stale = restless.filter(|track| self.is_silent(track, read)).count();
+        self.pipeline.weigh(read.at, stale, self.watched);
+        self.count_ours();
+        departed
+    }
+
+    /// Whether one is silent whose silence is not explained by its container.
+    pub(super) fn is_silent(&self, track: &Track, read: &FleetRead) -> bool {
+        let age = track.cadence.age(read.at, read.at, read.database_now);
+        let window = self.health.stretch(track.cadence.window(&self.settings));
+        !track.container_dead && age.is_some_and(|age| age >= window)
+    }
+
+    /// Takes note of one row of a read.
+    pub(super) fn observe_row(&mut self, workspace: &Workspace, read: &FleetRead, reading: Reading) {
+        let Self { tracks, concerns, engines, settings, pipeline, .. } = self;
+        let Reading { previous, outage, whole } = reading;
+        let id = &workspace.id;
+        if !tracks.contains_key(id) {
+            tracks.insert(id.clone(), Track { known_since: read.at, ..Track::default() });
+        }
+        let Some(track) = tracks.get_mut(id) else { return };
+        track.watched_since.get_or_insert(read.at);
+        if whole {
+            track.generation = self.generation;
+            track.stray_for = track.stray_for.saturating_sub(1);
+        }
+        if outage {
+            track.cadence.skip_next_gap();
+        }
+        let mut beat = BeatRead {
+            at: read.at,
+            previous,
+            database_now: read.database_now,
+            heartbeat: workspace.last_heartbeat_at,
+            activity: workspace.last_activity_at,
+        };
+        // The reads of changes since this row was last read would have brought a later stamp. This one may have been written at any time
+        // since then, and other beats may have come and gone meanwhile: so the gap before it teaches nothing.
+        let newest = workspace.last_heartbeat_at.max(workspace.last_activity_at);
+        let is_late = track.cadence.is_older_than(newest)
+            && pipeline.floor().is_some_and(|floor| newest <= Some(floor))
+            && previous.is_some_and(|previous| track.read_at < previous);
+        if is_late {
+            track.cadence.skip_next_gap();
+            track.stray_for = STRAY_READS;
+            beat.previous = (track.read_at != Moment::ZERO).then_some(track.read_at);
+        }
+        track.cadence.observe(beat, settings);
+        track.read_at = read.at;
+        let external = workspace.kind == Kind::External;
+        if track.engine.as_ref() != Some(&workspace.engine) || track.external != external {
+            let seat = track.seat().cloned();
+            if let Some(before) = track.engine.replace(workspace.engine.clone()) {
+                concerns.remove(seat.as_ref(), id);
+                leave(engines, &before);
+            } else {
+                self.watched += 1;
+            }
+            track.external = external;
+            track.calm_until = Moment::ZERO;
+            concerns.add(track.seat(), id);
+            if !engines.contains_key(workspace.engine.as_str()) {
+                engines.insert(workspace.engine.clone(), EngineTrack::default());
+            }
+            if let Some(engine) = engines.get_mut(workspace.engine.as_str()) {
+                engine.watched += 1;
+            }
+        } else if track.is_calm() {
+            match track.silent_from(settings).filter(|_| !is_late) {
+                Some(until) if until >= track.calm_until => {}
+                Some(until) => {
+                    track.calm_until = until; // its window has shrunk
+                    concerns.deadlines.push(Reverse((until, id.clone())));
+                }
+                None => {
+                    track.calm_until = Moment::ZERO;
+                    concerns.add(track.seat(), id);
+                }
+            }
+        }
+    }
+
+    /// Forgets one that is no longer watched.
+    pub(super) fn forget(&mut self, id: &WorkspaceId) -> Option<Departed> {
+        let track = self.tracks.remove(id)?;
+        if let Some(engine) = &track.engine {
+            self.watched = self.watched.saturating_sub(1);
+            leave(&mut self.engines, engine);
+        }
+        self.concerns.remove(track.seat(), id);
+        self.exhausted -= usize::from(track.exhausted);
+        if let Some((verdict, _)) = track.verdict {
+            self.counts[verdict.index()] -= 1;
+        }
+        self.probes.clear(id);
+        self.suspicions.clear(id);
+        self.forget_in_storms(id);
+        let recorded = track.told.is_some_and(|(verdict, ..)| verdict != Verdict::Alive);
+        Some(Departed { id: id.clone(), recorded })
+    }
+}
+
+/// One workspace less on an engine.
+fn leave(engines: &mut HashMap<EngineName, EngineTrack>, engine: &EngineName) {
+    if let Some(engine) = engines.get_mut(engine.as_str()) {
+        engine.watched = engine.watched.saturating_sub(1);
+    }
+}

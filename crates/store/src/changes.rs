@@ -1,0 +1,114 @@
+//! What has changed in the fleet since the last read: the cheap read between two reads of all rows.
+//!
+//! It asks nothing of the platform but the columns of the contract: no index, no trigger, no column of its own. A row comes when its
+//! heartbeat, its activity or its creation is later than a moment on the database's clock, or when it is asked for by its id. What a row of
+//! an older stamp has become (parked, moved, deleted, written late) is seen when it is asked for, or by the next read of all rows.
+
+use std::collections::HashSet;
+use std::pin::pin;
+
+use defib_policy::fleet::FleetRead;
+use defib_policy::id::WorkspaceId;
+use defib_policy::moment::Timestamp;
+use futures_util::TryStreamExt;
+use tokio_postgres::Row;
+use tokio_postgres::types::Type;
+
+use crate::decode::{Instant, system_time};
+use crate::error::{Fault, StoreError};
+use crate::fleet::{Malformed, ROWS, Reading, clock};
+use crate::{Parameter, Store};
+
+/// What one read of the changes brought.
+#[derive(Clone, Debug)]
+pub struct Changes {
+    /// The watched rows that have changed or were asked for.
+    pub read: FleetRead,
+    /// Who was asked for or has changed, and is not watched any more: left, parked, of another status, or a row that breaks the contract.
+    pub gone: Vec<WorkspaceId>,
+    /// The rows among them that break the contract.
+    pub malformed: Vec<Malformed>,
+    /// The view, or a function beside it, is not the one any more that all rows were last read through: what it says of the rows that did
+    /// not come is not known.
+    pub replaced: bool,
+    /// How many rows the database sent.
+    pub received: usize,
+}
+
+/// Rows of every status: one that has left the watched ones has changed as well.
+const NEWER: &str =
+    "greatest(f.last_heartbeat_at::timestamptz, f.last_activity_at::timestamptz, f.created_at::timestamptz) > $1";
+
+impl Store {
+    /// Reads the rows whose newest stamp is later than `since`, and those of `called`; in one statement, so on one snapshot.
+    ///
+    /// # Errors
+    /// As [`read_fleet`](Self::read_fleet).
+    pub async fn read_changes(
+        &self,
+        since: Timestamp,
+        called: &[WorkspaceId],
+        watched: &[String],
+    ) -> Result<Changes, StoreError> {
+        let read = self.within_deadline(self.stream_changes(since, called, watched)).await;
+        if let Err(Fault::ReadOnly) = read {
+            self.pool.renew();
+        }
+        read.map_err(StoreError::ReadFleet)
+    }
+
+    async fn stream_changes(
+        &self,
+        since: Timestamp,
+        called: &[WorkspaceId],
+        watched: &[String],
+    ) -> Result<Changes, Fault> {
+        let (since, most) = (system_time(since), self.rows_max());
+        let ids: Vec<&str> = called.iter().map(WorkspaceId::as_str).collect();
+        let mut parameters: Vec<Parameter<'_>> = vec![(&since, Type::TIMESTAMPTZ), (&most, Type::INT8)];
+        let mut sql = format!("{} union all ({ROWS} where {NEWER} limit $2)", clock(true));
+        if !ids.is_empty() {
+            parameters.push((&ids, Type::TEXT_ARRAY));
+            sql = format!("{sql} union all ({ROWS} where f.workspace_id::text = any ($3) and ({NEWER}) is not true)");
+        }
+        let mut connection = self.pool.get().await?;
+        let at = (self.clock)();
+        let mut rows = Reading::with_capacity(ids.len());
+        // Whoever was asked for and has not come.
+        let mut awaited: HashSet<&str> = ids.iter().copied().collect();
+        let mut gone = Vec::new();
+        {
+            let mut stream = pin!(connection.stream(&sql, parameters).await?);
+            while let Some(row) = stream.try_next().await? {
+                let is_watched = match row.try_get::<_, Option<&str>>(2) {
+                    Ok(Some(status)) if !is_clock(&row)? => watched.iter().any(|watched| watched == status),
+                    _ => true,
+                };
+                let is_kept = if is_watched { rows.add(&row)? } else { rows.pass_over() };
+                if rows.received > self.fleet_max {
+                    return Err(Fault::TooMany { most: self.fleet_max });
+                }
+                if let Ok(Some(id)) = row.try_get::<_, Option<&str>>(1) {
+                    if is_kept {
+                        awaited.remove(id);
+                    } else if !awaited.contains(id) {
+                        gone.push(WorkspaceId::from(id));
+                    }
+                }
+            }
+        }
+        connection.rows_ended();
+        drop(connection); // not kept from others while we sort
+
+        gone.extend(awaited.into_iter().map(WorkspaceId::from));
+        gone.extend(rows.sort());
+        let (received, replaced) = (rows.received, self.was_replaced(rows.definition.as_deref()));
+        let (read, malformed) = self.finish_read(at, rows)?;
+        Ok(Changes { read, gone, malformed, replaced, received })
+    }
+}
+
+/// Whether it is the row above the fleet's.
+fn is_clock(row: &Row) -> Result<bool, Fault> {
+    Ok(row.try_get::<_, Option<Instant>>(0)?.is_some())
+}

@@ -1,0 +1,128 @@
+//! What a tick costs, of which size of fleet, beside the floor of the same work.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use super::Plan;
+use super::floor::Floor;
+use super::process::{cpu, cpu_since, memory, used};
+use super::report::{Report, Row};
+use super::world::{SHARES, World};
+use crate::Daemon;
+
+/// Processor time that was used during polls.
+#[derive(Default)]
+struct Spent {
+    defib: Vec<Duration>,
+    engines: Vec<Duration>,
+    database: Vec<Duration>,
+}
+
+/// Everything that is measured on the whole fleet, and an idle tick of a tenth of it.
+pub(super) async fn costs(plan: Plan, report: &mut Report) -> Result<()> {
+    let large = whole(plan, report).await.context("the fleet")?;
+    let mut world = World::new(plan.workspaces / 10, (plan.engines / 10).max(1), plan.poll).await?;
+    let daemon = world.daemon().await?;
+    warm_up(&mut world, &daemon).await?;
+    let small = idle(&mut world, &daemon, plan.ticks).await.context("a tenth of the fleet")?;
+    report.add(Row::ratio("ten times the fleet, idle tick, CPU; floor: a tenth of it", &large, &small.defib, 2.5));
+    end(daemon).await
+}
+
+/// Returns the processor time of idle ticks.
+async fn whole(plan: Plan, report: &mut Report) -> Result<Vec<Duration>> {
+    let mut world = World::new(plan.workspaces, plan.engines, plan.poll).await?;
+    let floor = Floor::measure(&world, plan.ticks).await?;
+    report.add(Row::told("floor: rows and lists, CPU", &floor.cpu()));
+    report.add(Row::told("floor: the rows alone, CPU", &floor.rows_cpu()));
+
+    let daemon = world.daemon().await?;
+    warm_up(&mut world, &daemon).await?;
+    let steady = ticks(&mut world, &daemon, plan.ticks, true).await?;
+    report.add(Row::ratio("steady tick (a sixth has beaten), CPU", &steady.defib, &floor.cpu(), 0.12));
+    let idle = idle(&mut world, &daemon, plan.ticks).await?;
+    report.add(Row::ratio("tick in which nothing changed, CPU", &idle.defib, &floor.cpu(), 0.08));
+    report.add(Row::ratio("the same, CPU of the database server", &idle.database, &floor.server_cpu(), 0.6));
+    report.add(Row::told("the same, CPU of the scripted engines", &idle.engines));
+    let (resident, peak) = memory(daemon.program.pid())?;
+    let target = |most: f64| (plan.workspaces >= 100_000).then_some(most);
+    report.add(Row::size("memory, resident", resident, target(96.0)));
+    report.add(Row::size("memory, at its highest", peak, target(128.0)));
+    report.add(Row::ratio("tick, wall", &tick_times(&mut world, &daemon, plan.ticks).await?, &floor.wall(), 1.3));
+    end(daemon).await?;
+    Ok(idle.defib)
+}
+
+/// How long ticks take in which a sixth of the fleet has beaten, by the program's own metrics.
+async fn tick_times(world: &mut World, daemon: &Daemon, count: usize) -> Result<Vec<Duration>> {
+    let mut walls = Vec::new();
+    let mut before = tick_totals(daemon).await?;
+    for _ in 0..count {
+        world.beat().await?;
+        tokio::time::sleep(world.poll).await;
+        let now = tick_totals(daemon).await?;
+        if now.0 > before.0 {
+            walls.push(Duration::from_secs_f64((now.1 - before.1) / (now.0 - before.0)));
+        }
+        before = now;
+    }
+    Ok(walls)
+}
+
+/// How many passes over the fleet were made, and the seconds that they took in all.
+async fn tick_totals(daemon: &Daemon) -> Result<(f64, f64)> {
+    let metrics = daemon.metrics().await?;
+    let of = |series: &str| metrics.value(&format!("defib_tick_duration_seconds_{series}{{scope=\"fleet\"}}"));
+    Ok((of("count")?, of("sum")?))
+}
+
+async fn end(daemon: Daemon) -> Result<()> {
+    daemon.stop(Duration::from_secs(20)).await?;
+    Ok(())
+}
+
+/// Until the interval of each heartbeat has been learned, for which three of them have to be seen.
+async fn warm_up(world: &mut World, daemon: &Daemon) -> Result<()> {
+    for _ in 0..3 * SHARES + 2 {
+        world.beat().await?;
+        tokio::time::sleep(world.poll).await;
+    }
+    let metrics = daemon.metrics().await?;
+    let alive = metrics.value("defib_workspaces{verdict=\"alive\"}")?;
+    #[expect(clippy::cast_precision_loss, reason = "a few hundred thousand")]
+    let wanted = world.workspaces as f64;
+    anyhow::ensure!(alive >= wanted, "only {alive} of {wanted} are alive");
+    Ok(())
+}
+
+/// Ticks in which nobody has beaten. There are fewer of them than shares, so that no heartbeat is overdue before their end.
+async fn idle(world: &mut World, daemon: &Daemon, count: usize) -> Result<Spent> {
+    let mut spent = Spent::default();
+    while spent.defib.len() < count {
+        world.beat_all().await?;
+        tokio::time::sleep(2 * world.poll).await;
+        let more = ticks(world, daemon, (SHARES - 3).min(count - spent.defib.len()), false).await?;
+        spent.defib.extend(more.defib);
+        spent.engines.extend(more.engines);
+        spent.database.extend(more.database);
+    }
+    Ok(spent)
+}
+
+/// The processor time in each of so many polls.
+async fn ticks(world: &mut World, daemon: &Daemon, count: usize, beating: bool) -> Result<Spent> {
+    let (pid, engines) = (daemon.program.pid(), world.engines.pid());
+    let mut spent = Spent::default();
+    for _ in 0..count {
+        let (before, engines_before, database_before) = (cpu(pid)?, cpu(engines)?, world.backends().await?);
+        if beating {
+            world.beat().await?;
+        }
+        tokio::time::sleep(world.poll).await;
+        spent.defib.push(cpu_since(pid, before)?);
+        spent.engines.push(cpu_since(engines, engines_before)?);
+        spent.database.push(used(&database_before, &world.backends().await?));
+    }
+    Ok(spent)
+}

@@ -1,0 +1,88 @@
+//! The bench: what the daemon costs, and how long somebody stays dead, beside the floor of the same work in the same run.
+//!
+//! It measures the program that was built beside it, from outside: by the kernel's account of its process, by the calls that arrive
+//! at engines, and by what its metrics say of its ticks. The daemon, the floor and the scripted engines are processes of their own, so
+//! that the processor time of each is its own.
+//!
+//! On a machine that does other things as well, times are longer. Processor time suffers least, and both sides of a ratio suffer alike.
+
+mod cost;
+mod dockerd;
+mod engines;
+mod floor;
+mod latency;
+mod process;
+mod report;
+mod world;
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+pub use self::engines::serve;
+pub use self::floor::read_all;
+pub use self::report::{Report, Row};
+
+/// How large a bench is.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// Workspaces.
+    pub workspaces: usize,
+    /// Engines.
+    pub engines: usize,
+    /// Ticks that are measured for each figure.
+    pub ticks: usize,
+    /// `DEFIB_POLL_INTERVAL`.
+    pub poll: Duration,
+    /// Deaths that are measured for each figure.
+    pub deaths: usize,
+    /// Containers on a real dockerd. None: what a poll costs it is not measured.
+    pub containers: usize,
+}
+
+impl Plan {
+    /// As docs/performance.md tells it. About fifteen minutes.
+    #[must_use]
+    pub const fn full() -> Self {
+        Self { workspaces: 100_000, engines: 100, ticks: 12, poll: Duration::from_secs(5), deaths: 30, containers: 300 }
+    }
+
+    /// Less than three minutes.
+    #[must_use]
+    pub const fn quick() -> Self {
+        Self { workspaces: 10_000, engines: 10, ticks: 6, poll: Duration::from_secs(1), deaths: 8, containers: 0 }
+    }
+}
+
+/// Which of its halves is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Both.
+    All,
+    /// What a tick costs.
+    Costs,
+    /// How long somebody stays dead.
+    Latencies,
+}
+
+/// Runs it to its end.
+///
+/// # Errors
+/// The daemon, the database, an engine or the floor failed.
+pub async fn bench(plan: Plan, part: Part) -> Result<Report> {
+    let mut report = Report::new(plan);
+    if part != Part::Costs {
+        latency::latencies(&mut report, plan.deaths).await.context("latencies")?;
+        report.leave_out("kill to running on podman", "no test server of it is started here");
+    }
+    if part != Part::Latencies {
+        cost::costs(plan, &mut report).await.context("costs")?;
+        let what = "idle tick, CPU of a real dockerd";
+        if plan.containers > 0 {
+            dockerd::polls(&mut report, plan.containers, plan.ticks).await.context(what)?;
+        } else {
+            report.leave_out(what, "a quick run starts no hundreds of containers");
+        }
+    }
+    Ok(report)
+}
