@@ -81,12 +81,14 @@ pub(crate) enum Resync {
     Lease,
     /// The view or a function beside it was replaced.
     Replaced,
+    /// The fleet has more or fewer rows than those that have changed explain.
+    Count,
     /// So many workspaces are in trouble that reading them one by one would cost more.
     ManyCalled,
 }
 
 impl Resync {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Start,
         Self::Interval,
         Self::Outage,
@@ -94,6 +96,7 @@ impl Resync {
         Self::ClockStep,
         Self::Lease,
         Self::Replaced,
+        Self::Count,
         Self::ManyCalled,
     ];
 
@@ -106,6 +109,7 @@ impl Resync {
             Self::ClockStep => "clock_step",
             Self::Lease => "lease",
             Self::Replaced => "replaced",
+            Self::Count => "count",
             Self::ManyCalled => "many_called",
         }
     }

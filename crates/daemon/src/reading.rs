@@ -33,6 +33,10 @@ const OVERLAP: Duration = Duration::from_secs(2);
 /// Smaller: a slow read looks like a step, and costs a read of all rows.
 const STEP_MIN: Duration = Duration::from_secs(1);
 
+/// The number of rows makes the daemon read all of them so often in a resync interval, at most. Larger: a fleet in which many are parked
+/// and un-parked is read in whole more often. Smaller: one that is un-parked right after such a read is found later.
+const COUNTS_PER_RESYNC: u32 = 6;
+
 /// So many rows are called by their ids whatever the size of the fleet is; beyond it, a quarter of the fleet.
 const CALLED_MIN: usize = 1_000;
 
@@ -136,7 +140,7 @@ impl Reading {
             self.database.holds()
         )?;
         self.news.rows_read(RowsRead::Delta, changes.received);
-        let Changes { read, gone, malformed, replaced, .. } = changes;
+        let Changes { read, gone, malformed, replaced, rows, rows_before, .. } = changes;
         if let Some(reason) = last.misses(replaced, read.database_started_at, read.at, read.database_now) {
             return Ok(Err(reason));
         }
@@ -151,7 +155,12 @@ impl Reading {
             let mut judge = self.state.judge();
             differing.iter().chain(fleet.attempts().keys()).for_each(|id| judge.stir(id));
         }
+        let is_explained = fleet.explains(rows_before, rows);
         self.publish(fleet, &departed).await?;
+        // Somebody has come or gone without a new stamp.
+        if !is_explained && next.at - next.resynced_at >= self.state.config.resync_interval / COUNTS_PER_RESYNC {
+            return Ok(Err(Resync::Count));
+        }
         *lock(&self.last) = Some(next);
         Ok(Ok(()))
     }

@@ -150,6 +150,13 @@ impl Snapshot {
         (snapshot, differing)
     }
 
+    /// Whether what has changed since the last read of all rows accounts for the number of rows in the database, which was `before` then and
+    /// is `now` at present.
+    pub(crate) fn explains(&self, before: usize, now: usize) -> bool {
+        let known: usize = self.counts.values().sum();
+        before.saturating_add(known) == now.saturating_add(self.base.rows.len())
+    }
+
     /// The clocks of the read that it was made of; `None` before the first one.
     pub(crate) const fn stamp(&self) -> Option<ReadStamp> {
         self.stamp

@@ -2,7 +2,8 @@
 //!
 //! It asks nothing of the platform but the columns of the contract: no index, no trigger, no column of its own. A row comes when its
 //! heartbeat, its activity or its creation is later than a moment on the database's clock, or when it is asked for by its id. What a row of
-//! an older stamp has become (parked, moved, deleted, written late) is seen when it is asked for, or by the next read of all rows.
+//! an older stamp has become (parked, moved, deleted, written late) is seen when it is asked for, or by the next read of all rows. That one has
+//! come or gone without a new stamp shows itself in the number of watched rows, which comes with each read.
 
 use std::collections::HashSet;
 use std::pin::pin;
@@ -16,7 +17,7 @@ use tokio_postgres::types::Type;
 
 use crate::decode::{Instant, system_time};
 use crate::error::{Fault, StoreError};
-use crate::fleet::{Malformed, ROWS, Reading, clock};
+use crate::fleet::{Asked, Malformed, ROWS, Reading, clock};
 use crate::{Parameter, Store};
 
 /// What one read of the changes brought.
@@ -31,6 +32,10 @@ pub struct Changes {
     /// The view, or a function beside it, is not the one any more that all rows were last read through: what it says of the rows that did
     /// not come is not known.
     pub replaced: bool,
+    /// How many watched rows the view has, those included that are suspended or break the contract.
+    pub rows: usize,
+    /// How many it had when all rows were last read.
+    pub rows_before: usize,
     /// How many rows the database sent.
     pub received: usize,
 }
@@ -65,11 +70,12 @@ impl Store {
     ) -> Result<Changes, Fault> {
         let (since, most) = (system_time(since), self.rows_max());
         let ids: Vec<&str> = called.iter().map(WorkspaceId::as_str).collect();
-        let mut parameters: Vec<Parameter<'_>> = vec![(&since, Type::TIMESTAMPTZ), (&most, Type::INT8)];
-        let mut sql = format!("{} union all ({ROWS} where {NEWER} limit $2)", clock(true));
+        let mut parameters: Vec<Parameter<'_>> =
+            vec![(&since, Type::TIMESTAMPTZ), (&most, Type::INT8), (&watched, Type::TEXT_ARRAY)];
+        let mut sql = format!("{} union all ({ROWS} where {NEWER} limit $2)", clock(Asked::DefinitionAndCount));
         if !ids.is_empty() {
             parameters.push((&ids, Type::TEXT_ARRAY));
-            sql = format!("{sql} union all ({ROWS} where f.workspace_id::text = any ($3) and ({NEWER}) is not true)");
+            sql = format!("{sql} union all ({ROWS} where f.workspace_id::text = any ($4) and ({NEWER}) is not true)");
         }
         let mut connection = self.pool.get().await?;
         let at = (self.clock)();
@@ -102,9 +108,11 @@ impl Store {
 
         gone.extend(awaited.into_iter().map(WorkspaceId::from));
         gone.extend(rows.sort());
-        let (received, replaced) = (rows.received, self.was_replaced(rows.definition.as_deref()));
+        let whole = self.last_whole();
+        let (received, replaced) = (rows.received, rows.definition != whole.definition);
+        let count = rows.count.and_then(|count| usize::try_from(count).ok()).unwrap_or(whole.rows);
         let (read, malformed) = self.finish_read(at, rows)?;
-        Ok(Changes { read, gone, malformed, replaced, received })
+        Ok(Changes { read, gone, malformed, replaced, rows: count, rows_before: whole.rows, received })
     }
 }
 

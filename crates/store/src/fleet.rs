@@ -54,13 +54,13 @@ pub struct Malformed {
 pub const MALFORMED_MAX: usize = 32;
 
 /// The clock's row also tells whether the server takes writes (the last column), when a standby that was promoted last
-/// heard of its primary (the status), and what the view is defined as (the kind).
+/// heard of its primary (the status), what the view is defined as (the kind), and how many watched rows it has (the tasks).
 ///
 /// Suspended rows come too, and are left out here: a condition on `suspended` beside the column would make the server
 /// compute it twice for each row.
 const CLOCK: &str = "
     select now(), null::text, pg_catalog.pg_last_xact_replay_timestamp()::text, %definition%, null::text, null::text, null::text,
-           null::boolean, null::timestamptz, null::timestamptz, null::bigint, pg_catalog.pg_postmaster_start_time(),
+           null::boolean, null::timestamptz, null::timestamptz, %count%, pg_catalog.pg_postmaster_start_time(),
            pg_catalog.current_setting('transaction_read_only')";
 
 /// What the view and the functions beside it are at present: whoever replaces one of them changes this text.
@@ -71,6 +71,9 @@ const DEFINITION: &str = "(
         union all
         select p.oid::text || '-' || p.xmin::text from pg_catalog.pg_proc p
          where p.pronamespace = (select n.oid from pg_catalog.pg_namespace n where n.nspname = 'defib')) it(part))";
+
+/// How many watched rows the view has, those included that are suspended or break the contract.
+const COUNT: &str = "(select count(*) from defib.fleet f where f.status::text = any ($3) or f.status is null)";
 
 /// A row of the fleet, below the clock's. Of a policy that is too long to be used only so much is sent that this can be seen.
 pub(crate) const ROWS: &str = "
@@ -128,7 +131,8 @@ impl Store {
         } else {
             ""
         };
-        let sql = format!("{} union all ({ROWS} {})", clock(ids.is_none()), WATCHED.replace("%scope%", scope));
+        let asked = if ids.is_none() { Asked::Definition } else { Asked::Clock };
+        let sql = format!("{} union all ({ROWS} {})", clock(asked), WATCHED.replace("%scope%", scope));
 
         let mut connection = self.pool.get().await?;
         if ids.is_some() {
@@ -153,14 +157,15 @@ impl Store {
 
         rows.sort();
         if ids.is_none() {
-            *self.definition.lock().unwrap_or_else(PoisonError::into_inner) = rows.definition.take();
+            let whole = Whole { definition: rows.definition.take(), rows: rows.received };
+            *self.whole.lock().unwrap_or_else(PoisonError::into_inner) = whole;
         }
         self.finish_read(at, rows)
     }
 
-    /// Whether the view or a function beside it was replaced since all rows were read.
-    pub(crate) fn was_replaced(&self, definition: Option<&str>) -> bool {
-        self.definition.lock().unwrap_or_else(PoisonError::into_inner).as_deref() != definition
+    /// What is kept of the last read of all rows.
+    pub(crate) fn last_whole(&self) -> Whole {
+        self.whole.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// One row more than the daemon is ready to hold: then it is known that there are too many.
@@ -178,9 +183,34 @@ impl Store {
     }
 }
 
-/// The statement of the row above the fleet's. It tells what the view is defined as where that is asked for.
-pub(crate) fn clock(with_definition: bool) -> String {
-    CLOCK.replace("%definition%", if with_definition { DEFINITION } else { "null::text" })
+/// What is kept of a read of all rows, for the reads of changes after it to compare with.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Whole {
+    /// What the view was defined as.
+    pub(crate) definition: Option<String>,
+    /// How many watched rows it had, those included that are suspended or break the contract.
+    pub(crate) rows: usize,
+}
+
+/// What the row above the fleet's is to tell.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Asked {
+    /// The time.
+    Clock,
+    /// And what the view is defined as.
+    Definition,
+    /// And how many watched rows it has. `$3` of the statement is what statuses are watched.
+    DefinitionAndCount,
+}
+
+/// The statement of the row above the fleet's.
+pub(crate) fn clock(asked: Asked) -> String {
+    let (definition, count) = match asked {
+        Asked::Clock => ("null::text", "null::bigint"),
+        Asked::Definition => (DEFINITION, "null::bigint"),
+        Asked::DefinitionAndCount => (DEFINITION, COUNT),
+    };
+    CLOCK.replace("%definition%", definition).replace("%count%", count)
 }
 
 /// The row above the fleet's.
@@ -219,6 +249,8 @@ pub(crate) struct Reading {
     clock: Option<Clock>,
     /// What the view is defined as, where that was asked for.
     pub(crate) definition: Option<String>,
+    /// How many watched rows the view has, where that was asked for.
+    pub(crate) count: Option<i64>,
     pub(crate) workspaces: Vec<Workspace>,
     malformed: Vec<Malformed>,
     /// Rows of the fleet, whatever became of them.
@@ -246,7 +278,7 @@ impl Contract {
 impl Reading {
     pub(crate) fn with_capacity(rows: usize) -> Self {
         let (workspaces, malformed) = (Vec::with_capacity(rows), Vec::new());
-        Self { clock: None, definition: None, workspaces, malformed, received: 0, engines: HashSet::new() }
+        Self { clock: None, definition: None, count: None, workspaces, malformed, received: 0, engines: HashSet::new() }
     }
 
     /// Takes a row: the clock's, or one of the fleet. Returns whether it is of a workspace that can be judged.
@@ -259,6 +291,7 @@ impl Reading {
                 let is_promoted = row.try_get::<_, Option<&str>>(2)?.is_some();
                 self.clock = Some(Clock { now, server_started, is_promoted });
                 self.definition = row.try_get(3)?;
+                self.count = row.try_get(10)?;
             }
             return Ok(true);
         }

@@ -129,8 +129,8 @@ pub struct Store {
     statement_timeout: Duration,
     fleet_max: usize,
     promotions: Arc<fleet::Promotions>,
-    /// What the fleet's view was defined as when all rows were last read.
-    definition: Arc<Mutex<Option<String>>>,
+    /// What is kept of the last read of all rows.
+    whole: Arc<Mutex<fleet::Whole>>,
     /// How many calls of the platform's functions may be under way: half of the pool.
     platform_turns: Arc<Semaphore>,
 }
@@ -157,7 +157,7 @@ impl Store {
             statement_timeout: settings.statement_timeout,
             fleet_max: settings.fleet_max,
             promotions: Arc::default(),
-            definition: Arc::default(),
+            whole: Arc::default(),
             platform_turns: Arc::new(Semaphore::new((settings.pool_size / 2).max(1))),
         })
     }

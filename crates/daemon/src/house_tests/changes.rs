@@ -100,3 +100,34 @@ async fn the_gauge_of_the_verdicts_counts_those_who_are_left_out() {
     house.after(2 * POLL).await;
     assert!((house.metric("defib_workspaces") - 3.0).abs() < f64::EPSILON, "one of them is in another row now");
 }
+
+/// Its last heartbeat is from before it was parked, so no read of what has changed brings it.
+#[tokio::test(start_paused = true)]
+async fn one_that_is_parked_and_comes_back_without_a_new_stamp_is_found_by_the_number_of_rows() {
+    let house = beating(&[]).await;
+    let row = lock(&house.database.rows).remove("a-3").expect("it is there");
+    house.dies("a", "a-3");
+    beat_for(&house, 30).await;
+    assert_eq!(house.restarts.of("a-3").len(), 0, "it is parked");
+    let before = [house.resyncs(Resync::Interval), house.resyncs(Resync::Count)];
+    while house.resyncs(Resync::Interval) == before[0] {
+        beat_for(&house, 1).await;
+    }
+    beat_for(&house, 3).await; // it comes back in the middle between two reads of all rows
+    lock(&house.database.rows).insert(row.id.clone(), row);
+    beat_two(&house, 3).await;
+    assert_eq!(house.resyncs(Resync::Interval), before[0] + 1, "no other read of all rows was due");
+    assert_eq!(house.resyncs(Resync::Count), before[1] + 1, "one is enough");
+    assert_eq!(house.restarts.of("a-3").len(), 1, "it is dead, and watched again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_row_with_a_new_stamp_and_one_that_has_left_explain_the_number_of_rows() {
+    let house = beating(&[]).await;
+    let before = house.resyncs(Resync::Count);
+    house.database.add("a-4", "a", Duration::ZERO);
+    beat_for(&house, 2).await;
+    lock(&house.database.rows).remove("a-4"); // it has not settled in, so it is called, and does not come
+    beat_for(&house, 3).await;
+    assert_eq!(house.resyncs(Resync::Count), before);
+}

@@ -58,6 +58,8 @@ pub(super) fn config(flags: &[&str]) -> Config {
 pub(super) struct FakeDatabase {
     clock: Clock,
     pub(super) rows: Mutex<BTreeMap<WorkspaceId, Workspace>>,
+    /// How many there were when all of them were last read.
+    rows_before: AtomicUsize,
     pub(super) attempts: Mutex<Vec<Attempt>>,
     pub(super) verdicts: Mutex<BTreeMap<WorkspaceId, StoredVerdict>>,
     pub(super) events: Mutex<Vec<EventRow>>,
@@ -162,7 +164,10 @@ impl FleetTables for FakeDatabase {
             FleetScope::All => true,
             FleetScope::Some(ids) => ids.contains(&row.id),
         };
-        let workspaces = lock(&self.rows).values().filter(wanted).cloned().collect();
+        let workspaces: Vec<Workspace> = lock(&self.rows).values().filter(wanted).cloned().collect();
+        if matches!(scope, FleetScope::All) {
+            self.rows_before.store(workspaces.len(), Ordering::SeqCst);
+        }
         Ok((FleetRead { at, database_now, database_started_at: Timestamp(0), workspaces }, Vec::new()))
     }
 
@@ -172,7 +177,10 @@ impl FleetTables for FakeDatabase {
         called: &[WorkspaceId],
         _: &[String],
     ) -> Result<Changes, StoreError> {
+        let rows_before = self.rows_before.load(Ordering::SeqCst);
         let (all, malformed) = self.read_fleet(FleetScope::All, &[]).await?;
+        self.rows_before.store(rows_before, Ordering::SeqCst);
+        let rows = all.workspaces.len();
         let newer = |row: &Workspace| row.last_heartbeat_at.max(row.last_activity_at).max(row.created_at) > Some(since);
         let has = |id: &WorkspaceId| all.workspaces.iter().any(|row| row.id == *id);
         let gone = called.iter().filter(|id| !has(id)).cloned().collect();
@@ -181,7 +189,7 @@ impl FleetTables for FakeDatabase {
             all.workspaces.into_iter().filter(|row| newer(row) || called.contains(&row.id)).collect();
         let received = workspaces.len();
         let read = FleetRead { at, database_now, database_started_at: Timestamp(0), workspaces };
-        Ok(Changes { read, gone, malformed, replaced: false, received })
+        Ok(Changes { read, gone, malformed, replaced: false, rows, rows_before, received })
     }
 
     async fn read_attempts(&self, scope: FleetScope<'_>, _: Duration) -> Result<Vec<Attempt>, StoreError> {
@@ -464,6 +472,7 @@ impl Foundations {
         let database = Arc::new(FakeDatabase {
             clock: Arc::clone(&clock),
             rows: Mutex::default(),
+            rows_before: AtomicUsize::default(),
             attempts: Mutex::default(),
             verdicts: Mutex::default(),
             events: Mutex::default(),

@@ -179,3 +179,30 @@ async fn a_row_with_an_absurd_text_breaks_the_contract_for_itself() {
     }
     assert_eq!(gone(&all), expected.map(|(id, _)| id));
 }
+
+/// One who comes back, leaves or is inserted without a new stamp is in no read of changes.
+#[tokio::test]
+async fn the_number_of_watched_rows_comes_with_each_read_of_changes() {
+    let fixture = Fixture::new().await;
+    fixture
+        .run(
+            "insert into defib.workspaces (id, created_at) select id, now() - interval '1 d' from unnest(array[
+                'one', 'parked', 'parent', 'child']) id;
+             insert into defib.workspaces (id, engine, created_at) values ('broken', repeat('x', 1025), now() - interval '1 d');
+             update defib.workspaces set parent_id = 'parent' where id = 'child';
+             update defib.workspaces set status = 'paused' where id in ('parked', 'parent')",
+        )
+        .await;
+    let since = resync(&fixture).await;
+    let rows = |read: &Changes| (read.rows, read.rows_before, ids(read).len());
+    // 'one', the child of a parked parent, and the one that breaks the contract.
+    assert_eq!(rows(&changes(&fixture, since, &[]).await), (3, 3, 0));
+    fixture.run("update defib.workspaces set status = 'online' where id = 'parked'").await;
+    assert_eq!(rows(&changes(&fixture, since, &[]).await), (4, 3, 0), "it has no new stamp");
+    fixture.run("insert into defib.workspaces (id, created_at) values ('old', now() - interval '1 h')").await;
+    assert_eq!(rows(&changes(&fixture, since, &["one"]).await), (5, 3, 1));
+    let since = resync(&fixture).await;
+    fixture.run("update defib.workspaces set status = 'paused' where id = 'one'").await;
+    fixture.store.read_fleet(FleetScope::Some(&["parked".into()]), &watched()).await.unwrap();
+    assert_eq!(rows(&changes(&fixture, since, &[]).await), (4, 5, 0), "a read of a few rows is not one of all");
+}
