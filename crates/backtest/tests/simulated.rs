@@ -113,7 +113,8 @@ fn a_recording_of_changes_gives_the_answer_that_one_of_all_rows_gives() {
     assert!(whole.exactness.calls == 0 && changes.exactness.calls > 200, "{:?}", changes.exactness);
     assert!(changes.recording.left_out > 2_000 && whole.recording.left_out == 0, "{:?}", changes.recording);
     assert!(changes.text().contains("reads of what had changed"), "{}", changes.text());
-    assert_eq!(whole.recording.workspace_seconds, changes.recording.workspace_seconds);
+    let seconds = |it: &Report| it.recording.workspace_seconds.round();
+    assert!((seconds(&whole) - seconds(&changes)).abs() < 1.0, "{} and {}", seconds(&whole), seconds(&changes));
     for (whole, changes) in whole.results.iter().zip(&changes.results) {
         let facts = |it: &defib_backtest::ContenderResult| {
             (it.restarts, it.needed, it.not_needed, it.untold, it.deaths, it.answered, it.missed)

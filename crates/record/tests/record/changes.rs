@@ -42,7 +42,7 @@ pub(crate) fn drive(judge: &mut Recorded, reads: Reads, size: usize, until: u64)
             judge.observe_fleet(&read(second, &all, |_| true), true);
             known = all;
         } else {
-            read_changes(judge, second, floor, &mut known, all);
+            read_changes(judge, second, floor, &mut known, &all);
         }
         floor = Timestamp(clock(second).0 - OVERLAP);
         for (reported, at) in [("workspace-06", 210..270), ("workspace-08", 1_010..1_150)] {
@@ -86,7 +86,7 @@ fn read(second: u64, rows: &Rows, is_in: impl Fn(&Workspace) -> bool) -> FleetRe
 }
 
 /// As the daemon does: `known` keeps of the rows that differ in their stamps alone those that were called.
-fn read_changes(judge: &mut Recorded, second: u64, floor: Timestamp, known: &mut Rows, all: Rows) {
+fn read_changes(judge: &mut Recorded, second: u64, floor: Timestamp, known: &mut Rows, all: &Rows) {
     let called: BTreeSet<WorkspaceId> = judge.call(moment(second)).into_iter().collect();
     let is_new = |row: &Workspace| row.last_heartbeat_at.max(row.last_activity_at) > Some(floor);
     let differs = |before: Option<&Workspace>, row: &Workspace| {
@@ -94,7 +94,7 @@ fn read_changes(judge: &mut Recorded, second: u64, floor: Timestamp, known: &mut
             (&before.engine, before.active_tasks, &before.status) != (&row.engine, row.active_tasks, &row.status)
         })
     };
-    let read = read(second, &all, |row| is_new(row) || called.contains(&row.id));
+    let read = read(second, all, |row| is_new(row) || called.contains(&row.id));
     let gone: Vec<WorkspaceId> = known.keys().filter(|id| !all.contains_key(*id)).cloned().collect();
     judge.observe_changes(&read, floor, &gone);
     for row in read.workspaces {
