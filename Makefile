@@ -146,6 +146,11 @@ static: install ## one program that needs no library of the machine it runs on
 release-notes: ## the newest section of CHANGELOG.md, if an operator can upgrade by it
 	@deploy/dev/release-notes.sh "$$(sed -n 's/^version = "\(.*\)"$$/\1/p' Cargo.toml)" <CHANGELOG.md
 
+.PHONY: backtest-example
+backtest-example: ## the example of docs/backtest.md anew: a week of a simulated fleet, recorded and replayed
+	$(CARGO) run --release --locked --quiet --package defib-backtest --example example docs/backtest/example.html docs/backtest/example.txt
+	deploy/dev/doc-tables.sh $(TARGET_DIR)/debug/defib docs/backtest.md
+
 .PHONY: env-file
 env-file: ## writes deploy/defib.env anew from the table of knobs
 	$(CARGO) build --workspace --bins --locked

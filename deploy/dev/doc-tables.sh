@@ -13,6 +13,7 @@ for page; do
         if [[ $line =~ ^'<!-- begin '([a-z]+)' -->'$ ]]; then
             case ${BASH_REMATCH[1]} in
                 simulation) cat docs/simulation/summary.md ;; # written by `defib-sim report`
+                backtest) echo '```text'; cat docs/backtest/example.txt; echo; echo '```' ;; # written by `make backtest-example`
                 *) "$defib" help-docs "${BASH_REMATCH[1]}" ;;
             esac
             skipping=yes

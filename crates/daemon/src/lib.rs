@@ -44,6 +44,7 @@ mod page;
 mod pass;
 mod reading;
 mod record;
+mod recording;
 mod refused;
 mod report;
 mod restarter;

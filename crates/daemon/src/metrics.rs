@@ -11,6 +11,7 @@ use defib_policy::id::EngineName;
 use defib_policy::sample::Observation;
 use defib_policy::settings::Mode;
 use defib_policy::verdict::{Held, Verdict};
+use defib_record::Condition;
 use prometheus::{
     Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry,
@@ -219,6 +220,9 @@ pub(crate) struct Metrics {
     outbox_pending: IntGauge,
     outbox_unwritten: IntGauge,
     webhook_off: IntGauge,
+    recording_bytes: IntGauge,
+    recording_written: IntCounter,
+    recording_lost: IntCounter,
     resyncs: IntCounterVec,
     rows_read: IntCounterVec,
     last_tick: Gauge,
@@ -241,7 +245,7 @@ const fn declared(name: &'static str, labels: &'static [&'static str], help: &'s
 }
 
 /// Every metric. The table in `docs/metrics.md` and the help texts of `/metrics` are made from this list.
-pub(crate) const HELP: [Declared; 34] = [
+pub(crate) const HELP: [Declared; 37] = [
     declared(
         "defib_ticks_total",
         &["scope", "result"],
@@ -346,6 +350,17 @@ pub(crate) const HELP: [Declared; 34] = [
         "Messages that could not even be written, since the schema was made, because defib.outbox was locked or full",
     ),
     declared("defib_webhook_off", &[], "1 while nothing is sent to the webhook because its receiver answered 410"),
+    declared(
+        "defib_recording_bytes",
+        &[],
+        "Bytes that all segments of the flight recorder have together (DEFIB_RECORD_DIR)",
+    ),
+    declared("defib_recording_written_bytes_total", &[], "Bytes that the flight recorder has written"),
+    declared(
+        "defib_recording_lost_total",
+        &[],
+        "Calls to the judge that are missing from the recording, because the disk was full, failed or was too slow",
+    ),
     declared("defib_last_tick_timestamp_seconds", &[], "Unix time of the last pass over the whole fleet"),
     declared("defib_build_info", &["version"], "1, with the version as a label"),
 ];
@@ -431,6 +446,9 @@ impl Metrics {
             outbox_pending: gauge("defib_outbox_pending")?,
             outbox_unwritten: gauge("defib_outbox_unwritten")?,
             webhook_off: gauge("defib_webhook_off")?,
+            recording_bytes: gauge("defib_recording_bytes")?,
+            recording_written: counter("defib_recording_written_bytes_total")?,
+            recording_lost: counter("defib_recording_lost_total")?,
             resyncs: counters("defib_resyncs_total", &["reason"])?,
             rows_read: counters("defib_rows_read_total", &["how"])?,
             last_tick,
@@ -578,6 +596,13 @@ impl Metrics {
     /// A function of the platform (one of [`ADAPTER_FUNCTIONS`]) raised, blocked or took too long.
     pub(crate) fn adapter_error(&self, function: &'static str) {
         self.adapter_errors.with_label_values(&[function]).inc();
+    }
+
+    /// How the flight recorder is doing.
+    pub(crate) fn recording(&self, condition: &Condition) {
+        self.recording_bytes.set(i64::try_from(condition.kept).unwrap_or(i64::MAX));
+        self.recording_written.inc_by(condition.written.saturating_sub(self.recording_written.get()));
+        self.recording_lost.inc_by(condition.lost.saturating_sub(self.recording_lost.get()));
     }
 
     /// What came of deleting the keys of a dead workspace.

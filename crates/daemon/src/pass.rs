@@ -288,7 +288,7 @@ impl Passes {
         let evidence = seen.evidence(stamp);
         let engine = scope.engine.as_ref().zip(evidence.as_ref());
         let mut judge = state.judge();
-        let mut plan = judge.judge(state.now(), stamp, engine, &looks);
+        let mut plan = judge.judge_concerned(state.now(), stamp, engine, &looks, calm);
         if ours && state.findings().are_awaited() {
             let judged: HashSet<&WorkspaceId> = looks.iter().map(|look| &look.workspace.id).collect();
             let told = |id: &WorkspaceId| judge.told(id).filter(|_| judged.contains(id));

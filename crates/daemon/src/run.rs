@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use defib_engine::Engine;
 use defib_policy::id::EngineName;
+use defib_record::Tape;
 use defib_store::{ListenEvent, Listener, SchemaState, Store, StoreError, listen};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
@@ -31,12 +32,13 @@ use crate::marked_status::{self, MarkedStatus};
 use crate::marks::Marks;
 use crate::memory::Memory;
 use crate::metrics::Metrics;
-use crate::news::{EvictionNews, News, RestartNews};
+use crate::news::{EvictionNews, News, RecordingNews, RestartNews};
 use crate::orders::Orders;
 use crate::outbox::Outbox;
 use crate::pass::Passes;
 use crate::reading::Reading;
 use crate::record::Recorder;
+use crate::recording::Recording;
 use crate::refused::Refused;
 use crate::restarter::{Ended, Knobs, Restarter, StoreLedger};
 use crate::sampling::Sampling;
@@ -92,6 +94,7 @@ pub(crate) async fn run(config: Config, migrate: bool) -> anyhow::Result<()> {
     let engines = connect::engines(&config, &clock)?;
     let names: Vec<EngineName> = engines.keys().cloned().collect();
     let metrics = Arc::new(Metrics::new(&names).context("the metrics")?);
+    let recording = Recording::start(&config)?.map(Arc::new);
     let health = Arc::new(Health::new(clock(), turn_within(&config), names.into_iter()));
     let http = http::bind(config.listen_addr).await?;
     let viewer = viewer(&config, &clock)?;
@@ -117,8 +120,13 @@ pub(crate) async fn run(config: Config, migrate: bool) -> anyhow::Result<()> {
         }
     };
     let (ended_sender, ended) = mpsc::unbounded_channel();
-    let daemon = Arc::new(Daemon::new(config, engines, clock, metrics, Arc::clone(&health), ended_sender)?);
+    let tape = recording.as_ref().map(|recording| recording.tape());
+    let daemon = Arc::new(Daemon::new(config, engines, clock, metrics, Arc::clone(&health), ended_sender, tape)?);
     let books_stop = CancellationToken::new();
+    if let Some(recording) = recording.clone() {
+        let (news, stop) = (RecordingNews::new(Arc::clone(&daemon.metrics)), books_stop.clone());
+        tokio::spawn(async move { recording.tell(news, stop).await });
+    }
     let books = daemon.keep_books(&books_stop);
     let telling = daemon.tell_webhook(&stop)?;
     let mut looping = tokio::spawn(Arc::clone(&daemon).watch_fleet(migrate, ended, stop.clone()));
@@ -147,6 +155,9 @@ pub(crate) async fn run(config: Config, migrate: bool) -> anyhow::Result<()> {
     if let Some(telling) = telling {
         let _ = tokio::time::timeout(send::WITHIN + Duration::from_secs(1), telling).await;
     }
+    if let Some(recording) = recording {
+        recording.stop();
+    }
     serving.cancel();
     let _ = server.await;
     if result.is_ok() {
@@ -173,6 +184,7 @@ impl Daemon {
         metrics: Arc<Metrics>,
         health: Arc<Health>,
         ended: mpsc::UnboundedSender<Ended>,
+        tape: Option<Box<dyn Tape>>,
     ) -> Result<Self, Refused> {
         let store =
             |pool| connect::store_with(&config.database_url, "defib", pool, config.fleet_max, Arc::clone(&clock));
@@ -204,7 +216,7 @@ impl Daemon {
         let restarter = Arc::new(restarter.with_evictor(evictor.clone()));
         metrics.mode(config.policy.mode);
         let told = Arc::clone(&metrics);
-        let state = Arc::new(State::new(config, clock, ownership));
+        let state = Arc::new(State::new(config, clock, ownership).recorded_onto(tape));
         let news = Arc::new(News::new(metrics, health));
         let words = Arc::new(Words::new(Arc::clone(&state), Arc::new(books.clone())));
         let recorder = Recorder::new(Arc::clone(&state), Arc::new(books.clone()), Arc::clone(&news)).with_words(words);

@@ -21,6 +21,7 @@ use defib_policy::judge::{Judge, OwnSettings};
 use defib_policy::moment::Moment;
 use defib_policy::ownership::Ownership;
 use defib_policy::settings::Mode;
+use defib_record::{Recorded, Tape};
 
 use crate::clock::Clock;
 use crate::config::Config;
@@ -37,16 +38,23 @@ pub(crate) struct State {
     own_settings: Mutex<OwnBook>,
     fleet: Mutex<Arc<Snapshot>>,
     ownership: Arc<Mutex<Ownership>>,
-    judge: Mutex<Judge>,
+    judge: Mutex<Recorded>,
     findings: Findings,
 }
 
 impl State {
     /// A state with a judge that has seen nothing yet.
     pub(crate) fn new(config: Arc<Config>, clock: Clock, ownership: Arc<Mutex<Ownership>>) -> Self {
-        let judge = Mutex::new(Judge::new(config.policy.clone()));
+        let judge = Mutex::new(Recorded::off(Judge::new(config.policy.clone())));
         let findings = Findings::default();
         Self { config, clock, own_settings: Mutex::default(), fleet: Mutex::default(), ownership, judge, findings }
+    }
+
+    /// With a judge who is recorded, if there is a tape.
+    pub(crate) fn recorded_onto(self, tape: Option<Box<dyn Tape>>) -> Self {
+        let Some(tape) = tape else { return self };
+        let judge = Mutex::new(Recorded::onto(Judge::new(self.config.policy.clone()), tape));
+        Self { judge, ..self }
     }
 
     /// Our monotonic clock.
@@ -55,7 +63,7 @@ impl State {
     }
 
     /// The judge. For a computation; never across an await.
-    pub(crate) fn judge(&self) -> MutexGuard<'_, Judge> {
+    pub(crate) fn judge(&self) -> MutexGuard<'_, Recorded> {
         lock(&self.judge)
     }
 

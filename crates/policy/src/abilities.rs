@@ -1,7 +1,9 @@
 //! What a kind of engine is able to do.
 
+use serde::{Deserialize, Serialize};
+
 /// What can be asked of an engine, and what it tells. A fact about its kind, which the rules take into account.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(clippy::struct_excessive_bools, reason = "independent facts about a kind of engine, not a state")]
 pub struct Abilities {
     /// It lists everything that it has with one call, so that absence from a complete list means something.

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::id::{ContainerId, WorkspaceId};
 use crate::moment::Timestamp;
 
 /// How an attempt ended (`defib.restarts.outcome`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// The engine carried the restart out. Not yet a recovery: only a heartbeat is.
@@ -56,7 +56,7 @@ impl Outcome {
 }
 
 /// One row of `defib.restarts`. Ages are by the database's clock, at the read.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attempt {
     /// Primary key of the row.
     pub id: i64,

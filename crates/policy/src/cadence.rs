@@ -11,6 +11,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::moment::{Moment, Timestamp};
 use crate::settings::Settings;
 
@@ -18,7 +20,7 @@ use crate::settings::Settings;
 const LEARNED_AFTER: u8 = 3;
 
 /// What is known of one workspace's heartbeat. 48 bytes: it exists for every workspace of the fleet.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Cadence {
     /// The last stamp as written, for telling an advance from a repetition.
     stamp: i64,
@@ -39,7 +41,7 @@ pub struct Cadence {
 }
 
 /// What was learned of a heartbeat's interval: what a daemon that starts anew need not learn again.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Learned {
     /// Mean interval in milliseconds.
     pub mean_ms: f32,

@@ -1,12 +1,12 @@
 //! What the database says should live: one row a workspace, with every fact about it that a verdict may use.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::id::{EngineName, WorkspaceId};
 use crate::moment::{Moment, Timestamp};
 
 /// What kind of thing a workspace is, and so which evidence there can be of its life (`defib.fleet.kind`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// A container on an engine: sampled there, restarted there.
@@ -18,7 +18,7 @@ pub enum Kind {
 }
 
 /// One row of `defib.fleet`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Workspace {
     /// `workspace_id`.
     pub id: WorkspaceId,

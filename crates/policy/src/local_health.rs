@@ -6,11 +6,13 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// The multiplier never exceeds this.
 const MULTIPLIER_MAX: u32 = 8;
 
 /// A multiplier from 1 (well) to 8 (do not trust yourself).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LocalHealth {
     multiplier: u32,
 }

@@ -8,11 +8,11 @@ use std::fmt;
 use std::ops::{Add, Sub};
 use std::time::Duration;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A reading of our own monotonic clock: nanoseconds since an origin that the caller fixes once (program start, or the
 /// beginning of a simulated world).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Moment(u64);
 
 impl Moment {
@@ -23,6 +23,18 @@ impl Moment {
     #[must_use]
     pub fn after(since_origin: Duration) -> Self {
         Self(u64::try_from(since_origin.as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    /// Nanoseconds since the origin.
+    #[must_use]
+    pub const fn nanos(self) -> u64 {
+        self.0
+    }
+
+    /// The moment so many nanoseconds after the origin.
+    #[must_use]
+    pub const fn at_nanos(nanos: u64) -> Self {
+        Self(nanos)
     }
 
     /// How long `earlier` lies back; zero when it lies ahead.
@@ -101,9 +113,17 @@ impl fmt::Display for Timestamp {
     }
 }
 
+/// As text for people, and as the number that it is in binary formats.
 impl Serialize for Timestamp {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        if serializer.is_human_readable() { serializer.collect_str(self) } else { serializer.serialize_i64(self.0) }
+    }
+}
+
+/// From the number that binary formats hold. The text is for people and is not read back.
+impl<'de> Deserialize<'de> for Timestamp {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        i64::deserialize(deserializer).map(Self)
     }
 }
 

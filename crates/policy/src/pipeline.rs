@@ -13,7 +13,7 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::fleet::FleetRead;
 use crate::moment::{Moment, Timestamp};
@@ -31,7 +31,7 @@ const STEP_MIN: Duration = Duration::from_secs(2);
 pub const STEP_MATTERS_FOR: Duration = Duration::from_secs(3_600);
 
 /// Why a heartbeat that is not fresh is not held against a workspace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NoWitness {
     /// We did not read the fleet for more than two poll intervals.
@@ -47,7 +47,7 @@ pub enum NoWitness {
 }
 
 /// The state of the way that heartbeats take, common to the whole fleet.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Pipeline {
     last_read: Option<Moment>,
     server_started: Option<Timestamp>,
@@ -67,7 +67,7 @@ pub struct Pipeline {
 }
 
 /// What this process knows of the steps of the database's clock that other processes have noticed.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 enum OthersSteps {
     /// Nobody has been asked yet.
     #[default]

@@ -8,12 +8,14 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::id::WorkspaceId;
 use crate::moment::Moment;
 use crate::sample::Incarnation;
 
 /// What a miss says. Misses of the two kinds never add up: a failing health check is no look at a stopped container.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Doubt {
     /// Its container is stopped or missing.
     Dead,
@@ -22,7 +24,7 @@ pub enum Doubt {
 }
 
 /// One workspace in doubt.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Probe {
     /// The life that is in doubt; `None` when no container is there at all.
     pub incarnation: Option<Incarnation>,
@@ -60,7 +62,7 @@ pub struct ProbeRules {
 }
 
 /// All probes, bounded in number and in time.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct ProbeMap {
     probes: HashMap<WorkspaceId, Probe>,
     /// The same entries, ordered by their last miss, so that eviction and pruning need not go through all of them.
@@ -75,6 +77,12 @@ impl ProbeMap {
     #[must_use]
     pub fn new(ttl: Duration, entries_max: usize) -> Self {
         Self { probes: HashMap::new(), by_last_miss: BTreeSet::new(), ttl, entries_max: entries_max.max(1), evicted: 0 }
+    }
+
+    /// The same entries under other bounds, which hold from the next miss on.
+    #[must_use]
+    pub fn bounded(self, ttl: Duration, entries_max: usize) -> Self {
+        Self { ttl, entries_max: entries_max.max(1), ..self }
     }
 
     /// Records a miss seen at `at`. Closer to the last one than the spacing it is the same observation; of another

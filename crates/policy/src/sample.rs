@@ -6,7 +6,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::id::ContainerId;
 use crate::moment::{Moment, Timestamp};
@@ -21,7 +21,7 @@ pub struct Sample {
 }
 
 /// The container (or instance) that was looked at: a new one, or a new start of the same one, is a new incarnation.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Incarnation {
     /// The engine's full id of the container. For an instance: its `instance_ref`, the control plane's name for it.
     pub container_id: ContainerId,
@@ -116,7 +116,7 @@ impl Observation {
 }
 
 /// How a container ended.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exit {
     /// Exit code of its main process, where the engine told.
     pub exit_code: Option<i64>,
@@ -129,7 +129,7 @@ pub struct Exit {
 }
 
 /// The result of a container's own health check.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Health {
     /// It has none, or its result is not known.
@@ -149,7 +149,7 @@ pub enum Health {
 }
 
 /// States in which the engine is between two things.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Transition {
     /// Made, never started.
@@ -161,7 +161,7 @@ pub enum Transition {
 }
 
 /// Why an engine could not be asked. A closed set: it is a metric label.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Fault {
     /// No connection: refused, no socket, reset before an answer.

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// What to do with a workspace that runs but shows a fault (`DEFIB_WEDGED_ACTION`, `DEFIB_UNHEALTHY_ACTION`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
     /// Nothing, not even a verdict of its own.
@@ -17,7 +17,7 @@ pub enum Action {
 }
 
 /// Whether verdicts have consequences (`DEFIB_MODE`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
     /// Judge and restart.
@@ -38,7 +38,7 @@ impl Mode {
 }
 
 /// What is made of a container that exited with code 0 (`on_exit_0` in a workspace's own settings).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnExit0 {
     /// It died like any other.
@@ -49,7 +49,7 @@ pub enum OnExit0 {
 }
 
 /// Everything the rules may be tuned by. The names are those of the `DEFIB_*` variables.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
     /// How often the whole fleet is read. A gap of more than two of them makes heartbeats no witness for a while.
     pub poll_interval: Duration,

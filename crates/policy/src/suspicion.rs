@@ -20,6 +20,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::id::WorkspaceId;
 use crate::moment::Moment;
 
@@ -59,7 +61,7 @@ pub(crate) struct Pace {
 }
 
 /// The accusations of one reporter against one workspace.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Accusation {
     login: Arc<str>,
     /// The name of the reporter; `None` stands for all names of a login that uses too many of them.
@@ -88,14 +90,14 @@ impl Accusation {
 
 /// How many workspaces a login accuses. It is counted as accusations come and go, so that judging one workspace never takes a walk over all
 /// of them, even during a flood.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 struct Login {
     /// How many workspaces it has lately accused, under whatever names.
     accuses: usize,
     names: HashMap<Arc<str>, Name>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 struct Name {
     /// How many workspaces it has lately accused.
     accuses: usize,
@@ -106,7 +108,7 @@ struct Name {
 }
 
 /// The recent suspicions, bounded in number and in time.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct SuspicionLog {
     accused: HashMap<WorkspaceId, Vec<Accusation>>,
     logins: HashMap<Arc<str>, Login>,

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::cadence::Cadence;
 use crate::id::EngineName;
 use crate::moment::{Moment, Timestamp};
@@ -26,7 +28,7 @@ pub struct ReadStamp {
 }
 
 /// One workspace between passes.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Track {
     pub(crate) cadence: Cadence,
     /// The life that was last seen.
@@ -71,7 +73,7 @@ pub(crate) struct Track {
 }
 
 /// One life of one container, as we came to know it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Life {
     pub(crate) incarnation: Incarnation,
     /// The look that first saw it.
@@ -85,7 +87,7 @@ pub(crate) struct Life {
 }
 
 /// Whether a life has sent a heartbeat whose stamp is later than its start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Stamped {
     /// None is known.
     #[default]

@@ -3,7 +3,7 @@
 //! Nobody can trust a verdict without its reason. So each names the [`Rule`] that gave it, holds the facts that it rests on, and says what
 //! would change it. `defib explain` prints exactly that.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::id::EngineName;
 use crate::moment::Timestamp;
@@ -11,7 +11,7 @@ use crate::pipeline::NoWitness;
 use crate::sample::Observation;
 
 /// What is held to be true of a workspace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// It runs, and nothing accuses it.
@@ -94,7 +94,7 @@ impl Verdict {
 }
 
 /// The rule that gave a verdict: one row of the table in `docs/verdicts.md`, or the part of it that applied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rule {
     /// Running, heartbeat fresh.
@@ -253,7 +253,7 @@ pub enum Witness {
 }
 
 /// Why a restart that the evidence calls for is not made now. A closed set: it is a metric label.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Held {
     /// An operator's hold stands.

@@ -54,7 +54,7 @@ impl Policy {
             Self::Defib => {
                 (0..world.replicas).map(|_| Box::new(Defib::new(&world.settings)) as Box<dyn Detector>).collect()
             }
-            Self::Baseline(n) => vec![(baseline::ALL[n].make)()],
+            Self::Baseline(n) => vec![baseline::ALL[n].detector()],
         }
     }
 

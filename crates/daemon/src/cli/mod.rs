@@ -10,6 +10,7 @@ macro_rules! complain {
     ($($text:tt)*) => { $crate::told::show::complain(format_args!($($text)*)) };
 }
 
+mod backtest;
 mod check;
 mod contract;
 mod docs;
@@ -68,6 +69,8 @@ enum Command {
         #[command(subcommand)]
         command: StormCommand,
     },
+    /// What the policy would have done with other settings, and what others would have done, by a recording of the flight recorder
+    Backtest(backtest::BacktestArgs),
     /// The webhook: is it heard, and turning it on again
     Notify {
         /// What
@@ -407,6 +410,7 @@ async fn dispatch(command: Command) -> anyhow::Result<Ended> {
         Command::Storm { command: StormCommand::End(args) } => {
             operator::end_storm(&connect(&args.knobs, &environment)?, &args).await
         }
+        Command::Backtest(args) => backtest::run(&args),
         Command::Notify { command: NotifyCommand::Test(args) } => notify::test(&args.knobs.check(&environment)?).await,
         Command::Notify { command: NotifyCommand::Resume(args) } => {
             notify::resume(&connect(&args.knobs, &environment)?).await

@@ -35,6 +35,8 @@ pub(crate) enum Kind {
     Engines,
     /// `host:port`
     Address,
+    /// `512MiB`, `1GiB`.
+    Bytes { min: u64, max: u64 },
     /// Any text.
     Text,
     /// Any text, never printed, and also accepted from the file that `…_FILE` names.
@@ -88,6 +90,7 @@ impl Knob {
             Kind::List => "comma-separated".to_owned(),
             Kind::Engines => "name=url,…".to_owned(),
             Kind::Address => "host:port".to_owned(),
+            Kind::Bytes { min, max } => format!("{} to {}", bytes(min), bytes(max)),
             Kind::Text => String::new(),
             Kind::Secret => format!("secret; or the file named by {}_FILE", self.variable()),
         }
@@ -103,6 +106,16 @@ pub(crate) fn short(duration: Duration) -> String {
         }
     }
     format!("{ms}ms")
+}
+
+/// A number of bytes as knobs write it: the largest unit that divides it.
+pub(crate) fn bytes(bytes: u64) -> String {
+    for (unit, size) in [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)] {
+        if bytes >= size && bytes.is_multiple_of(size) {
+            return format!("{}{unit}", bytes / size);
+        }
+    }
+    format!("{bytes}B")
 }
 
 const fn duration(min_ms: u64, max_s: u64) -> Kind {
@@ -414,6 +427,19 @@ pub(crate) const KNOBS: &[Knob] = &[
         Kind::Choice(&["auto", "on", "off"]),
         "auto",
         "The status page and /api/v1 on DEFIB_LISTEN_ADDR, read-only and without a login; auto: where that is a loopback address",
+    ),
+    bare(
+        Group::Process,
+        "RECORD_DIR",
+        Kind::Text,
+        "Directory of the flight recorder, which keeps what was judged on for `defib backtest`; each daemon needs one of its own; default: nothing is recorded",
+    ),
+    knob(
+        Group::Process,
+        "RECORD_MAX",
+        Kind::Bytes { min: 1 << 20, max: 1 << 40 },
+        "1GiB",
+        "How large the recording may become; the oldest part goes first",
     ),
     knob(
         Group::Process,

@@ -78,6 +78,10 @@ pub(crate) struct Config {
     pub(crate) listen_addr: SocketAddr,
     /// Whether there is a status page.
     pub(crate) ui: bool,
+    /// Where the flight recorder writes; `None`: nothing is recorded.
+    pub(crate) record_dir: Option<String>,
+    /// How large its recording may become, in bytes.
+    pub(crate) record_max: u64,
     pub(crate) retention: Duration,
     pub(crate) suspicion_retention: Duration,
     pub(crate) auto_migrate: bool,
@@ -166,6 +170,7 @@ fn argument(knob: &Knob) -> Arg {
             Kind::List => "LIST",
             Kind::Engines => "ENGINES",
             Kind::Address => "ADDRESS",
+            Kind::Bytes { .. } => "BYTES",
             Kind::Text => "TEXT",
             Kind::Secret => "SECRET",
         })
@@ -243,6 +248,8 @@ impl RawKnobs {
                 // Any other address may be reached by anybody, and the page has no login.
                 _ => listen_addr.ip().is_loopback(),
             },
+            record_dir: read.text("RECORD_DIR"),
+            record_max: read.bytes("RECORD_MAX"),
             retention: read.duration("RETENTION"),
             suspicion_retention: read.duration("SUSPICION_RETENTION"),
             auto_migrate: read.word("AUTO_MIGRATE") == "true",

@@ -9,7 +9,7 @@ use std::time::Duration;
 use defib_engine::EngineUrl;
 use defib_policy::id::EngineName;
 
-use super::knobs::{KNOBS, Kind, Knob, short};
+use super::knobs::{KNOBS, Kind, Knob, bytes, short};
 use super::{Evict, RawKnobs, Secret};
 use crate::cache::{Address, Pattern};
 use crate::webhook::settings::{Given, Webhook};
@@ -191,6 +191,24 @@ impl<'a> Reader<'a> {
         }
         self.faults.push(format!("{called}={} is not a whole number from {min} to {max}", text.escape_debug()));
         N::default()
+    }
+
+    pub(super) fn bytes(&mut self, name: &str) -> u64 {
+        let (text, called, knob) = self.given(name);
+        let Kind::Bytes { min, max } = knob.kind else { return 0 };
+        let Some(text) = text else { return min };
+        match parse_size::parse_size(&text) {
+            Ok(given) if (min..=max).contains(&given) => given,
+            Ok(_) => {
+                self.faults.push(format!("{called}={text} is out of bounds: {} to {}", bytes(min), bytes(max)));
+                min
+            }
+            Err(_) => {
+                let given = text.escape_debug();
+                self.faults.push(format!("{called}={given} is not a number of bytes: write 512MiB or 1GiB"));
+                min
+            }
+        }
     }
 
     pub(super) fn fraction(&mut self, name: &str) -> f64 {

@@ -4,6 +4,7 @@
 //! logged; no metric is ever read back. The news about restarts are in `restarts.rs`.
 
 mod evictions;
+mod recording;
 mod restarts;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -20,6 +21,7 @@ use defib_store::{LeaseTable, MALFORMED_MAX, Malformed, StoreError};
 use tracing::{debug, error, info, warn};
 
 pub(crate) use self::evictions::EvictionNews;
+pub(crate) use self::recording::RecordingNews;
 pub(crate) use self::restarts::RestartNews;
 use crate::health::Health;
 use crate::logging::{database_fault, printable};

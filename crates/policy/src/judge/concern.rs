@@ -13,6 +13,8 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
 
+use serde::{Deserialize, Serialize};
+
 use super::engines::EngineTrack;
 use super::opinion::Opinion;
 use super::{Departed, EngineEvidence, Judge, Look};
@@ -30,7 +32,7 @@ use crate::verdict::{Verdict, Witness};
 const STRAY_READS: u8 = 2;
 
 /// Who is restless, and when each of the others will be.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Concerns {
     /// By the engine whose passes judge them; `None`: no engine has them.
     restless: HashMap<Option<EngineName>, HashSet<WorkspaceId>>,

@@ -11,6 +11,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::{EngineEvidence, Judge, Look};
 use crate::abilities::Abilities;
 use crate::id::EngineName;
@@ -24,7 +26,7 @@ use crate::track::ReadStamp;
 const AMNESTY_WINDOWS_MAX: u32 = 10;
 
 /// One engine between passes.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct EngineTrack {
     /// Whether it could be reached; `None` until it was asked.
     pub(super) up: Option<bool>,

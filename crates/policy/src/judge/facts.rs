@@ -1,5 +1,7 @@
 //! The facts that a pass hands to the judge.
 
+use serde::{Deserialize, Serialize};
+
 use crate::abilities::Abilities;
 use crate::attempt::Attempt;
 use crate::fleet::Workspace;
@@ -8,7 +10,7 @@ use crate::sample::{Fault, Sample};
 use crate::settings::Settings;
 
 /// What a pass learned about an engine as such.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EngineEvidence {
     /// Why it could not be asked; `None` when it answered.
     pub fault: Option<Fault>,
@@ -46,7 +48,7 @@ pub struct Look<'a> {
 }
 
 /// The settings of one workspace, and where they differ from the fleet's.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct OwnSettings {
     /// The fleet's settings with its own in their place.
     pub settings: Settings,

@@ -15,6 +15,7 @@ mod evidence;
 mod facts;
 mod finished;
 mod fleet;
+mod kept;
 mod looks;
 mod opinion;
 mod orders;
@@ -23,6 +24,8 @@ mod storms;
 
 use std::collections::HashMap;
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 pub use self::by_operator::StormEnded;
 pub use self::portrait::Portrait;
@@ -46,7 +49,7 @@ pub use fleet::Told;
 use orders::{Call, Standing, Turn};
 
 /// The state of all judging. One per process; its methods take the time and the facts, and never wait.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Judge {
     settings: Settings,
     tracks: HashMap<WorkspaceId, Track>,

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::attempt::Outcome;
 use crate::id::ContainerId;
 use crate::moment::Moment;
@@ -166,7 +168,7 @@ pub enum CallFault {
 }
 
 /// How an order for a restart ended, as far as that tells anything about the scope that its workspace belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum End {
     /// The engine carried the restart out. Whether the workspace comes back is for its heartbeat to say.
     Made,

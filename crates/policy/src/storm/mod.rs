@@ -25,6 +25,8 @@ mod round;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::id::{EngineName, WorkspaceId};
 use crate::moment::Moment;
 use crate::restart::End;
@@ -35,7 +37,7 @@ pub(crate) use round::{Canary, Seen, What};
 use round::{Come, Round};
 
 /// The guard of one scope.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct StormGuard {
     /// The workspaces that were newly found dead within the dead window, by time.
     recent: VecDeque<(Moment, WorkspaceId)>,
@@ -57,7 +59,7 @@ pub struct Scale<'a> {
     pub hour: i64,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Storm {
     /// When it began.
     began: Moment,

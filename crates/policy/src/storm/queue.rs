@@ -7,10 +7,12 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
 
+use serde::{Deserialize, Serialize};
+
 use crate::id::{EngineName, WorkspaceId};
 
 /// A place in the order; the smallest is drawn first.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 struct Place {
     /// How often it was a canary in this storm.
     drawn: u32,
@@ -20,7 +22,7 @@ struct Place {
 }
 
 /// Those who wait, by engine.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Queue {
     seed: u64,
     places: BTreeMap<EngineName, BTreeSet<Place>>,

@@ -11,6 +11,8 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::id::WorkspaceId;
 use crate::moment::Moment;
 use crate::restart::End;
@@ -47,7 +49,7 @@ pub(crate) enum What {
 }
 
 /// A workspace that was let through.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Canary {
     /// The life that was convicted.
     pub(crate) life: Option<Incarnation>,
@@ -59,7 +61,7 @@ pub(crate) struct Canary {
     pub(crate) released_at: Moment,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Outstanding {
     canary: Canary,
     /// When it was started, as far as we know: the engine made the restart, or another life was seen.
@@ -82,7 +84,7 @@ pub(super) enum Come {
 }
 
 /// The present round.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Round {
     /// From 0; a part of the seed of the draw.
     pub(super) number: u32,

@@ -2,61 +2,41 @@
 
 use std::collections::VecDeque;
 
-use super::acts::{is_watched, restart, sweep_in};
-use crate::queue::Wake;
+use super::rule::{Fleet, Rule};
 use crate::time::{Ms, secs};
-use crate::world::{Detector, World};
 
 /// Older than so much by the own wall clock: dead. Checked each 5 s, with one time-out of grace after an own restart.
 #[derive(Debug)]
 pub(super) struct Fixed {
-    name: &'static str,
     timeout: Ms,
-    due: Ms,
     restarted_at: Vec<Ms>,
 }
 
 impl Fixed {
     /// With this time-out.
     #[must_use]
-    pub(super) fn new(name: &'static str, timeout: Ms) -> Self {
-        Self { name, timeout, due: 0, restarted_at: Vec::new() }
+    pub(super) fn new(timeout: Ms) -> Self {
+        Self { timeout, restarted_at: Vec::new() }
     }
 }
 
-/// The age of the last heartbeat by a correct wall clock of the reader, as the view shows it.
-fn age(world: &World, of: usize) -> Option<Ms> {
-    let slot = world.db.slots[of]?;
-    let beat = world.db.view.workspaces[slot].last_heartbeat_at?;
-    let age = crate::time::stamp(world.now, 0).since(beat);
-    u64::try_from(age.as_millis()).ok()
-}
-
-impl Detector for Fixed {
-    fn name(&self) -> &'static str {
-        self.name
+impl Rule for Fixed {
+    fn every(&self) -> Option<Ms> {
+        Some(secs(5))
     }
 
-    fn start(&mut self, me: u8, world: &mut World) {
-        sweep_in(secs(5), &mut self.due, me, world);
-    }
-
-    fn wake(&mut self, me: u8, wake: Wake, world: &mut World) {
-        if wake != Wake::Sweep || world.now != self.due {
-            return;
-        }
-        self.restarted_at.resize(world.workspaces.len(), 0);
-        for of in 0..world.workspaces.len() {
-            let old = is_watched(world, of) && age(world, of).is_some_and(|age| age > self.timeout);
-            if old && world.now >= self.restarted_at[of] + self.timeout {
-                self.restarted_at[of] = world.now;
-                restart(world, of);
+    fn sweep(&mut self, fleet: &mut dyn Fleet) {
+        self.restarted_at.resize(fleet.size(), 0);
+        for of in 0..fleet.size() {
+            let old = fleet.is_watched(of) && fleet.heartbeat_age(of).is_some_and(|age| age > self.timeout);
+            if old && fleet.now() >= self.restarted_at[of] + self.timeout {
+                self.restarted_at[of] = fleet.now();
+                fleet.restart(of);
             }
         }
-        sweep_in(secs(5), &mut self.due, me, world);
     }
 
-    fn crash(&mut self) {
+    fn forget(&mut self) {
         self.restarted_at.clear();
     }
 }
@@ -64,7 +44,6 @@ impl Detector for Fixed {
 /// The accrual detector: suspicion grows with the improbability of the silence, given the history of intervals.
 #[derive(Debug, Default)]
 pub(super) struct Phi {
-    due: Ms,
     peers: Vec<Peer>,
 }
 
@@ -122,41 +101,34 @@ impl Peer {
     }
 }
 
-impl Detector for Phi {
-    fn name(&self) -> &'static str {
-        "phi-accrual"
+impl Rule for Phi {
+    fn every(&self) -> Option<Ms> {
+        Some(secs(1))
     }
 
-    fn start(&mut self, me: u8, world: &mut World) {
-        sweep_in(secs(1), &mut self.due, me, world);
-    }
-
-    fn wake(&mut self, me: u8, wake: Wake, world: &mut World) {
-        if wake != Wake::Sweep || world.now != self.due {
-            return;
-        }
-        self.peers.resize_with(world.workspaces.len(), Peer::default);
-        for of in 0..world.workspaces.len() {
-            if !is_watched(world, of) {
+    fn sweep(&mut self, fleet: &mut dyn Fleet) {
+        let now = fleet.now();
+        self.peers.resize_with(fleet.size(), Peer::default);
+        for of in 0..fleet.size() {
+            if !fleet.is_watched(of) {
                 self.peers[of] = Peer::default();
                 continue;
             }
-            let beat = world.db.slots[of].and_then(|slot| world.db.view.workspaces[slot].last_heartbeat_at);
+            let beat = fleet.heartbeat(of);
             let peer = &mut self.peers[of];
             if let Some(beat) = beat.filter(|beat| beat.0 > peer.stamp) {
                 peer.stamp = beat.0;
-                peer.beat(world.now);
+                peer.beat(now);
             }
-            if peer.phi(world.now) >= THRESHOLD {
+            if peer.phi(now) >= THRESHOLD {
                 // Akka removes the address: its history begins anew with the first heartbeat of the next life.
                 *peer = Peer { stamp: peer.stamp, ..Peer::default() };
-                restart(world, of);
+                fleet.restart(of);
             }
         }
-        sweep_in(secs(1), &mut self.due, me, world);
     }
 
-    fn crash(&mut self) {
+    fn forget(&mut self) {
         self.peers.clear();
     }
 }

@@ -8,7 +8,10 @@ mod acts;
 mod heartbeat;
 mod probe;
 mod proxy;
+pub mod rule;
 
+use self::acts::Ruled;
+use self::rule::Rule;
 use crate::time::secs;
 use crate::world::Detector;
 
@@ -19,7 +22,15 @@ pub struct Baseline {
     /// Where its rule was published.
     pub source: &'static str,
     /// A new one.
-    pub make: fn() -> Box<dyn Detector>,
+    pub make: fn() -> Box<dyn Rule>,
+}
+
+impl Baseline {
+    /// A new one, for the simulated world.
+    #[must_use]
+    pub fn detector(&self) -> Box<dyn Detector> {
+        Box::new(Ruled { name: self.name, rule: (self.make)(), due: 0 })
+    }
 }
 
 /// All of them.
@@ -37,12 +48,12 @@ pub const ALL: &[Baseline] = &[
     Baseline {
         name: "sweep-15s",
         source: "molecule-core: registry/healthsweep.go (IsRunning each 15 s, an error counts as alive)",
-        make: || Box::new(probe::Sweep::default()),
+        make: || Box::new(probe::Sweep),
     },
     Baseline {
         name: "docker-autoheal",
         source: "willfarrell/docker-autoheal: docker-entrypoint (health=unhealthy each 5 s, no memory)",
-        make: || Box::new(probe::Autoheal::default()),
+        make: || Box::new(probe::Autoheal),
     },
     Baseline {
         name: "kubelet-probe",
@@ -52,17 +63,17 @@ pub const ALL: &[Baseline] = &[
     Baseline {
         name: "heartbeat-60s",
         source: "fixed time-out: molecule-core internal/db/redis.go before PR #386 (TTL 60 s)",
-        make: || Box::new(heartbeat::Fixed::new("heartbeat-60s", secs(60))),
+        make: || Box::new(heartbeat::Fixed::new(secs(60))),
     },
     Baseline {
         name: "heartbeat-90s",
         source: "fixed time-out: molecule-core external runtimes (stale after 90 s)",
-        make: || Box::new(heartbeat::Fixed::new("heartbeat-90s", secs(90))),
+        make: || Box::new(heartbeat::Fixed::new(secs(90))),
     },
     Baseline {
         name: "heartbeat-180s",
         source: "fixed time-out: molecule-core internal/db/redis.go since PR #386 (TTL 180 s)",
-        make: || Box::new(heartbeat::Fixed::new("heartbeat-180s", secs(180))),
+        make: || Box::new(heartbeat::Fixed::new(secs(180))),
     },
     Baseline {
         name: "phi-accrual",

@@ -1,9 +1,7 @@
 //! The proxy that restarts on the request path, before and after its first cure.
 
-use super::acts::{Seen, inspect, recreate};
-use crate::queue::Wake;
+use super::rule::{Fleet, Rule, Seen};
 use crate::time::{Ms, secs};
-use crate::world::{Detector, World};
 
 /// A failed request is followed by an inspect, and that by a restart.
 #[derive(Debug)]
@@ -26,55 +24,46 @@ impl Proxy {
         Self { debounce: true, counters: Vec::new() }
     }
 
-    fn is_dead(&mut self, of: usize, proxy: u8, world: &mut World) -> bool {
-        let seen = inspect(world, of);
+    fn is_dead(&mut self, of: usize, proxy: u8, fleet: &mut dyn Fleet) -> bool {
+        let seen = fleet.inspect(of);
         if !self.debounce {
             return seen != Seen::Running;
         }
-        self.counters.resize_with(usize::from(world.proxies).max(usize::from(proxy) + 1), Vec::new);
-        let counters = &mut self.counters[usize::from(proxy)];
-        counters.resize(world.workspaces.len(), (0, 0));
+        let proxy = usize::from(proxy);
+        if self.counters.len() <= proxy {
+            self.counters.resize_with(proxy + 1, Vec::new);
+        }
+        let counters = &mut self.counters[proxy];
+        counters.resize(fleet.size(), (0, 0));
         if seen != Seen::NotRunning {
             counters[of] = (0, 0);
             return false;
         }
         // A database error reads as "no recent heartbeat", as the reviewers noted.
-        let clock = world.db.clock(world.now);
-        let beat = world.db.facts[of].heartbeat.filter(|_| world.db.up);
-        let recent = beat.is_some_and(|beat| clock.since(beat).as_millis() <= 15_000);
-        if !recent {
+        if fleet.heartbeat_age_in_database(of).is_none_or(|age| age > 15_000) {
             return true;
         }
         let (first, count) = counters[of];
-        let fresh = count > 0 && world.now - first <= secs(30);
-        counters[of] = if fresh { (first, count + 1) } else { (world.now, 1) };
+        let fresh = count > 0 && fleet.now() - first <= secs(30);
+        counters[of] = if fresh { (first, count + 1) } else { (fleet.now(), 1) };
         counters[of].1 >= 2
     }
 }
 
-impl Detector for Proxy {
-    fn name(&self) -> &'static str {
-        if self.debounce { "proxy-debounce" } else { "proxy-one-shot" }
+impl Rule for Proxy {
+    fn every(&self) -> Option<Ms> {
+        None
     }
 
-    fn start(&mut self, _me: u8, _world: &mut World) {}
+    fn sweep(&mut self, _fleet: &mut dyn Fleet) {}
 
-    fn wake(&mut self, _me: u8, wake: Wake, world: &mut World) {
-        if let Wake::Failed(of, proxy) = wake
-            && may_be_marked(world, of as usize)
-            && self.is_dead(of as usize, proxy, world)
-        {
-            recreate(world, of as usize);
+    fn failed(&mut self, of: usize, proxy: u8, fleet: &mut dyn Fleet) {
+        if fleet.may_be_marked(of) && self.is_dead(of, proxy, fleet) {
+            fleet.recreate(of);
         }
     }
 
-    fn crash(&mut self) {
+    fn forget(&mut self) {
         self.counters.clear();
     }
-}
-
-/// The guard of the source: whatever is neither removed nor being provisioned may be marked offline, and is then restarted.
-fn may_be_marked(world: &World, of: usize) -> bool {
-    let facts = &world.db.facts[of];
-    facts.exists && !["removed", "provisioning"].contains(&facts.status)
 }

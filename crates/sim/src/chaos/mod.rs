@@ -59,8 +59,15 @@ pub struct Years {
 /// Lives through a climate.
 #[must_use]
 pub fn live(climate: Climate, seed: u64, policy: Policy, trace: bool) -> Years {
+    live_with(climate, seed, |world| {
+        world.chronicle.trace = trace.then(Vec::new);
+        policy.enter(world);
+    })
+}
+
+/// Lives through a climate with whoever `enter` puts on trial.
+pub fn live_with(climate: Climate, seed: u64, enter: impl FnOnce(&mut World)) -> Years {
     let mut world = World::new(seed ^ 0xC4A0_5000_0000);
-    world.chronicle.trace = trace.then(Vec::new);
     // Two years of three with company: owners and those who only watch, hand-overs and take-overs.
     world.replicas = world.dice.pick(&[1, 2, 3]).copied().unwrap_or(2);
     world.settings.wedged_action = Action::Restart;
@@ -82,7 +89,7 @@ pub fn live(climate: Climate, seed: u64, policy: Policy, trace: bool) -> Years {
         };
         world.add(number % climate.engines, spec);
     }
-    policy.enter(&mut world);
+    enter(&mut world);
     let first = world.dice.wait(climate.fault_every);
     let counter = std::rc::Rc::new(std::cell::Cell::new(0));
     let count = std::rc::Rc::clone(&counter);

@@ -21,6 +21,7 @@ use defib_policy::moment::Moment;
 use defib_policy::ownership::Ownership;
 use defib_policy::restart::lanes::Lanes;
 use defib_policy::settings::Settings;
+use defib_record::{Recorded, Tape};
 
 use crate::database::Database;
 use crate::queue::{Event, Wake};
@@ -35,7 +36,7 @@ impl Defib {
     pub fn new(settings: &Settings) -> Self {
         Self {
             settings: settings.clone(),
-            judge: Judge::new(settings.clone()),
+            judge: Recorded::off(Judge::new(settings.clone())),
             runs: true,
             started_at: 0,
             processes: 0,
@@ -62,6 +63,13 @@ impl Defib {
             lanes: Lanes::new(settings.backoff_initial, settings.backoff_max),
             next_number: 0,
         }
+    }
+
+    /// A replica that is recorded as the daemon is: by the calls that its judge is told things by.
+    #[must_use]
+    pub fn recorded(settings: &Settings, tape: Box<dyn Tape>) -> Self {
+        let judge = Recorded::onto(Judge::new(settings.clone()), tape);
+        Self { judge, ..Self::new(settings) }
     }
 
     fn grow(&mut self, world: &World) {
@@ -124,7 +132,7 @@ impl Detector for Defib {
         // As the default of DEFIB_REPLICA_ID has it: the host and the process.
         self.processes += 1;
         self.name = format!("replica-{me}.{}", self.processes);
-        self.judge = Judge::new(self.settings.clone());
+        self.judge.replace(Judge::new(self.settings.clone()));
         self.clock_steps = ClockSteps::default();
         self.grow(world);
         self.sweep_due = world.now + 200 + 700 * u64::from(me);

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use defib_policy::attempt::Attempt;
 use defib_policy::fleet::Workspace as Row;
 use defib_policy::id::WorkspaceId;
-use defib_policy::judge::{EngineEvidence, Judge, ReadStamp};
+use defib_policy::judge::{EngineEvidence, ReadStamp};
 use defib_policy::moment::Timestamp;
 use defib_policy::ownership::Ownership;
 use defib_policy::plan::RestartOrder;
@@ -17,6 +17,7 @@ use defib_policy::restart::{Answer, Restart, Step};
 use defib_policy::sample::Sample;
 use defib_policy::settings::Settings;
 use defib_policy::verdict::Verdict;
+use defib_record::Recorded;
 
 use crate::time::Ms;
 
@@ -46,7 +47,7 @@ pub(super) struct ClockSteps {
 #[derive(Debug)]
 pub struct Defib {
     pub(super) settings: Settings,
-    pub(super) judge: Judge,
+    pub(super) judge: Recorded,
     pub(super) runs: bool,
     pub(super) started_at: Ms,
     pub(super) processes: u32,
