@@ -131,7 +131,7 @@ impl Replay {
             return Ok(());
         }
         self.last_read = None;
-        self.exactness.same_policy = header.policy == POLICY;
+        self.exactness.begin(header.policy == POLICY, self.recorded.is_none());
         let memory = header.recorded_judge();
         self.recorded = Some(memory.unwrap_or_else(|| Judge::new(header.settings.clone())));
         if !self.contenders.is_empty() {
@@ -262,9 +262,8 @@ impl Replay {
             _ => {}
         }
         if answer.differs {
-            self.exactness.differing += 1;
             let at = if let Told::Pass(pass) = call { clock_of(pass) } else { Timestamp(self.stage.now) };
-            self.exactness.first_difference.get_or_insert_with(|| at.to_string());
+            self.exactness.differs(at);
         }
     }
 

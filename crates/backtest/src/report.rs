@@ -68,7 +68,7 @@ impl Recording {
 /// Whether the replay with the recorded settings said what was recorded.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Exactness {
-    /// The last segment was recorded by a program with the same policy. Otherwise differences are changes of the rules.
+    /// All of it was recorded by a program with the same policy.
     pub same_policy: bool,
     /// Passes that were compared.
     pub passes: usize,
@@ -80,8 +80,34 @@ pub struct Exactness {
     pub orders: usize,
     /// Passes in which something else was said, and reads for which others were called.
     pub differing: usize,
-    /// The moment of the first of them.
+    /// The same, where a program with another policy has recorded: changes of the rules.
+    pub differing_by_rules: usize,
+    /// The moment of the first of the former, or else of the latter.
     pub first_difference: Option<String>,
+    /// The present part was recorded by a program with another policy.
+    #[serde(skip)]
+    is_foreign: bool,
+}
+
+impl Exactness {
+    /// A part begins that a program with the same policy has recorded, or one with another.
+    pub(crate) const fn begin(&mut self, same_policy: bool, is_first: bool) {
+        self.is_foreign = !same_policy;
+        self.same_policy = same_policy && (is_first || self.same_policy);
+    }
+
+    /// Something else was said than was recorded.
+    pub(crate) fn differs(&mut self, at: Timestamp) {
+        let is_first = self.differing == 0 && (!self.is_foreign || self.differing_by_rules == 0);
+        if self.is_foreign {
+            self.differing_by_rules += 1;
+        } else {
+            self.differing += 1;
+        }
+        if is_first {
+            self.first_difference = Some(at.to_string());
+        }
+    }
 }
 
 /// What a contender would have done.
@@ -301,8 +327,8 @@ fn notes(recording: &Recording, exactness: &Exactness, others: bool) -> Vec<Stri
     let mut notes = Vec::new();
     if !exactness.same_policy {
         notes.push(
-            "The recording was made by a defib with another policy, so the replay begins without the recorded judge's memory, and its \
-             differences are changes of the rules."
+            "The recording, or a part of it, was made by a defib with another policy. There the replay begins without the recorded judge's \
+             memory, and differences are changes of the rules."
                 .to_owned(),
         );
     }
@@ -339,4 +365,22 @@ fn notes(recording: &Recording, exactness: &Exactness, others: bool) -> Vec<Stri
         ));
     }
     notes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_another_policy_has_said_otherwise_is_no_fault_and_does_not_hide_one() {
+        let mut exact = Exactness::default();
+        exact.begin(false, true);
+        exact.differs(Timestamp(1));
+        exact.begin(true, false);
+        assert_eq!((exact.same_policy, exact.differing, exact.differing_by_rules), (false, 0, 1));
+        exact.differs(Timestamp(2));
+        exact.differs(Timestamp(3));
+        assert_eq!((exact.differing, exact.differing_by_rules), (2, 1), "these are faults");
+        assert_eq!(exact.first_difference, Some(Timestamp(2).to_string()));
+    }
 }

@@ -53,16 +53,16 @@ pub(crate) fn head(report: &Report) -> Vec<String> {
         0 => format!("{} passes", exact.passes),
         calls => format!("{} passes and {calls} reads of what had changed", exact.passes),
     };
-    lines.push(match (exact.differing, exact.same_policy) {
-        (0, _) => format!(
+    lines.push(match (exact.differing, exact.differing_by_rules) {
+        (0, 0) => format!(
             "exact: with the recorded settings the replay said what was recorded in all {compared} ({} changes of verdicts, {} orders)",
             exact.verdicts, exact.orders
         ),
-        (differing, true) => format!(
+        (differing @ 1.., _) => format!(
             "NOT exact: in {differing} of {compared} the replay said something else than was recorded, first at {}. Please report this",
             exact.first_difference.as_deref().unwrap_or("?")
         ),
-        (differing, false) => format!(
+        (0, differing) => format!(
             "the rules have changed since it was recorded: in {differing} of {compared} the present ones say something else, first at {}",
             exact.first_difference.as_deref().unwrap_or("?")
         ),
