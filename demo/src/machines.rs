@@ -2,7 +2,7 @@
 //! so it can really be killed, and nobody but its control plane can tell what became of it.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -28,8 +28,9 @@ enum Machine {
 }
 
 impl Machines {
-    /// None yet. `program` is what runs on each.
-    pub(crate) fn new(program: PathBuf) -> Result<Self> {
+    /// None yet. `program` is what runs on each. A relative path is looked up here and now, because an instance starts in another directory.
+    pub(crate) fn new(program: &Path) -> Result<Self> {
+        let program = program.canonicalize().with_context(|| format!("find the agent {}", program.display()))?;
         let guardian = Mutex::new(Some(Guardian::start()?));
         Ok(Self { program, all: Mutex::default(), made: AtomicU32::new(0), guardian })
     }

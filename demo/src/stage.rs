@@ -68,7 +68,7 @@ impl<'a> Stage<'a> {
         let agent = agent_program()?;
         engine.clear().await.context("remove what an earlier demo left behind")?;
         engine.import_agent(&agent).await?;
-        let machines = Machines::new(agent)?;
+        let machines = Machines::new(&agent)?;
 
         defib::command(&program, &database.url(Login::Owner), &["migrate"]).await?;
         database.create_logins().await?;
