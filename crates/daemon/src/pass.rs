@@ -9,9 +9,10 @@
 //! focus:          read their rows         ─► ask the engine ─► their attempts and holds                            ─► judge
 //! ```
 //!
-//! After a read of all rows a pass over a whole engine judges everybody there. After a read of what has changed it judges whom something
-//! concerns: whoever the judge has no peace with, whoever has attempts, and whoever the engine shows otherwise than before. The others are
-//! what they were. One of them who is otherwise now was not read lately, so its row is read again before anything is said of it.
+//! After a read of all rows, a pass over a whole engine judges everybody there. After a read of what has changed, it asks the engine about the
+//! restless workspaces alone, if the engine can tell cheaply that all others run as they did. If it cannot, it is asked about everybody, and
+//! the pass judges the restless ones, those with attempts, and those that the engine shows otherwise than before. All others are what they
+//! were. If one of them is otherwise now, its row was not read lately, so it is read again before anything is said of that workspace.
 //!
 //! Attempts are read *after* the engine was asked. An engine may take seconds to answer, and in them a focused pass may have
 //! restarted somebody: judged on the attempts from before that, it would be offered its first attempt again, without the back-off.
@@ -118,6 +119,15 @@ enum Rows {
     Fresh(FleetRead),
 }
 
+/// What an engine was asked about, and what it said.
+struct Looked<'a> {
+    /// Those who are to be judged.
+    workspaces: Vec<&'a Workspace>,
+    /// How many others there are, who are alive as they were.
+    calm: usize,
+    seen: Seen,
+}
+
 /// What was read after the engine had been asked.
 struct Due {
     /// The present rows of those who may be convicted, where that was not the first read already.
@@ -140,14 +150,13 @@ impl Passes {
     /// The database could not be read. Then nobody is judged.
     pub(crate) async fn pass(&self, scope: &Scope) -> Result<PassReport, StoreError> {
         let rows = self.rows_of(scope).await?;
-        let workspaces = rows.of(scope.engine.as_ref());
-        let seen = self.sampling.ask(scope.engine.as_ref(), &workspaces, scope.whom == Whom::All).await;
+        let Looked { workspaces, calm, seen } = match self.look_at_restless(scope, &rows).await {
+            Some(looked) => looked,
+            None => self.look_at_all(scope, &rows).await,
+        };
         if let Some(report) = seen.asked() {
             self.news.sampled(report, self.state.now());
         }
-        let everybody = workspaces.len();
-        let workspaces = self.concerned(scope, &rows, workspaces, &seen);
-        let calm = everybody - workspaces.len();
         let due = self.read_again(&rows, &workspaces, &seen).await?;
         let (plan, mut report) = self.judge(scope, &rows, &workspaces, &seen, &due, calm);
         report.restarts = plan.restarts.len();
@@ -175,6 +184,41 @@ impl Passes {
                 Ok(Rows::Fresh(read))
             }
         }
+    }
+
+    /// Asks the engine about the restless alone, after a read of what has changed. `None`: everybody there has to be asked about, because the
+    /// engine cannot tell cheaply that all others run, or is not the one that it was.
+    async fn look_at_restless<'a>(&self, scope: &Scope, rows: &'a Rows) -> Option<Looked<'a>> {
+        let Rows::Retained(fleet) = rows else { return None };
+        if fleet.is_whole() {
+            return None;
+        }
+        let engine = scope.engine.as_ref();
+        let restless = self.state.judge().restless_on(engine);
+        let restless = restless.iter().filter_map(|id| fleet.row(id)).filter(|row| judged_on(row) == engine);
+        let workspaces: Vec<&Workspace> = restless.collect();
+        let seen = self.sampling.ask_of_restless(engine, &workspaces).await?;
+        if let Some(Err(_)) = seen.reach() {
+            let workspaces = fleet.rows_on(engine);
+            let seen = seen.of_everybody(&workspaces);
+            return Some(Looked { workspaces, calm: 0, seen });
+        }
+        if let (Some(engine), Some(evidence)) = (engine, seen.evidence(rows.stamp(&seen, None)?))
+            && self.state.judge().must_see_all(engine, &evidence)
+        {
+            return None;
+        }
+        let calm = fleet.count_on(engine).saturating_sub(workspaces.len());
+        Some(Looked { workspaces, calm, seen })
+    }
+
+    /// Asks the engine about all that the pass covers.
+    async fn look_at_all<'a>(&self, scope: &Scope, rows: &'a Rows) -> Looked<'a> {
+        let workspaces = rows.of(scope.engine.as_ref());
+        let seen = self.sampling.ask(scope.engine.as_ref(), &workspaces, scope.whom == Whom::All).await;
+        let everybody = workspaces.len();
+        let workspaces = self.concerned(scope, rows, workspaces, &seen);
+        Looked { calm: everybody - workspaces.len(), workspaces, seen }
     }
 
     /// Those of `workspaces` who are to be judged.

@@ -168,7 +168,7 @@ impl Reading {
     /// Reads all rows.
     async fn read_all(&self, reason: Resync, spoken_for: BTreeSet<Option<EngineName>>) -> Result<(), StoreError> {
         let (watched, reset) = (&self.state.config.watched_statuses, self.state.config.policy.attempts_horizon());
-        let ((read, malformed), attempts, holds) = tokio::try_join!(
+        let ((mut read, malformed), attempts, holds) = tokio::try_join!(
             self.database.read_fleet(FleetScope::All, watched),
             self.database.read_attempts(FleetScope::All, reset),
             self.database.holds()
@@ -183,6 +183,7 @@ impl Reading {
             resynced_at: read.at,
             spoken_for,
         };
+        self.state.fleet().share_ids_with(&mut read.workspaces);
         let departed = self.state.judge().observe_fleet(&read, true);
         self.publish(Snapshot::new(read, attempts, Holds::new(holds)), &departed).await?;
         *lock(&self.last) = Some(next);

@@ -53,9 +53,23 @@ impl Sampling {
                 Some(if whole { engine.sample_all(&targets).await } else { engine.sample_some(&targets).await })
             }
         };
+        self.seen(asked_at, report, known)
+    }
+
+    /// Asks `engine` (`None`: no engine has them) about `restless` workspaces, where it can tell cheaply that all others there run as they
+    /// did when it was last asked about everybody. `None`: it cannot tell that now.
+    pub(crate) async fn ask_of_restless(&self, engine: Option<&EngineName>, restless: &[&Workspace]) -> Option<Seen> {
+        let asked_at = self.state.now();
+        let Some(name) = engine else { return Some(self.seen(asked_at, None, None)) };
+        let known = self.engines.get(name)?;
+        let report = known.sample_restless(&self.targets(restless)).await?;
+        Some(self.seen(asked_at, Some(report), Some(known)))
+    }
+
+    fn seen(&self, asked_at: Moment, report: Option<EngineReport>, engine: Option<&Arc<dyn Engine>>) -> Seen {
         let samples = report.as_ref().map_or(&[][..], |report| &report.samples);
         let places = samples.iter().enumerate().map(|(place, (id, _))| (id.clone(), place)).collect();
-        let abilities = known.map(|engine| engine.abilities()).unwrap_or_default();
+        let abilities = engine.map(|engine| engine.abilities()).unwrap_or_default();
         Seen { asked_at, report, places, abilities, slow_after: self.state.config.engine_timeout / 2 }
     }
 
@@ -102,6 +116,19 @@ impl Seen {
         let Some(report) = &self.report else { return false };
         let slow = report.calls.iter().any(|call| call.took > self.slow_after);
         slow || matches!(report.reach, Err(Fault::TimedOut))
+    }
+
+    /// The same of everybody in `workspaces`, if the engine as such did not answer.
+    pub(crate) fn of_everybody(mut self, workspaces: &[&Workspace]) -> Self {
+        if let Some(report) = &mut self.report
+            && let Err(fault) = report.reach
+        {
+            let unheard = Sample { at: report.at, observation: Observation::Unknown { fault } };
+            let others = workspaces.iter().filter(|workspace| !self.places.contains_key(&workspace.id));
+            report.samples.extend(others.map(|workspace| (workspace.id.clone(), unheard.clone())));
+            self.places = report.samples.iter().enumerate().map(|(place, (id, _))| (id.clone(), place)).collect();
+        }
+        self
     }
 
     /// What this says of the engine as such, for a judgement on a read of the fleet at `stamp`.

@@ -150,6 +150,17 @@ impl Snapshot {
         (snapshot, differing)
     }
 
+    /// Makes rows of a later read use the ids of this one, so that whoever has kept an id does not keep a second copy of it.
+    pub(crate) fn share_ids_with(&self, rows: &mut [Workspace]) {
+        let mut known = self.base.rows.iter().map(|row| &row.id).peekable();
+        for row in rows {
+            while known.next_if(|id| **id < row.id).is_some() {}
+            if let Some(id) = known.next_if(|id| **id == row.id) {
+                row.id = id.clone();
+            }
+        }
+    }
+
     /// Whether what has changed since the last read of all rows accounts for the number of rows in the database, which was `before` then and
     /// is `now` at present.
     pub(crate) fn explains(&self, before: usize, now: usize) -> bool {

@@ -40,6 +40,12 @@ pub trait Engine: Send + Sync {
     /// not reached by then is unknown.
     async fn sample_all(&self, targets: &[Target]) -> EngineReport;
 
+    /// Looks at these workspaces, where it can be told cheaply that all others of the last [`sample_all`](Self::sample_all) run as they did
+    /// then. `None`: that cannot be told now, and only a look at all of them can tell how they are. Takes at most twice the call time-out.
+    async fn sample_restless(&self, _targets: &[Target]) -> Option<EngineReport> {
+        None
+    }
+
     /// Looks at a few workspaces. Takes at most twice the call time-out.
     async fn sample_some(&self, targets: &[Target]) -> EngineReport;
 

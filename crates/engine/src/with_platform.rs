@@ -70,6 +70,10 @@ impl Engine for WithPlatform {
         self.engine.sample_all(targets).await
     }
 
+    async fn sample_restless(&self, targets: &[Target]) -> Option<EngineReport> {
+        self.engine.sample_restless(targets).await
+    }
+
     async fn sample_some(&self, targets: &[Target]) -> EngineReport {
         self.engine.sample_some(targets).await
     }

@@ -1,5 +1,7 @@
 //! What the database says should live: one row a workspace, with every fact about it that a verdict may use.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::id::{EngineName, WorkspaceId};
@@ -22,8 +24,9 @@ pub enum Kind {
 pub struct Workspace {
     /// `workspace_id`.
     pub id: WorkspaceId,
-    /// `status`, a free text of the platform. `DEFIB_WATCHED_STATUSES` says which of these texts are watched.
-    pub status: Box<str>,
+    /// `status`, a free text of the platform. `DEFIB_WATCHED_STATUSES` says which of these texts are watched, so a whole fleet has few of
+    /// them, and its rows share them.
+    pub status: Arc<str>,
     /// `kind`.
     pub kind: Kind,
     /// `engine`.

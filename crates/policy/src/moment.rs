@@ -5,6 +5,7 @@
 //! declare a healthy fleet dead after a step of the clock, so they are two types.
 
 use std::fmt;
+use std::num::NonZeroU64;
 use std::ops::{Add, Sub};
 use std::time::Duration;
 
@@ -12,41 +13,74 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A reading of our own monotonic clock: nanoseconds since an origin that the caller fixes once (program start, or the
 /// beginning of a simulated world).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Moment(u64);
+///
+/// It is kept as one more than the nanoseconds, because a number that is never zero needs no further bytes in an `Option`: what is known of
+/// a workspace has many moments that have not come yet.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(from = "u64", into = "u64")]
+pub struct Moment(NonZeroU64);
 
 impl Moment {
     /// The origin.
-    pub const ZERO: Self = Self(0);
+    pub const ZERO: Self = Self(NonZeroU64::MIN);
 
     /// The moment `since_origin` after the origin. Saturates after 584 years.
     #[must_use]
     pub fn after(since_origin: Duration) -> Self {
-        Self(u64::try_from(since_origin.as_nanos()).unwrap_or(u64::MAX))
+        Self::at_nanos(nanos_of(since_origin))
     }
 
     /// Nanoseconds since the origin.
     #[must_use]
     pub const fn nanos(self) -> u64 {
-        self.0
+        self.0.get() - 1
     }
 
     /// The moment so many nanoseconds after the origin.
     #[must_use]
     pub const fn at_nanos(nanos: u64) -> Self {
-        Self(nanos)
+        Self(NonZeroU64::MIN.saturating_add(nanos))
     }
 
     /// How long `earlier` lies back; zero when it lies ahead.
     #[must_use]
     pub const fn since(self, earlier: Self) -> Duration {
-        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+        Duration::from_nanos(self.nanos().saturating_sub(earlier.nanos()))
     }
 
     /// The moment `by` before this one, not before the origin.
     #[must_use]
     pub fn minus(self, by: Duration) -> Self {
-        Self(self.0.saturating_sub(Self::after(by).0))
+        Self::at_nanos(self.nanos().saturating_sub(nanos_of(by)))
+    }
+}
+
+/// In nanoseconds. Saturates after 584 years.
+fn nanos_of(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+impl Default for Moment {
+    fn default() -> Self {
+        Self::ZERO
+    }
+}
+
+impl From<u64> for Moment {
+    fn from(nanos: u64) -> Self {
+        Self::at_nanos(nanos)
+    }
+}
+
+impl From<Moment> for u64 {
+    fn from(moment: Moment) -> Self {
+        moment.nanos()
+    }
+}
+
+impl fmt::Debug for Moment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Moment({})", self.nanos())
     }
 }
 
@@ -54,7 +88,7 @@ impl Add<Duration> for Moment {
     type Output = Self;
 
     fn add(self, by: Duration) -> Self {
-        Self(self.0.saturating_add(Self::after(by).0))
+        Self(self.0.saturating_add(nanos_of(by)))
     }
 }
 

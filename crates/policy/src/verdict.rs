@@ -3,6 +3,8 @@
 //! Nobody can trust a verdict without its reason. So each names the [`Rule`] that gave it, holds the facts that it rests on, and says what
 //! would change it. `defib explain` prints exactly that.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::id::EngineName;
@@ -371,7 +373,7 @@ pub struct Evidence {
     /// The engine that was asked about it.
     pub engine: EngineName,
     /// `status` in the fleet row.
-    pub status: Box<str>,
+    pub status: Arc<str>,
     /// `last_heartbeat_at` in the fleet row.
     pub last_heartbeat_at: Option<Timestamp>,
     /// `last_activity_at` in the fleet row.

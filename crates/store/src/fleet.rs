@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::pin::pin;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use defib_policy::fleet::{FleetRead, Kind, Workspace};
 use defib_policy::id::{EngineName, WorkspaceId};
@@ -179,7 +179,9 @@ impl Store {
             rows.clock.ok_or_else(|| Fault::Unexpected("the database's clock did not come with the fleet".into()))?;
         let database_started_at =
             if is_promoted { self.promotions.seen(server_started, database_now) } else { server_started };
-        Ok((FleetRead { at, database_now, database_started_at, workspaces: rows.workspaces }, rows.malformed))
+        let mut workspaces = rows.workspaces;
+        workspaces.shrink_to_fit(); // they are kept until the next read of all of them
+        Ok((FleetRead { at, database_now, database_started_at, workspaces }, rows.malformed))
     }
 }
 
@@ -257,6 +259,8 @@ pub(crate) struct Reading {
     pub(crate) received: usize,
     /// A fleet has few engines: one allocation for each, not for each row.
     engines: HashSet<EngineName>,
+    /// As few statuses.
+    statuses: HashSet<Arc<str>>,
 }
 
 /// Whether a daemon can use a row of the fleet, for those who only show it. The row's columns stand as in the daemon's own read.
@@ -278,7 +282,16 @@ impl Contract {
 impl Reading {
     pub(crate) fn with_capacity(rows: usize) -> Self {
         let (workspaces, malformed) = (Vec::with_capacity(rows), Vec::new());
-        Self { clock: None, definition: None, count: None, workspaces, malformed, received: 0, engines: HashSet::new() }
+        Self {
+            clock: None,
+            definition: None,
+            count: None,
+            workspaces,
+            malformed,
+            received: 0,
+            engines: HashSet::new(),
+            statuses: HashSet::new(),
+        }
     }
 
     /// Takes a row: the clock's, or one of the fleet. Returns whether it is of a workspace that can be judged.
@@ -353,9 +366,13 @@ impl Reading {
             text => Ok(text.map(Box::<str>::from)),
         };
         let tasks = row.try_get::<_, Option<i64>>(10).ok().flatten().unwrap_or_default();
+        let status = match text(2)?.ok_or("status is null")? {
+            status if status.len() > REFERENCE_MAX => return Err("status is longer than 1024 bytes"),
+            status => self.status(status),
+        };
         Ok(Workspace {
             id: id.into(),
-            status: bounded(2, REFERENCE_MAX, "status is longer than 1024 bytes")?.ok_or("status is null")?,
+            status,
             kind,
             engine,
             container_ref: bounded(5, REFERENCE_MAX, "container_ref is longer than 1024 bytes")?,
@@ -380,6 +397,20 @@ impl Reading {
         }
         let new = EngineName::from(name);
         self.engines.insert(new.clone());
+        new
+    }
+
+    fn status(&mut self, text: &str) -> Arc<str> {
+        if let Some(last) = self.workspaces.last().map(|workspace| &workspace.status)
+            && **last == *text
+        {
+            return Arc::clone(last);
+        }
+        if let Some(known) = self.statuses.get(text) {
+            return Arc::clone(known);
+        }
+        let new = Arc::<str>::from(text);
+        self.statuses.insert(Arc::clone(&new));
         new
     }
 

@@ -49,9 +49,10 @@ impl World {
         Ok(Self { workspaces, engines: scripted, stage, poll, share: 0, _server: server })
     }
 
-    /// Starts the daemon, and waits until it has looked at everything.
-    pub(super) async fn daemon(&self) -> Result<Daemon> {
-        let daemon = self.stage.start_with("bench", &[]).await?.quiet();
+    /// Starts the daemon, and waits until it has looked at everything. It reads all rows every `resync`.
+    pub(super) async fn daemon(&self, resync: Duration) -> Result<Daemon> {
+        let resync = format!("{}ms", resync.as_millis());
+        let daemon = self.stage.start_with("bench", &[("DEFIB_RESYNC_INTERVAL", &resync)]).await?.quiet();
         daemon
             .wait_for_metric("defib_ticks_total{result=\"ok\",scope=\"fleet\"}", |ticks| ticks >= 1.0, READY_MAX)
             .await?;
