@@ -4,12 +4,15 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::Plan;
 use super::floor::Floor;
 use super::process::{cpu, cpu_since, memory, used};
 use super::report::{Report, Row};
 use super::world::{SHARES, World};
+use super::{Plan, page};
 use crate::Daemon;
+
+/// How often daemons with and without a recorder take turns.
+const TURNS: usize = 3;
 
 /// Processor time that was used during polls.
 #[derive(Default)]
@@ -50,8 +53,48 @@ async fn whole(plan: Plan, report: &mut Report) -> Result<Vec<Duration>> {
     report.add(Row::size("memory, resident", resident, target(96.0)));
     report.add(Row::size("memory, at its highest", peak, target(128.0)));
     report.add(Row::ratio("tick, wall", &tick_times(&mut world, &daemon, plan.ticks).await?, &floor.wall(), 1.3));
+    page::answers(&mut world, &daemon, report).await.context("the status page")?;
     end(daemon).await?;
+    recorder(&mut world, plan, report).await.context("the flight recorder")?;
     Ok(idle.defib)
+}
+
+/// What the flight recorder adds, without the rest.
+pub(super) async fn recorder_alone(plan: Plan, report: &mut Report) -> Result<()> {
+    let mut world = World::new(plan.workspaces, plan.engines, plan.poll).await?;
+    let daemon = world.daemon().await?;
+    warm_up(&mut world, &daemon).await?;
+    end(daemon).await?;
+    recorder(&mut world, plan, report).await
+}
+
+/// How long the status page takes to answer, without the rest.
+pub(super) async fn page_alone(plan: Plan, report: &mut Report) -> Result<()> {
+    let mut world = World::new(plan.workspaces, plan.engines, plan.poll).await?;
+    let daemon = world.daemon().await?;
+    warm_up(&mut world, &daemon).await?;
+    page::answers(&mut world, &daemon, report).await?;
+    end(daemon).await
+}
+
+/// Steady ticks of daemons that differ only in whether they record, in turn, so that both sides suffer from whatever else runs.
+async fn recorder(world: &mut World, plan: Plan, report: &mut Report) -> Result<()> {
+    let directory = std::env::temp_dir().join(format!("defib-bench-recording-{}", std::process::id()));
+    let path = directory.to_str().context("the directory for temporary files is no text")?.to_owned();
+    let (mut without, mut with) = (Spent::default(), Spent::default());
+    for round in 0..2 * TURNS {
+        let records = round % 2 == 1;
+        let knobs: &[(&str, &str)] = if records { &[("DEFIB_RECORD_DIR", &path)] } else { &[] };
+        let daemon = world.daemon_with(knobs).await?;
+        know_everybody(world, &daemon).await?;
+        let spent = ticks(world, &daemon, plan.ticks / 2, true).await?;
+        if records { &mut with } else { &mut without }.defib.extend(spent.defib);
+        end(daemon).await?;
+    }
+    std::fs::remove_dir_all(&directory).context("remove the recording")?;
+    let what = "steady tick with the flight recorder, CPU; floor: without it";
+    report.add(Row::ratio(what, &with.defib, &without.defib, 1.03));
+    Ok(())
 }
 
 /// How long ticks take in which a sixth of the fleet has beaten, by the program's own metrics.
@@ -88,6 +131,19 @@ async fn warm_up(world: &mut World, daemon: &Daemon) -> Result<()> {
         world.beat().await?;
         tokio::time::sleep(world.poll).await;
     }
+    all_are_alive(world, daemon).await
+}
+
+/// The same for a daemon that takes up the intervals that another one has learned: each share has to beat once.
+async fn know_everybody(world: &mut World, daemon: &Daemon) -> Result<()> {
+    for _ in 0..SHARES + 2 {
+        world.beat().await?;
+        tokio::time::sleep(world.poll).await;
+    }
+    all_are_alive(world, daemon).await
+}
+
+async fn all_are_alive(world: &World, daemon: &Daemon) -> Result<()> {
     let metrics = daemon.metrics().await?;
     let alive = metrics.value("defib_workspaces{verdict=\"alive\"}")?;
     #[expect(clippy::cast_precision_loss, reason = "a few hundred thousand")]

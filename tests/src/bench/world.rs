@@ -51,7 +51,12 @@ impl World {
 
     /// Starts the daemon, and waits until it has looked at everything.
     pub(super) async fn daemon(&self) -> Result<Daemon> {
-        let daemon = self.stage.start_with("bench", &[]).await?.quiet();
+        self.daemon_with(&[]).await
+    }
+
+    /// The same with knobs that differ from the others'.
+    pub(super) async fn daemon_with(&self, knobs: &[(&str, &str)]) -> Result<Daemon> {
+        let daemon = self.stage.start_with("bench", knobs).await?.quiet();
         daemon
             .wait_for_metric("defib_ticks_total{result=\"ok\",scope=\"fleet\"}", |ticks| ticks >= 1.0, READY_MAX)
             .await?;
