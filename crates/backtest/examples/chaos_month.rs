@@ -1,6 +1,6 @@
 //! Whether a replay says what was said: days of a simulated fleet in which something breaks every ten minutes or so, written by the recorder
 //! and replayed with the recorded settings.
-//! usage: chaos_month DAYS SEED
+//! usage: `chaos_month DAYS SEED`
 
 use std::time::Instant;
 

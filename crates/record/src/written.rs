@@ -264,7 +264,8 @@ mod tests {
 
     #[test]
     fn whatever_changes_in_a_row_is_seen() {
-        let changes: [(fn(&mut Workspace), u8); 13] = [
+        type Change = (fn(&mut Workspace), u8);
+        let changes: [Change; 13] = [
             (|it| it.status = "degraded".into(), ROW_WHOLE),
             (|it| it.kind = Kind::Instance, ROW_WHOLE),
             (|it| it.engine = "b".into(), ROW_WHOLE),
