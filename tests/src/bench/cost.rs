@@ -12,7 +12,7 @@ use super::{Plan, page};
 use crate::Daemon;
 
 /// How often daemons with and without a recorder take turns.
-const TURNS: usize = 3;
+const TURNS: usize = 2;
 
 /// Processor time that was used during polls.
 #[derive(Default)]

@@ -37,7 +37,8 @@ impl World {
             stage = stage.engine(&engine_name(number), url);
         }
         let millis = format!("{}ms", poll.as_millis());
-        let stage = stage.knob("POLL_INTERVAL", &millis).knob("LEASE_TTL", "15s");
+        // All rows are read as often as by default, and not as often as in tests.
+        let stage = stage.knob("POLL_INTERVAL", &millis).knob("RESYNC_INTERVAL", "60s").knob("LEASE_TTL", "15s");
         let insert = format!(
             "insert into defib.workspaces (id, name, status, kind, engine, last_heartbeat_at)
              select '00000000-0000-4000-8000-' || lpad(n::text, 12, '0'), 'workspace ' || n, 'online', 'container',
