@@ -146,6 +146,13 @@ static: install ## one program that needs no library of the machine it runs on
 release-notes: ## the newest section of CHANGELOG.md, if an operator can upgrade by it
 	@deploy/dev/release-notes.sh "$$(sed -n 's/^version = "\(.*\)"$$/\1/p' Cargo.toml)" <CHANGELOG.md
 
+# Minutes. A test replays days of the same.
+DAYS ?= 30
+
+.PHONY: chaos-month
+chaos-month: ## DAYS of a simulated fleet with SEED, recorded and replayed: every verdict and order must be the recorded one
+	$(CARGO) run --release --locked --quiet --package defib-backtest --example chaos_month $(DAYS) $(SEED)
+
 .PHONY: backtest-example
 backtest-example: ## the example of docs/backtest.md anew: a week of a simulated fleet, recorded and replayed
 	$(CARGO) run --release --locked --quiet --package defib-backtest --example example docs/backtest/example.html docs/backtest/example.txt

@@ -12,14 +12,32 @@ use crate::voice::Voice;
 /// Lines of the daemon's log that are shown after a failure.
 const LOG_LINES: usize = 15;
 
+/// The policies that the recording of the demo is also replayed through.
+const OTHERS: &str = "proxy-one-shot,docker-autoheal,kubelet-probe,heartbeat-60s";
+
 /// Shows what a person would look at next, and closes the books.
 pub(crate) async fn fall(stage: &Stage<'_>) -> Result<Books> {
     let voice = stage.voice;
     show_command(voice, "defib status", &stage.defib_as_viewer(&["status"]).await?);
     let explained = stage.defib_as_viewer(&["explain", "cedar", "--limit", "12"]).await?;
     show_command(voice, "defib explain cedar", &explained);
+    backtest(stage).await?;
     addresses(stage);
     Books::close(stage).await
+}
+
+/// Replays what was recorded of the scenes, and shows what other policies would have done in them. The command fails where the replay says
+/// something else than the daemon said. The daemon goes on recording meanwhile; what it has not written yet is left out.
+async fn backtest(stage: &Stage<'_>) -> Result<()> {
+    let recording = stage.daemon.recording();
+    let path = recording.to_str().context("the path of the recording is no text")?;
+    let arguments = ["backtest", "--record", path, "--against", OTHERS];
+    let answer = stage.defib_as_viewer(&arguments).await.context("replay the recording of the demo")?;
+    // What follows the table goes into every life of every workspace.
+    let table: Vec<&str> = answer.split("\n\n").take(2).collect();
+    let command = format!("defib backtest --record {} --against {OTHERS}", show(recording));
+    show_command(stage.voice, &command, &table.join("\n\n"));
+    Ok(())
 }
 
 /// Keeps everything running, and tells what happens. Returns only when it cannot be told any more.
@@ -72,6 +90,7 @@ fn addresses(stage: &Stage<'_>) {
         ("platform", format!("http://{}/", stage.platform.address)),
         ("proxy", format!("http://{}/, and /to/birch", stage.proxy.address)),
         ("log", show(stage.daemon.log())),
+        ("recording", show(stage.daemon.recording())),
         (
             "shell",
             format!("export DEFIB_DATABASE_URL={} DOCKER_HOST={}", stage.viewer_url(), stage.engine.handle().url()),

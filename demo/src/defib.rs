@@ -50,17 +50,19 @@ pub(crate) struct Daemon {
     child: Mutex<Child>,
     guardian: Option<Guardian>, // taken in `drop`, before the wait for the process that it kills
     log: PathBuf,
+    recording: PathBuf,
     pub(crate) address: SocketAddr,
 }
 
 impl Daemon {
-    /// Starts it with the demo's knobs and its log in a file.
+    /// Starts it with the demo's knobs, its log in a file, and its flight recorder in a directory.
     pub(crate) fn start(
         program: &Path,
         database_url: &str,
         engine_url: &str,
         platform: &Platform,
         log: PathBuf,
+        recording: PathBuf,
     ) -> Result<Self> {
         let address = loopback(free_port()?);
         let guardian = Guardian::start()?;
@@ -75,9 +77,9 @@ impl Daemon {
         command.env("DEFIB_ENGINES", format!("default={engine_url},{CONTROL_PLANE}=cp+{platform_url}"));
         command.env(CONTROL_PLANE_TOKEN, CONTROL_PLANE_SECRET);
         command.env("DEFIB_PLATFORM_URL", platform_url).env("DEFIB_PLATFORM_TOKEN", ADMIN_TOKEN);
-        command.env("DEFIB_LISTEN_ADDR", address.to_string());
+        command.env("DEFIB_LISTEN_ADDR", address.to_string()).env("DEFIB_RECORD_DIR", &recording);
         let child = command.arg("run").stdout(file).stderr(file_too).spawn().context("run defib")?;
-        Ok(Self { child: Mutex::new(child), guardian: Some(guardian), log, address })
+        Ok(Self { child: Mutex::new(child), guardian: Some(guardian), log, recording, address })
     }
 
     /// Waits until it has reached the database and the engine, and judged the fleet.
@@ -127,6 +129,11 @@ impl Daemon {
 
     pub(crate) fn log(&self) -> &Path {
         &self.log
+    }
+
+    /// Where it records what it judges by.
+    pub(crate) fn recording(&self) -> &Path {
+        &self.recording
     }
 
     fn exit_status(&self) -> Option<std::process::ExitStatus> {

@@ -96,9 +96,12 @@ impl<'a> Stage<'a> {
         let traffic = Traffic::start(proxy.address);
         say("proxy", &format!("http://{}: forwards, suspects, restarts nothing; traffic flows", proxy.address));
 
-        let log = log_file()?;
+        let (log, recording) = (kept("defib.log")?, kept("recording")?);
+        if recording.exists() {
+            std::fs::remove_dir_all(&recording).context("remove the recording of an earlier demo")?;
+        }
         let url = database.url(Login::Daemon);
-        let daemon = Daemon::start(&program, &url, engine.handle().url(), &platform, log)?;
+        let daemon = Daemon::start(&program, &url, engine.handle().url(), &platform, log, recording)?;
         daemon.is_ready().await.with_context(|| format!("see {}", daemon.log().display()))?;
         let alive = all_alive(&daemon, roles.len()).await?;
         say("page", &format!("http://{}/ shows the fleet, live, while the scenes play", daemon.address));
@@ -245,12 +248,12 @@ fn agent_program() -> Result<PathBuf> {
     path.filter(|path| path.is_file()).context("AGENT does not name the static agent: start the demo by `make demo`")
 }
 
-/// `target/demo/defib.log`: outlives the demo, so that it can be read.
-fn log_file() -> Result<PathBuf> {
+/// The path of a file or a directory in `target/demo`. What is there outlives the demo, so that it can be looked at.
+fn kept(name: &str) -> Result<PathBuf> {
     let own = std::env::current_exe().context("find the running program")?;
     let directory = own.ancestors().nth(2).context("the program is in no target directory")?.join("demo");
     std::fs::create_dir_all(&directory).with_context(|| format!("make {}", directory.display()))?;
-    Ok(directory.join("defib.log"))
+    Ok(directory.join(name))
 }
 
 /// A path as short as the working directory allows.

@@ -39,9 +39,13 @@ pub(crate) fn time(seconds: Option<f64>) -> String {
 /// What was replayed, in a few lines.
 pub(crate) fn head(report: &Report) -> Vec<String> {
     let recording = &report.recording;
-    let days = recording.workspace_seconds / 86_400.0;
+    let (length, unit) = match recording.workspace_seconds {
+        seconds if seconds >= 86_400.0 => (seconds / 86_400.0, "workspace-days"),
+        seconds if seconds >= 3_600.0 => (seconds / 3_600.0, "workspace-hours"),
+        seconds => (seconds / 60.0, "workspace-minutes"),
+    };
     let mut lines = vec![format!(
-        "{} to {}: {} workspaces, {days:.1} workspace-days, recorded in mode {} by defib {}",
+        "{} to {}: {} workspaces, {length:.1} {unit}, recorded in mode {} by defib {}",
         recording.from.as_deref().unwrap_or("?"),
         recording.until.as_deref().unwrap_or("?"),
         recording.workspaces,

@@ -28,8 +28,12 @@ fn tape(directory: &Path) -> DirectTape {
 }
 
 fn record(directory: &Path, mode: Mode, seed: u64) {
-    let tape = tape(directory);
     let climate = Climate { workspaces: 16, engines: 2, fault_every: mins(3), length: hours(5) };
+    record_in(climate, directory, mode, seed);
+}
+
+fn record_in(climate: Climate, directory: &Path, mode: Mode, seed: u64) {
+    let tape = tape(directory);
     let lived = live_with(climate, seed, |world| {
         world.settings.mode = mode;
         world.put_on_trial(Box::new(Defib::recorded(&world.settings, Box::new(tape))));
@@ -63,6 +67,19 @@ fn with_the_recorded_settings_chaos_gives_the_recorded_verdicts_and_orders() {
         assert!(defib.restarts > 5 && defib.restarts <= exact.orders, "{defib:?}");
         assert!(defib.needed > defib.untold && defib.not_needed <= 1, "{defib:?}");
     }
+}
+
+/// The short version of `make chaos-month`.
+#[test]
+fn days_of_chaos_are_replayed_exactly() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let climate = Climate { workspaces: 12, fault_every: mins(20), ..Climate::of_days(2) };
+    record_in(climate, directory.path(), Mode::Enforce, 5);
+    let report = replay(directory.path(), &[], &[]);
+    let (exact, recording) = (&report.exactness, &report.recording);
+    assert!(exact.differing == 0 && exact.same_policy, "{exact:?}");
+    assert!(exact.passes > 150_000 && exact.orders > 20 && exact.verdicts > 500, "{exact:?}");
+    assert!(recording.gaps > 3 && recording.calls_lost == 0, "{recording:?}");
 }
 
 #[test]

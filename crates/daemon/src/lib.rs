@@ -23,6 +23,7 @@ mod focus;
 mod golden_file;
 mod health;
 mod holds;
+mod hosts;
 #[cfg(test)]
 mod house_tests;
 mod http;

@@ -99,7 +99,13 @@ pub(crate) async fn run(config: Config, migrate: bool) -> anyhow::Result<()> {
     let http = http::bind(config.listen_addr).await?;
     let viewer = viewer(&config, &clock)?;
     let ui = viewer.is_some();
-    let shown = Shown { clock: Arc::clone(&clock), health: Arc::clone(&health), metrics: Arc::clone(&metrics), viewer };
+    let shown = Shown {
+        clock: Arc::clone(&clock),
+        health: Arc::clone(&health),
+        metrics: Arc::clone(&metrics),
+        viewer,
+        hosts: Arc::new(config.ui_hosts.clone()),
+    };
     info!(
         version = env!("CARGO_PKG_VERSION"),
         replica = %config.replica_id,

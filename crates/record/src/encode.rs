@@ -21,12 +21,12 @@ use defib_policy::plan::Plan;
 use defib_policy::sample::Observation;
 
 use crate::known::{
-    EngineMemo, IN_FLIGHT, ON_HOLD, OURS, QUEUED, ROW_ACTIVITY, ROW_BEAT, ROW_TASKS, ROW_WHOLE, SAMPLED, Slot, bit,
-    grown_by, row_changes,
+    EngineMemo, IN_FLIGHT, ON_HOLD, OURS, QUEUED, ROW_ACTIVITY, ROW_BEAT, ROW_TASKS, ROW_WHOLE, SAMPLED, bit, grown_by,
 };
 use crate::seen::Seen;
 use crate::told::{Called, Rare, digest};
 use crate::wire::{put, put_bytes, put_signed, put_value};
+use crate::written::{self, RowChange, Written};
 
 pub(crate) const OP_DEFINE: u8 = 1;
 pub(crate) const OP_ENGINE: u8 = 2;
@@ -56,8 +56,7 @@ pub(crate) struct Encoder {
     out: Vec<u8>,
     changed: Vec<u8>,
     members: Vec<u32>,
-    index: HashMap<WorkspaceId, u32>,
-    slots: Vec<Slot>,
+    written: Written,
     order: Vec<u32>,
     names: HashMap<EngineName, u32>,
     engines: HashMap<Option<u32>, EngineMemo>,
@@ -121,10 +120,10 @@ impl Encoder {
 
     /// Something happened to one whom passes left out.
     pub(crate) fn stir(&mut self, id: &WorkspaceId) {
-        let number = match self.index.get(id) {
-            Some(number) => *number,
-            None => self.define(id),
-        };
+        let number = self.written.number(id).unwrap_or_else(|| {
+            put_id(&mut self.out, id);
+            self.written.define(id)
+        });
         self.out.push(OP_STIR);
         put(&mut self.out, u64::from(number));
     }
@@ -139,12 +138,11 @@ impl Encoder {
         let (mut count, mut last) = (0_u64, 0);
         self.changed.clear();
         for (place, (row, number)) in read.workspaces.iter().zip(&self.members).enumerate() {
-            let Some(slot) = self.slots.get_mut(*number as usize) else { continue };
-            let changes = row_changes(slot.row.as_ref(), row);
-            if changes != 0 {
+            if let Some(change) = self.written.row_change(*number, row) {
                 put(&mut self.changed, (place - last) as u64);
                 (count, last) = (count + 1, place);
-                put_row(&mut self.changed, slot, row, changes);
+                put_row(&mut self.changed, row, &change);
+                self.written.remember(*number, &change);
             }
         }
         put(&mut self.out, count);
@@ -221,27 +219,10 @@ impl Encoder {
         number
     }
 
-    /// The numbers of workspaces, into `members`. Those of `likely`, in this order, are found without a look-up.
+    /// The numbers of workspaces, into `members`. Those of `likely`, in this order, are tried first.
     fn number<'a>(&mut self, ids: impl Iterator<Item = &'a WorkspaceId>, likely: &[u32]) {
-        self.members.clear();
-        let mut likely = likely.iter();
-        for id in ids {
-            let guess = likely.next().filter(|number| self.slots.get(**number as usize).is_some_and(|it| it.id == *id));
-            let number = match guess.or_else(|| self.index.get(id)) {
-                Some(number) => *number,
-                None => self.define(id),
-            };
-            self.members.push(number);
-        }
-    }
-
-    fn define(&mut self, id: &WorkspaceId) -> u32 {
-        let number = u32::try_from(self.slots.len()).unwrap_or(u32::MAX);
-        self.slots.push(Slot::new(id.clone()));
-        self.index.insert(id.clone(), number);
-        self.out.push(OP_DEFINE);
-        put_bytes(&mut self.out, id.as_str().as_bytes());
-        number
+        let out = &mut self.out;
+        self.written.numbers(ids, likely, &mut self.members, |id| put_id(out, id));
     }
 
     fn put_members(&mut self, before: &[u32]) {
@@ -287,20 +268,22 @@ impl Encoder {
         let (mut count, mut last, mut grown) = (0_u64, 0, 0);
         self.changed.clear();
         for (place, (look, number)) in looks.iter().zip(&self.members).enumerate() {
-            let Some(slot) = self.slots.get_mut(*number as usize) else { continue };
-            let row = row_changes(slot.row.as_ref(), look.workspace);
+            let row = self.written.row_change(*number, look.workspace);
+            if let Some(change) = &row {
+                self.written.remember(*number, change);
+            }
+            let Some(before) = self.written.look(*number) else { continue };
             let seen = look.sample.map(|sample| &sample.observation);
-            let seen_before = slot.sample.as_ref().map(|sample| &sample.observation);
-            let is_aged = !look.attempts.is_empty() && slot.attempts != look.attempts;
-            let aged = if is_aged { grown_by(&slot.attempts, look.attempts) } else { None };
-            let own_differs = slot.own.as_ref() != look.own;
+            let is_aged = !look.attempts.is_empty() && before.attempts != look.attempts;
+            let aged = if is_aged { grown_by(&before.attempts, look.attempts) } else { None };
+            let own_differs = before.own.as_deref() != look.own;
             let flags = flags_of(look);
-            let changes = bit(row != 0, LOOK_ROW)
-                | bit(seen.is_some() && seen != seen_before, LOOK_SEEN)
+            let changes = bit(row.is_some(), LOOK_ROW)
+                | bit(seen.is_some() && seen != before.observation.as_ref(), LOOK_SEEN)
                 | bit(look.sample.is_some_and(|sample| sample.at != common), LOOK_AT)
                 | bit(aged.is_some(), LOOK_AGED)
-                | bit(aged.is_none() && slot.attempts != look.attempts, LOOK_ATTEMPTS)
-                | bit(slot.flags != flags, LOOK_FLAGS)
+                | bit(aged.is_none() && before.attempts != look.attempts, LOOK_ATTEMPTS)
+                | bit(before.flags != flags, LOOK_FLAGS)
                 | bit(own_differs, LOOK_OWN);
             if changes == 0 {
                 continue;
@@ -308,19 +291,14 @@ impl Encoder {
             put(&mut self.changed, (place - last) as u64);
             (count, last) = (count + 1, place);
             self.changed.push(changes);
-            if row != 0 {
-                put_row(&mut self.changed, slot, look.workspace, row);
+            if let Some(change) = &row {
+                put_row(&mut self.changed, look.workspace, change);
             }
             if let Some(observation) = seen.filter(|_| changes & LOOK_SEEN != 0) {
-                put_seen(&mut self.changed, slot, observation);
+                put_seen(&mut self.changed, before, observation);
             }
-            if let Some(sample) = look.sample {
-                if changes & LOOK_AT != 0 {
-                    put_signed(&mut self.changed, nanos_between(sample.at, common));
-                }
-                if changes & LOOK_SEEN != 0 {
-                    slot.sample = Some(sample.clone());
-                }
+            if let Some(sample) = look.sample.filter(|_| changes & LOOK_AT != 0) {
+                put_signed(&mut self.changed, nanos_between(sample.at, common));
             }
             if let Some(by) = aged {
                 put_signed(&mut self.changed, by.wrapping_sub(grown));
@@ -330,16 +308,16 @@ impl Encoder {
                 put_value(&mut self.changed, &look.attempts);
             }
             if changes & (LOOK_ATTEMPTS | LOOK_AGED) != 0 {
-                slot.attempts.clear();
-                slot.attempts.extend_from_slice(look.attempts);
+                before.attempts.clear();
+                before.attempts.extend_from_slice(look.attempts);
             }
             if changes & LOOK_FLAGS != 0 {
                 self.changed.push(flags);
-                slot.flags = flags;
+                before.flags = flags;
             }
             if own_differs {
                 put_value(&mut self.changed, &look.own);
-                slot.own = look.own.cloned();
+                before.own = look.own.cloned().map(Box::new);
             }
         }
         put(&mut self.out, count);
@@ -355,12 +333,12 @@ impl Encoder {
         self.out.extend(digest.to_le_bytes());
         put(&mut self.out, plan.changes.len() as u64);
         for change in &plan.changes {
-            let number = self.index.get(&change.workspace).copied().unwrap_or(u32::MAX);
+            let number = self.written.number(&change.workspace).unwrap_or(u32::MAX);
             put_value(&mut self.out, &(number, change.to, change.evidence.rule, change.evidence.held));
         }
         put(&mut self.out, plan.restarts.len() as u64);
         for order in &plan.restarts {
-            let number = self.index.get(&order.workspace).copied().unwrap_or(u32::MAX);
+            let number = self.written.number(&order.workspace).unwrap_or(u32::MAX);
             put_value(&mut self.out, &(number, order.attempt));
         }
     }
@@ -374,41 +352,36 @@ fn flags_of(look: &Look<'_>) -> u8 {
         | bit(look.sample.is_some(), SAMPLED)
 }
 
-fn put_row(out: &mut Vec<u8>, slot: &mut Slot, row: &Workspace, changes: u8) {
-    out.push(changes);
-    match &mut slot.row {
-        Some(before) if changes & ROW_WHOLE == 0 => {
-            let since = |before: Option<Timestamp>, now: Option<Timestamp>| match (before, now) {
-                (Some(before), Some(now)) => now.0.wrapping_sub(before.0),
-                _ => 0, // not reached: a stamp that came or went has the whole row written
-            };
-            if changes & ROW_BEAT != 0 {
-                put_signed(out, since(before.last_heartbeat_at, row.last_heartbeat_at));
-            }
-            if changes & ROW_ACTIVITY != 0 {
-                put_signed(out, since(before.last_activity_at, row.last_activity_at));
-            }
-            if changes & ROW_TASKS != 0 {
-                put_signed(out, i64::from(row.active_tasks));
-            }
-            before.last_heartbeat_at = row.last_heartbeat_at;
-            before.last_activity_at = row.last_activity_at;
-            before.active_tasks = row.active_tasks;
-        }
-        before => {
-            put_value(out, row);
-            *before = Some(row.clone());
-        }
+/// Gives an id the next number.
+fn put_id(out: &mut Vec<u8>, id: &WorkspaceId) {
+    out.push(OP_DEFINE);
+    put_bytes(out, id.as_str().as_bytes());
+}
+
+fn put_row(out: &mut Vec<u8>, row: &Workspace, change: &RowChange) {
+    out.push(change.bits);
+    if change.bits & ROW_WHOLE != 0 {
+        return put_value(out, row);
+    }
+    if change.bits & ROW_BEAT != 0 {
+        put_signed(out, change.beat_by);
+    }
+    if change.bits & ROW_ACTIVITY != 0 {
+        put_signed(out, change.activity_by);
+    }
+    if change.bits & ROW_TASKS != 0 {
+        put_signed(out, i64::from(row.active_tasks));
     }
 }
 
-fn put_seen(out: &mut Vec<u8>, slot: &mut Slot, observation: &Observation) {
-    put_value(out, &Seen::after(slot.life.as_ref(), observation));
+fn put_seen(out: &mut Vec<u8>, before: &mut written::Look, observation: &Observation) {
+    put_value(out, &Seen::after(before.life.as_ref(), observation));
     if let Some(life) = observation.incarnation()
-        && slot.life.as_ref() != Some(life)
+        && before.life.as_ref() != Some(life)
     {
-        slot.life = Some(life.clone());
+        before.life = Some(life.clone());
     }
+    before.observation = Some(observation.clone());
 }
 
 /// `to` minus `from`, in nanoseconds.

@@ -1,6 +1,7 @@
-//! What has been written of each workspace so far: what is as before is not written again.
+//! What is known of each workspace from what was written so far: what is as before is not written again.
 //!
-//! The writer and the reader keep the same state and change it by the same bytes. A new segment begins with none of it.
+//! The reader keeps all of it. The writer keeps as much as it needs to see what has changed ([`Written`](crate::written::Written)), and both change
+//! it by the same bytes. A new segment begins with none of it.
 
 use std::time::Duration;
 
@@ -8,7 +9,6 @@ use defib_policy::attempt::Attempt;
 use defib_policy::fleet::Workspace;
 use defib_policy::id::WorkspaceId;
 use defib_policy::judge::{EngineEvidence, OwnSettings};
-use defib_policy::moment::Timestamp;
 use defib_policy::sample::{Incarnation, Sample};
 
 /// A restart of it is being made.
@@ -22,7 +22,7 @@ pub(crate) const ON_HOLD: u8 = 8;
 /// Its engine said something of it in this pass.
 pub(crate) const SAMPLED: u8 = 16;
 
-/// One workspace as it was last written.
+/// One workspace as it was last read.
 #[derive(Clone, Debug)]
 pub(crate) struct Slot {
     pub(crate) id: WorkspaceId,
@@ -62,31 +62,6 @@ pub(crate) const ROW_WHOLE: u8 = 8;
 /// A bit, where something is so.
 pub(crate) const fn bit(is: bool, bit: u8) -> u8 {
     if is { bit } else { 0 }
-}
-
-/// What of a row is not as before.
-pub(crate) fn row_changes(before: Option<&Workspace>, now: &Workspace) -> u8 {
-    let Some(before) = before else { return ROW_WHOLE };
-    let stamp = |before: Option<Timestamp>, now: Option<Timestamp>, bit| match (before, now) {
-        (None, None) => 0,
-        (Some(before), Some(now)) => self::bit(before != now, bit),
-        _ => ROW_WHOLE,
-    };
-    let same = before.status == now.status
-        && before.kind == now.kind
-        && before.engine == now.engine
-        && before.container_ref == now.container_ref
-        && before.instance_ref == now.instance_ref
-        && before.suspended == now.suspended
-        && before.created_at == now.created_at
-        && before.policy == now.policy;
-    if !same {
-        return ROW_WHOLE;
-    }
-    let changes = stamp(before.last_heartbeat_at, now.last_heartbeat_at, ROW_BEAT)
-        | stamp(before.last_activity_at, now.last_activity_at, ROW_ACTIVITY)
-        | bit(before.active_tasks != now.active_tasks, ROW_TASKS);
-    if changes & ROW_WHOLE != 0 { ROW_WHOLE } else { changes }
 }
 
 /// By how much all ages of `before` must grow to be those of `now`, if that is the only difference.

@@ -6,7 +6,7 @@
 //!
 //! Each call to a [`Judge`](defib_policy::judge::Judge) that changes what it knows is a [`Told`](told::Told). A [`Recorded`] judge makes the
 //! call and writes it down; [`Reader`] reads the calls back, and [`tell`](told::tell) makes them to another judge. What has not changed since
-//! it was last written is left out (`known.rs`).
+//! it was last written is left out (`known.rs`, `written.rs`).
 
 mod encode;
 mod error;
@@ -20,6 +20,7 @@ mod segment;
 mod tape;
 pub mod told;
 mod wire;
+mod written;
 
 pub use error::RecordError;
 pub use files::RecordSettings;

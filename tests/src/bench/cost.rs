@@ -4,12 +4,15 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::Plan;
 use super::floor::Floor;
 use super::process::{cpu, cpu_since, memory, used};
 use super::report::{Report, Row};
 use super::world::{SHARES, World};
+use super::{Plan, page};
 use crate::Daemon;
+
+/// How often daemons with and without a recorder take turns.
+const TURNS: usize = 2;
 
 /// Processor time that was used during polls.
 #[derive(Default)]
@@ -18,9 +21,6 @@ struct Spent {
     engines: Vec<Duration>,
     database: Vec<Duration>,
 }
-
-/// `DEFIB_RESYNC_INTERVAL` as it is by default. The daemon's own default may not be used, because tests set another one.
-const RESYNC: Duration = Duration::from_secs(60);
 
 /// After everybody has beaten: so many polls, until no read of what is new brings those heartbeats again.
 const OVERLAP: u32 = 3;
@@ -34,7 +34,7 @@ pub(super) async fn costs(plan: Plan, report: &mut Report) -> Result<()> {
         return Ok(());
     }
     let mut world = World::new(plan.workspaces / 10, (plan.engines / 10).max(1), plan.poll).await?;
-    let daemon = world.daemon(RESYNC).await?;
+    let daemon = world.daemon(&[]).await?;
     warm_up(&mut world, &daemon).await?;
     let small = idle(&mut world, &daemon, plan.ticks).await.context("a tenth of the fleet")?;
     report.add(Row::ratio(what, &large, &small.defib, 2.5));
@@ -48,7 +48,7 @@ async fn whole(plan: Plan, report: &mut Report) -> Result<Vec<Duration>> {
     report.add(Row::told("floor: rows and lists, CPU", &floor.cpu()));
     report.add(Row::told("floor: the rows alone, CPU", &floor.rows_cpu()));
 
-    let daemon = world.daemon(RESYNC).await?;
+    let daemon = world.daemon(&[]).await?;
     warm_up(&mut world, &daemon).await?;
     let steady = ticks(&mut world, &daemon, plan.ticks, true).await?;
     report.add(Row::ratio("steady tick (a sixth has beaten), CPU", &steady.defib, &floor.cpu(), 0.12));
@@ -60,15 +60,55 @@ async fn whole(plan: Plan, report: &mut Report) -> Result<Vec<Duration>> {
     let target = |most: f64| (plan.workspaces >= 100_000).then_some(most);
     report.add(Row::size("memory, resident", resident, target(96.0)));
     report.add(Row::size("memory, at its highest", peak, target(128.0)));
+    page::answers(&mut world, &daemon, report).await.context("the status page")?;
     end(daemon).await?;
 
     // Another daemon, each of whose ticks is a resync.
-    let daemon = world.daemon(plan.poll).await?;
+    let daemon = world.daemon(&[("DEFIB_RESYNC_INTERVAL", &format!("{}s", plan.poll.as_secs()))]).await?;
     let (spent, walls) = resyncs(&mut world, &daemon, plan.ticks).await?;
     report.add(Row::ratio("resync, wall", &walls, &floor.wall(), 1.3));
     report.add(Row::ratio("resync, CPU", &spent, &floor.cpu(), 1.3));
     end(daemon).await?;
+    recorder(&mut world, plan, report).await.context("the flight recorder")?;
     Ok(idle.defib)
+}
+
+/// What the flight recorder adds, without the rest.
+pub(super) async fn recorder_alone(plan: Plan, report: &mut Report) -> Result<()> {
+    let mut world = World::new(plan.workspaces, plan.engines, plan.poll).await?;
+    let daemon = world.daemon(&[]).await?;
+    warm_up(&mut world, &daemon).await?;
+    end(daemon).await?;
+    recorder(&mut world, plan, report).await
+}
+
+/// How long the status page takes to answer, without the rest.
+pub(super) async fn page_alone(plan: Plan, report: &mut Report) -> Result<()> {
+    let mut world = World::new(plan.workspaces, plan.engines, plan.poll).await?;
+    let daemon = world.daemon(&[]).await?;
+    warm_up(&mut world, &daemon).await?;
+    page::answers(&mut world, &daemon, report).await?;
+    end(daemon).await
+}
+
+/// Steady ticks of daemons that differ only in whether they record, in turn, so that both sides suffer from whatever else runs.
+async fn recorder(world: &mut World, plan: Plan, report: &mut Report) -> Result<()> {
+    let directory = std::env::temp_dir().join(format!("defib-bench-recording-{}", std::process::id()));
+    let path = directory.to_str().context("the directory for temporary files is no text")?.to_owned();
+    let (mut without, mut with) = (Spent::default(), Spent::default());
+    for round in 0..2 * TURNS {
+        let records = round % 2 == 1;
+        let knobs: &[(&str, &str)] = if records { &[("DEFIB_RECORD_DIR", &path)] } else { &[] };
+        let daemon = world.daemon(knobs).await?;
+        know_everybody(world, &daemon).await?;
+        let spent = ticks(world, &daemon, plan.ticks / 2, true).await?;
+        if records { &mut with } else { &mut without }.defib.extend(spent.defib);
+        end(daemon).await?;
+    }
+    std::fs::remove_dir_all(&directory).context("remove the recording")?;
+    let what = "steady tick with the flight recorder, CPU; floor: without it";
+    report.add(Row::ratio(what, &with.defib, &without.defib, 1.03));
+    Ok(())
 }
 
 /// The processor time of ticks in which all rows are read, and how long they take by the program's own metrics.
@@ -107,6 +147,19 @@ async fn warm_up(world: &mut World, daemon: &Daemon) -> Result<()> {
         world.beat().await?;
         tokio::time::sleep(world.poll).await;
     }
+    all_are_alive(world, daemon).await
+}
+
+/// The same for a daemon that takes up the intervals that another one has learned: each share has to beat once.
+async fn know_everybody(world: &mut World, daemon: &Daemon) -> Result<()> {
+    for _ in 0..SHARES + 2 {
+        world.beat().await?;
+        tokio::time::sleep(world.poll).await;
+    }
+    all_are_alive(world, daemon).await
+}
+
+async fn all_are_alive(world: &World, daemon: &Daemon) -> Result<()> {
     let metrics = daemon.metrics().await?;
     let alive = metrics.value("defib_workspaces{verdict=\"alive\"}")?;
     #[expect(clippy::cast_precision_loss, reason = "a few hundred thousand")]

@@ -11,6 +11,7 @@ mod dockerd;
 mod engines;
 mod floor;
 mod latency;
+mod page;
 mod process;
 mod report;
 mod world;
@@ -59,15 +60,19 @@ impl Plan {
     }
 }
 
-/// Which of its halves is run.
+/// Which of its parts is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// Both.
+    /// All of them.
     All,
     /// What a tick costs.
     Costs,
     /// How long somebody stays dead.
     Latencies,
+    /// Of what a tick costs: what the flight recorder adds to it.
+    Recorder,
+    /// How long the status page takes to answer.
+    Page,
 }
 
 /// Runs it to its end.
@@ -76,18 +81,27 @@ pub enum Part {
 /// The daemon, the database, an engine or the floor failed.
 pub async fn bench(plan: Plan, part: Part) -> Result<Report> {
     let mut report = Report::new(plan);
+    match part {
+        Part::Recorder => cost::recorder_alone(plan, &mut report).await.context("the flight recorder")?,
+        Part::Page => cost::page_alone(plan, &mut report).await.context("the status page")?,
+        Part::All | Part::Costs | Part::Latencies => halves(plan, part, &mut report).await?,
+    }
+    Ok(report)
+}
+
+async fn halves(plan: Plan, part: Part, report: &mut Report) -> Result<()> {
     if part != Part::Costs {
-        latency::latencies(&mut report, plan.deaths).await.context("latencies")?;
+        latency::latencies(report, plan.deaths).await.context("latencies")?;
         report.leave_out("kill to running on podman", "no test server of it is started here");
     }
     if part != Part::Latencies {
-        cost::costs(plan, &mut report).await.context("costs")?;
+        cost::costs(plan, report).await.context("costs")?;
         let what = "idle tick, CPU of a real dockerd";
         if plan.containers > 0 {
-            dockerd::polls(&mut report, plan.containers, plan.ticks).await.context(what)?;
+            dockerd::polls(report, plan.containers, plan.ticks).await.context(what)?;
         } else {
             report.leave_out(what, "a quick run starts no hundreds of containers");
         }
     }
-    Ok(report)
+    Ok(())
 }

@@ -25,6 +25,8 @@ enum Rule {
     Ratio(f64),
     /// The figures are what remains after their floors were taken off. This quantile of them is at most so large.
     Beyond { quantile: f64, most: f64 },
+    /// This quantile of the figures is at most so large.
+    Within { quantile: f64, most: f64 },
     /// The largest median.
     AtMost(f64),
     /// Nothing.
@@ -53,6 +55,13 @@ impl Row {
         Self { what: what.to_owned(), unit: "ms", measured, floor, rule: Rule::Beyond { quantile, most } }
     }
 
+    /// Times, of which this quantile is at most so long.
+    #[must_use]
+    pub fn within(what: &str, measured: &[Duration], (quantile, most): (f64, Duration)) -> Self {
+        let rule = Rule::Within { quantile, most: most.as_secs_f64() * 1_000.0 };
+        Self { what: what.to_owned(), unit: "ms", measured: millis(measured), floor: Vec::new(), rule }
+    }
+
     /// Times that are told for orientation.
     #[must_use]
     pub fn told(what: &str, measured: &[Duration]) -> Self {
@@ -70,14 +79,16 @@ impl Row {
     fn value(&self) -> f64 {
         match self.rule {
             Rule::Ratio(_) => quantile(&self.measured, 0.5) / quantile(&self.floor, 0.5),
-            Rule::Beyond { quantile: at, .. } => quantile(&self.measured, at),
+            Rule::Beyond { quantile: at, .. } | Rule::Within { quantile: at, .. } => quantile(&self.measured, at),
             Rule::AtMost(_) | Rule::Told => quantile(&self.measured, 0.5),
         }
     }
 
     fn target(&self) -> Option<f64> {
         match self.rule {
-            Rule::Ratio(most) | Rule::Beyond { most, .. } | Rule::AtMost(most) => Some(most),
+            Rule::Ratio(most) | Rule::Beyond { most, .. } | Rule::Within { most, .. } | Rule::AtMost(most) => {
+                Some(most)
+            }
             Rule::Told => None,
         }
     }
@@ -104,9 +115,10 @@ impl Row {
             }
         };
         let ratio = matches!(self.rule, Rule::Ratio(_)).then(|| self.value());
+        let held = self.target().map(|_| self.value());
         json!({
             "what": self.what, "unit": self.unit, "measured": spread(&self.measured), "floor": spread(&self.floor),
-            "ratio": ratio, "target": self.target(), "met": self.is_met(),
+            "ratio": ratio, "held": held, "target": self.target(), "met": self.is_met(),
         })
     }
 
@@ -125,13 +137,22 @@ impl Row {
             Rule::Ratio(most) => (format!("{:.2}", self.value()), format!("ratio {most}")),
             Rule::Beyond { quantile, most } if quantile < 1.0 => (String::new(), format!("{most} {unit} over it")),
             Rule::Beyond { most, .. } => (String::new(), format!("all {most} {unit} over it")),
+            Rule::Within { quantile, most } => (String::new(), format!("p{:.0} {most} {unit}", quantile * 100.0)),
             Rule::AtMost(most) => (String::new(), format!("{most} {unit}")),
             Rule::Told => (String::new(), String::new()),
+        };
+        let measured = match self.rule {
+            // The quantile is what is held against the target.
+            Rule::Within { quantile: at, .. } if !self.measured.is_empty() => {
+                let (median, most) = (quantile(&self.measured, 0.5), quantile(&self.measured, 1.0));
+                format!("{median:.1} {unit} (p{:.0} {:.1}, at most {most:.1})", at * 100.0, self.value())
+            }
+            _ => spread(&self.measured),
         };
         [
             self.what.clone(),
             self.measured.len().to_string(),
-            spread(&self.measured),
+            measured,
             spread(&self.floor),
             ratio,
             target,
@@ -238,6 +259,12 @@ mod tests {
         assert_eq!(beyond(&[18, 29, 90], 0.5), Some(false));
         assert_eq!(beyond(&[18, 28, 90], 0.99), Some(false), "the slowest of three is among the slowest hundredth");
         assert_eq!(beyond(&[], 0.5), Some(false), "nothing was measured");
+        let within = |measured: &[u64], quantile| {
+            Row::within("x", &times(measured), (quantile, Duration::from_millis(100))).is_met()
+        };
+        assert_eq!(within(&[10, 100, 300], 0.5), Some(true));
+        assert_eq!(within(&[10, 100, 300], 0.95), Some(false));
+        assert_eq!(within(&[], 0.95), Some(false), "nothing was measured");
         assert_eq!(Row::size("x", 96.0, Some(96.0)).is_met(), Some(true));
         assert_eq!(Row::size("x", 96.1, Some(96.0)).is_met(), Some(false));
         assert_eq!(Row::size("x", 96.1, None).is_met(), None);
@@ -247,12 +274,14 @@ mod tests {
     fn the_table_and_the_json_say_the_same() {
         let mut report = Report::new(Plan::quick());
         report.add(Row::ratio("steady", &times(&[10, 20, 30]), &times(&[40]), 0.4));
+        report.add(Row::within("page", &times(&[10, 20, 90]), (0.95, Duration::from_millis(100))));
         report.leave_out("podman", "it is not installed");
         let text = report.to_string();
         assert!(
             text.contains("| steady | 3 | 20.0 ms (10.0 to 30.0) | 40.0 ms | 0.50  | ratio 0.4 | missed  |"),
             "{text}"
         );
+        assert!(text.contains("| 20.0 ms (p95 90.0, at most 90.0) |"), "{text}");
         assert!(text.contains("not measured: podman: it is not installed"), "{text}");
         let row = &report.json()["rows"][0];
         assert_eq!(row["measured"]["median"], 20.0);

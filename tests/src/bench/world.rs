@@ -37,7 +37,8 @@ impl World {
             stage = stage.engine(&engine_name(number), url);
         }
         let millis = format!("{}ms", poll.as_millis());
-        let stage = stage.knob("POLL_INTERVAL", &millis).knob("LEASE_TTL", "15s");
+        // All rows are read as often as by default, and not as often as in tests.
+        let stage = stage.knob("POLL_INTERVAL", &millis).knob("RESYNC_INTERVAL", "60s").knob("LEASE_TTL", "15s");
         let insert = format!(
             "insert into defib.workspaces (id, name, status, kind, engine, last_heartbeat_at)
              select '00000000-0000-4000-8000-' || lpad(n::text, 12, '0'), 'workspace ' || n, 'online', 'container',
@@ -49,10 +50,9 @@ impl World {
         Ok(Self { workspaces, engines: scripted, stage, poll, share: 0, _server: server })
     }
 
-    /// Starts the daemon, and waits until it has looked at everything. It reads all rows every `resync`.
-    pub(super) async fn daemon(&self, resync: Duration) -> Result<Daemon> {
-        let resync = format!("{}ms", resync.as_millis());
-        let daemon = self.stage.start_with("bench", &[("DEFIB_RESYNC_INTERVAL", &resync)]).await?.quiet();
+    /// Starts the daemon with knobs that differ from the others', and waits until it has looked at everything.
+    pub(super) async fn daemon(&self, knobs: &[(&str, &str)]) -> Result<Daemon> {
+        let daemon = self.stage.start_with("bench", knobs).await?.quiet();
         daemon
             .wait_for_metric("defib_ticks_total{result=\"ok\",scope=\"fleet\"}", |ticks| ticks >= 1.0, READY_MAX)
             .await?;

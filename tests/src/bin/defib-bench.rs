@@ -1,13 +1,13 @@
 //! `make bench`: what the daemon costs, and how long somebody stays dead, beside the floor of the same work.
 //!
-//! usage: `defib-bench [--quick] [--part costs|latencies] [--workspaces N] [--engines N] [--ticks N] [--deaths N]
+//! usage: `defib-bench [--quick] [--part costs|latencies|recorder|page] [--workspaces N] [--engines N] [--ticks N] [--deaths N]
 //! [--containers N] [--json FILE]`
 
 use std::process::ExitCode;
 
 use defib_tests::bench::{Part, Plan, bench, read_all, serve};
 
-const USAGE: &str = "usage: defib-bench [--quick] [--part costs|latencies] [--workspaces N] [--engines N] [--ticks N] \
+const USAGE: &str = "usage: defib-bench [--quick] [--part costs|latencies|recorder|page] [--workspaces N] [--engines N] [--ticks N] \
                      [--deaths N] [--containers N] [--json FILE]";
 
 #[tokio::main]
@@ -73,7 +73,9 @@ fn asked<'a>(words: &[&'a str]) -> Result<Asked<'a>, String> {
                 asked.part = match *value {
                     "costs" => Part::Costs,
                     "latencies" => Part::Latencies,
-                    _ => return Err(format!("{option} takes costs or latencies, not {value}")),
+                    "recorder" => Part::Recorder,
+                    "page" => Part::Page,
+                    _ => return Err(format!("{option} takes costs, latencies, recorder or page, not {value}")),
                 };
             }
             "--workspaces" => asked.plan.workspaces = number()?,

@@ -1,5 +1,6 @@
 //! The soak: replicas are killed and Postgres is restarted at random while workspaces die at random, and afterwards the engine's own
-//! count of starts must be the count of deaths, and the ledger must tell the same story row by row.
+//! count of starts must be the count of deaths, and the ledger must tell the same story row by row. Every replica records what it judges by,
+//! and a replay of all recordings must say what was said.
 //!
 //! The engine is the scripted one, because it counts its starts, and because its restarts can be made so slow that a kill falls into the
 //! middle of one. Everything random comes from one seed. But the order in which things happen also depends on the scheduler, so a seed does
@@ -16,6 +17,7 @@ use anyhow::{Context, Result, bail, ensure};
 use defib_testkit::scripted_engine::{Call, Fault};
 use defib_testkit::{PrivatePostgres, ScriptedEngine, StopMode, eventually};
 
+use crate::recordings::{Recordings, Replayed};
 use crate::{Daemon, Pulse, Stage, Workspace, container, is_running};
 
 const REPLICAS: usize = 3;
@@ -66,14 +68,24 @@ pub struct SoakReport {
     pub settled: usize,
     /// Attempts that were handed back, or abandoned before the engine was asked.
     pub abandoned: usize,
+    /// What the replay of the recordings of all replicas has compared.
+    pub replayed: Replayed,
 }
 
 impl fmt::Display for SoakReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} deaths, {} of them in trouble of their own, {} starts by {} calls; {} replicas killed, {} outages of Postgres; {} attempts cut in two and settled, {} abandoned",
-            self.deaths, self.troubles, self.starts, self.calls, self.kills, self.outages, self.settled, self.abandoned
+            "{} deaths, {} of them in trouble of their own, {} starts by {} calls; {} replicas killed, {} outages of Postgres; {} attempts cut in two and settled, {} abandoned; {}",
+            self.deaths,
+            self.troubles,
+            self.starts,
+            self.calls,
+            self.kills,
+            self.outages,
+            self.settled,
+            self.abandoned,
+            self.replayed
         )
     }
 }
@@ -106,8 +118,9 @@ struct Arena {
     server: PrivatePostgres,
     engine: Arc<ScriptedEngine>,
     stage: Stage,
-    /// By name.
+    /// By name. The recording of each is in the place that it has in this list.
     replicas: Vec<(String, Daemon)>,
+    recordings: Recordings,
     dice: Dice,
     named: usize,
     /// Which lives ended, by workspace: the starts of those lives.
@@ -128,6 +141,7 @@ pub async fn soak(soak: Soak) -> Result<SoakReport> {
         }
         arena.nothing_is_left_open().await?;
         arena.report.calls = ids().map(|id| arena.engine.restarts_of(&id)).sum();
+        arena.replay().await.with_context(|| format!("seed {}", soak.seed))?;
         return Ok(arena.report);
     }
     for round in 0..soak.rounds {
@@ -170,6 +184,7 @@ impl Arena {
             engine,
             stage,
             replicas: Vec::new(),
+            recordings: Recordings::new()?,
             dice: Dice(soak.seed),
             named: 0,
             deaths: BTreeMap::new(),
@@ -179,17 +194,28 @@ impl Arena {
         if soak.breaking == Breaking::Neighbours {
             arena.platform_may_misbehave().await?;
         }
-        for _ in 0..REPLICAS {
-            arena.start_replica().await?;
+        for place in 0..REPLICAS {
+            arena.start_replica(place).await?;
         }
         Ok(arena)
     }
 
-    async fn start_replica(&mut self) -> Result<()> {
+    async fn start_replica(&mut self, place: usize) -> Result<()> {
         self.named += 1;
         let name = format!("replica-{}", self.named);
-        let daemon = self.stage.run_as(&name).await?.quiet();
-        self.replicas.push((name, daemon));
+        let directory = self.recordings.place(place)?;
+        let daemon = self.stage.start_with(&name, &[("DEFIB_RECORD_DIR", &directory)]).await?.quiet();
+        daemon.wait_until_ready().await?;
+        self.replicas.insert(place, (name, daemon));
+        Ok(())
+    }
+
+    /// Stops the replicas and replays what they have recorded.
+    async fn replay(&mut self) -> Result<()> {
+        for (name, daemon) in self.replicas.drain(..) {
+            daemon.stop(RECOVERY).await.with_context(|| format!("stop {name}"))?;
+        }
+        self.report.replayed = self.recordings.replay(&self.stage, REPLICAS).await?;
         Ok(())
     }
 
@@ -250,7 +276,7 @@ impl Arena {
         }
         self.replicas.remove(victim).1.kill().await?;
         self.report.kills += 1;
-        self.start_replica().await
+        self.start_replica(victim).await
     }
 
     async fn restart_postgres(&mut self) -> Result<()> {
@@ -289,6 +315,14 @@ impl Arena {
         self.report.settled = usize::try_from(self.stage.db.count(settled).await?)?;
         let failed = "select count(*) from defib.restarts where outcome = 'failed'";
         ensure!(self.stage.db.count(failed).await? == 0, "failed attempts on an engine that never fails");
+        self.replay().await?;
+        // A kill costs what the last second held, orders included.
+        ensure!(
+            self.report.kills > 0 || self.report.replayed.orders >= self.report.calls,
+            "the engine was called {} times, and the recordings have {} orders only",
+            self.report.calls,
+            self.report.replayed.orders
+        );
         Ok(self.report)
     }
 

@@ -94,9 +94,18 @@ async fn every_answer_is_as_the_openapi_file_says() -> Result<()> {
     let whole = world.whole("/api/v1/nothing", "").await?;
     ensure!(whole.contains("content-type: application/problem+json"), "{whole}");
 
+    // Asked by the name of another site, every path refuses.
+    let described: Vec<String> = contract.file["paths"].as_object().context("paths")?.keys().cloned().collect();
+    for path in &described {
+        let answer =
+            world.whole_of("rebound.example.com", &format!("/api/v1{}", path.replace("{id}", "w1")), "").await?;
+        let (head, body) = answer.split_once("\r\n\r\n").context("an answer")?;
+        ensure!(head.starts_with("HTTP/1.0 421 ") && head.contains("application/problem+json"), "{answer}");
+        contract.holds(path, 421, &serde_json::from_str(body)?)?;
+    }
+
     // The database goes: every path says so in the same words, but the stream, which has told of it already.
     world.stage.db.another_connection().await?.batch_execute("alter schema defib rename to away").await?;
-    let described: Vec<String> = contract.file["paths"].as_object().context("paths")?.keys().cloned().collect();
     for path in described.iter().filter(|path| *path != "/events") {
         eventually(SOON, "no fleet, no answer", async || {
             let (status, value) = world
@@ -117,6 +126,7 @@ async fn every_answer_is_as_the_openapi_file_says() -> Result<()> {
         let responses = item["get"]["responses"].as_object().context("responses")?;
         wanted.extend(responses.keys().map(|status| format!("{path} {status}")));
     }
+    wanted.insert("/events 421".to_owned());
     ensure!(contract.seen == wanted, "described and never answered: {:?}", wanted.difference(&contract.seen));
     Ok(())
 }

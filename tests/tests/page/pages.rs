@@ -103,6 +103,42 @@ async fn the_headers_let_nothing_else_in_and_a_prefix_is_honoured() -> Result<()
     Ok(())
 }
 
+/// A site of somebody else's may let its own name point to this server, and would then be allowed to read it (DNS rebinding).
+#[tokio::test]
+async fn by_the_name_of_another_site_nothing_of_the_fleet_is_told() -> Result<()> {
+    let world = World::new(60, 3).await?;
+    let fleets = ["/", "/workspaces/w17", "/nothing", "/assets/style.css", "/api/v1/status", "/api/v1/events"];
+    for path in fleets {
+        let answer = world.whole_of("rebound.example.com:9464", path, "").await?;
+        ensure!(answer.starts_with("HTTP/1.0 421 ") && answer.contains("DEFIB_UI_HOSTS"), "{path}: {answer}");
+        ensure!(!answer.contains("w17"), "{path}: {answer}");
+    }
+    for path in ["/metrics", "/healthz", "/readyz"] {
+        let answer = world.whole_of("defib.monitoring.svc:9464", path, "").await?;
+        ensure!(!answer.starts_with("HTTP/1.0 421 "), "{path}: {answer}");
+    }
+    let port = world.daemon.address().port();
+    for host in [format!("localhost:{port}"), format!("127.0.0.1:{port}"), "[::1]".to_owned(), "defib".to_owned()] {
+        let answer = world.whole_of(&host, "/", "").await?;
+        ensure!(answer.starts_with("HTTP/1.0 200 "), "{host}: {answer}");
+    }
+
+    let named = [("DEFIB_UI_HOSTS", "defib.example.com,*.ops.example.com"), ("DEFIB_REPLICA_ID", "named")];
+    let named = World { daemon: world.stage.start_with("named", &named).await?, stage: world.stage };
+    for (host, status) in [("defib.example.com", 200), ("eu.ops.example.com", 200), ("rebound.example.com", 421)] {
+        let answer = named.whole_of(host, "/assets/style.css", "").await?;
+        ensure!(answer.starts_with(&format!("HTTP/1.0 {status} ")), "{host}: {answer}");
+    }
+    let bad = named.stage.knob("UI_HOSTS", "https://defib.example.com");
+    let refused = bad.defib(&["run"]).await?.with_code(2)?;
+    ensure!(
+        refused.stderr.contains("DEFIB_UI_HOSTS: https://defib.example.com is not the name of a host"),
+        "{}",
+        refused.stderr
+    );
+    Ok(())
+}
+
 #[tokio::test]
 async fn who_listens_to_others_has_no_page_unless_it_is_asked_for() -> Result<()> {
     let stage = Stage::new(NO_ENGINE).await?;

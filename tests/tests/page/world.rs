@@ -56,8 +56,13 @@ impl World {
 
     /// The whole answer to a request with further headers, head and body.
     pub(crate) async fn whole(&self, path: &str, headers: &str) -> Result<String> {
+        self.whole_of("defib", path, headers).await
+    }
+
+    /// The same, asked by another name.
+    pub(crate) async fn whole_of(&self, host: &str, path: &str, headers: &str) -> Result<String> {
         let mut stream = TcpStream::connect(self.daemon.address()).await?;
-        stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: defib\r\n{headers}\r\n").as_bytes()).await?;
+        stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {host}\r\n{headers}\r\n").as_bytes()).await?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await?;
         Ok(answer)

@@ -60,6 +60,11 @@ pub(crate) fn router(open: Open) -> Router {
         .with_state(open)
 }
 
+/// The answer to a request that asks by a name that is not this server's.
+pub(crate) fn misdirected(detail: String) -> Response {
+    Problem::new(StatusCode::MISDIRECTED_REQUEST, detail).into_response()
+}
+
 /// An answer, or what is wrong.
 type Answer = Result<Response, Problem>;
 

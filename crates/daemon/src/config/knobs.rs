@@ -430,6 +430,12 @@ pub(crate) const KNOBS: &[Knob] = &[
     ),
     bare(
         Group::Process,
+        "UI_HOSTS",
+        Kind::List,
+        "Names by which browsers may ask for the status page besides addresses, localhost and names without a dot, such as defib.example.com or *.example.com; *: any",
+    ),
+    bare(
+        Group::Process,
         "RECORD_DIR",
         Kind::Text,
         "Directory of the flight recorder, which keeps what was judged on for `defib backtest`; each daemon needs one of its own; default: nothing is recorded",

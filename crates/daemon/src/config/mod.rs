@@ -20,6 +20,7 @@ use defib_policy::settings::{Action, Mode, OnExit0, Settings};
 use self::knobs::{KNOBS, Kind, Knob};
 use self::parse::Reader;
 use crate::cache::{Address, Pattern};
+use crate::hosts::Hosts;
 use crate::webhook::settings::Webhook;
 
 /// Text that is never printed.
@@ -78,6 +79,8 @@ pub(crate) struct Config {
     pub(crate) listen_addr: SocketAddr,
     /// Whether there is a status page.
     pub(crate) ui: bool,
+    /// The names by which it may be asked for.
+    pub(crate) ui_hosts: Hosts,
     /// Where the flight recorder writes; `None`: nothing is recorded.
     pub(crate) record_dir: Option<String>,
     /// How large its recording may become, in bytes.
@@ -248,6 +251,7 @@ impl RawKnobs {
                 // Any other address may be reached by anybody, and the page has no login.
                 _ => listen_addr.ip().is_loopback(),
             },
+            ui_hosts: read.hosts("UI_HOSTS"),
             record_dir: read.text("RECORD_DIR"),
             record_max: read.bytes("RECORD_MAX"),
             retention: read.duration("RETENTION"),

@@ -12,6 +12,7 @@ use defib_policy::id::EngineName;
 use super::knobs::{KNOBS, Kind, Knob, bytes, short};
 use super::{Evict, RawKnobs, Secret};
 use crate::cache::{Address, Pattern};
+use crate::hosts::Hosts;
 use crate::webhook::settings::{Given, Webhook};
 
 /// The beginning of the variable with the token of a control plane. The name of its engine follows.
@@ -311,6 +312,18 @@ impl<'a> Reader<'a> {
             self.faults.push(format!("{called}={} is not a container label's name", text.escape_debug()));
         }
         text
+    }
+
+    /// Names of hosts.
+    pub(super) fn hosts(&mut self, name: &str) -> Hosts {
+        let (text, called, _) = self.given(name);
+        Hosts::parse(&text.unwrap_or_default()).unwrap_or_else(|word| {
+            self.faults.push(format!(
+                "{called}: {} is not the name of a host: write defib.example.com, *.example.com or *, without a scheme and a port",
+                word.escape_debug()
+            ));
+            Hosts::default()
+        })
     }
 
     pub(super) fn address(&mut self, name: &str) -> SocketAddr {

@@ -7,8 +7,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -21,6 +22,7 @@ use self::server::Bounds;
 use crate::api::{self, Open};
 use crate::clock::Clock;
 use crate::health::Health;
+use crate::hosts::Hosts;
 use crate::metrics::Metrics;
 use crate::page;
 use crate::streams::Streams;
@@ -34,7 +36,12 @@ pub(crate) struct Shown {
     pub(crate) metrics: Arc<Metrics>,
     /// What reads the fleet for the status page; `None` if the page is off.
     pub(crate) viewer: Option<Arc<Viewer>>,
+    /// The names by which browsers may ask for it.
+    pub(crate) hosts: Arc<Hosts>,
 }
+
+/// So much of a name that is refused is told.
+const NAME_SHOWN: usize = 100;
 
 /// What is answered in the place of the status page while it is off.
 const OFF: &str = "The status page and /api/v1 are off here: start defib with DEFIB_UI=on (auto turns them on where \
@@ -60,7 +67,7 @@ pub(crate) async fn serve(listener: TcpListener, shown: Shown, stop: Cancellatio
 }
 
 fn router(shown: Shown, streams: Streams) -> Router {
-    let viewer = shown.viewer.clone();
+    let (viewer, hosts) = (shown.viewer.clone(), Arc::clone(&shown.hosts));
     let router = Router::new()
         .route("/metrics", get(metrics))
         .route("/healthz", get(healthz))
@@ -69,10 +76,26 @@ fn router(shown: Shown, streams: Streams) -> Router {
     match viewer {
         Some(viewer) => {
             let api = api::router(Open { viewer: Arc::clone(&viewer), streams });
-            router.nest("/api/v1", api).merge(page::router(viewer))
+            let guarded = Router::new().nest("/api/v1", api).merge(page::router(viewer));
+            router.merge(guarded.layer(middleware::from_fn_with_state(hosts, refuse_strange_names)))
         }
         None => router.fallback(async || (StatusCode::NOT_FOUND, OFF)),
     }
+}
+
+/// Answers no request that names this server as another site would: see [`crate::hosts`]. What is for Prometheus and for probes is not
+/// refused, because they ask by whatever name they are given.
+async fn refuse_strange_names(State(hosts): State<Arc<Hosts>>, request: Request, next: Next) -> Response {
+    let Some(name) = hosts.strange_name(request.headers()) else { return next.run(request).await };
+    let name: String = name.chars().take(NAME_SHOWN).collect();
+    let detail = format!(
+        "the status page and /api/v1 are not served by the name {}: ask by an address, or add the name to DEFIB_UI_HOSTS",
+        name.escape_default()
+    );
+    if request.uri().path().starts_with("/api/") {
+        return api::misdirected(detail);
+    }
+    (StatusCode::MISDIRECTED_REQUEST, [(header::CACHE_CONTROL, "no-store")], format!("{detail}\n")).into_response()
 }
 
 async fn metrics(State(shown): State<Shown>) -> Response {
