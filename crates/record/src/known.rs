@@ -1,4 +1,4 @@
-//! What has been written of each workspace so far: what is as before is not written again.
+//! What has been written of each workspace so far, because what has not changed is not written again.
 //!
 //! The writer and the reader keep the same state and change it by the same bytes. A new segment begins with none of it.
 
@@ -54,17 +54,17 @@ pub(crate) struct EngineMemo {
 pub(crate) const ROW_BEAT: u8 = 1;
 /// The activity has advanced.
 pub(crate) const ROW_ACTIVITY: u8 = 2;
-/// The number of active tasks is another.
+/// The number of active tasks has changed.
 pub(crate) const ROW_TASKS: u8 = 4;
-/// Something else is another: the whole row is written.
+/// Something else has changed, so the whole row is written.
 pub(crate) const ROW_WHOLE: u8 = 8;
 
-/// A bit, where something is so.
+/// This bit if `is`, and no bit otherwise.
 pub(crate) const fn bit(is: bool, bit: u8) -> u8 {
     if is { bit } else { 0 }
 }
 
-/// What of a row is not as before.
+/// What has changed in a row, as the sum of the bits above.
 pub(crate) fn row_changes(before: Option<&Workspace>, now: &Workspace) -> u8 {
     let Some(before) = before else { return ROW_WHOLE };
     let stamp = |before: Option<Timestamp>, now: Option<Timestamp>, bit| match (before, now) {
