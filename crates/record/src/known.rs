@@ -1,4 +1,4 @@
-//! What has been written of each workspace so far, because what has not changed is not written again.
+//! What has been written of each workspace so far: what is as before is not written again.
 //!
 //! The writer and the reader keep the same state and change it by the same bytes. A new segment begins with none of it.
 
@@ -64,7 +64,7 @@ pub(crate) const fn bit(is: bool, bit: u8) -> u8 {
     if is { bit } else { 0 }
 }
 
-/// What has changed in a row, as the sum of the bits above.
+/// What of a row is not as before.
 pub(crate) fn row_changes(before: Option<&Workspace>, now: &Workspace) -> u8 {
     let Some(before) = before else { return ROW_WHOLE };
     let stamp = |before: Option<Timestamp>, now: Option<Timestamp>, bit| match (before, now) {

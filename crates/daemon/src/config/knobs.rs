@@ -445,7 +445,7 @@ pub(crate) const KNOBS: &[Knob] = &[
         Group::Process,
         "RECORD_DIR",
         Kind::Text,
-        "Directory of the flight recorder, which keeps for `defib backtest` what each judgement rested on; each daemon needs a directory of its own; default: nothing is recorded",
+        "Directory of the flight recorder, which keeps what was judged on for `defib backtest`; each daemon needs one of its own; default: nothing is recorded",
     ),
     knob(
         Group::Process,

@@ -98,7 +98,7 @@ pub(crate) fn observe(record: &ContainerInspectResponse) -> Observation {
         Some(Status::EMPTY) | None if is(state.running) => {
             Observation::Running { incarnation, health: health(record, state) }
         }
-        // There is neither a word nor a flag; or it is podman's `stopping`, which is neither running nor stopped.
+        // No word and no flag; or podman's `stopping`, which is neither of the two yet.
         Some(Status::EMPTY | Status::STOPPING) | None => GARBLED,
     }
 }
@@ -138,8 +138,7 @@ fn health(record: &ContainerInspectResponse, state: &ContainerState) -> Health {
     }
 }
 
-/// Twice the time that one health check and the pause before it may take. Where the container sets no interval or time-out, the default of
-/// the engine is used.
+/// Twice what one health check and the pause before it may take. What the container does not say is the engine's default.
 fn check_due_within(record: &ContainerInspectResponse) -> Duration {
     /// Docker's default of both the interval and the time-out.
     const DEFAULT: Duration = Duration::from_secs(30);
