@@ -24,7 +24,7 @@
 --                               stopped container, but nothing here would ever take the word `failed` away from it.
 --   anything else               not watched.
 
--- What is written below means what it says, whatever search_path its reader has.
+-- So that the names below mean the same whatever search_path this session has.
 set local search_path = pg_catalog, pg_temp;
 
 -- Fails here, where somebody is looking, and not in the claim of the first death: bodies of functions are not checked when they

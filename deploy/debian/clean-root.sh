@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes a small Debian of this machine's release, with what the package needs and what its test looks with, and prints the path of the
+# Makes a small Debian of this machine's release, with what the package and its test need, and prints the path of the
 # archive. The archive is kept in target/, so it is made once. Packages come from where this machine's own apt takes them.
 #
 # usage: deploy/debian/clean-root.sh      as root
@@ -18,7 +18,7 @@ if [ ! -e "$archive" ]; then
         [ ! -s "$file" ] || sources="$sources $file"
     done
     [ -n "$sources" ] || { echo "clean-root.sh: no /etc/apt/sources.list and no debian.sources: where does this machine get packages from?" >&2; exit 1; }
-    # Proxies and the like; nothing that runs programs.
+    # The settings of proxies and the like. Settings that run programs are left out.
     apt-config dump | grep '^Acquire::' >"$folder/apt.conf"
     # Written to another name first, so that an archive that was not finished is never used. Not the variant minbase: it is larger.
     # shellcheck disable=SC2086 # a list of files, meant to be split

@@ -12,7 +12,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-# A part of the line by which an explained one is known, wherever it moves to.
+# Parts of lines by which the explained mutants are recognised, wherever the lines move to.
 explained=(
 )
 

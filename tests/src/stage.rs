@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use defib_testkit::{PrivatePostgres, Program};
+use defib_testkit::{PrivatePostgres, Program, ScriptedEngine};
 
-use crate::{Daemon, Database, Finished, throughout};
+use crate::{Daemon, Database, Finished, Workspace, container, throughout};
 
 /// What tests change in the defaults of `defib run`: the poll interval, because five seconds are too long for a test, and what a program
 /// needs that runs in a test.
@@ -32,6 +32,15 @@ impl Stage {
         stage.db.wait_until_heartbeats_count().await?;
         stage.defib(&["migrate"]).await?.with_code(0).context("defib migrate")?;
         Ok(stage)
+    }
+
+    /// A stage with a scripted engine on which the container of `w1` runs, and with the row `w1` of that workspace.
+    pub async fn with_one(w1: Workspace<'_>) -> Result<(Self, ScriptedEngine)> {
+        let engine = ScriptedEngine::start().await?;
+        engine.add(container("w1"));
+        let stage = Self::new(&engine.url()).await?;
+        stage.db.add(w1).await?;
+        Ok((stage, engine))
     }
 
     /// A stage on a Postgres of its own, which the test may stop and freeze.

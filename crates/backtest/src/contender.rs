@@ -53,14 +53,14 @@ pub(crate) struct Contender {
     /// It is asked for more than the recorded daemon did: its settings differ, or that daemon only observed.
     differs: bool,
     own: HashMap<u32, (OwnSettings, OwnSettings)>,
-    /// Whom it has called for the next read of the changes.
+    /// The workspaces that it has called by id for the next read of what has changed.
     called: Vec<WorkspaceId>,
     /// What it last said of each workspace.
     pub(crate) said: Vec<Option<String>>,
 }
 
 impl Contender {
-    /// One that begins with the judge of a segment, or without any memory if that cannot be read.
+    /// A contender that begins with the memory of a segment's judge, or without any if that cannot be read.
     pub(crate) fn new(changes: Changes, header: &Header) -> Self {
         let recorded = header.settings.clone();
         let settings = Settings { mode: Mode::Enforce, ..changes.applied(&recorded) };
@@ -70,7 +70,7 @@ impl Contender {
         Self { judge, changes, recorded, differs, own: HashMap::new(), called: Vec::new(), said: Vec::new() }
     }
 
-    /// It begins anew, after a gap in the recording.
+    /// Begins anew after a gap in the recording.
     pub(crate) fn begin(&mut self, header: &Header) {
         let said = std::mem::take(&mut self.said);
         *self = Self { said, ..Self::new(self.changes.clone(), header) };
@@ -81,7 +81,7 @@ impl Contender {
         self.own.clear();
     }
 
-    /// It is told something. Returns what it says, if that was a pass.
+    /// Tells it what the recorded judge was told. Returns what it says, if that was a pass.
     pub(crate) fn tell(
         &mut self,
         me: usize,
@@ -105,8 +105,8 @@ impl Contender {
         }
     }
 
-    /// What a read of the changes would have brought to it. Whom it called and the recorded daemon did not has the row that was told last,
-    /// because a later stamp would have come with a read of the changes.
+    /// The read of what has changed that this contender would have made. For a workspace that it has called by id and the recorded daemon
+    /// has not, that is the row that was told last, because a later stamp would have come with the recorded read.
     fn changes_and_called(
         &mut self,
         scene: &Scene,
@@ -140,7 +140,7 @@ impl Contender {
             Some(Look { in_flight: look.in_flight || stage.awaits(me, place), ours: true, own, ..look })
         };
         let members = pass.members.iter().filter_map(|number| look(*number));
-        // The recorded daemon had no attempts and no restart of those whom it left out.
+        // The recorded daemon had no attempts and no restart of the workspaces that it left out.
         let others = others.iter().filter_map(|(number, sample)| {
             let look = look(*number)?;
             let in_flight = places.get(*number as usize).is_some_and(|place| stage.awaits(me, *place));
@@ -154,8 +154,8 @@ impl Contender {
         self.judge.judge(pass.now, pass.stamp, engine, &looks)
     }
 
-    /// Those whom the recorded pass left out and this contender would have looked at, as they were seen last: they were left out because
-    /// their engine showed the same then.
+    /// The workspaces that the recorded pass left out and this contender would have looked at, with their last samples. These still hold,
+    /// because a pass leaves a workspace out only if its engine shows the same as before.
     fn left_out(&self, pass: &Pass, scene: &Scene) -> Vec<(u32, Option<Sample>)> {
         if pass.left_out == 0 {
             return Vec::new();
@@ -184,7 +184,7 @@ impl Contender {
         }
     }
 
-    /// Keeps what it says of workspaces, for telling it beside what others do.
+    /// Keeps what it says of a workspace, so that the report can show it beside what others do.
     pub(crate) fn note(&mut self, place: usize, sentence: String) {
         if self.said.len() <= place {
             self.said.resize(place + 1, None);
@@ -209,12 +209,12 @@ impl Other {
         Self { name: policy.name, source: policy.source, make: policy.make, rule: (policy.make)(), due: None }
     }
 
-    /// It begins anew, after a gap in the recording.
+    /// Begins anew after a gap in the recording.
     pub(crate) fn begin(&mut self) {
         (self.rule, self.due) = ((self.make)(), None);
     }
 
-    /// Time passes until `to`: it sweeps as often as it does.
+    /// Lets time pass until `to`, and makes the sweeps that are due by then.
     pub(crate) fn advance(&mut self, me: usize, to: i64, stage: &mut Stage) {
         let Some(every) = self.rule.every().map(|every| i64::try_from(every).unwrap_or(i64::MAX / 1_000) * 1_000)
         else {
@@ -237,7 +237,7 @@ impl Other {
     }
 }
 
-/// Takes note of whom it restarts.
+/// Notes the restarts that the contender orders.
 fn carry_out(me: usize, stage: &mut Stage) {
     for of in std::mem::take(&mut stage.called) {
         stage.order(me, of, |stage| stage.describe(of));

@@ -18,7 +18,7 @@ use crate::report::{Exactness, Recording, Report};
 use crate::scene::Stage;
 use crate::settings::Changes;
 
-/// Beyond this between two reads of the fleet nobody was watched.
+/// If two reads of the fleet are further apart than this, no workspace was watched between them.
 const READS_APART: i64 = 60_000_000;
 
 /// What a backtest is asked.
@@ -26,9 +26,9 @@ const READS_APART: i64 = 60_000_000;
 pub struct Request {
     /// Where the recording is.
     pub directory: PathBuf,
-    /// Only the last so much of it is counted.
+    /// How much of the end of the recording is counted. `None`: all of it.
     pub since: Option<Duration>,
-    /// Settings in the place of the recorded ones.
+    /// Settings in place of the recorded ones.
     pub changes: Changes,
     /// The policies of others to compare with, by name.
     pub against: Vec<String>,
@@ -46,7 +46,7 @@ pub enum BacktestError {
     /// The settings do not fit together.
     #[error("--set: {0}")]
     Settings(String),
-    /// There is nothing in it that was judged.
+    /// Nothing in the recording was judged.
     #[error("{} holds no read of a fleet yet: let the daemon record for a while", .0.display())]
     Nothing(PathBuf),
 }
@@ -220,7 +220,7 @@ impl Replay {
         }
     }
 
-    /// Time passes for the policies of others.
+    /// Lets time pass for the policies of others.
     fn advance(&mut self, to: i64) {
         let now = self.stage.now;
         if now > 0 {

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::scene::{End, Order, Outcome, Stage};
 
-/// A death that lasted so long without a restart was missed; one that was shorter was ended by somebody else first.
+/// A death that lasted for this long without a restart by a contender was missed by it. A shorter one was ended by somebody else first.
 const MISSED_AFTER: i64 = 60_000_000;
 
 const DAY_SECONDS: f64 = 86_400.0;
@@ -28,7 +28,7 @@ pub struct Recording {
     pub programs: Vec<String>,
     /// Segments.
     pub segments: usize,
-    /// Gaps between them: the daemon started anew, or could not record.
+    /// Gaps between segments, because the daemon started anew or could not record.
     pub gaps: usize,
     /// Segments that end in the middle of a frame, because the process was killed.
     pub torn: usize,
@@ -36,7 +36,7 @@ pub struct Recording {
     pub calls_lost: u64,
     /// The most workspaces in one read.
     pub workspaces: usize,
-    /// Looks that passes left out, because nothing concerned the workspace.
+    /// How many times a pass left a workspace out, because nothing concerned it.
     pub left_out: u64,
     /// Seconds for which workspaces were watched, summed up.
     pub workspace_seconds: f64,
@@ -68,35 +68,35 @@ impl Recording {
 /// Whether the replay with the recorded settings said what was recorded.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Exactness {
-    /// All of it was recorded by a program with the same policy.
+    /// Whether all of it was recorded by a program with the same policy.
     pub same_policy: bool,
     /// Passes that were compared.
     pub passes: usize,
-    /// Reads of what had changed, of which it was compared whom the judge called by id.
+    /// Reads of what had changed for which it was compared which workspaces the judge called by id.
     pub calls: usize,
     /// Changes of verdicts in the passes.
     pub verdicts: usize,
     /// Orders to restart in the passes.
     pub orders: usize,
-    /// Passes in which something else was said, and reads for which others were called.
+    /// Passes in which the replay said something else, and reads for which it called other workspaces.
     pub differing: usize,
-    /// The same, where a program with another policy has recorded: changes of the rules.
+    /// The same in parts that a program with another policy has recorded. There the rules have changed.
     pub differing_by_rules: usize,
-    /// The moment of the first of the former, or else of the latter.
+    /// The moment of the first of `differing`, or else of the first of `differing_by_rules`.
     pub first_difference: Option<String>,
-    /// The present part was recorded by a program with another policy.
+    /// Whether the present part was recorded by a program with another policy.
     #[serde(skip)]
     is_foreign: bool,
 }
 
 impl Exactness {
-    /// A part begins that a program with the same policy has recorded, or one with another.
+    /// A part of the recording begins. `same_policy`: whether a program with the same policy has recorded it.
     pub(crate) const fn begin(&mut self, same_policy: bool, is_first: bool) {
         self.is_foreign = !same_policy;
         self.same_policy = same_policy && (is_first || self.same_policy);
     }
 
-    /// Something else was said than was recorded.
+    /// The replay said something else than was recorded.
     pub(crate) fn differs(&mut self, at: Timestamp) {
         let is_first = self.differing == 0 && (!self.is_foreign || self.differing_by_rules == 0);
         if self.is_foreign {
@@ -119,23 +119,23 @@ pub struct Result {
     pub source: String,
     /// Restarts, one at most for each life.
     pub restarts: usize,
-    /// Of those who were down and gave no sign of life in that life afterwards.
+    /// Restarts of workspaces that were down and gave no further sign of life in that life.
     pub needed: usize,
-    /// Of those who gave a sign of life afterwards in the same life: mistakes.
+    /// Restarts of workspaces that gave a sign of life afterwards in the same life: mistakes.
     pub not_needed: usize,
-    /// Of those of whom the recording does not tell it.
+    /// Restarts of which the recording does not tell whether they were needed.
     pub untold: usize,
-    /// Containers that stopped or vanished although they were to run.
+    /// Containers that stopped or vanished although the platform wanted them to run.
     pub deaths: usize,
     /// Deaths that it would have answered.
     pub answered: usize,
     /// Deaths that lasted for a minute or more, and that it would not have answered.
     pub missed: usize,
-    /// Shorter ones, which somebody else ended before it would have acted.
+    /// Shorter deaths, which somebody else ended before it would have acted.
     pub ended_by_others: usize,
-    /// From the death to the restart, the median.
+    /// The median time from a death to its restart.
     pub detection_median_seconds: Option<f64>,
-    /// The same, what 95 of 100 stay below.
+    /// The 95th percentile of that time.
     pub detection_p95_seconds: Option<f64>,
     /// Mistakes in a thousand days of one workspace (Chen, Toueg and Aguilera's mistake rate).
     pub mistakes_per_1000_workspace_days: f64,
@@ -143,7 +143,7 @@ pub struct Result {
     pub mistake_duration_mean_seconds: Option<f64>,
     /// The share of the time in which it was not mistaken about a workspace that lives (their query accuracy).
     pub query_accuracy: f64,
-    /// When it restarted, in seconds since the beginning, and how that was: `needed`, `not_needed`, `untold`.
+    /// When it made each restart, in seconds since the beginning, and what came of it: `needed`, `not_needed`, `untold`.
     #[serde(skip)]
     pub(crate) moments: Vec<(f64, &'static str)>,
 }
@@ -151,17 +151,17 @@ pub struct Result {
 /// A life that some would have ended, and others not.
 #[derive(Clone, Debug, Serialize)]
 pub struct Difference {
-    /// Whose.
+    /// The workspace.
     pub workspace: String,
-    /// When the first of them would have restarted it.
+    /// When the first contender would have restarted it.
     pub at: String,
-    /// Who would have.
+    /// The contenders that would have restarted it.
     pub restarted_by: Vec<String>,
-    /// Who would not have.
+    /// The contenders that would not have restarted it.
     pub left_alone_by: Vec<String>,
     /// What came of that life: `needed`, `not_needed`, `untold`.
     pub outcome: &'static str,
-    /// Why the first of them would have.
+    /// Why the first contender would have restarted it.
     pub because: String,
     /// What defib had last said of it then, with each of its settings.
     pub defib_said: Vec<String>,
@@ -176,9 +176,9 @@ pub struct Report {
     pub exactness: Exactness,
     /// One for each contender; the first is defib with the recorded settings.
     pub results: Vec<Result>,
-    /// Lives about which they differ.
+    /// Lives about which the contenders differ.
     pub differences: Vec<Difference>,
-    /// What has to be known for reading it.
+    /// What a reader of the report has to know.
     pub notes: Vec<String>,
     /// Workspace-seconds that were replayed in a second.
     pub speed: f64,
@@ -280,7 +280,7 @@ fn result(me: usize, (name, source): &(String, String), stage: &Stage, from: i64
     result
 }
 
-/// The value that this share of them does not exceed.
+/// The value that this share of the values does not exceed.
 fn quantile(sorted: &[f64], share: f64) -> Option<f64> {
     let place = (sorted.len() as f64 * share).ceil().max(1.0) - 1.0;
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a place in a list in memory")]

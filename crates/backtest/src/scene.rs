@@ -1,5 +1,7 @@
 //! What a recording shows of each workspace: its lives, its deaths, its signs of life, and what came of restarts that somebody would have made.
 
+mod for_others;
+
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use defib_policy::fleet::{Kind, Workspace};
@@ -8,13 +10,12 @@ use defib_policy::judge::Look;
 use defib_policy::moment::Timestamp;
 use defib_policy::sample::{Exit, Health, Incarnation, Observation};
 use defib_policy::settings::OnExit0;
-use defib_sim::baseline::rule::{Doing, Fleet, Seen};
-use defib_sim::time::Ms;
+use defib_sim::baseline::rule::Doing;
 
-/// A sign of life must be later than a restart by this to speak against it: it may have been on its way.
+/// A sign of life speaks against a restart only if it is this much later. An earlier one may have been on its way.
 const ON_ITS_WAY: i64 = 2_000_000;
 
-/// A stamp that is further from the moment at which it was seen is a writer's wrong clock.
+/// A stamp that is further than this from the moment at which it was seen comes from a clock that is wrong.
 const STAMP_APART: i64 = 600_000_000;
 
 /// What became of a life after a contender would have restarted it.
@@ -22,7 +23,7 @@ const STAMP_APART: i64 = 600_000_000;
 pub(crate) enum Outcome {
     /// It was down, and gave no sign of life again.
     Needed,
-    /// It gave a sign of life so many microseconds later.
+    /// It gave a sign of life this many microseconds later.
     NotNeeded(i64),
     /// The recording does not tell: it ran, and somebody restarted it, parked it or stopped recording before it gave a sign of life.
     Untold,
@@ -35,9 +36,9 @@ pub(crate) struct Order {
     pub(crate) of: usize,
     /// When, in microseconds since 1970 by the database's clock.
     pub(crate) at: i64,
-    /// Which of its lives.
+    /// Which life of the workspace it would have ended.
     pub(crate) life: u32,
-    /// What was known of it then.
+    /// What was known of the workspace then.
     pub(crate) why: String,
     pub(crate) death: Option<usize>,
     pub(crate) outcome: Option<Outcome>,
@@ -86,9 +87,10 @@ pub(crate) struct Entry {
     death: Option<usize>,
     /// The order of each contender that waits for its outcome.
     pending: Vec<Option<usize>>,
-    /// It was seen down in this life.
+    /// Whether it was seen down in this life.
     was_down: bool,
-    /// A sign of life was told for this moment, and whether it is of this life is for the next look to say: a restart may lie between them.
+    /// The moment of a sign of life that was told. The next look decides whether it is of this life, because a restart may lie between the
+    /// two.
     beaten: Option<i64>,
     read: u32,
 }
@@ -107,14 +109,14 @@ pub(crate) struct Stage {
     pub(crate) watched: i128,
     /// Nothing before this is counted.
     pub(crate) from: i64,
-    /// Whom the contender whose turn it is restarts.
+    /// The workspaces that the contender whose turn it is restarts.
     pub(crate) called: Vec<usize>,
-    /// Those with a sign of life that a look has to confirm.
+    /// The workspaces with a sign of life that a look has to confirm.
     beats: BTreeSet<usize>,
 }
 
 impl Stage {
-    /// For so many contenders, counting from a moment on.
+    /// An empty scene for this many contenders. Nothing before the moment `from` is counted.
     pub(crate) fn new(contenders: usize, from: i64) -> Self {
         Self {
             now: 0,
@@ -202,7 +204,7 @@ impl Stage {
         self.reads += 1;
     }
 
-    /// It ends: who was not in it has left. `passed`: since the one before.
+    /// The read ends. A workspace that was not in it has left the fleet. `passed`: the time since the read before.
     pub(crate) fn read_ends(&mut self, at: i64, passed: i64) {
         for of in 0..self.entries.len() {
             if self.entries[of].read != self.reads {
@@ -219,7 +221,7 @@ impl Stage {
         }
     }
 
-    /// So much time has passed between two reads. Returns how many are watched.
+    /// Counts the time that has `passed` between two reads. Returns how many workspaces are watched.
     pub(crate) fn pass_by(&mut self, at: i64, passed: i64) -> usize {
         let watched = self.entries.iter().filter(|entry| entry.watched).count();
         if at >= self.from {
@@ -228,7 +230,8 @@ impl Stage {
         watched
     }
 
-    /// A pass over an engine (`None`: those that no engine has) has left out all but those whom it `looked` at, because they run as before.
+    /// A pass over an engine (`None`: over the workspaces that no engine has) has left out all but those that it `looked` at, because they
+    /// run as before.
     pub(crate) fn left_out(&mut self, engine: Option<&EngineName>, looked: &HashSet<usize>) {
         for of in std::mem::take(&mut self.beats) {
             let entry = &mut self.entries[of];
@@ -319,7 +322,7 @@ impl Stage {
         if !entry.watched || entry.death.is_some() {
             return;
         }
-        // A stop that the engine tells of another hour than the one in which it was seen is a wrong clock.
+        // If the engine's time of the stop is far from the moment at which the stop was seen, the engine's clock is wrong.
         let from = finished.filter(|finished| (at - STAMP_APART..=at).contains(finished)).unwrap_or(at);
         entry.death = Some(self.deaths.len());
         self.deaths.push(Death { from, until: at, end: None });
@@ -433,87 +436,8 @@ impl Stage {
     }
 }
 
-/// Its owner says that an exit with code 0 means that it has finished.
+/// Whether the workspace has finished: its container ended with code 0, and its owner says that this means so.
 fn has_finished(exit: &Exit, look: &Look<'_>) -> bool {
     let leave = look.own.is_some_and(|own| own.settings.on_exit_0 == OnExit0::Leave);
     leave && exit.exit_code == Some(0) && !exit.oom_killed
-}
-
-fn ms(micros: i64) -> Ms {
-    u64::try_from(micros / 1_000).unwrap_or(0)
-}
-
-/// What the policies of others see of a recording.
-impl Fleet for Stage {
-    fn now(&self) -> Ms {
-        ms(self.now)
-    }
-
-    fn size(&self) -> usize {
-        self.entries.len()
-    }
-
-    fn is_watched(&self, of: usize) -> bool {
-        self.entries[of].watched
-    }
-
-    fn is_managed(&self, of: usize) -> bool {
-        self.entries[of].watched
-    }
-
-    fn may_be_marked(&self, of: usize) -> bool {
-        self.entries[of].watched
-    }
-
-    fn is_external(&self, of: usize) -> bool {
-        self.entries[of].external
-    }
-
-    fn heartbeat(&self, of: usize) -> Option<Timestamp> {
-        self.entries[of].beat
-    }
-
-    fn heartbeat_age(&self, of: usize) -> Option<Ms> {
-        self.age(of).map(ms)
-    }
-
-    fn heartbeat_age_in_database(&self, of: usize) -> Option<Ms> {
-        self.age(of).map(ms)
-    }
-
-    fn inspect(&mut self, of: usize) -> Seen {
-        let entry = &self.entries[of];
-        match entry.doing {
-            _ if !entry.answered => Seen::Error,
-            Some(Doing::Down) => Seen::NotRunning,
-            Some(_) => Seen::Running,
-            None => Seen::Error,
-        }
-    }
-
-    fn is_listed_unhealthy(&self, of: usize) -> bool {
-        let entry = &self.entries[of];
-        entry.answered && entry.unhealthy
-    }
-
-    fn doing(&self, of: usize) -> Doing {
-        self.entries[of].doing.unwrap_or(Doing::Other)
-    }
-
-    fn started_ago(&self, of: usize) -> Ms {
-        ms((self.now - self.entries[of].started).max(0))
-    }
-
-    /// The recording has no probes over the network. What runs and is not unhealthy answers.
-    fn answers(&self, of: usize) -> bool {
-        !self.entries[of].unhealthy
-    }
-
-    fn restart(&mut self, of: usize) {
-        self.called.push(of);
-    }
-
-    fn recreate(&mut self, of: usize) {
-        self.called.push(of);
-    }
 }

@@ -82,7 +82,7 @@ impl Changes {
     /// Reads `key=value` pairs. A key is the name of a knob without its `DEFIB_`, in any case.
     ///
     /// # Errors
-    /// A key does not exist (with the nearest that does), or a value is none.
+    /// A key does not exist (the message names the nearest one that does), or a value is invalid.
     pub fn parse(pairs: &[String]) -> Result<Self, Unknown> {
         let mut changes = Vec::new();
         for pair in pairs {

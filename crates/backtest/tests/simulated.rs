@@ -109,7 +109,7 @@ fn other_settings_and_the_policies_of_others_are_told_apart() {
     assert_eq!(json["results"][0]["policy"], "defib");
 }
 
-/// The same fleet, read whole and by what has changed: nobody who is compared is better or worse for it.
+/// The same fleet, once with reads of all rows and once with reads of what has changed: the contenders do equally well.
 #[test]
 fn a_recording_of_changes_gives_the_answer_that_one_of_all_rows_gives() {
     let all: Vec<&str> = policies().collect();

@@ -67,7 +67,7 @@ struct Waiting {
 #[derive(Clone, Copy)]
 struct Entry {
     since: Moment,
-    /// The least is tried next.
+    /// The workspace with the smallest number is tried next.
     turn: u64,
 }
 

@@ -5,8 +5,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// With fewer files than this, little is left for the engines and the database once the metrics' port has taken its share.
 pub(crate) const FILES_WANTED: u64 = 1_024;
 
-/// Raises the soft limit to the hard one, which needs no right. Done before anything is opened. A system that refuses leaves the limit as it
-/// was, and `defib check` says how much that is.
+/// Raises the soft limit to the hard one, which needs no privilege. This is done before anything is opened. If the system refuses, the
+/// limit stays as it was, and `defib check` says how much that is.
 pub(crate) fn raise_limit() {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current != maximum {
@@ -19,7 +19,7 @@ pub(crate) fn limit() -> Option<u64> {
     getrlimit(Resource::Nofile).current
 }
 
-/// How many it has open now, where the system tells.
+/// How many files it has open now, if the system tells.
 pub(crate) fn open() -> Option<u64> {
     let open = std::fs::read_dir("/proc/self/fd").ok()?.count();
     // The directory that was just read is one of them.

@@ -25,11 +25,11 @@ const PATIENCE: u32 = 4;
 pub(crate) struct FocusQueue {
     /// There are a few moments for each workspace, because a look at the first of them does not answer what a later one is to find out.
     due: HashMap<WorkspaceId, BTreeSet<Moment>>,
-    /// The first of them for each workspace, in order of time: a flood must not make every turn of the loop a walk over
-    /// all that wait.
+    /// The first of these moments for each workspace, in order of time, so that in a flood no turn of the loop has to walk over all that
+    /// wait.
     first: BTreeSet<(Moment, WorkspaceId)>,
     suspected_at: HashMap<WorkspaceId, Moment>,
-    /// The workspaces that are waited for to come up: since when, and when that was last asked for.
+    /// The workspaces that are starting: since when they are waited for, and when a look was last asked for.
     awaited: HashMap<WorkspaceId, (Moment, Moment)>,
 }
 

@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn an_engine_with_a_pass_that_does_not_end_is_nobodys_here() {
+    fn an_engine_with_a_pass_that_does_not_end_is_unreached() {
         let health = Health::new(at(0), Duration::from_secs(30), std::iter::once("e".into()));
         let engine = EngineName::from("e");
         health.pass_begins(Some(&engine), at(10));

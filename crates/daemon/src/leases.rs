@@ -35,8 +35,8 @@ pub(crate) struct Leases {
     busy: Busy,
     /// The engines that this replica is configured for.
     engines: Vec<EngineName>,
-    /// Held for a whole turn. A second turn that began with the same knowledge would take the epochs that the first one was given for
-    /// another process's.
+    /// Held for a whole turn. A second turn that began with the same knowledge would think that the epochs given to the first one belong to
+    /// another process.
     turning: tokio::sync::Mutex<()>,
     /// The workspaces that had moved to another engine by the read of the fleet before the last.
     moved: Mutex<Vec<WorkspaceId>>,
@@ -85,8 +85,8 @@ impl Leases {
         let table = self.tables.take_lease_turn(&turn).await?;
         self.news.leases(&config.replica_id, owned.as_ref(), &table, self.state.only_observes());
 
-        // From here on nothing is recorded for the engines that were lost. For those that were gained it is, as soon as it is known what
-        // other replicas have recorded.
+        // From here on nothing is recorded for the engines that were lost. For the engines that were gained, recording begins as soon as it
+        // is known what other replicas have recorded.
         let now = self.state.now();
         let (change, speaks) = {
             let mut ownership = self.state.ownership();

@@ -30,8 +30,9 @@ pub(crate) struct LeftBehind {
 }
 
 impl LeftBehind {
-    /// Settles the open attempts that this process is not at work on: on engines of ours, and, if we speak for what no engine
-    /// has, on those that no replica is configured for. Engines are asked side by side: one that hangs delays none of the others.
+    /// Settles the open attempts that this process is not at work on. These are the attempts on its own engines and, if it speaks for the
+    /// workspaces that no engine has, those on engines that no replica is configured for. Engines are asked side by side, so one that hangs
+    /// delays none of the others.
     pub(crate) async fn settle_all(&self) -> Result<(), StoreError> {
         let speaks_for_the_fleet = self.state.ownership().fleet(self.state.now()).is_some();
         if speaks_for_the_fleet {

@@ -4,8 +4,8 @@
 //! It is written lazily, a slice of the fleet with each poll and only what has changed, and read once, at the start. Losing any of
 //! it costs three heartbeats.
 //!
-//! Steps of the database's clock are kept beside it. A process that starts after one could not tell otherwise that a heartbeat was stamped
-//! before it, and would take a container that still starts for one that has beaten and hangs.
+//! Steps of the database's clock are kept beside it. Without them, a process that starts after a step could not tell that a heartbeat was
+//! stamped before the step. It would take a container that is still starting for one that has beaten and hangs.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -49,7 +49,8 @@ pub(crate) trait MemoryTables: Send + Sync {
     /// Writes down a step of the database's clock that `replica` has noticed.
     async fn note_clock_step(&self, comparable_from: Timestamp, replica: &str) -> Result<(), StoreError>;
 
-    /// Up to which stamp those may be from before a step that was noticed less than `within` ago.
+    /// The latest stamp that may have been written before a step of the database's clock, of the steps that were noticed less than `within`
+    /// ago.
     async fn clock_steps(&self, within: Duration) -> Result<Option<Timestamp>, StoreError>;
 }
 
@@ -84,7 +85,7 @@ struct Written {
     /// Where the next slice begins.
     next: usize,
     rows: HashMap<WorkspaceId, Mark>,
-    /// Up to which stamp those may be from before a step of the database's clock, as far as it was written down.
+    /// The latest stamp that may have been written before a step of the database's clock, as it was last written down.
     comparable_from: Option<Timestamp>,
 }
 
@@ -143,7 +144,7 @@ impl Memory {
         });
         let useful = useful.count();
         if useful > 0 {
-            info!(workspaces = useful, "learned heartbeat intervals were taken up from before");
+            info!(workspaces = useful, "heartbeat intervals that an earlier process had learned are used");
         }
         Ok(())
     }

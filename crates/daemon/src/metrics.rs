@@ -115,7 +115,7 @@ impl Resync {
     }
 }
 
-/// In what kind of read rows of the fleet came (label `how`).
+/// The kind of read that brought rows of the fleet (label `how`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RowsRead {
     /// Of all rows.

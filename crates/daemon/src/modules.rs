@@ -22,7 +22,7 @@ fn imports() -> BTreeMap<String, BTreeSet<String>> {
                 continue;
             }
             let text = std::fs::read_to_string(&path).expect("a source file");
-            // What only tests import makes no circle in the program.
+            // Imports that only tests make are left out, because they make no circle in the program.
             let program = text.split("#[cfg(test)]").next().unwrap_or_default();
             if path.file_stem().is_none_or(|stem| stem != "tests") {
                 found
@@ -69,7 +69,7 @@ fn no_module_imports_itself_by_a_way_round() {
             left.remove(&module);
         }
     }
-    assert!(left.is_empty(), "these import each other, or what does: {left:#?}");
+    assert!(left.is_empty(), "these modules are in a circle of imports, or import one that is: {left:#?}");
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! One pass over the workspaces of one engine: ask the engine, read again, judge, note, hand the restarts over.
 //!
-//! It covers all of them or a few (the *focus*); both take the same path through the same rules. A pass does not retry, the
-//! next one is the retry. It waits for its engine and for what it reads, and for nothing else: verdicts are written, the
-//! platform is told and restarts are made by tasks of their own.
+//! It covers all of them or a few (the *focus*); both take the same path through the same rules. A pass does not retry: the next pass is
+//! the retry. It waits for its engine and for what it reads, and for nothing else. Other tasks write the verdicts, tell the platform and
+//! make the restarts.
 //!
 //! ```text
 //! whole engine:  (last read of the fleet) ─► ask the engine ─► who may be convicted: rows, attempts and holds again ─► judge
@@ -14,8 +14,8 @@
 //! the pass judges the restless ones, those with attempts, and those that the engine shows otherwise than before. All others are what they
 //! were. If one of them is otherwise now, its row was not read lately, so it is read again before anything is said of that workspace.
 //!
-//! Attempts are read *after* the engine was asked. An engine may take seconds to answer, and in them a focused pass may have
-//! restarted somebody: judged on the attempts from before that, it would be offered its first attempt again, without the back-off.
+//! Attempts are read *after* the engine was asked. An engine may take seconds to answer, and a focused pass may restart a workspace
+//! meanwhile. If that workspace were judged by the attempts from before, it would get its first attempt again, without the back-off.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -130,7 +130,7 @@ struct Looked<'a> {
 
 /// What was read after the engine had been asked.
 struct Due {
-    /// The present rows of those who may be convicted, where that was not the first read already.
+    /// The present rows of the workspaces that may be convicted. `None` if the rows of this pass are present ones anyway.
     again: Option<Again>,
     attempts: Attempts,
     holds: Arc<Holds>,
@@ -138,7 +138,7 @@ struct Due {
 
 /// Rows that were read a second time.
 struct Again {
-    /// Of whom.
+    /// The workspaces that were asked for.
     asked: HashSet<WorkspaceId>,
     read: FleetRead,
 }
@@ -221,7 +221,7 @@ impl Passes {
         Looked { calm: everybody - workspaces.len(), workspaces, seen }
     }
 
-    /// Those of `workspaces` who are to be judged.
+    /// The workspaces of `workspaces` that are to be judged.
     fn concerned<'a>(
         &self,
         scope: &Scope,
@@ -275,7 +275,7 @@ impl Passes {
                 self.state.judge().observe_fleet(&read, false);
                 let mut attempts = by_workspace(attempts);
                 for id in &ids {
-                    attempts.entry(id.clone()).or_default(); // those who have none have none now, whatever was read before
+                    attempts.entry(id.clone()).or_default(); // one without attempts has none now, whatever was read before
                 }
                 let again = Again { asked: ids.into_iter().collect(), read };
                 Ok(Due { again: Some(again), attempts, holds: Arc::new(Holds::new(holds)) })
@@ -283,8 +283,8 @@ impl Passes {
         }
     }
 
-    /// Everybody whom this pass may convict: who was not seen running, and who runs and is in doubt. And everybody whose row is not as of the
-    /// last read, because nothing concerned it until now.
+    /// Every workspace that this pass may convict: those that were not seen running, and those that run and are in doubt. And every
+    /// workspace whose row is older than the last read, because nothing concerned it until now.
     fn convictable(&self, workspaces: &[&Workspace], seen: &Seen, all_are_read: bool) -> Vec<WorkspaceId> {
         let judge = self.state.judge();
         let in_doubt = |workspace: &&&Workspace| match seen.of(&workspace.id).map(|sample| &sample.observation) {

@@ -25,19 +25,21 @@ use crate::snapshot::Snapshot;
 use crate::state::State;
 use crate::sync::lock;
 
-/// How far a read of what has changed reaches back before the one before it, on the database's clock: for stamps whose transaction had not
-/// ended then, and for writers whose clock is behind. Larger: more rows come twice. Smaller: more rows have to be called by their ids.
+/// How far a read of what has changed reaches back beyond the read before it, on the database's clock. This is for stamps whose transaction
+/// had not ended at that read, and for writers whose clock is behind. Larger: more rows come twice. Smaller: more rows have to be called by
+/// their ids.
 const OVERLAP: Duration = Duration::from_secs(2);
 
-/// Beyond this the database's clock has stepped between two reads. Larger: stamps from before and after a step are taken for neighbours.
-/// Smaller: a slow read looks like a step, and costs a read of all rows.
+/// If the database's clock differs by this much from what our own clock lets expect, it has stepped between two reads. Larger: stamps from
+/// before and after a step are compared with each other. Smaller: a slow read looks like a step, and costs a read of all rows.
 const STEP_MIN: Duration = Duration::from_secs(1);
 
-/// The number of rows makes the daemon read all of them so often in a resync interval, at most. Larger: a fleet in which many are parked
-/// and un-parked is read in whole more often. Smaller: one that is un-parked right after such a read is found later.
+/// How often in a resync interval, at most, all rows are read because their number is not explained by the rows that have changed. Larger:
+/// a fleet in which many workspaces are parked and un-parked is read in whole more often. Smaller: a workspace that is un-parked right
+/// after such a read is found later.
 const COUNTS_PER_RESYNC: u32 = 6;
 
-/// So many rows are called by their ids whatever the size of the fleet is; beyond it, a quarter of the fleet.
+/// How many rows a read of what has changed may call by their ids, or a quarter of the fleet if that is more.
 const CALLED_MIN: usize = 1_000;
 
 /// Reads the fleet for everybody.
@@ -63,7 +65,7 @@ struct Last {
 }
 
 impl Reading {
-    /// From these tables.
+    /// Reads from these tables.
     pub(crate) fn new(
         state: Arc<State>,
         database: Arc<dyn FleetTables>,
@@ -94,7 +96,7 @@ impl Reading {
         }
     }
 
-    /// Whom a read of what has changed must call, or why it would not be enough.
+    /// The workspaces that a read of what has changed must call by their ids, or why such a read would not be enough.
     fn delta_after<'a>(
         &self,
         last: Option<&'a Last>,
@@ -157,7 +159,7 @@ impl Reading {
         }
         let is_explained = fleet.explains(rows_before, rows);
         self.publish(fleet, &departed).await?;
-        // Somebody has come or gone without a new stamp.
+        // A workspace has come or gone without a new stamp.
         if !is_explained && next.at - next.resynced_at >= self.state.config.resync_interval / COUNTS_PER_RESYNC {
             return Ok(Err(Resync::Count));
         }
@@ -202,7 +204,7 @@ impl Reading {
 }
 
 impl Last {
-    /// Why a read of what has changed since this one is not enough, as it shows itself.
+    /// Why a read of what has changed since this one was not enough, as far as the answer of the database shows it.
     fn misses(
         &self,
         replaced: bool,

@@ -1,7 +1,7 @@
 //! The flight recorder of this process: where it records, and how that goes.
 //!
-//! What is recorded is decided by the judge's type ([`Recorded`](defib_record::Recorded)), which writes down each call that it makes. A thread
-//! of the recorder's own writes to the disk. Nobody here or there waits for it.
+//! The judge's type ([`Recorded`](defib_record::Recorded)) decides what is recorded: it writes down each call that is made to the judge. A
+//! thread of the recorder writes to the disk, and no other part of the daemon waits for it.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::news::RecordingNews;
 use crate::refused::Refused;
 
-/// Between two looks at how it goes.
+/// How often the state of the recorder is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// The flight recorder, where `DEFIB_RECORD_DIR` names a directory.
@@ -39,12 +39,12 @@ impl Recording {
         Ok(Some(Self { recorder }))
     }
 
-    /// The end into which the judge's calls go.
+    /// The tape onto which the judge's calls are recorded.
     pub(crate) fn tape(&self) -> Box<dyn Tape> {
         self.recorder.tape()
     }
 
-    /// Tells how it goes, until it is stopped.
+    /// Tells how the recorder is doing, until `stop`.
     pub(crate) async fn tell(&self, news: RecordingNews, stop: CancellationToken) {
         let mut looks = tokio::time::interval(LOOK_EVERY);
         loop {

@@ -31,12 +31,12 @@ pub(crate) struct Seen {
     /// Where each workspace's sample is in the report. Paired by id: nothing depends on the order of a report.
     places: HashMap<WorkspaceId, usize>,
     abilities: Abilities,
-    /// Half of an engine's time-out: beyond it a call was slow.
+    /// A call that takes longer than this is slow. It is half of an engine's time-out.
     slow_after: std::time::Duration,
 }
 
 impl Sampling {
-    /// Of these engines.
+    /// Asks these engines.
     pub(crate) fn new(state: Arc<State>, engines: BTreeMap<EngineName, Arc<dyn Engine>>) -> Self {
         Self { state, engines }
     }
@@ -81,7 +81,7 @@ impl Sampling {
             container_ref: workspace.container_ref.clone(),
             instance_ref: workspace.instance_ref.clone(),
             known: judge.known_container(&workspace.id).cloned(),
-            // In doubt although it may run: its health or its start decides.
+            // A workspace with one of these verdicts may run. Then its health or its start decides, which only an inspect tells.
             inspect: matches!(judge.verdict(&workspace.id), Some(Verdict::Wedged | Verdict::Unhealthy | Verdict::Dead)),
             in_doubt: judge.verdict(&workspace.id) != Some(Verdict::Alive),
         };

@@ -1,9 +1,10 @@
-//! The fleet as of the last read: the rows by engine, their attempts, the holds; and the way from what an engine calls a
-//! container to the workspace it belongs to.
+//! The fleet as of the last read: the rows by engine, their attempts and the holds. It also finds the workspace to which a container
+//! belongs, by what its engine calls the container.
 //!
-//! A snapshot never changes. The next read makes a new one, and whoever works with the old one goes on with it. A read of all rows
-//! makes a new base. A read of what has changed shares the base of the snapshot before, and keeps beside it the few rows that are otherwise:
-//! so it costs what has changed. The indexes of a base are built when they are first needed, and serve until the next read of all rows.
+//! A snapshot never changes. The next read makes a new one, and a pass that works with the old one goes on with it. A read of all rows
+//! makes a new base. A read of what has changed shares the base of the snapshot before it, and keeps beside it only the rows that differ,
+//! so its cost depends on how many have changed. The indexes of a base are built when they are first needed, and serve until the next read
+//! of all rows.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
@@ -27,11 +28,11 @@ pub(crate) type Attempts = HashMap<WorkspaceId, Vec<Attempt>>;
 pub(crate) struct Snapshot {
     /// The clocks of that read; `None` before the first one.
     stamp: Option<ReadStamp>,
-    /// That read was of all rows.
+    /// Whether that read was of all rows.
     is_whole: bool,
     /// All rows, as of the last read of all of them.
     base: Arc<Base>,
-    /// Those that are otherwise since then; `None`: no longer in the fleet.
+    /// The rows that have changed since then. `None` for a workspace that is no longer in the fleet.
     changed: HashMap<WorkspaceId, Option<Arc<Workspace>>>,
     /// How many rows each engine has (`None`: those that no engine has).
     counts: BTreeMap<Option<EngineName>, usize>,
@@ -79,7 +80,7 @@ fn refs<'a>(rows: impl Iterator<Item = &'a Workspace>) -> Refs {
 }
 
 impl Snapshot {
-    /// Of one read of all rows, their attempts and the holds that stand.
+    /// The snapshot of a read of all rows, with their attempts and the holds that stand.
     pub(crate) fn new(read: FleetRead, attempts: Vec<Attempt>, holds: Holds) -> Self {
         let mut by_engine: BTreeMap<Option<EngineName>, Vec<u32>> = BTreeMap::new();
         for (n, row) in (0..).zip(&read.workspaces) {
@@ -99,10 +100,10 @@ impl Snapshot {
         }
     }
 
-    /// This one and what a read of the changes has brought: rows, and who is not in the fleet any more. Of the rows that differ in nothing
-    /// but their stamps, only those of `called` are kept: the others are judged by nobody before they are read again.
+    /// This snapshot with what a read of the changes has brought: rows, and workspaces that are no longer in the fleet. A row that differs
+    /// only in its stamps is kept only if it is one of `called`; the others are not judged before they are read again.
     ///
-    /// Returns with it who is new or differs in more.
+    /// Also returns the workspaces that are new or differ in more than their stamps.
     pub(crate) fn changed(
         &self,
         read: FleetRead,
@@ -173,7 +174,7 @@ impl Snapshot {
         self.stamp
     }
 
-    /// Whether all rows are as of the same read. Else those that nothing has called since are older.
+    /// Whether all rows come from the same read. If not, the rows that were not called by their ids since are older.
     pub(crate) const fn is_whole(&self) -> bool {
         self.is_whole
     }
@@ -196,7 +197,7 @@ impl Snapshot {
         }
         let changed = self.changed.values().flatten().map(Arc::as_ref).filter(|row| judged_on(row) == engine);
         let mut rows: Vec<&Workspace> = unchanged.chain(changed).collect();
-        rows.sort_by(|one, other| one.id.cmp(&other.id)); // two sorted stretches, nearly
+        rows.sort_by(|one, other| one.id.cmp(&other.id)); // this is quick, because nearly all of them are in order already
         rows
     }
 
@@ -215,7 +216,7 @@ impl Snapshot {
         self.counts.keys().flatten()
     }
 
-    /// Who is on another engine than in `earlier`, an older read.
+    /// The workspaces that are on another engine than in `earlier`, an older read.
     pub(crate) fn moved_since(&self, earlier: &Self) -> Vec<WorkspaceId> {
         let moved = |row: &&Workspace| earlier.row(&row.id).is_some_and(|before| judged_on(before) != judged_on(row));
         let changed = self.changed.values().flatten().map(Arc::as_ref).filter(moved).map(|row| row.id.clone());
@@ -244,8 +245,9 @@ impl Snapshot {
         unchanged.chain(self.changed.values().flatten().map(Arc::as_ref)).map(|row| &row.id)
     }
 
-    /// A slice of the fleet, for those who go through it bit by bit: of so many rows from the `begin`th on as of the last read of all rows,
-    /// those that are still there. `None` beyond the last one. Whoever has come since is in the slices of the next read of all rows.
+    /// A slice of the fleet, for a task that goes through it bit by bit: of the rows from the `begin`th on, as of the last read of all
+    /// rows, the next `rows` ones, without those that have left the fleet since. `None` beyond the last row. Workspaces that have come
+    /// since are in the slices after the next read of all rows.
     pub(crate) fn slice(&self, begin: usize, rows: usize) -> Option<impl Iterator<Item = &WorkspaceId>> {
         let end = begin.saturating_add(rows).min(self.base.rows.len());
         let rows = self.base.rows.get(begin..end).filter(|rows| !rows.is_empty())?;
@@ -265,7 +267,7 @@ impl Snapshot {
         }
     }
 
-    /// Whose container an event is about, if it is a watched one.
+    /// The workspace whose container an event is about, if it is watched.
     pub(crate) fn workspace_of(&self, event: &ContainerEvent) -> Option<WorkspaceId> {
         let of_base = self.base.by_ref.get_or_init(|| refs(self.base.rows.iter()));
         let of_changed = self.changed_refs.get_or_init(|| refs(self.changed.values().flatten().map(Arc::as_ref)));

@@ -3,7 +3,7 @@
 //!
 //! Nothing in here waits. Every lock is held for a computation in memory and never across an await.
 //!
-//! **Lock order.** Whoever needs two of them at once takes them in this order, and then the recorder's, which is the last:
+//! **Lock order.** Code that needs two of them at once takes them in this order, and the recorder's last:
 //!
 //! ```text
 //! own_settings ─► fleet ─► ownership ─► judge ─► (Recorder) said ─► history
@@ -50,7 +50,7 @@ impl State {
         Self { config, clock, own_settings: Mutex::default(), fleet: Mutex::default(), ownership, judge, findings }
     }
 
-    /// With a judge who is recorded, if there is a tape.
+    /// Records the calls to the judge, if there is a tape.
     pub(crate) fn recorded_onto(self, tape: Option<Box<dyn Tape>>) -> Self {
         let Some(tape) = tape else { return self };
         let judge = Mutex::new(Recorded::onto(Judge::new(self.config.policy.clone()), tape));

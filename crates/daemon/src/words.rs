@@ -23,7 +23,7 @@ use crate::sync::lock;
 /// `not judged` when the database is slow. Larger: a daemon that hangs is believed for longer.
 const LATENESS: Duration = Duration::from_secs(10);
 
-/// How many of the workspaces are named whose restart in a storm is under way.
+/// How many workspaces are named, of those whose restart in a storm is under way.
 const CANARIES_MAX: usize = 8;
 
 /// Where reports are written.

@@ -53,8 +53,8 @@ pub trait Engine: Send + Sync {
     /// replaced since it was judged, the sample shows the new incarnation, even if the old one still exists.
     async fn confirm(&self, target: &Target) -> Sample;
 
-    /// Restarts what a workspace runs in. `Ok` is the engine's word for it, not a recovery. Something that runs already when
-    /// it is to be started is `Ok` too.
+    /// Restarts what a workspace runs in. `Ok` means that the engine says so, not that the workspace is back. To start something that runs
+    /// already is `Ok` too.
     ///
     /// # Errors
     ///
@@ -68,7 +68,7 @@ pub trait Engine: Send + Sync {
     ///
     /// # Errors
     ///
-    /// When nothing of it could be read: the engine is hung, the container is gone, or its log is kept elsewhere.
+    /// When none of the log could be read: the engine hangs, the container is gone, or its log is kept elsewhere.
     async fn last_lines(
         &self,
         _container: &ContainerId,
@@ -78,13 +78,13 @@ pub trait Engine: Send + Sync {
         Ok(None)
     }
 
-    /// Whether a start may take a container's log away, because something else is made in its place.
+    /// Whether the log of a container may be lost by a start, because something else is created in the container's place.
     fn start_forgets(&self) -> bool {
         false
     }
 
-    /// Listens for changes until `stop`, and connects anew for as long as that takes. Never waits for the receiver; ends
-    /// early only when that is gone, or when its kind has no events.
+    /// Listens for changes until `stop`, and connects again after each failure. Never waits for the receiver. Ends early only if the
+    /// receiver is gone, or if its kind has no events.
     async fn watch(&self, events: mpsc::Sender<EngineEvent>, stop: CancellationToken);
 
     /// Whether the engine answers, and what it is. For `defib check`.
@@ -100,7 +100,7 @@ pub trait Engine: Send + Sync {
 /// One restart to ask an engine for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RestartCall {
-    /// Whose container or instance, and what its engine may call it.
+    /// The workspace, and the names by which its engine may know it.
     pub target: Target,
     /// The container or instance that the fresh look before this call confirmed. For an instance it is its `instance_ref`.
     pub container_id: ContainerId,
@@ -118,13 +118,13 @@ pub struct RestartCall {
 pub enum RestartHow {
     /// It does not run: start it. One that was created and never started is started as well.
     Start,
-    /// It runs and is stuck: stop it, by force when it has not ended within the grace, and start it.
+    /// It runs and is stuck: stop it (by force if it has not ended within the grace), and start it.
     KillAndStart {
-        /// Container engines take whole seconds: it is rounded up, and cut where the deadline would leave no time for the
-        /// start.
+        /// How long it may take to end. Container engines count whole seconds, so this is rounded up. It is cut if the deadline would leave
+        /// no time for the start.
         grace: Duration,
     },
-    /// It is gone: make it again. Its `container_id` is that of the one that is gone, or empty if none was ever seen.
+    /// It is gone: create it again. The call's `container_id` is that of the container that is gone, or empty if none was ever seen.
     Recreate,
 }
 
@@ -133,7 +133,7 @@ pub enum RestartHow {
 pub struct LastLines {
     /// As it was written: any bytes.
     pub bytes: Vec<u8>,
-    /// Why what follows could not be read.
+    /// Why the rest of the log could not be read. `None` if it was read to its end.
     pub broke_off: Option<EngineError>,
 }
 
@@ -152,8 +152,8 @@ pub enum EngineCheck {
         api_version: String,
         /// How many containers it has, stopped ones included.
         containers: i64,
-        /// Whose containers carry the workspace label: its value and the container's name, by value. `None` when they could not be
-        /// listed.
+        /// The containers that carry the workspace label: the value of the label and the container's name, ordered by the value. `None` if
+        /// they could not be listed.
         labelled: Option<Vec<(String, String)>>,
     },
     /// A control plane.
@@ -162,14 +162,14 @@ pub enum EngineCheck {
         preset: String,
         /// Where it is.
         address: String,
-        /// How many instances its list has. `None`: it has no list, and was not asked anything.
+        /// How many instances its list has. `None` if it has no list, and so was not asked anything.
         instances: Option<usize>,
     },
 }
 
 impl EngineCheck {
-    /// Whose containers carry the workspace label: its value and the container's name, by value. `None` when they could not be
-    /// listed, or the kind of engine knows no labels.
+    /// The containers that carry the workspace label: the value of the label and the container's name, ordered by the value. `None` if they
+    /// could not be listed, or if this kind of engine has no labels.
     #[must_use]
     pub fn labelled(&self) -> Option<&[(String, String)]> {
         match self {
@@ -201,7 +201,7 @@ impl fmt::Display for EngineCheck {
 pub struct Explanation {
     /// What is wrong, each with what to do.
     pub faults: Vec<String>,
-    /// Answers, those that were understood alike taken together.
+    /// The answers. Those that were understood alike are counted together.
     pub answers: Vec<AnswerSeen>,
 }
 
@@ -210,13 +210,13 @@ pub struct Explanation {
 pub struct AnswerSeen {
     /// The interface's own word for the state, where the answer had one.
     pub word: Option<String>,
-    /// What it is taken for: a label of [`Observation`](defib_policy::sample::Observation).
+    /// The observation that it is understood as: a label of [`Observation`](defib_policy::sample::Observation).
     pub understood: &'static str,
     /// How many answers.
     pub count: usize,
     /// One of the instances that they were about.
     pub example: String,
-    /// Why it is no evidence, where it is none.
+    /// Why these answers are no evidence. `None` if they are.
     pub complaint: Option<String>,
 }
 
@@ -226,7 +226,7 @@ impl fmt::Display for AnswerSeen {
             Some(word) => write!(f, "the state {word:?} is understood as {}", self.understood)?,
             None => write!(f, "an answer without a state is understood as {}", self.understood)?,
         }
-        write!(f, " ({} such, as {:?})", self.count, self.example)?;
+        write!(f, " ({} such, for example {:?})", self.count, self.example)?;
         self.complaint.as_ref().map_or(Ok(()), |complaint| write!(f, ": {complaint}"))
     }
 }

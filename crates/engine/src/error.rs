@@ -1,4 +1,4 @@
-//! What can go wrong with an engine, and what each of it proves.
+//! What can go wrong with an engine.
 //!
 //! An error proves nothing about a container. But an operator needs to know what went wrong, so every error maps to one [`Fault`] of a
 //! closed set. The kind of engine that met the error says to which.
@@ -73,7 +73,7 @@ pub enum EngineError {
         /// Which engine.
         engine: EngineName,
     },
-    /// A certificate file cannot be read, or is none.
+    /// A certificate file cannot be read, or holds no certificate.
     #[error("engine {engine}: cannot use {}", path.display())]
     Certificate {
         /// Which engine.
@@ -89,7 +89,7 @@ pub enum EngineError {
     Connect {
         /// Which engine.
         engine: EngineName,
-        /// What it proves: nothing, for this reason.
+        /// The reason why this error is no evidence.
         fault: Fault,
         /// Why.
         #[source]
@@ -102,7 +102,7 @@ pub enum EngineError {
         engine: EngineName,
         /// What was called.
         call: Call,
-        /// What it proves: nothing, for this reason.
+        /// The reason why this error is no evidence.
         fault: Fault,
         /// Why.
         #[source]
@@ -115,13 +115,13 @@ pub enum EngineError {
         engine: EngineName,
         /// Which container.
         container: ContainerId,
-        /// What it proves: nothing, for this reason.
+        /// The reason why this error is no evidence.
         fault: Fault,
         /// Why.
         #[source]
         source: Cause,
     },
-    /// The container that was to be restarted does not exist (any more), says the engine itself.
+    /// The engine itself says that the container that was to be restarted does not exist.
     #[error("engine {engine}: container {container} is gone")]
     Gone {
         /// Which engine.
@@ -137,20 +137,20 @@ pub enum EngineError {
         /// Which workspace.
         workspace: WorkspaceId,
     },
-    /// No answer in time. A restart may still be carried out by the engine: nothing cancels it there.
+    /// No answer came in time. The engine may still carry out a restart, because nothing cancels it there.
     #[error("engine {engine}: {} got no answer within {} ms", call.label(), after.as_millis())]
     TimedOut {
         /// Which engine.
         engine: EngineName,
         /// What was called.
         call: Call,
-        /// How long it was waited for.
+        /// How long defib has waited.
         after: Duration,
     },
 }
 
 impl EngineError {
-    /// What this proves of the containers behind it: nothing, for one of a closed set of reasons.
+    /// The reason why this error is no evidence about the containers of the engine.
     #[must_use]
     pub const fn fault(&self) -> Fault {
         match self {

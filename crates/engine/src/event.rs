@@ -13,12 +13,12 @@ use defib_policy::sample::Fault;
 pub enum EngineEvent {
     /// A container's life changed: look at it.
     Container(ContainerEvent),
-    /// Listening from now on. Whatever happened before may have been missed: look at the whole engine.
+    /// The listener listens from now on. It may have missed what happened before: look at the whole engine.
     Connected {
         /// Which engine.
         engine: EngineName,
     },
-    /// Not listening any more. Comes once for each outage, not for each try.
+    /// The listener has lost its connection. It says so once for each outage, not for each try.
     Disconnected {
         /// Which engine.
         engine: EngineName,

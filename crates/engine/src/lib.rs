@@ -5,26 +5,26 @@
 //! another one under the same address. A client that takes any of this for "not running" restarts a healthy fleet.
 //!
 //! The rule: sampling cannot fail. Whatever goes wrong is a sample of its own, [`Unknown`] with its [`Fault`], for exactly
-//! the workspaces that it concerns. A container counts as gone only when the engine says so by itself, twice over.
+//! the workspaces that it concerns. A container counts as gone only if the engine itself says so in two answers.
 //!
 //! ```text
 //!             sample_all: one list ──► those in doubt ──► inspect, 8 at once ─┐
 //! targets ──►                                                               ├─► EngineReport ─► policy
-//!             sample_some: inspect each ──► who cannot be told ──► list ──────┘
+//!             sample_some: inspect each ──► those unsettled ─────► list ──────┘
 //! events  ──► watch: only makes the next look sooner
 //! ```
 //!
 //! | subject | module |
 //! | --- | --- |
-//! | what the daemon knows of an engine, whatever its kind | [`engine`] |
+//! | the interface that every kind of engine has | [`engine`] |
 //! | where an engine is | [`url`], [`settings`] |
-//! | whom to look at, and what a look brings back | [`target`], [`report`] |
-//! | what an engine tells on its own | [`event`] |
+//! | which workspaces to look at, and what a look brings back | [`target`], [`report`] |
+//! | events, which an engine sends unasked | [`event`] |
 //! | what went wrong | [`error`] |
 //! | Docker and podman | [`docker`] |
 //! | instances behind an HTTP interface, and the platform's own restart | [`control_plane`] |
 //! | an engine and the platform's own restart as one | [`with_platform`] |
-//! | messages to a stranger's address, by the same client | [`post`] |
+//! | messages to an address that an operator gave, by the same client | [`post`] |
 //! | text that is never shown | [`secret`] |
 //!
 //! [`Unknown`]: defib_policy::sample::Observation::Unknown

@@ -1,7 +1,7 @@
 //! Messages to an address that an operator has given, such as a webhook.
 //!
-//! This is the client of the control planes, with its manners: a message is sent once on a connection of its own, a redirect is not followed,
-//! the answer is bounded in time and size, and no error quotes the address. It stands here because this crate has the client.
+//! This uses the client of the control planes and keeps its rules: a message is sent once, on a connection of its own; a redirect is not
+//! followed; the answer is bounded in time and size; and no error quotes the address. It is in this crate because the client is.
 
 use std::fmt;
 use std::time::Duration;
@@ -23,11 +23,11 @@ pub struct Posted {
     pub status: u16,
     /// The body, as far as it is text.
     pub body: String,
-    /// How long the receiver wants to be left alone.
+    /// The pause that the receiver asks for (`Retry-After`).
     pub retry_after: Option<Duration>,
 }
 
-/// Why nothing came back. The message may have been read all the same.
+/// Why no answer came. The receiver may have read the message all the same.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct NotPosted(String);
@@ -48,14 +48,14 @@ impl Poster {
     /// Trusts the certificates that the system trusts. Connects to nothing.
     ///
     /// # Errors
-    /// When no TLS can be spoken at all.
+    /// When TLS cannot be set up.
     pub fn new() -> Result<Self, NotPosted> {
         let trust = trust(None).map_err(|error| NotPosted(error.to_string()))?;
         let roots = trust.roots;
         Ok(Self { client: Client::new(trust), roots })
     }
 
-    /// How many root certificates the system has. None: no `https://` address can be reached.
+    /// How many root certificates the system has. Without any, no `https://` address can be reached.
     #[must_use]
     pub const fn roots(&self) -> usize {
         self.roots

@@ -19,7 +19,7 @@ pub struct EngineReport {
     /// Exactly one sample for each target. Pair them by the id: their order means nothing.
     pub samples: Vec<(WorkspaceId, Sample)>,
     /// The settings that containers carry for their workspaces: labels that begin with `defib.`, without that prefix, in
-    /// order. `None` where no complete list was read, and so nothing is known of them.
+    /// order. `None` if no complete list was read, so that nothing is known of them.
     pub own_labels: Option<BTreeMap<WorkspaceId, Vec<(String, String)>>>,
     /// Every call that was made, for the metrics. No order.
     pub calls: Vec<CallTiming>,
@@ -33,10 +33,10 @@ pub struct Reached {
     /// Its clock: what `/info` said, and the beginning of that call on ours. At most about a minute old while it answers.
     pub engine_now: Option<(Moment, Timestamp)>,
     /// It answers again after a look at it failed, or after its event stream broke: its own restart policies may be at
-    /// work. Exactly one report says so, of whichever kind comes first. The first contact of all is not one, unless it
-    /// followed a failure.
+    /// work. Only the first report after that says so, whichever kind of look it is of. The very first contact counts only if a failure
+    /// came before it.
     pub reconnected: bool,
-    /// Its list is not complete: of at least one entry it cannot be read whose container it is.
+    /// Its list is not complete: of at least one entry nobody can tell whose container it is.
     pub spoiled: bool,
 }
 

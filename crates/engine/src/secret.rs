@@ -5,7 +5,7 @@ use std::fmt;
 /// Secrets shorter than this are not looked for in the words of others: too much harmless text would be struck out.
 const STRUCK_OUT_FROM: usize = 4;
 
-/// What stands where a secret was.
+/// The text that is shown in place of a secret.
 const STRUCK_OUT: &str = "(secret)";
 
 /// A token or password. Neither `Debug` nor `Display` shows it; [`Secret::expose`] does, and is easy to search for.
@@ -25,7 +25,7 @@ impl Secret {
         &self.0
     }
 
-    /// `text` without this secret in it: servers like to repeat in their errors what they were sent.
+    /// `text` without this secret. Servers often repeat in their errors what they were sent.
     #[must_use]
     pub(crate) fn strike_out(&self, text: &str) -> String {
         if self.0.len() < STRUCK_OUT_FROM { text.to_owned() } else { text.replace(&self.0, STRUCK_OUT) }

@@ -26,7 +26,7 @@ pub struct EngineSettings {
     pub token: Option<Secret>,
 }
 
-/// PEM files of a client that an engine trusts, and of who vouches for the engine.
+/// The PEM files for TLS: our certificate and its key, and the authority that signed the engine's certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsPaths {
     /// The authority that signed the engine's certificate.

@@ -6,7 +6,7 @@ use defib_policy::id::{ContainerId, WorkspaceId};
 /// A workspace to look at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
-    /// Whose container or instance.
+    /// The workspace.
     pub workspace: WorkspaceId,
     /// What kind of thing it is. An engine that does not run this kind answers [`WrongKind`] for it.
     ///
@@ -17,9 +17,9 @@ pub struct Target {
     pub container_ref: Option<Box<str>>,
     /// For instances: what its control plane calls it.
     pub instance_ref: Option<Box<str>>,
-    /// The container or instance that it last was, as a sample named it.
+    /// The container or instance in which the workspace was last seen.
     pub known: Option<ContainerId>,
-    /// Inspect it even if a list says that it runs: wanted where the start of its incarnation matters and is not known.
+    /// Inspect it even if a list says that it runs. This is set if the start of its incarnation matters and is not known.
     pub inspect: bool,
     /// There is a reason to look: its heartbeat is stale, somebody suspects it, or it was not well when it was last judged. An engine that
     /// has to ask about each instance separately asks about these. For the others, the last look stands if it was a sign of life. A caller
@@ -28,7 +28,7 @@ pub struct Target {
 }
 
 impl Target {
-    /// A container of which nothing is known yet but how to find it: by `container_ref`, or else by the workspace label.
+    /// A container that was never seen. It is found by `container_ref`, or else by the workspace label.
     #[must_use]
     pub const fn container(workspace: WorkspaceId, container_ref: Option<Box<str>>) -> Self {
         Self {
@@ -42,7 +42,7 @@ impl Target {
         }
     }
 
-    /// An instance of which nothing is known yet but what its control plane calls it.
+    /// An instance that was never seen. Its control plane knows it by `instance_ref`.
     #[must_use]
     pub const fn instance(workspace: WorkspaceId, instance_ref: Option<Box<str>>) -> Self {
         Self {

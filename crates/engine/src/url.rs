@@ -27,7 +27,8 @@ pub enum EngineUrl {
     Http(String),
     /// `https://host:port`: with client certificates.
     Https(String),
-    /// `cp+http://…`, `cp+https://…`: a platform's control plane. `cp+file:///…`: one that a preset's file describes.
+    /// `cp+http://…`, `cp+https://…`: the control plane of a platform, at this address. `cp+file:///…`: one whose address is in the preset
+    /// that this file holds.
     ControlPlane(ControlPlaneUrl),
 }
 
@@ -46,7 +47,7 @@ impl ControlPlaneUrl {
 impl fmt::Display for ControlPlaneUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut shown = self.0.clone();
-        // Both refuse only addresses that cannot have credentials.
+        // Both calls fail only for an address that cannot have credentials.
         let _ = shown.set_username("");
         let _ = shown.set_password(None);
         shown.set_query(None); // tokens travel there, too
@@ -72,7 +73,7 @@ impl fmt::Display for EngineUrl {
     }
 }
 
-/// Why an address is not one. Never repeats the address: it may hold a secret.
+/// Why an address is refused. The message never repeats the address, which may hold a secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EngineUrlError {
     /// It has no `scheme://`, or one that is not known.
@@ -84,7 +85,7 @@ pub enum EngineUrlError {
     /// `cp+file://` without an absolute path.
     #[error("cp+file:// needs the absolute path of a preset, as in cp+file:///etc/defib/cloud.toml")]
     File,
-    /// What follows the scheme is no host and port.
+    /// What follows the scheme is not a host and port.
     #[error("no host and port after {scheme}:// ({reason}); {ACCEPTED}")]
     Authority {
         /// The scheme as written.

@@ -327,7 +327,7 @@ async fn the_platforms_refusal_is_told_as_the_platforms() {
     let error = platform.restart(&"rack-7".into(), &call("a", RestartHow::Recreate)).await.unwrap_err();
     assert!(!error.may_have_happened());
     let source = std::error::Error::source(&error).unwrap().to_string();
-    assert!(source.starts_with("the platform was asked, and it answered 503"), "{source}");
+    assert!(source.starts_with("the platform's own restart: it answered 503"), "{source}");
     server.fail_restart(ApiFault::status(409));
     let error = platform.restart(&"rack-7".into(), &call("a", RestartHow::Recreate)).await.unwrap_err();
     assert!(matches!(error, EngineError::Superseded { status: 409, .. }), "{error}");

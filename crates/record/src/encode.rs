@@ -47,7 +47,8 @@ pub(crate) const LOOK_ATTEMPTS: u8 = 16;
 pub(crate) const LOOK_FLAGS: u8 = 32;
 pub(crate) const LOOK_OWN: u8 = 64;
 
-/// A list of so many workspaces or more that is not the last one is remembered as the engine's.
+/// A pass over at least this many workspaces is remembered as the one whose list the next pass over the engine is compared with. A shorter
+/// one is about a few workspaces, and its list does not come again.
 pub(crate) const MEMBERS_KEPT: usize = 8;
 
 /// Writes calls, and remembers what was written.
@@ -96,7 +97,7 @@ impl Encoder {
         }
     }
 
-    /// Whom the judge called for the next read of the changes.
+    /// The judge was asked which workspaces the next read of what has changed must bring by id.
     pub(crate) fn call(&mut self, at: Moment, called: Called) {
         self.out.push(OP_CALL);
         self.moment(at);
@@ -118,7 +119,7 @@ impl Encoder {
         }
     }
 
-    /// Something happened to one whom passes left out.
+    /// Something happened to a workspace that passes had left out.
     pub(crate) fn stir(&mut self, id: &WorkspaceId) {
         let number = self.written.number(id).unwrap_or_else(|| {
             put_id(&mut self.out, id);
@@ -185,7 +186,7 @@ impl Encoder {
         self.out.extend([OP_TICK, u8::from(clean)]);
     }
 
-    /// What has expired was dropped.
+    /// The judge dropped what has expired.
     pub(crate) fn prune(&mut self, at: Moment) {
         self.out.push(OP_PRUNE);
         self.moment(at);

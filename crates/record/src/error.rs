@@ -9,33 +9,33 @@ pub enum RecordError {
     /// The directory cannot be used.
     #[error("{} cannot be used for a recording: {source}", path.display())]
     Directory {
-        /// Which.
+        /// Its path.
         path: PathBuf,
         /// Why not.
         source: io::Error,
     },
-    /// It is a file.
+    /// The path is that of a file.
     #[error("{} is not a directory: name one, or one that can be made", path.display())]
     NotADirectory {
-        /// Which.
+        /// Its path.
         path: PathBuf,
     },
     /// Another process records into it.
     #[error("another defib records into {}: give each daemon a directory of its own", path.display())]
     InUse {
-        /// Which.
+        /// Its path.
         path: PathBuf,
     },
     /// There is no segment in it.
     #[error("{} holds no recording: it has no *.defibrec file (DEFIB_RECORD_DIR says where a daemon records)", path.display())]
     Empty {
-        /// Which.
+        /// Its path.
         path: PathBuf,
     },
     /// A segment cannot be read.
     #[error("{} cannot be read: {source}", path.display())]
     Unreadable {
-        /// Which.
+        /// Its path.
         path: PathBuf,
         /// Why not.
         source: io::Error,
@@ -43,21 +43,21 @@ pub enum RecordError {
     /// The file is something else.
     #[error("{} is not a segment of a recording, whatever its name says: move it away", path.display())]
     Foreign {
-        /// Which.
+        /// Its path.
         path: PathBuf,
     },
     /// It was written by another version.
     #[error("{} is written in format {format} and this program reads format {}: use the defib that wrote it", path.display(), crate::FORMAT)]
     OtherFormat {
-        /// Which.
+        /// Its path.
         path: PathBuf,
         /// Its format.
         format: u16,
     },
-    /// Its checksums fit and its content makes no sense.
+    /// The checksums of a segment fit, and its content makes no sense.
     #[error("{} holds something that this program has never written: use the defib that wrote it", path.display())]
     Garbled {
-        /// Which.
+        /// Its path.
         path: PathBuf,
     },
 }

@@ -1,4 +1,4 @@
-//! The files of a recording that is being made: one is written, and the oldest go when all of them are too large.
+//! The files of a recording that is being made. One of them is written, and the oldest are deleted when all together are too large.
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
@@ -14,10 +14,11 @@ use crate::segment::{self, Header, Segment, Torn};
 /// A segment is ended after this at the latest. Longer: fewer heads, and a replay of the last day begins further back.
 const SEGMENT_AGE: Duration = Duration::from_secs(6 * 3_600);
 
-/// The part of the bound that one segment may take. Larger: fewer heads, and more goes at once when the oldest goes.
+/// One segment may take the bound divided by this. Smaller: fewer heads, and more of the recording is lost when the oldest segment is
+/// deleted.
 const SEGMENT_SHARE: u64 = 16;
 
-/// No segment is smaller for the bound's sake.
+/// A segment may always become as large as this, however small the bound is.
 const SEGMENT_MIN: u64 = 8 << 10;
 
 /// What a recording is made with.
@@ -29,7 +30,7 @@ pub struct RecordSettings {
     pub max_bytes: u64,
     /// The version of the program.
     pub program: String,
-    /// Who records.
+    /// The replica that records.
     pub replica: String,
 }
 
@@ -92,7 +93,7 @@ impl Files {
         let mut file = OpenOptions::new().create_new(true).write(true).open(&path)?;
         self.next += 1;
         let begun = segment::begin(&mut file, &header);
-        // However little of it was written, it is a file that counts and that the bound may take.
+        // However little of it was written, the file counts for the bound, and may be deleted to keep it.
         let bytes = begun.as_ref().copied().unwrap_or_else(|_| size_of(&path));
         self.current = Some(Current { path, file, bytes, begun: Instant::now() });
         begun?;
@@ -120,7 +121,7 @@ impl Files {
         self.current.as_ref().is_some_and(|current| current.bytes >= most || current.begun.elapsed() >= SEGMENT_AGE)
     }
 
-    /// All segments together.
+    /// The size of all segments together.
     pub(crate) fn bytes(&self) -> u64 {
         self.ended.iter().map(|(_, bytes)| bytes).sum::<u64>()
             + self.current.as_ref().map_or(0, |current| current.bytes)

@@ -54,12 +54,12 @@ pub(crate) struct EngineMemo {
 pub(crate) const ROW_BEAT: u8 = 1;
 /// The activity has advanced.
 pub(crate) const ROW_ACTIVITY: u8 = 2;
-/// The number of active tasks is another.
+/// The number of active tasks has changed.
 pub(crate) const ROW_TASKS: u8 = 4;
-/// Something else is another: the whole row is written.
+/// Something else has changed, so the whole row is written.
 pub(crate) const ROW_WHOLE: u8 = 8;
 
-/// A bit, where something is so.
+/// This bit if `is`, and no bit otherwise.
 pub(crate) const fn bit(is: bool, bit: u8) -> u8 {
     if is { bit } else { 0 }
 }

@@ -48,7 +48,7 @@ impl Reader {
     /// Opens the recording in a directory.
     ///
     /// # Errors
-    /// The directory is none, cannot be read, or holds no recording.
+    /// The directory does not exist, cannot be read, or holds no recording.
     pub fn open(directory: &Path) -> Result<Self, RecordError> {
         let waiting: VecDeque<PathBuf> = files_of(directory)?.into();
         Ok(Self::over(waiting))
@@ -88,7 +88,7 @@ impl Reader {
     /// The next item. `None`: the recording is at its end.
     ///
     /// # Errors
-    /// A segment cannot be read, was written by another version, or is no segment.
+    /// A segment cannot be read, was written by another version, or is not a segment.
     pub fn next_item(&mut self) -> Result<Option<Item>, RecordError> {
         loop {
             if self.at < self.frame.len() {

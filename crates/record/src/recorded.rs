@@ -17,7 +17,7 @@ use crate::segment::Header;
 use crate::tape::Tape;
 use crate::told::{Called, Rare};
 
-/// A judge. Each call that changes what it knows is written down, if there is a tape; what only asks goes to the judge as it is.
+/// A judge. Each call that changes what it knows is written down, if there is a tape. A call that only asks goes to the judge unrecorded.
 ///
 /// There is no way to change the judge without this type, so a call that is added to the judge cannot be left out of recordings: it is not
 /// callable until it is recorded.
@@ -31,7 +31,7 @@ pub struct Recorded {
 struct Writing {
     encoder: Encoder,
     tape: Box<dyn Tape>,
-    /// The judge is another one than the one of the last call.
+    /// Whether the judge was replaced since the last call.
     is_another: bool,
 }
 
@@ -49,7 +49,7 @@ impl Recorded {
         Self { judge, writing: Some(Box::new(writing)) }
     }
 
-    /// Puts another judge in the place of this one: that of a process that starts anew. The recording goes on with it.
+    /// Puts another judge in place of this one, as when a process starts anew. The recording goes on with it.
     pub fn replace(&mut self, judge: Judge) {
         self.judge = judge;
         if let Some(writing) = &mut self.writing {
@@ -62,7 +62,7 @@ impl Recorded {
         self.tell(|judge| judge.observe_fleet(read, whole), |encoder, _| encoder.fleet(read, whole))
     }
 
-    /// Whom the next read of the changes must bring by id: [`Judge::call`].
+    /// The workspaces that the next read of what has changed must bring by id: [`Judge::call`].
     pub fn call(&mut self, now: Moment) -> Vec<WorkspaceId> {
         self.tell(|judge| judge.call(now), |encoder, called| encoder.call(now, Called::of(called)))
     }
@@ -72,14 +72,15 @@ impl Recorded {
         self.tell(|judge| judge.observe_changes(read, floor, gone), |encoder, _| encoder.changes(read, floor, gone))
     }
 
-    /// Something has happened to a workspace: [`Judge::stir`]. Of one whom passes look at anyway nothing is written, because nothing changes.
+    /// Something has happened to a workspace: [`Judge::stir`]. Nothing is written if passes look at the workspace anyway, because then
+    /// nothing changes.
     pub fn stir(&mut self, id: &WorkspaceId) {
         if self.judge.is_calm(id) {
             self.tell(|judge| judge.stir(id), |encoder, ()| encoder.stir(id));
         }
     }
 
-    /// Judges everybody whom a pass is about: [`Judge::judge`].
+    /// Judges all workspaces that a pass is about: [`Judge::judge`].
     pub fn judge(
         &mut self,
         now: Moment,
@@ -90,7 +91,7 @@ impl Recorded {
         self.judge_concerned(now, stamp, engine, looks, 0)
     }
 
-    /// Judges those of an engine's workspaces whom something concerns: [`Judge::judge`]. `left_out` counts the others, who run as before.
+    /// Judges the workspaces of an engine that something concerns: [`Judge::judge`]. `left_out` counts the others, which run as before.
     pub fn judge_concerned(
         &mut self,
         now: Moment,
@@ -195,7 +196,7 @@ impl Writing {
     }
 }
 
-/// What only asks.
+/// The calls that only ask.
 impl Deref for Recorded {
     type Target = Judge;
 

@@ -19,7 +19,7 @@ use crate::seen::Seen;
 use crate::told::{Called, Pass, Rare, Said, SaidOf, Told};
 use crate::wire::{Cursor, Garbled};
 
-/// What the judge had been told when it was told the present thing.
+/// Everything that the judge had been told when the present call was made.
 #[derive(Debug)]
 pub struct Scene {
     slots: Vec<Slot>,
@@ -111,7 +111,7 @@ impl Scene {
         self.slots.len()
     }
 
-    /// Whether nobody was told of yet.
+    /// Whether the judge was told of no workspace yet.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.slots.is_empty()
@@ -292,7 +292,7 @@ impl Scene {
         Ok(Pass { now, stamp, engine, members, left_out, asked_at, said })
     }
 
-    /// Returns the moment at which the first of them that has a sample was sampled.
+    /// Reads the looks of a pass. Returns the moment at which the first workspace that has a sample was sampled.
     fn read_looks(&mut self, cursor: &mut Cursor<'_>, now: Moment, members: &[u32]) -> Result<Moment, Garbled> {
         let common = moved_by(now, cursor.signed()?);
         for number in members {

@@ -1,4 +1,4 @@
-//! What an engine said of a container, as it is written: without the life, where that is the one that was written before.
+//! What an engine said of a container, as it is written. The life (incarnation) is left out if it is the one that was written before.
 
 use defib_policy::sample::{Exit, Fault, Health, Incarnation, Observation, Transition};
 use serde::{Deserialize, Serialize};

@@ -27,7 +27,7 @@ pub const FORMAT: u16 = 1;
 /// The ending of the names of segments.
 const ENDING: &str = "defibrec";
 
-/// No frame is longer, compressed or not: a length beyond it is no length.
+/// No frame is longer than this, compressed or not. A greater length in a file is garbage.
 const FRAME_MAX: usize = 512 << 20;
 
 /// The level of compression. Higher: smaller by a tenth, and several times the work. Lower: hardly any faster.
@@ -40,15 +40,15 @@ pub struct Header {
     pub program: String,
     /// The fingerprint of its policy ([`POLICY`](crate::POLICY)).
     pub policy: String,
-    /// Who wrote it.
+    /// The replica that wrote it.
     pub replica: String,
     /// The number of the segment. No number is used twice in a directory.
     pub sequence: u64,
     /// When it was begun, in microseconds since 1970.
     pub begun: i64,
-    /// It goes on where the segment before it ended, without a gap.
+    /// Whether it goes on where the segment before it ended, without a gap.
     pub continues: bool,
-    /// So many calls could not be written before it.
+    /// How many calls could not be written before it.
     pub lost: u64,
     /// The settings that were judged by.
     pub settings: Settings,
@@ -57,7 +57,8 @@ pub struct Header {
 }
 
 impl Header {
-    /// The judge as it was before the first call. `None`: a program with another policy wrote it, and remembers other things.
+    /// The judge as it was before the first call. `None` if a program with another policy wrote it, because such a judge remembers other
+    /// things.
     #[must_use]
     pub fn recorded_judge(&self) -> Option<Judge> {
         if self.policy == crate::POLICY { postcard::from_bytes(&self.judge).ok() } else { None }
@@ -114,7 +115,7 @@ pub(crate) struct Segment {
     pub(crate) header: Header,
 }
 
-/// What is left after the last whole frame of a segment: so many bytes, written by a process that was killed.
+/// The rest of a segment after its last whole frame, which a process that was killed has left.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Torn {
     /// Which file.
@@ -126,7 +127,7 @@ pub struct Torn {
 }
 
 impl Segment {
-    /// Opens a segment. `Ok(None)`: it was begun and its header never got whole.
+    /// Opens a segment. `Ok(None)` if its header was never written whole.
     pub(crate) fn open(path: &Path) -> Result<Option<Self>, RecordError> {
         let unreadable = |source| RecordError::Unreadable { path: path.to_owned(), source };
         let file = File::open(path).map_err(unreadable)?;
@@ -190,7 +191,7 @@ impl Segment {
         self.length
     }
 
-    /// What follows the last whole frame; `None`: nothing. To be asked after the last frame.
+    /// What follows the last whole frame; `None` if nothing does. Call this after the last frame was read.
     pub(crate) fn torn(&self) -> Option<Torn> {
         (self.at < self.length).then(|| Torn { path: self.path.clone(), whole: self.at, bytes: self.length - self.at })
     }

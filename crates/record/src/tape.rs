@@ -17,19 +17,19 @@ use crate::error::RecordError;
 use crate::files::{Files, RecordSettings};
 use crate::segment::{Header, Torn};
 
-/// Between two frames. Longer: a crash costs more of the recording. Shorter: worse compression, and more waits for the disk.
+/// The time between two frames. Longer: a crash costs more of the recording. Shorter: worse compression, and more waits for the disk.
 const FRAME_EVERY: Duration = Duration::from_secs(1);
 
 /// Bytes that may wait for the disk. Larger: more memory while the disk is slow. Smaller: gaps in the recording of a large fleet's first
 /// read.
 const MAIL_MAX: usize = 64 << 20;
 
-/// After a failure of the disk it is left alone for so long: each try costs the bytes of a whole judge.
+/// The pause after the disk has failed. Each try writes a whole judge.
 const RETRY_AFTER: Duration = Duration::from_secs(10);
 
 /// Where a recording goes.
 pub trait Tape: Send + std::fmt::Debug {
-    /// Whether calls can be taken now: a segment was begun, and all since was taken.
+    /// Whether calls can be taken now: a segment was begun, and all calls since were taken.
     fn is_ready(&self) -> bool;
 
     /// Whether it makes sense to begin a segment now, if it is not ready.
@@ -54,7 +54,7 @@ pub struct Condition {
     pub kept: u64,
     /// Calls that were not recorded.
     pub lost: u64,
-    /// Why the disk does not take it now; `None`: it does.
+    /// Why nothing can be written to the disk now. `None`: it can.
     pub trouble: Option<String>,
 }
 
@@ -70,7 +70,7 @@ struct Mail {
 /// Calls that belong to one segment.
 #[derive(Debug, Default)]
 struct Part {
-    /// They are its first ones.
+    /// The header of the segment, if these calls are its first ones.
     opens: Option<Box<Header>>,
     calls: Vec<u8>,
 }
@@ -87,7 +87,7 @@ struct Shared {
     wake: Condvar,
     /// The segment is as large or as old as one may become.
     full: AtomicBool,
-    /// The disk did not take it. What comes is lost until a segment begins.
+    /// Whether a write has failed. Calls are lost until a new segment begins.
     broken: AtomicBool,
     written: AtomicU64,
     kept: AtomicU64,
@@ -130,13 +130,13 @@ impl Recorder {
         self.torn.as_ref()
     }
 
-    /// The end into which the judge's calls go. There may be one of a recorder.
+    /// The tape onto which the judge's calls are recorded. A recorder has one, and not several.
     #[must_use]
     pub fn tape(&self) -> Box<dyn Tape> {
         Box::new(MailTape { shared: Arc::clone(&self.shared), is_whole: false, tried: None })
     }
 
-    /// How it is doing.
+    /// How the recording is doing.
     #[must_use]
     pub fn condition(&self) -> Condition {
         Condition {
@@ -167,7 +167,7 @@ impl Drop for Recorder {
 struct Writer<'a> {
     shared: &'a Shared,
     files: Files,
-    /// A write failed, and no segment was begun since.
+    /// Whether a write has failed and no segment was begun since.
     is_broken: bool,
 }
 

@@ -17,10 +17,10 @@ use crate::scene::Scene;
 pub enum Told {
     /// A read of the fleet: [`Scene::read`] has it.
     Fleet {
-        /// It was all of it.
+        /// Whether it was a read of the whole fleet.
         whole: bool,
     },
-    /// The judge was asked whom the next read of the changes must bring by id.
+    /// The judge was asked which workspaces the next read of what has changed must bring by id.
     Call {
         /// When.
         at: Moment,
@@ -31,19 +31,19 @@ pub enum Told {
     Changes {
         /// Rows with a later stamp are in it, on the database's clock.
         floor: Timestamp,
-        /// Who is not in the fleet any more.
+        /// The workspaces that are no longer in the fleet.
         gone: Vec<WorkspaceId>,
     },
-    /// Something happened to one whom passes left out.
+    /// Something happened to a workspace that passes had left out.
     Stir {
-        /// Whom, by the number in the [`Scene`].
+        /// The workspace, by its number in the [`Scene`].
         workspace: u32,
     },
     /// A pass over workspaces of one engine.
     Pass(Pass),
-    /// A tick of the whole fleet: whether it began in time and all of its calls were quick and answered.
+    /// A tick of the whole fleet.
     Tick {
-        /// It was clean.
+        /// Whether it began in time, and all of its calls were quick and answered.
         clean: bool,
     },
     /// What has expired was dropped.
@@ -66,7 +66,7 @@ pub struct Pass {
     pub engine: Option<(EngineName, EngineEvidence)>,
     /// The workspaces, by their numbers in the [`Scene`].
     pub members: Vec<u32>,
-    /// So many others on the engine were left out, because nothing concerned them: they run as before.
+    /// How many other workspaces of the engine were left out, because nothing concerned them: they run as before.
     pub left_out: u64,
     /// When the engine was asked; the moment of the pass if it was not.
     pub asked_at: Moment,
@@ -79,7 +79,7 @@ pub struct Pass {
 pub enum Rare {
     /// A report of a caller.
     Suspicion {
-        /// Against whom.
+        /// The workspace that is suspected.
         workspace: WorkspaceId,
         /// The name that the caller gives itself.
         reporter: Box<str>,
@@ -104,33 +104,33 @@ pub enum Rare {
     },
     /// What another process had learned was taken up.
     Recall {
-        /// Of whom.
+        /// The workspace.
         workspace: WorkspaceId,
-        /// What.
+        /// What was learned.
         learned: Learned,
     },
     /// What earlier processes had found out about steps of the database's clock was taken up.
     RecallSteps {
-        /// From which stamp on two readings of it can be compared; `None`: there was no step.
+        /// From this stamp on, two readings of the clock can be compared. `None`: there was no step.
         comparable_from: Option<Timestamp>,
     },
     /// An order ended.
     Ended {
         /// Whose.
         workspace: WorkspaceId,
-        /// How.
+        /// How it ended.
         end: End,
         /// When.
         at: Moment,
     },
     /// An operator ended a storm.
     StormEnd {
-        /// Whose; `None`: every storm.
+        /// The engine of the storm. `None`: every storm.
         engine: Option<EngineName>,
     },
 }
 
-/// Whom a judge called for a read: how many, and a digest of who they were, in any order.
+/// The workspaces that a judge called for a read: how many, and a digest of their ids, in any order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Called {
     /// How many.
@@ -140,7 +140,7 @@ pub struct Called {
 }
 
 impl Called {
-    /// Of those whom a judge has just called.
+    /// The digest of the workspaces that a judge has just called.
     #[must_use]
     pub fn of(ids: &[WorkspaceId]) -> Self {
         let digest = ids.iter().map(|id| xxhash_rust::xxh3::xxh3_64(id.as_str().as_bytes()));
@@ -155,7 +155,7 @@ pub struct Said {
     pub digest: u64,
     /// Verdicts that changed, or whose rule or hold did.
     pub changes: Vec<SaidOf>,
-    /// Restarts that were ordered: whose, and the number of the attempt.
+    /// Restarts that were ordered: the workspace, and the number of the attempt.
     pub restarts: Vec<(u32, u32)>,
 }
 
@@ -194,7 +194,7 @@ pub fn digest(plan: &Plan) -> u64 {
 pub struct Answer {
     /// What it says, if that was a pass.
     pub plan: Option<Plan>,
-    /// It says something else than the other one did, or calls others for a read.
+    /// Whether it says something else than the other judge did, or calls other workspaces for a read.
     pub differs: bool,
 }
 

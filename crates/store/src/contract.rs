@@ -153,7 +153,7 @@ pub enum Breach {
         /// Its name and arguments.
         function: String,
     },
-    /// A function runs with its owner's rights, and finds things where its caller likes.
+    /// A function runs with its owner's rights, and its caller chooses where it looks names up.
     SearchPath {
         /// Its name and arguments.
         function: String,

@@ -19,6 +19,7 @@
 mod belong;
 mod cadence;
 mod changes;
+mod check_facts;
 mod clock;
 mod connect;
 mod contract;
@@ -58,6 +59,7 @@ use tokio_postgres::types::Type;
 
 pub use crate::cadence::CadenceRow;
 pub use crate::changes::Changes;
+pub use crate::check_facts::{CheckFacts, FleetFacts, Privilege, RoleFact};
 pub use crate::contract::{Answer, Breach, ContractFacts, Question, Trial};
 pub use crate::error::{Fault, KINDS, SettingsError, StoreError};
 pub use crate::event::{EventRow, EventSubject};
@@ -78,10 +80,7 @@ pub use crate::retention::{RetentionReport, RetentionSettings};
 pub use crate::said::{EngineReportRow, EngineSaid, ReplicaReport, ReplicaSaid, Said};
 pub use crate::suspicion::{NewSuspicion, Pending, Suspicion};
 pub use crate::verdict::{StoredVerdict, VerdictRow};
-pub use crate::view::{
-    CheckFacts, CurrentVerdict, Explanation, FleetFacts, LastRestart, Privilege, RoleFact, StatusRow, TimelineEntry,
-    TimelineWhat,
-};
+pub use crate::view::{CurrentVerdict, Explanation, LastRestart, StatusRow, TimelineEntry, TimelineWhat};
 
 use crate::connect::{Connector, Pool};
 

@@ -185,7 +185,7 @@ async fn functions_that_are_declared_otherwise_are_told_one_by_one() -> Result<(
         ),
         (
             "alter function defib.mark_dead(text, jsonb) security definer reset search_path",
-            "finds things where its caller likes (search_path: the caller's)",
+            "its caller chooses where it looks names up (search_path: the caller's)",
         ),
         ("alter function defib.mark_dead(text, jsonb) set search_path = public", "(search_path: public)"),
         (
@@ -348,10 +348,7 @@ async fn says(stage: &Stage, parts: &[&str]) -> Result<()> {
 }
 
 async fn stage() -> Result<(Stage, ScriptedEngine)> {
-    let engine = ScriptedEngine::start().await?;
-    let stage = Stage::new(&engine.url()).await?;
-    engine.add(container("w1"));
-    stage.db.add(Workspace::new("w1")).await?;
+    let (stage, engine) = Stage::with_one(Workspace::new("w1")).await?;
     Ok((stage, engine))
 }
 

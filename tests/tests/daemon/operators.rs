@@ -419,7 +419,7 @@ async fn what_was_learned_outlives_the_daemon() -> Result<()> {
     .await?;
     first.stop(SOON).await?;
     let second = stage.run_as("r2").await?;
-    second.program.wait_for_line("learned heartbeat intervals were taken up from before", SOON).await?;
+    second.program.wait_for_line("heartbeat intervals that an earlier process had learned are used", SOON).await?;
     judged(&stage, "w1", "alive").await?;
     let explained = stage.defib(&["explain", "w1"]).await?.with_code(0)?.stdout;
     ensure!(explained.contains("last seen in container ") && explained.contains("learned from"), "{explained}");

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use defib_testkit::scripted_engine::{Call, ContainerState, Fault, FaultRule};
 use defib_testkit::{PrivateDockerd, ScriptedEngine};
-use defib_tests::{Agent, Database, SOON, Stage, Workspace, container, throughout};
+use defib_tests::{Agent, Database, SOON, Stage, Workspace, throughout};
 
 /// How long nothing may happen. Many polls, spacings and suspicions, with the knobs of these tests.
 const A_WHILE: Duration = Duration::from_secs(3);
@@ -108,10 +108,8 @@ async fn a_container_that_is_recreated_under_its_name_is_not_restarted() -> Resu
 
 #[tokio::test]
 async fn whoever_restarts_it_first_is_not_answered_with_a_second_restart() -> Result<()> {
-    let engine = ScriptedEngine::start().await?;
-    let stage = Stage::new(&engine.url()).await?.quick_heartbeats().knob("POLL_INTERVAL", "200ms");
-    engine.add(container("w1"));
-    stage.db.add(Workspace::new("w1").silent()).await?;
+    let (stage, engine) = Stage::with_one(Workspace::new("w1").silent()).await?;
+    let stage = stage.quick_heartbeats().knob("POLL_INTERVAL", "200ms");
     let _daemon = stage.run().await?;
 
     // The claim waits for the platform's row; meanwhile an operator starts the container.
@@ -137,10 +135,8 @@ async fn whoever_restarts_it_first_is_not_answered_with_a_second_restart() -> Re
 
 #[tokio::test]
 async fn a_pause_that_commits_during_the_claim_vetoes_it() -> Result<()> {
-    let engine = ScriptedEngine::start().await?;
-    let stage = Stage::new(&engine.url()).await?.quick_heartbeats().knob("POLL_INTERVAL", "200ms");
-    engine.add(container("w1"));
-    stage.db.add(Workspace::new("w1").silent()).await?;
+    let (stage, engine) = Stage::with_one(Workspace::new("w1").silent()).await?;
+    let stage = stage.quick_heartbeats().knob("POLL_INTERVAL", "200ms");
     let _daemon = stage.run().await?;
 
     let mut platform = stage.db.another_connection().await?;
@@ -162,10 +158,8 @@ async fn a_pause_that_commits_during_the_claim_vetoes_it() -> Result<()> {
 
 #[tokio::test]
 async fn a_heartbeat_that_commits_during_the_claim_vetoes_it() -> Result<()> {
-    let engine = ScriptedEngine::start().await?;
-    let stage = Stage::new(&engine.url()).await?.quick_heartbeats().knob("POLL_INTERVAL", "200ms");
-    engine.add(container("w1"));
-    stage.db.add(Workspace::new("w1").silent()).await?;
+    let (stage, engine) = Stage::with_one(Workspace::new("w1").silent()).await?;
+    let stage = stage.quick_heartbeats().knob("POLL_INTERVAL", "200ms");
     let _daemon = stage.run().await?;
 
     let mut platform = stage.db.another_connection().await?;
@@ -188,10 +182,8 @@ async fn a_heartbeat_that_commits_during_the_claim_vetoes_it() -> Result<()> {
 
 #[tokio::test]
 async fn one_false_not_running_never_restarts_a_beating_workspace() -> Result<()> {
-    let engine = ScriptedEngine::start().await?;
-    let stage = Stage::new(&engine.url()).await?.knob("POLL_INTERVAL", "60s").knob("PROBE_SPACING", "300ms");
-    engine.add(container("w1"));
-    stage.db.add(Workspace::new("w1")).await?;
+    let (stage, engine) = Stage::with_one(Workspace::new("w1")).await?;
+    let stage = stage.knob("POLL_INTERVAL", "60s").knob("PROBE_SPACING", "300ms");
     let daemon = stage.run().await?;
     daemon.wait_until_idle(Duration::from_millis(500)).await?;
 
@@ -203,10 +195,8 @@ async fn one_false_not_running_never_restarts_a_beating_workspace() -> Result<()
 
 #[tokio::test]
 async fn false_not_runnings_with_good_samples_in_between_do_not_add_up() -> Result<()> {
-    let engine = ScriptedEngine::start().await?;
-    let stage = Stage::new(&engine.url()).await?.knob("POLL_INTERVAL", "60s").knob("PROBE_SPACING", "300ms");
-    engine.add(container("w1"));
-    stage.db.add(Workspace::new("w1")).await?;
+    let (stage, engine) = Stage::with_one(Workspace::new("w1")).await?;
+    let stage = stage.knob("POLL_INTERVAL", "60s").knob("PROBE_SPACING", "300ms");
     let daemon = stage.run().await?;
     daemon.wait_until_idle(Duration::from_millis(500)).await?;
 
@@ -220,10 +210,8 @@ async fn false_not_runnings_with_good_samples_in_between_do_not_add_up() -> Resu
 
 #[tokio::test]
 async fn many_false_not_runnings_within_one_spacing_are_one() -> Result<()> {
-    let engine = ScriptedEngine::start().await?;
-    let stage = Stage::new(&engine.url()).await?.knob("POLL_INTERVAL", "100ms").knob("PROBE_SPACING", "6s");
-    engine.add(container("w1"));
-    stage.db.add(Workspace::new("w1")).await?;
+    let (stage, engine) = Stage::with_one(Workspace::new("w1")).await?;
+    let stage = stage.knob("POLL_INTERVAL", "100ms").knob("PROBE_SPACING", "6s");
     let _daemon = stage.run().await?;
 
     engine.lie_about("w1", &Fault::FalselyStopped);
@@ -252,11 +240,9 @@ async fn lie_once(stage: &Stage, engine: &ScriptedEngine, times: usize) -> Resul
 
 #[tokio::test]
 async fn observing_judges_and_records_and_touches_nothing() -> Result<()> {
-    let engine = ScriptedEngine::start().await?;
-    let stage = Stage::new(&engine.url()).await?.quick_heartbeats().knob("MODE", "observe");
+    let (stage, engine) = Stage::with_one(Workspace::new("w1").silent()).await?;
+    let stage = stage.quick_heartbeats().knob("MODE", "observe");
     let stage = stage.knob("WEDGED_AFTER", "1s").knob("BUSY_GRACE", "500ms");
-    engine.add(container("w1"));
-    stage.db.add(Workspace::new("w1").silent()).await?;
     stage.db.add(Workspace::new("mobile").external().silent()).await?;
     let _daemon = stage.run().await?;
 

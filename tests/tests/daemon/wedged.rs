@@ -255,10 +255,8 @@ async fn is_only_reported(stage: &Stage, engine: &ScriptedEngine, reporters: &[&
 
 /// A running workspace that has been silent for an hour, where a second of silence is stale and another one wedged.
 async fn stage() -> Result<(Stage, ScriptedEngine)> {
-    let engine = ScriptedEngine::start().await?;
-    let stage = Stage::new(&engine.url()).await?.quick_heartbeats().knob("POLL_INTERVAL", "300ms");
+    let (stage, engine) = Stage::with_one(Workspace::new("w1").silent()).await?;
+    let stage = stage.quick_heartbeats().knob("POLL_INTERVAL", "300ms");
     let stage = stage.knob("WEDGED_AFTER", "1s").knob("BUSY_GRACE", "500ms").knob("STOP_GRACE", "0s");
-    engine.add(container("w1"));
-    stage.db.add(Workspace::new("w1").silent()).await?;
     Ok((stage, engine))
 }

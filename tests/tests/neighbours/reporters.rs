@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use defib_testkit::{ScriptedEngine, eventually};
-use defib_tests::{SOON, Stage, Workspace, container, throughout};
+use defib_tests::{SOON, Stage, Workspace, throughout};
 
 const A_WHILE: Duration = Duration::from_secs(8);
 
@@ -52,10 +52,8 @@ async fn accuses_in_vain(name: &dyn Fn(usize) -> String) -> Result<()> {
 
 /// A running workspace that has been silent for an hour, where what hangs is restarted on the word of a second witness.
 async fn stage() -> Result<(Stage, ScriptedEngine)> {
-    let engine = ScriptedEngine::start().await?;
-    let stage = Stage::new(&engine.url()).await?.quick_heartbeats().knob("POLL_INTERVAL", "300ms");
+    let (stage, engine) = Stage::with_one(Workspace::new("w1").silent()).await?;
+    let stage = stage.quick_heartbeats().knob("POLL_INTERVAL", "300ms");
     let stage = stage.knob("WEDGED_AFTER", "1s").knob("BUSY_GRACE", "500ms").knob("STOP_GRACE", "0s");
-    engine.add(container("w1"));
-    stage.db.add(Workspace::new("w1").silent()).await?;
     Ok((stage.knob("WEDGED_ACTION", "restart"), engine))
 }

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use defib_testkit::ScriptedEngine;
-use defib_tests::{Stage, Workspace, container};
+use defib_tests::{Stage, Workspace};
 
 #[tokio::test]
 async fn statuses_without_the_one_that_a_mark_writes_are_refused() -> Result<()> {
@@ -44,9 +44,6 @@ async fn is_refused(stage: &Stage, words: &[&str]) -> Result<()> {
 }
 
 async fn stage() -> Result<(Stage, ScriptedEngine)> {
-    let engine = ScriptedEngine::start().await?;
-    let stage = Stage::new(&engine.url()).await?;
-    engine.add(container("w1"));
-    stage.db.add(Workspace::new("w1")).await?;
+    let (stage, engine) = Stage::with_one(Workspace::new("w1")).await?;
     Ok((stage, engine))
 }

@@ -25,7 +25,7 @@ async fn each_place_shows_what_is_said() -> Result<()> {
         ),
         ("/workspaces?q=AGENT+17", vec!["1 workspace</b>", "href=\"/workspaces/w17\"", "held: <bdi>backoff"]),
         ("/workspaces?verdict=dead", vec!["href=\"/workspaces/w17\""]),
-        ("/workspaces?q=nemo", vec!["Nobody fits"]),
+        ("/workspaces?q=nemo", vec!["No workspace matches"]),
         (
             "/workspaces/w17",
             vec![

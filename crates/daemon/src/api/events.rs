@@ -31,7 +31,7 @@ const RETRY: Duration = Duration::from_secs(2);
 
 pub(super) async fn events(State(open): State<Open>, Extension(lasting): Extension<Lasting>) -> Response {
     let Some(place) = open.streams.place() else {
-        let detail = "as many event streams are open here as may be: close one, or ask for /api/v1/status instead";
+        let detail = "no more event streams may be opened here: close one, or ask for /api/v1/status instead";
         return Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail.to_owned()).into_response();
     };
     lasting.mark();

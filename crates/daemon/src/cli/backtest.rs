@@ -17,10 +17,10 @@ pub(super) struct BacktestArgs {
     /// The directory that a daemon has recorded into
     #[arg(long, value_name = "DIR", env = "DEFIB_RECORD_DIR", hide_env_values = true)]
     record: PathBuf,
-    /// Count only the last so much of it, such as 24h [default: all of it]
+    /// Count only the last part of the recording, such as 24h [default: all of it]
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     since: Option<Duration>,
-    /// A setting in the place of the recorded one (may be given several times), such as `dead_threshold=3`
+    /// A setting in place of the recorded one (may be given several times), such as `dead_threshold=3`
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// Policies of others to compare with
@@ -29,7 +29,7 @@ pub(super) struct BacktestArgs {
     /// How to print
     #[arg(long, value_enum, default_value = "table")]
     format: Format,
-    /// Write the answer as a page with a plot, too
+    /// Also write the answer as a page with a plot
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
 }

@@ -227,7 +227,7 @@ fn is_nearly(watched: &str, status: &str) -> bool {
 fn check_tuning(findings: &mut Findings, config: &Config, facts: Option<&CheckFacts>) {
     let policy = &config.policy;
     if policy.mode == Mode::Observe {
-        findings.warn("mode", "DEFIB_MODE=observe: it judges and records, and restarts nobody. DEFIB_MODE=enforce is for when you trust what it says");
+        findings.warn("mode", "DEFIB_MODE=observe: it judges and records, and restarts nobody. Set DEFIB_MODE=enforce when you trust what it says");
     }
     if policy.dead_window < 2 * policy.poll_interval {
         findings.note(
@@ -247,7 +247,7 @@ fn check_tuning(findings: &mut Findings, config: &Config, facts: Option<&CheckFa
             findings.note(
                 "heartbeats",
                 &format!(
-                    "the database started {} ago: stale heartbeats are held against nobody for one window",
+                    "the database started {} ago: no stale heartbeat counts as evidence for one window",
                     show::age(uptime)
                 ),
             );

@@ -119,11 +119,11 @@ fn sentence(breach: &Breach) -> String {
             format!("{} is declared stable or immutable, so it can lock and write nothing. Declare it volatile", printable(function))
         }
         Breach::RunsAsCaller { function } => format!(
-            "{} is not SECURITY DEFINER: it has the daemon's rights, and those are none on the platform's tables. Declare it security definer",
+            "{} is not SECURITY DEFINER: it has the daemon's rights, and the daemon has none on the platform's tables. Declare it security definer",
             printable(function)
         ),
         Breach::SearchPath { function, found } => format!(
-            "{} runs with its owner's rights and finds things where its caller likes (search_path: {}). Declare it with set search_path = pg_catalog, pg_temp",
+            "{} runs with its owner's rights, and its caller chooses where it looks names up (search_path: {}). Declare it with set search_path = pg_catalog, pg_temp",
             printable(function),
             printable(found.as_deref().unwrap_or("the caller's"))
         ),

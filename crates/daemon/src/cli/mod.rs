@@ -69,9 +69,9 @@ enum Command {
         #[command(subcommand)]
         command: StormCommand,
     },
-    /// What the policy would have done with other settings, and what others would have done, by a recording of the flight recorder
+    /// Replay a recording: what the policy would have done with other settings, and what other policies would have done
     Backtest(backtest::BacktestArgs),
-    /// The webhook: is it heard, and turning it on again
+    /// Test the webhook, or turn it on again
     Notify {
         /// What
         #[command(subcommand)]
@@ -151,11 +151,11 @@ struct StatusArgs {
     /// Only those in trouble: neither alive nor busy nor settling, or not judged although they should be
     #[arg(long)]
     troubled: bool,
-    /// Again and again, until it is ended [default: each 2s]
+    /// Repeat until interrupted [default: every 2s]
     #[arg(long, value_name = "DURATION", num_args = 0..=1, require_equals = true, default_missing_value = view::WATCH_EVERY,
           value_parser = watch_duration)]
     watch: Option<Duration>,
-    /// End with 1 if any of those shown is in trouble
+    /// Exit with 1 if any workspace shown is in trouble
     #[arg(long, conflicts_with = "watch")]
     exit_code: bool,
     #[command(flatten)]
@@ -169,7 +169,7 @@ struct ExplainArgs {
     /// How to print
     #[arg(long, value_enum, default_value = "table")]
     format: Format,
-    /// Entries of each kind, newest
+    /// How many entries of each kind, the newest ones
     #[arg(long, default_value = "50", value_parser = clap::value_parser!(i64).range(1..=10_000))]
     limit: i64,
     #[command(flatten)]
@@ -186,7 +186,7 @@ struct SuspectArgs {
     /// Who says so; default: operator:USER
     #[arg(long)]
     reporter: Option<String>,
-    /// The status that a request got
+    /// The HTTP status that a request got
     #[arg(long)]
     http_status: Option<i32>,
     #[command(flatten)]
@@ -220,7 +220,7 @@ struct HoldArgs {
     /// Who; default: the user
     #[arg(long)]
     owner: Option<String>,
-    /// Also if nothing of that name exists yet
+    /// Hold even if nothing of that name exists yet
     #[arg(long)]
     force: bool,
     #[command(flatten)]
@@ -250,10 +250,10 @@ struct RestartArgs {
     /// Why
     #[arg(long)]
     reason: String,
-    /// Also against a hold, and whatever its status is
+    /// Restart even if a hold stands, and whatever the workspace's status is
     #[arg(long)]
     force: bool,
-    /// How long to wait for what comes of it
+    /// How long to wait for the outcome
     #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = wait_duration)]
     wait: Duration,
     #[command(flatten)]
@@ -295,7 +295,7 @@ struct StormEndArgs {
 enum NotifyCommand {
     /// Send a message of the type notify.test, and say what comes back. Needs the knobs of `defib run`
     Test(NotifyTestArgs),
-    /// Send again to a webhook that its receiver has turned off with 410, or that waits out a pause
+    /// Send again now, although the receiver has answered 410 or a pause is not over
     Resume(DatabaseArgs),
 }
 

@@ -54,7 +54,7 @@ pub(super) async fn test(config: &Config) -> anyhow::Result<Ended> {
             let pause =
                 retry_after.map_or_else(String::new, |pause| format!("; it asks for a pause of {}", show::age(pause)));
             say!(
-                "{host} did not take the message {id} (it has {} for that): {}{pause}",
+                "{host} did not take the message {id} (it has {} to answer): {}{pause}",
                 show::age(WITHIN),
                 printable(&answer)
             );

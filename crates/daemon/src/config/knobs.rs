@@ -1,5 +1,7 @@
 //! Every knob, declared once: the flag, the variable, the default, the bounds, the help text. `--help`, the validation, the table in
 //! `docs/configuration.md` and `deploy/defib.env` are all made from this table or tested against it.
+//!
+//! The file is long because it is this table.
 
 use std::time::Duration;
 
@@ -160,7 +162,12 @@ pub(crate) const KNOBS: &[Knob] = &[
         Kind::Text,
         "The platform's own restart, as https://host?preset=NAME or file:///preset.toml; default: none",
     ),
-    bare(Group::Connections, "PLATFORM_TOKEN", Kind::Secret, "What the platform's own restart knows defib by"),
+    bare(
+        Group::Connections,
+        "PLATFORM_TOKEN",
+        Kind::Secret,
+        "The token by which the platform's own restart knows defib",
+    ),
     bare(
         Group::Connections,
         "REDIS_URL",
@@ -171,7 +178,7 @@ pub(crate) const KNOBS: &[Knob] = &[
         Group::Connections,
         "REDIS_EVICT",
         Kind::List,
-        "Keys there that are deleted before a dead workspace is restarted, such as ws:{workspace_id},ws:{workspace_id}:url",
+        "Keys in Redis that are deleted before a dead workspace is restarted, such as ws:{workspace_id},ws:{workspace_id}:url",
     ),
     knob(
         Group::Connections,
@@ -192,14 +199,14 @@ pub(crate) const KNOBS: &[Knob] = &[
         "POLL_INTERVAL",
         duration(100, HOUR),
         "5s",
-        "How often what has changed in the fleet is read, and whom it concerns is judged",
+        "How often the rows that have changed are read, and the workspaces that this concerns are judged",
     ),
     knob(
         Group::Loop,
         "RESYNC_INTERVAL",
         duration(100, HOUR),
         "60s",
-        "How often all rows are read and everybody is judged; not shorter than DEFIB_POLL_INTERVAL, and as long as that where that is longer and this is not set",
+        "How often all rows are read and every workspace is judged; not shorter than DEFIB_POLL_INTERVAL, and equal to it if that is longer and this is not set",
     ),
     knob(
         Group::Loop,
@@ -227,7 +234,7 @@ pub(crate) const KNOBS: &[Knob] = &[
         "HEARTBEAT_INTERVAL",
         duration(100, DAY),
         "30s",
-        "Interval assumed of a workspace until its own was learned",
+        "Heartbeat interval that is assumed of a workspace until its own has been learned",
     ),
     knob(Group::Evidence, "RECENT_MIN", duration(100, DAY), "15s", "A heartbeat younger than this is always fresh"),
     knob(Group::Evidence, "RECENT_MAX", duration(1_000, 7 * DAY), "10m", "A heartbeat older than this is never fresh"),
@@ -236,16 +243,16 @@ pub(crate) const KNOBS: &[Knob] = &[
         "DEAD_THRESHOLD",
         Kind::Integer { min: 2, max: 100 },
         "2",
-        "Spaced misses that convict without the heartbeat's agreement",
+        "How many spaced misses convict even if the heartbeat does not agree",
     ),
     knob(
         Group::Evidence,
         "DEAD_WINDOW",
         duration(100, DAY),
         "30s",
-        "The misses must lie within this; also how long an engine that came back has its own restart policies first",
+        "The misses must lie within this time; an engine that came back has as long for its own restart policies",
     ),
-    knob(Group::Evidence, "PROBE_SPACING", duration(50, HOUR), "1s", "Samples closer than this are one sample"),
+    knob(Group::Evidence, "PROBE_SPACING", duration(50, HOUR), "1s", "Samples closer together than this count as one"),
     knob(
         Group::Evidence,
         "PROBE_TTL",
@@ -258,14 +265,14 @@ pub(crate) const KNOBS: &[Knob] = &[
         "PROBE_MAP_MAX",
         Kind::Integer { min: 1, max: 10_000_000 },
         "100000",
-        "Bound of the probe map in entries; beyond it the oldest goes",
+        "The most entries in the probe map; beyond that the oldest one is forgotten",
     ),
     knob(
         Group::Evidence,
         "MISSING_GRACE",
         duration(0, HOUR),
         "15s",
-        "How long a container must be absent before that says anything",
+        "How long a container must be absent before that counts as evidence",
     ),
     knob(
         Group::Evidence,
@@ -281,7 +288,13 @@ pub(crate) const KNOBS: &[Knob] = &[
         "10m",
         "A running container silent for longer than this is wedged",
     ),
-    knob(Group::Evidence, "WEDGED_ACTION", REPORT, "report", "What to do then; restart needs a second witness"),
+    knob(
+        Group::Evidence,
+        "WEDGED_ACTION",
+        REPORT,
+        "report",
+        "What to do about a wedged workspace; restart needs a second witness",
+    ),
     knob(
         Group::Evidence,
         "UNHEALTHY_ACTION",
@@ -301,15 +314,15 @@ pub(crate) const KNOBS: &[Knob] = &[
         "BACKOFF_INITIAL",
         duration(10, DAY),
         "10s",
-        "Ceiling of the delay after the first attempt; doubles",
+        "The longest delay after the first attempt; it doubles with each attempt",
     ),
-    knob(Group::Restarts, "BACKOFF_MAX", duration(10, 7 * DAY), "5m", "Ceiling of any delay between attempts"),
+    knob(Group::Restarts, "BACKOFF_MAX", duration(10, 7 * DAY), "5m", "The longest delay between two attempts"),
     knob(
         Group::Restarts,
         "BACKOFF_RESET",
         duration(1_000, 30 * DAY),
         "10m",
-        "Verified health for this long forgets earlier attempts",
+        "Earlier attempts are forgotten after verified health for this long",
     ),
     knob(
         Group::Restarts,
@@ -323,14 +336,14 @@ pub(crate) const KNOBS: &[Knob] = &[
         "EXHAUSTED_RETRY",
         duration(1_000, 30 * DAY),
         "30m",
-        "An exhausted workspace is tried once each",
+        "How often an exhausted workspace is tried once more",
     ),
     knob(
         Group::Restarts,
         "RESTART_BY",
         Kind::Choice(&["engine", "platform"]),
         "engine",
-        "engine: the platform's own restart is asked only for what an engine cannot do; platform: for all",
+        "engine: the platform's own restart is asked only for restarts that an engine cannot make; platform: for every restart",
     ),
     knob(
         Group::Restarts,
@@ -351,7 +364,7 @@ pub(crate) const KNOBS: &[Knob] = &[
         "STOP_GRACE",
         duration(0, HOUR),
         "10s",
-        "What a running container gets between TERM and KILL",
+        "The time that a running container gets between TERM and KILL",
     ),
     knob(
         Group::Restarts,
@@ -365,7 +378,7 @@ pub(crate) const KNOBS: &[Knob] = &[
         "STORM_FRACTION",
         Kind::Fraction,
         "0.2",
-        "More than this part of the watched dying within one dead window is a storm",
+        "If more than this part of the watched workspaces die within one dead window, that is a storm",
     ),
     knob(
         Group::Protection,
@@ -379,19 +392,19 @@ pub(crate) const KNOBS: &[Knob] = &[
         "STORM_COOLDOWN",
         duration(100, DAY),
         "2m",
-        "A storm ends when this passes with nothing new",
+        "A storm ends when this time has passed without another death",
     ),
     bare(
         Group::Webhook,
         "WEBHOOK_URL",
         Kind::Secret,
-        "Who is told of restarts, storms and holds, as https://host/path (docs/webhook.md); default: nobody",
+        "The webhook that is told of restarts, storms and holds, as https://host/path (docs/webhook.md); default: none",
     ),
     bare(
         Group::Webhook,
         "WEBHOOK_SECRET",
         Kind::Secret,
-        "What messages are signed with, whsec_ and base64; several with blanks between them while it is changed",
+        "The secret that messages are signed with: whsec_ and base64; several with blanks between them while it is being changed",
     ),
     bare(Group::Webhook, "WEBHOOK_EVENTS", Kind::List, "Types of messages that are sent; default: all"),
     knob(
@@ -445,7 +458,7 @@ pub(crate) const KNOBS: &[Knob] = &[
         "RECORD_MAX",
         Kind::Bytes { min: 1 << 20, max: 1 << 40 },
         "1GiB",
-        "How large the recording may become; the oldest part goes first",
+        "How large the recording may become; its oldest part is deleted first",
     ),
     knob(
         Group::Process,

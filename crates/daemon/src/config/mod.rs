@@ -281,11 +281,11 @@ impl Config {
         if self.platform_url.is_some() {
             None
         } else if self.restart_by == RestartBy::Platform {
-            Some("DEFIB_RESTART_BY=platform needs DEFIB_PLATFORM_URL, which says where the platform is asked")
+            Some("DEFIB_RESTART_BY=platform needs DEFIB_PLATFORM_URL, the address of the platform's own restart")
         } else {
             self.platform_token
                 .as_ref()
-                .map(|_| "DEFIB_PLATFORM_TOKEN is the token of nobody without DEFIB_PLATFORM_URL")
+                .map(|_| "DEFIB_PLATFORM_TOKEN is of no use without DEFIB_PLATFORM_URL, the address that it is for")
         }
     }
 

@@ -128,7 +128,7 @@ impl<'a> Reader<'a> {
         for (name, _) in self.environment {
             let name = name.to_string_lossy();
             if name.starts_with(ENGINE_TOKEN) && !known.contains(name.as_ref()) {
-                let what = "is the token of no control plane in DEFIB_ENGINES";
+                let what = "belongs to no control plane in DEFIB_ENGINES";
                 self.faults.push(format!("{} {what}", name.escape_debug()));
             }
         }

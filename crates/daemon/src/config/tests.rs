@@ -125,7 +125,7 @@ fn the_token_of_a_control_plane_is_named_after_its_engine() {
     assert_eq!(config.engine_tokens["eu-1.cloud"].expose(), "hunter3");
     assert!(!format!("{config:?}").contains("hunter3"));
     for (variable, expected) in [
-        ("DEFIB_ENGINE_TOKEN_DEFAULT", "DEFIB_ENGINE_TOKEN_DEFAULT is the token of no control plane in DEFIB_ENGINES"),
+        ("DEFIB_ENGINE_TOKEN_DEFAULT", "DEFIB_ENGINE_TOKEN_DEFAULT belongs to no control plane in DEFIB_ENGINES"),
         ("DEFIB_ENGINE_TOKEN_EU_1_CLOUD_FILE", "names a file that cannot be read (/nowhere/at/all)"),
     ] {
         let faults = configured(&[], &[DATABASE, engines, (variable, "/nowhere/at/all")]).expect_err("invalid");

@@ -49,7 +49,7 @@ async fn a_death_that_no_event_told_is_found_by_the_next_poll_in_between() {
     assert_eq!(house.restarts.of("a-1").len() + house.restarts.of("a-3").len(), 0);
 }
 
-/// It is not told that it was parked: its row has no new stamp. Its container is stopped by whoever parked it.
+/// Somebody parks the workspace and stops its container. Its row gets no new stamp, so the daemon is not told.
 #[tokio::test(start_paused = true)]
 async fn one_that_is_parked_in_between_is_not_restarted_when_its_container_stops() {
     let house = beating(&[]).await;
@@ -88,7 +88,7 @@ async fn after_a_read_that_failed_all_rows_are_read_and_their_heartbeats_count_a
     house.database.away.store(false, Ordering::SeqCst);
     house.after(2 * POLL).await;
     assert_eq!(house.resyncs(Resync::Outage) - before, 1);
-    assert_eq!(house.database.verdict("a-1"), None, "that nobody has beaten since is held against nobody yet");
+    assert_eq!(house.database.verdict("a-1"), None, "the silence since then is not evidence yet");
 }
 
 #[tokio::test(start_paused = true)]

@@ -54,7 +54,7 @@ struct Told {
     lease_fault: Option<String>,
     /// Why verdicts, and their history, cannot be written.
     recording: BTreeMap<&'static str, String>,
-    /// How many rows of each could not be written last.
+    /// How many rows of each table could not be written the last time.
     refused: BTreeMap<&'static str, usize>,
     /// The workspaces for which a function of the platform fails.
     raised: HashSet<(&'static str, WorkspaceId)>,
@@ -159,7 +159,7 @@ impl News {
         }
     }
 
-    /// What was decided; `ours`: and is this replica's to say.
+    /// Tells what was decided. `ours`: whether this replica speaks for the workspaces.
     pub(crate) fn planned(&self, plan: &Plan, ours: bool) {
         for (scope, began) in plan.storms.iter().filter(|_| ours) {
             let scope = scope.as_ref().map_or("fleet", EngineName::as_str);
@@ -230,13 +230,13 @@ impl News {
             return;
         }
         if let Some(fault) = &fault {
-            warn!(error = %fault, "no turn at the leases; what is owned lasts until its end, and without it nothing is restarted");
+            warn!(error = %fault, "the leases cannot be renewed; this replica restarts nothing on an engine once its lease has ended");
         }
         *told = fault;
     }
 
     /// What a turn at the leases changed for `replica`, which owned `owned` before.
-    #[expect(clippy::unused_self, reason = "whoever has news is the one place that tells it")]
+    #[expect(clippy::unused_self, reason = "all news is told by methods of this type")]
     pub(crate) fn leases(
         &self,
         replica: &str,
@@ -280,13 +280,13 @@ impl News {
         let told = &mut lock(&self.told).recording;
         let Some(error) = fault else {
             if told.remove(what).is_some() {
-                info!(what, "written down again");
+                info!(what, "can be written again");
             }
             return;
         };
         let fault = database_fault(error);
         if told.insert(what, fault.clone()).is_none() {
-            warn!(what, error = %fault, "not written down for now; restarts go on, and it is made good");
+            warn!(what, error = %fault, "cannot be written for now; restarts go on, and what is missing is written later");
         }
     }
 
@@ -297,25 +297,25 @@ impl News {
             error!(
                 what,
                 rows,
-                "rows cannot be written down: the database refuses them, or somebody has them locked; the others are written"
+                "some rows cannot be written, because the database refuses them or somebody has them locked; the others are written"
             );
         }
     }
 
     /// Events that had to be given up because more came than could be written.
-    #[expect(clippy::unused_self, reason = "whoever has news is the one place that tells it")]
+    #[expect(clippy::unused_self, reason = "all news is told by methods of this type")]
     pub(crate) fn history_lost(&self, events: usize) {
         warn!(events, "events of the history are lost: it could not be written for too long");
     }
 
     /// An attempt brought its workspace back.
-    #[expect(clippy::unused_self, reason = "whoever has news is the one place that tells it")]
+    #[expect(clippy::unused_self, reason = "all news is told by methods of this type")]
     pub(crate) fn recovered(&self, workspace: &WorkspaceId, because: &str) {
         info!(workspace = %printable(workspace.as_str()), because, "recovered");
     }
 
-    /// The platform was told that a workspace without a container is dead; `marked`: and agreed.
-    #[expect(clippy::unused_self, reason = "whoever has news is the one place that tells it")]
+    /// The platform was told that a workspace without a container is dead. `marked`: whether it agreed.
+    #[expect(clippy::unused_self, reason = "all news is told by methods of this type")]
     pub(crate) fn lost(&self, workspace: &WorkspaceId, marked: bool) {
         let workspace = printable(workspace.as_str());
         if marked {
@@ -407,7 +407,7 @@ impl News {
             info!("stale heartbeats count as evidence again");
         } else if before && !usable {
             warn!(
-                "stale heartbeats are held against nobody for now: the database, the way to it or our own reads were away, or half of the fleet fell silent at once"
+                "no stale heartbeat counts as evidence for now: the database could not be read for a while, or half of the fleet fell silent at once"
             );
         }
     }

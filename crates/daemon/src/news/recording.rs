@@ -12,17 +12,17 @@ use crate::metrics::Metrics;
 /// Writes the metrics and the log lines of the flight recorder.
 pub(crate) struct RecordingNews {
     metrics: Arc<Metrics>,
-    /// That it fails was said, and not yet that it works again.
+    /// Whether a failure was logged, and it has not yet been logged that the recorder works again.
     said: AtomicBool,
 }
 
 impl RecordingNews {
-    /// Into these metrics.
+    /// Writes into these metrics.
     pub(crate) const fn new(metrics: Arc<Metrics>) -> Self {
         Self { metrics, said: AtomicBool::new(false) }
     }
 
-    /// It begins.
+    /// The flight recorder begins to record.
     pub(crate) fn begins(directory: &str, max_bytes: u64, torn: Option<&Torn>) {
         info!(directory = %printable(directory), max_bytes, "the flight recorder is on (DEFIB_RECORD_DIR)");
         if let Some(torn) = torn {
@@ -34,7 +34,7 @@ impl RecordingNews {
         }
     }
 
-    /// How it goes.
+    /// Tells how the flight recorder is doing.
     pub(crate) fn goes(&self, condition: &Condition) {
         self.metrics.recording(condition);
         match &condition.trouble {

@@ -23,7 +23,8 @@ impl RestartNews {
         Self { metrics }
     }
 
-    /// The platform's function has failed for a workspace, so often in a row. Said once; it is tried again after `retry_in`.
+    /// The platform's function has failed for a workspace, `failures` times in a row. The first failure is a warning. The function is
+    /// called again after `retry_in`.
     pub(crate) fn function_failed(&self, order: &RestartOrder, failures: u32, retry_in: Duration, why: &str) {
         self.metrics.adapter_error("mark_dead");
         let (workspace, retry_in_ms) = (printable(order.workspace.as_str()), retry_in.as_millis());

@@ -40,7 +40,7 @@ pub(super) fn draw(picture: &FleetPicture, links: &Links, query: &Query) -> Mark
             @if total > 0 && (query.after.is_some() || page.next.is_some()) { ", in order of their ids" }
         }
         @if page.rows.is_empty() {
-            p.empty { @if query.after.is_some() { "There are no more." } @else { "Nobody fits. " a href=(links.to("/workspaces")) { "Show all" } } }
+            p.empty { @if query.after.is_some() { "There are no more." } @else { "No workspace matches. " a href=(links.to("/workspaces")) { "Show all" } } }
         } @else {
             (table(picture, links, page.rows.iter().copied()))
         }

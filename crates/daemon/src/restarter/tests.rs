@@ -24,7 +24,7 @@ async fn the_daemon_asks_what_the_simulator_asks() {
         assert!(took < table::LASTS_MAX, "{}: {took:?}", conversation.name);
         assert_eq!(ended.end, conversation.end, "{}", conversation.name);
         lock(&stage.fake.world).scripts["w1"].is_over().unwrap();
-        // Whoever the platform's function failed for waits; the next conversation is about another workspace of that name.
+        // A workspace for which the platform's function has failed waits. The next conversation is about a new workspace of the same name.
         tokio::time::sleep(7_200 * SECOND).await;
         own(&stage.ownership, &stage.clock, 3_600 * SECOND);
     }

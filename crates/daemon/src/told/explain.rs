@@ -183,7 +183,7 @@ fn alive(judged: &Judged<'_>, row: &StatusRow, explanation: &Explanation) -> [Re
     let because = match (silent, judged.by.heartbeats_usable) {
         (Some((silent, window)), Some(false)) => format!(
             "nothing accuses it: its last sign of life is {} old, more than its window of {}, but after an outage, or while half of the fleet is \
-             silent at once, that is held against nobody (defib_heartbeats_usable is 0)",
+             silent at once, that is not evidence (defib_heartbeats_usable is 0)",
             show::age(silent),
             show::age(window)
         ),
@@ -455,7 +455,7 @@ mod tests {
     }
 
     #[test]
-    fn of_whom_nobody_says_anything_no_verdict_is_told() {
+    fn no_verdict_is_told_of_a_workspace_that_no_daemon_judges() {
         let fleet = golden::fleet();
         for (id, part) in [
             ("w5", "not judged, never restarted: engine gpv is in no replica's DEFIB_ENGINES"),
@@ -479,7 +479,7 @@ mod tests {
             said.replicas[0].heartbeats_usable = Some(usable);
             text("w1", &golden::explanation(silent.clone()), &golden::voices(said))
         };
-        assert!(unusable(false).contains("held against nobody (defib_heartbeats_usable is 0)"));
+        assert!(unusable(false).contains("that is not evidence (defib_heartbeats_usable is 0)"));
         assert!(
             unusable(true).contains("nothing was recorded against it at that pass")
                 && !unusable(true).contains("usable")

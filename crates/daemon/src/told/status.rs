@@ -107,7 +107,7 @@ impl Picture {
             let none = match (self.rows.is_empty(), filter.troubled) {
                 (true, _) => return text, // the counts above have said that
                 (false, true) => "none in trouble",
-                (false, false) => "none of them is shown: the filters fit nobody",
+                (false, false) => "none of them is shown, because no workspace matches the filters",
             };
             let _ = writeln!(text, "\n{none}");
             return text;
@@ -419,7 +419,7 @@ mod tests {
     fn a_filter_that_fits_nobody_says_so_and_a_name_that_does_not_exist_is_refused() {
         let (picture, none) = (picture(golden::said()), ["lost".to_owned()]);
         let text = picture.text(&Filter { verdicts: &none, ..Filter::default() });
-        assert!(text.ends_with("\nnone of them is shown: the filters fit nobody\n"), "{text}");
+        assert!(text.ends_with("\nnone of them is shown, because no workspace matches the filters\n"), "{text}");
         let well = Picture { rows: vec![golden::row("w1")], ..picture };
         assert!(well.text(&Filter { troubled: true, ..Filter::default() }).ends_with("\nnone in trouble\n"));
         assert!(!well.has_trouble(&Filter::default()));

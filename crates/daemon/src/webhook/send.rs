@@ -21,7 +21,7 @@ pub(crate) enum Sent {
     Delivered { answer: String },
     /// The receiver refused this message.
     Refused { answer: String, retry_after: Option<Duration> },
-    /// The receiver is away, or asks to be left alone.
+    /// The receiver is away, or asks for a pause.
     Away { answer: String, retry_after: Option<Duration> },
     /// The receiver wants no more messages, ever.
     Gone { answer: String },
@@ -40,7 +40,7 @@ impl Sender {
         Ok(Self { webhook, poster: Poster::new()? })
     }
 
-    /// Whether there is no root certificate that the receiver's could be checked by.
+    /// Whether there are no root certificates by which the receiver's certificate could be checked.
     pub(crate) fn lacks_roots(&self) -> bool {
         self.webhook.url.starts_with("https://") && self.poster.roots() == 0
     }

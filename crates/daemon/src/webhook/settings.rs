@@ -113,7 +113,7 @@ impl Webhook {
 
 /// The URL without user and password, what these become, and the host.
 fn address(text: &str) -> Result<(String, Option<String>, String), &'static str> {
-    let mut url = Url::parse(text).map_err(|_| "this is no URL; write https://host/path")?;
+    let mut url = Url::parse(text).map_err(|_| "this is not a URL; write https://host/path")?;
     let is_loopback = match url.host() {
         Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
         Some(Host::Ipv4(address)) => address.is_loopback(),
@@ -128,7 +128,7 @@ fn address(text: &str) -> Result<(String, Option<String>, String), &'static str>
                 "http:// is for a receiver on this machine only: anybody on the way could read the messages and change them; write https://",
             );
         }
-        _ => return Err("it begins with https://"),
+        _ => return Err("it has to begin with https://"),
     }
     let host = url.host_str().unwrap_or_default().to_owned();
     let host = url.port().map_or_else(|| host.clone(), |port| format!("{host}:{port}"));
@@ -182,8 +182,8 @@ mod tests {
         for (url, words) in [
             ("http://hooks.example/T0KEN", "http:// is for a receiver on this machine only"),
             ("http://10.0.0.1/T0KEN", "http:// is for a receiver on this machine only"),
-            ("ftp://hooks.example/T0KEN", "it begins with https://"),
-            ("hooks.example/T0KEN", "this is no URL"),
+            ("ftp://hooks.example/T0KEN", "it has to begin with https://"),
+            ("hooks.example/T0KEN", "this is not a URL"),
         ] {
             let faults = Webhook::read(given(url)).unwrap_err();
             assert!(faults.len() == 1 && faults[0].contains(words) && !faults[0].contains("T0KEN"), "{faults:?}");

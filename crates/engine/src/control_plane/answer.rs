@@ -15,13 +15,13 @@ use super::http::{Answer, NoAnswer};
 /// Numbers above this are milliseconds since 1970 and not seconds: in seconds it is the year 5138.
 const SECONDS_MAX: f64 = 1e11;
 
-/// One answer, understood.
+/// What one answer says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Understood {
     /// The interface's word for the state, where there is one.
     pub(crate) word: Option<String>,
     pub(crate) observation: Observation,
-    /// Why it is no evidence, if it is none.
+    /// Why the answer is no evidence. `None` if it is evidence.
     pub(crate) complaint: Option<String>,
 }
 
@@ -31,7 +31,7 @@ impl Understood {
     }
 }
 
-/// Understands what `[get]` brought back about one instance.
+/// Reads the answer to a `[get]` request, which asks about one instance.
 pub(crate) fn of_get(api: &Api, get: &Get, reference: &str, answer: &Result<Answer, NoAnswer>) -> Understood {
     let answer = match answer {
         Ok(answer) => answer,
@@ -45,7 +45,7 @@ pub(crate) fn of_get(api: &Api, get: &Get, reference: &str, answer: &Result<Answ
         return Understood::nothing(Fault::EngineError, None, what);
     }
     let Ok(value) = serde_json::from_slice::<Value>(&answer.body) else {
-        return Understood::nothing(Fault::Garbled, None, "the answer is no JSON");
+        return Understood::nothing(Fault::Garbled, None, "the answer is not JSON");
     };
     if let Some(id) = &get.id
         && id.of(&value).and_then(text).as_deref() != Some(reference)
@@ -55,7 +55,7 @@ pub(crate) fn of_get(api: &Api, get: &Get, reference: &str, answer: &Result<Answ
     of_value(&get.fields, &api.states, reference, &value)
 }
 
-/// Understands what stands about one instance in an answer.
+/// Reads the part of an answer that is about one instance.
 pub(crate) fn of_value(fields: &Fields, states: &States, reference: &str, value: &Value) -> Understood {
     let Some(word) = fields.state.of(value).and_then(text) else {
         return Understood::nothing(Fault::Garbled, None, "the answer has no state where the preset looks for it");
@@ -99,12 +99,12 @@ pub(crate) const fn hint(status: u16) -> &'static str {
         401 => " (is the token right?)",
         403 => " (may the token do this?)",
         404 => " (are the address, the tenant and instance_ref right?)",
-        429 => " (asked too often: lower `rate`)",
+        429 => " (it was asked too often: lower `rate` in the preset)",
         _ => "",
     }
 }
 
-/// A text, or a number as one: names of instances and states are sometimes numbers.
+/// The value as text. A number is written out, because some interfaces use numbers as names of instances or states.
 pub(crate) fn text(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),

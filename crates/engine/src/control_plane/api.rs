@@ -13,7 +13,7 @@ use super::template::Filled;
 pub(crate) struct Api {
     /// `https://host/base`, without a `/` at its end.
     pub(crate) base: String,
-    /// How often it may be asked.
+    /// How many requests may be sent in a given time.
     pub(crate) rate: Rate,
     pub(crate) list: Option<List>,
     pub(crate) get: Option<Get>,
@@ -32,7 +32,7 @@ pub(crate) struct List {
     /// Where the page's instances are.
     pub(crate) items: Pointer,
     pub(crate) fields: Fields,
-    /// Where in an instance its name is: what `instance_ref` of its workspace says.
+    /// Where in an entry the name of the instance is. This is the name that its workspace's `instance_ref` holds.
     pub(crate) id: Pointer,
     pub(crate) paging: Paging,
     /// Where the last page says whether the list is complete.
@@ -59,7 +59,7 @@ pub(crate) struct Get {
     pub(crate) id: Option<Pointer>,
 }
 
-/// Where an answer says what.
+/// Where in an answer the state and the times of an instance are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Fields {
     pub(crate) state: Pointer,
@@ -72,12 +72,12 @@ pub(crate) struct Fields {
 pub(crate) struct Pointer(String);
 
 impl Pointer {
-    /// `None` for what is no pointer.
+    /// `None` if the text is not a JSON pointer.
     pub(crate) fn new(text: &str) -> Option<Self> {
         (text.is_empty() || text.starts_with('/')).then(|| Self(text.to_owned()))
     }
 
-    /// What it leads to. JSON's `null` is nothing.
+    /// The value that the pointer leads to. `null` counts as absent.
     pub(crate) fn of<'v>(&self, value: &'v Value) -> Option<&'v Value> {
         value.pointer(&self.0).filter(|found| !found.is_null())
     }
@@ -92,7 +92,7 @@ pub(crate) enum State {
     Stopped,
     /// Somebody suspended it on purpose.
     Frozen,
-    /// It is about to run, or about to stop. One that stays so for too long counts as stopped.
+    /// It is starting or stopping. An instance that stays in this state for too long counts as stopped.
     Transitional,
     /// It is being removed, and must not be restarted however long that takes.
     Removing,
@@ -126,7 +126,7 @@ pub(crate) struct MissingRule {
 }
 
 impl MissingRule {
-    /// Whether status and body say so, both of them.
+    /// Whether the status and the body both say that the instance is gone.
     pub(crate) fn is_met(&self, status: u16, body: &[u8]) -> bool {
         status == self.status
             && serde_json::from_slice::<Value>(body).is_ok_and(|body| self.json.of(&body) == Some(&self.equals))
@@ -135,11 +135,11 @@ impl MissingRule {
 
 /// `[restart]`.
 pub(crate) struct Restart {
-    /// As [`Api::base`]; another one where restarts are made by another server.
+    /// The address to which restart requests are sent: as [`Api::base`], or another one if another server makes the restarts.
     pub(crate) base: String,
-    /// For what does not run.
+    /// The requests that start an instance that does not run.
     pub(crate) steps: Vec<Step>,
-    /// For what runs and is stuck. Empty: the API has no way.
+    /// The requests that restart an instance that runs and is stuck. Empty if the interface cannot do that.
     pub(crate) kill_steps: Vec<Step>,
     /// The header that makes a request idempotent.
     pub(crate) idempotency_header: Option<HeaderName>,
@@ -151,9 +151,9 @@ pub(crate) struct Step {
     pub(crate) path: Filled,
     pub(crate) headers: Headers,
     pub(crate) body: Option<Filled>,
-    /// Answers that mean that it was accepted.
+    /// The statuses by which the server accepts the request.
     pub(crate) accept: Vec<u16>,
-    /// Answers that mean that somebody else is at work on the instance.
+    /// The statuses by which the server says that somebody else is at work on the instance.
     pub(crate) superseded: Vec<u16>,
     /// The state that the instance has to reach before the next step.
     pub(crate) until: Option<State>,

@@ -15,8 +15,8 @@ use crate::{Call, EngineError, Target};
 /// How many instances are asked about one by one.
 const EXAMPLES_MAX: usize = 5;
 
-/// Whether it can be reached: by its list, where it has one. Without one there is nothing that could be asked without an
-/// instance.
+/// Reads the list, where the interface has one, to see whether the control plane can be reached. Without a list nothing is asked, because
+/// every other request is about an instance.
 pub(super) async fn reach(plane: &ControlPlane) -> Result<EngineCheck, EngineError> {
     let line = &plane.line;
     let mut instances = None;
@@ -33,7 +33,7 @@ pub(super) async fn reach(plane: &ControlPlane) -> Result<EngineCheck, EngineErr
     Ok(EngineCheck::ControlPlane { preset: line.preset.clone(), address: line.api.base.clone(), instances })
 }
 
-/// Asks, and shows how each answer was understood.
+/// Asks about the instances of the list and about `examples`, and shows how each answer was understood.
 pub(super) async fn explain(plane: &ControlPlane, examples: &[Target]) -> Explanation {
     let mut explanation = Explanation { faults: Vec::new(), answers: Vec::new() };
     let line = &plane.line;
@@ -56,8 +56,8 @@ pub(super) async fn explain(plane: &ControlPlane, examples: &[Target]) -> Explan
                 let known = |reference: &&(&Target, &str)| listing.entries.contains_key(reference.1);
                 if !named.is_empty() && !named.iter().any(|one| known(&one)) {
                     explanation.faults.push(format!(
-                        "its list has {} instances, and none of them is one that defib.fleet names (as {:?}): is `id` in [list] \
-                         the place of what instance_ref says, and is the token that of the right tenant?",
+                        "its list has {} instances, and none of them is an instance_ref of defib.fleet (such as {:?}): check that \
+                        `id` in [list] points to the name that instance_ref holds, and that the token is that of the right tenant",
                         listing.entries.len(),
                         named[0].1
                     ));
@@ -78,7 +78,9 @@ pub(super) async fn explain(plane: &ControlPlane, examples: &[Target]) -> Explan
             match Look::begin(plane).get(get, &target.workspace, reference, Urgency::Urgent, by).await {
                 Ok(understood) => heap.add(reference, understood),
                 Err(_) => {
-                    explanation.faults.push("it asked to be left alone, or the rate is too low to check it".into());
+                    explanation
+                        .faults
+                        .push("no request could be sent in time: it asked for a pause, or `rate` is too low".into());
                 }
             }
         }
@@ -92,7 +94,7 @@ pub(super) async fn explain(plane: &ControlPlane, examples: &[Target]) -> Explan
 #[derive(Default)]
 struct Heap(BTreeMap<Kind, (usize, String)>);
 
-/// The word, what it was understood as, and why it is no evidence.
+/// The interface's word, the observation that it was understood as, and why it is no evidence, if it is none.
 type Kind = (Option<String>, &'static str, Option<String>);
 
 impl Heap {

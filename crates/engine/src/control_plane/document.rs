@@ -85,7 +85,7 @@ pub(crate) fn parse<'t>(origin: &'t str, text: &'t str) -> Result<Table<'t>, Pre
             origin: origin.to_owned(),
             line,
             key: None,
-            what: format!("this is no TOML: {}", error.message()),
+            what: format!("this is not TOML: {}", error.message()),
         }
     })?;
     let span = root.span();
@@ -109,7 +109,8 @@ impl Source<'_> {
     }
 }
 
-/// A table of the text. Values are taken out of it; what is left in the end was not understood.
+/// A table of a preset. The reader takes the values that it knows out of it, so a key that is left at the end is one that defib does not
+/// know.
 pub(crate) struct Table<'t> {
     source: Source<'t>,
     values: DeTable<'t>,
@@ -126,8 +127,7 @@ impl<'t> Table<'t> {
         self.source.place(&self.span, self.path.clone())
     }
 
-    /// Refuses what has not been taken: a misspelt key that is silently ignored is how a preset does something that nobody
-    /// wrote.
+    /// Refuses the table if a key is left in it. If a misspelt key were silently ignored, the preset would do something that nobody wrote.
     pub(crate) fn finish(self, known: &[&str]) -> Result<(), PresetError> {
         let Some((key, value)) = self.values.iter().next() else { return Ok(()) };
         let place = self.source.place(&value.span(), self.key(key.get_ref()));
@@ -290,7 +290,7 @@ mod tests {
     fn every_complaint_names_line_and_key_and_repeats_no_value() {
         type Reading = fn(&mut Table<'_>) -> Result<(), PresetError>;
         let cases: [(&str, Reading, &str); 8] = [
-            ("a = [1", |_| Ok(()), "preset p, line 1: this is no TOML: "),
+            ("a = [1", |_| Ok(()), "preset p, line 1: this is not TOML: "),
             ("\na = 's3cret'", |t| t.table("a").map(drop), "line 2, `a`: this has to be a table"),
             ("a = 's3cret'", |t| t.tables("a").map(drop), "`a`: this has to be a list of tables"),
             ("a = ['s3cret']", |t| t.tables("a").map(drop), "`a[0]`: this has to be a table"),

@@ -1,9 +1,9 @@
 //! Requests to a control plane: each within its deadline, each answer within its bound.
 //!
-//! HTTP clients do some things unasked that must not be done here:
+//! HTTP clients do some things unasked that would do harm here. So this one keeps three rules:
 //!
 //! - no request is sent twice. If an answer is lost, the caller decides what to do;
-//! - a redirect is followed for reads only, and only to the same host: headers carry a token, which must not travel;
+//! - a redirect is followed for reads only, and only to the same host, because the headers carry a token that no other host may see;
 //! - no connection is kept for long. If the server has closed a connection meanwhile, the next request on it fails although the server
 //!   never read it. A restart always gets a connection of its own, so that such a failure is not taken for a lost answer.
 
@@ -27,7 +27,7 @@ use super::tls::Trust;
 /// one. Smaller: each request of a look makes a new connection.
 const IDLE_MAX: Duration = Duration::from_secs(1);
 
-/// Connections that may lie idle: as many as requests run at once.
+/// The most connections that may stay idle: as many as there are requests at once.
 const IDLE_CONNECTIONS_MAX: usize = 8;
 
 /// Redirects that are followed for one read.
@@ -39,10 +39,10 @@ pub(crate) enum NoAnswer {
     /// Nobody was reached, so nothing was sent.
     #[error("no connection: {0}")]
     Unreachable(String),
-    /// The deadline passed. What was asked for may still be done.
+    /// The deadline passed. The server may still carry out the request.
     #[error("no answer within {} ms", .0.as_millis())]
     TimedOut(Duration),
-    /// The connection broke off. What was asked for may have been done.
+    /// The connection broke off. The server may have carried out the request.
     #[error("the connection broke off: {0}")]
     BrokenOff(String),
     /// What came back is not HTTP.
@@ -54,19 +54,19 @@ pub(crate) enum NoAnswer {
     /// The redirect leads to another host, or there are too many of them.
     #[error("it redirects to {0}, which is not followed; correct the address")]
     Redirected(String),
-    /// The address and the reference make no request.
-    #[error("this makes no request: {0}")]
+    /// No request can be made from the address and the reference.
+    #[error("no request can be made: {0}")]
     Unsendable(String),
 }
 
-/// An answer, whatever it says.
+/// An answer of any status.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) body: Bytes,
-    /// How long the server wants to be left alone.
+    /// The pause that the server asks for (`Retry-After`).
     pub(crate) retry_after: Option<Duration>,
-    /// The server's clock.
+    /// The server's time (`Date`).
     pub(crate) date: Option<SystemTime>,
 }
 
@@ -174,14 +174,14 @@ fn redirect(status: u16, head: &HeaderMap) -> Option<String> {
     Some(head.get(LOCATION).and_then(|location| location.to_str().ok()).unwrap_or_default().to_owned())
 }
 
-/// The address of a redirect that stays at the host, port and scheme.
+/// The address that a redirect leads to, if its scheme, host and port are those of the request. `None` otherwise.
 fn same_host(from: &str, to: &str) -> Option<String> {
     let from = url::Url::parse(from).ok()?;
     let to = from.join(to).ok()?;
     (to.origin() == from.origin() && to.username().is_empty() && to.password().is_none()).then(|| to.to_string())
 }
 
-/// A redirect's host, without what may be secret in its address.
+/// The host that a redirect leads to. The rest of the address may be secret.
 fn shown(from: &str, to: &str) -> String {
     let to = url::Url::parse(from).and_then(|from| from.join(to));
     to.ok().as_ref().and_then(url::Url::host_str).map_or_else(|| "nowhere".to_owned(), str::to_owned)
@@ -213,7 +213,7 @@ fn cause<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a hyper::Error> {
     None
 }
 
-/// An error with its causes. None of these libraries puts an address or a header into theirs.
+/// An error with its causes, as one text. The libraries below put neither an address nor a header into their errors, so no secret is shown.
 fn chain(error: &dyn StdError) -> String {
     let mut words = error.to_string();
     let mut next = error.source();

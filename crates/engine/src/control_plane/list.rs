@@ -32,7 +32,7 @@ pub(crate) struct Listing {
 #[derive(Debug)]
 pub(crate) struct NoList {
     pub(crate) fault: Fault,
-    /// For `defib check`.
+    /// What `defib check` says about it.
     pub(crate) complaint: String,
 }
 
@@ -71,7 +71,7 @@ pub(crate) async fn read(look: &Look<'_>, list: &List, urgency: Urgency) -> Resu
 }
 
 enum Next {
-    /// With this cursor, where there are cursors.
+    /// The next page has to be read, with this cursor if the interface has cursors.
     Page(String),
     End,
     /// The next page would be the same one again.
@@ -91,7 +91,7 @@ fn next(list: &List, body: &Value, items: usize, seen: usize, cursor: &str) -> N
             let all = total.is_some_and(|total| usize::try_from(total).is_ok_and(|total| seen >= total));
             match (items, total) {
                 _ if all => Next::End,
-                // An empty page before as many as were promised have come: something is missing.
+                // The page is empty although fewer entries have come than `total` says, so something is missing.
                 (0, Some(_)) => Next::Circle,
                 (0, None) => Next::End,
                 _ => Next::Page(String::new()),
@@ -102,13 +102,13 @@ fn next(list: &List, body: &Value, items: usize, seen: usize, cursor: &str) -> N
 
 async fn read_page(look: &Look<'_>, list: &List, path: String, urgency: Urgency) -> Result<Value, NoList> {
     let answer = look.read_page(path, &list.headers, PAGE_BYTES_MAX, urgency).await;
-    let answer = answer.map_err(|NotAsked| NoList::new(Fault::NotAsked, "there was no turn for it within the rate"))?;
+    let answer = answer.map_err(|NotAsked| NoList::new(Fault::NotAsked, "`rate` allowed no request in time"))?;
     let answer = answer.map_err(|error| NoList::new(answer::fault_of(&error), error.to_string()))?;
     if !(200..300).contains(&answer.status) {
         let what = format!("it answered {}{}", answer.status, answer::hint(answer.status));
         return Err(NoList::new(Fault::EngineError, what));
     }
-    serde_json::from_slice(&answer.body).map_err(|_| NoList::new(Fault::Garbled, "the answer is no JSON"))
+    serde_json::from_slice(&answer.body).map_err(|_| NoList::new(Fault::Garbled, "the answer is not JSON"))
 }
 
 fn note(look: &Look<'_>, list: &List, item: &Value, listing: &mut Listing) {
@@ -120,7 +120,7 @@ fn note(look: &Look<'_>, list: &List, item: &Value, listing: &mut Listing) {
             place.insert(Some(understood));
         }
         Entry::Occupied(mut place) => {
-            // Pages that shift while they are read show one twice, and mean the same.
+            // If instances come or go while the pages are read, one may be on two pages with the same content. That is no contradiction.
             if place.get().as_ref() != Some(&understood) {
                 place.insert(None);
             }

@@ -24,14 +24,15 @@ use super::rate::Urgency;
 use super::template::Values;
 use crate::{Call, CallTiming, EngineReport, Reached, Target};
 
-/// How many requests run at once. More do not make a server faster, they make each of its answers slower.
+/// How many requests run at once. More requests would not make the server faster; each answer would only take longer.
 const AT_ONCE: usize = 8;
 
 /// The largest answer about one instance, in bytes.
 const ANSWER_BYTES_MAX: usize = 4 << 20;
 
-/// Where instances have to be asked about one by one, a look at the whole fleet waits for turns for one in this many parts of a call's
-/// time. Larger: fewer instances are asked about in one look. Smaller: a look takes longer than the time to the next one.
+/// An interface without a list is asked about one instance after the other. A look at the whole fleet then waits for turns for the call
+/// time-out divided by this number. Larger: fewer instances are asked about in one look. Smaller: a look may take longer than a poll
+/// interval.
 const SWEEP_SHARE: u32 = 2;
 
 /// A request was not sent, because the rate or the time did not allow it.
@@ -46,7 +47,7 @@ pub(super) struct Look<'a> {
     calls: Mutex<Vec<CallTiming>>,
 }
 
-/// A target that can be asked about.
+/// A target for which the interface has a name, so that it can be asked about.
 struct Named<'t> {
     index: usize,
     target: &'t Target,
@@ -105,7 +106,7 @@ impl<'a> Look<'a> {
         self.report(targets, samples, list_fault)
     }
 
-    /// What can be said without asking, and who is to be asked about.
+    /// Returns a sample for each target, which is unknown until the target was asked about, and the targets that can be asked about.
     fn sort_out<'t>(&self, targets: &'t [Target]) -> (Vec<Sample>, Vec<Named<'t>>)
     where
         'a: 't,
@@ -172,7 +173,7 @@ impl<'a> Look<'a> {
                 Observation::Missing if !listing.complete => {
                     sample.observation = Observation::Unknown { fault: Fault::EngineError };
                 }
-                // The list said that it runs, and that stands although the closer look failed.
+                // The list said that the instance runs. That stands, although the closer look failed.
                 Observation::Unknown { .. } if lives => continue,
                 _ => {}
             }
@@ -181,8 +182,8 @@ impl<'a> Look<'a> {
         None
     }
 
-    /// Takes samples without a list: asks about the instances that are in doubt or were never asked about, those first that were not asked
-    /// about for the longest time, as many as there are turns.
+    /// Takes samples where there is no list. Asks about the instances that are in doubt or were never asked about, as many as there are
+    /// turns: first those in doubt, beginning with the one that was asked about longest ago.
     async fn swept(&self, get: &Get, named: Vec<Named<'_>>) -> Vec<(usize, Sample)> {
         let (mut asked, mut unasked) = (Vec::new(), Vec::new());
         {
@@ -190,7 +191,7 @@ impl<'a> Look<'a> {
             for one in named {
                 let asked_at = memory.asked_at(&one.target.workspace, one.reference);
                 if one.target.in_doubt || one.target.inspect || asked_at.is_none() {
-                    // Those in doubt before those that are merely new.
+                    // Instances in doubt come before those that are only new.
                     asked.push((!one.target.in_doubt, asked_at, one));
                 } else {
                     unasked.push((one.index, self.repeat(&memory, &one)));
@@ -208,7 +209,7 @@ impl<'a> Look<'a> {
         memory.unasked(&one.target.workspace, one.reference, one.target.in_doubt, self.at)
     }
 
-    /// Asks about each, some at once. Turns are waited for until `by`.
+    /// Asks about each of these instances, several at once. A request waits for its turn until `by` at most.
     async fn each(&self, get: &Get, named: Vec<Named<'_>>, urgency: Urgency, by: Instant) -> Vec<(usize, Sample)> {
         let asking = named.into_iter().map(|one| async move {
             let at = self.plane.now();
@@ -227,7 +228,7 @@ impl<'a> Look<'a> {
         stream::iter(asking.collect::<Vec<_>>()).buffer_unordered(AT_ONCE).collect().await
     }
 
-    /// Asks about one.
+    /// Asks about one instance.
     pub(super) async fn get(
         &self,
         get: &Get,
@@ -288,14 +289,14 @@ impl<'a> Look<'a> {
         Ok(answer)
     }
 
-    /// Servers write the time when their work is done, and in whole seconds. So half a second is added as the best guess.
+    /// Notes the server's time. A server writes it when its work is done, in whole seconds, so half a second is added as the best guess.
     fn note_clock(&self, at: Moment, answer: &Answer) {
         if let Some(micros) = answer.date.and_then(http::micros) {
             self.plane.memory().server_now = Some((at, Timestamp(micros.saturating_add(500_000))));
         }
     }
 
-    /// Makes the report. `list_fault` says why there was no list, if everything depends on one.
+    /// Makes the report. `list_fault` says why the list could not be read, if the samples depend on one.
     fn report(self, targets: &[Target], samples: Vec<Sample>, list_fault: Option<Fault>) -> EngineReport {
         let calls = std::mem::take(&mut *self.calls());
         let mut memory = self.plane.memory();
@@ -320,7 +321,7 @@ impl<'a> Look<'a> {
     }
 
     fn calls(&self) -> MutexGuard<'_, Vec<CallTiming>> {
-        // A poisoned record is only a record; nothing panics while it is held.
+        // Nothing panics while the lock is held, so it is never poisoned. If it were, the record would still be usable.
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -330,7 +331,7 @@ const fn is_everybodys(status: u16) -> bool {
     matches!(status, 401 | 403 | 407 | 429 | 500..)
 }
 
-/// Whether the calls of a look say that the control plane is down, and why. Without any call it is as it was.
+/// Why the control plane is down, if the calls of a look show that it is. A look without any call changes nothing.
 fn down(calls: &[CallTiming], before: Option<Fault>) -> Option<Fault> {
     if calls.is_empty() {
         return before;

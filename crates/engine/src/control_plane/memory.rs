@@ -13,25 +13,26 @@ use defib_policy::id::WorkspaceId;
 use defib_policy::moment::{Moment, Timestamp};
 use defib_policy::sample::{Fault, Observation, Sample};
 
-/// How long a sign of life is repeated of one that is in doubt and could not be asked about. Longer: its silence is judged
-/// by an old look. Shorter: with many in doubt at once and a low rate, each of them turns unknown between two looks.
+/// How long the last sign of life of an instance is repeated while the instance is in doubt and cannot be asked about. Longer: the instance
+/// is judged by an old look although its heartbeat is silent. Shorter: if many instances are in doubt at once and the rate is low, each of
+/// them becomes unknown between two looks.
 const REPEATED_IN_DOUBT: Duration = Duration::from_secs(120);
 
 /// What is known of the other end and of the instances.
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
-    /// Why it did not answer when it was last asked, if it did not.
+    /// Why the control plane did not answer when it was last asked. `None` if it answered.
     pub(crate) down: Option<Fault>,
-    /// It was away since the last report that said so.
+    /// The control plane was away, and no report has said so yet.
     pub(crate) outage: bool,
-    /// Its clock as last heard, and when.
+    /// The server's time as last heard, and the moment on our clock when it was heard.
     pub(crate) server_now: Option<(Moment, Timestamp)>,
     seen: HashMap<WorkspaceId, Seen>,
 }
 
 #[derive(Debug)]
 struct Seen {
-    /// What the interface called it then.
+    /// The name of the instance at that time.
     reference: Box<str>,
     asked_at: Moment,
     /// The last look that found it alive, unless a later one found something else.
@@ -58,7 +59,7 @@ impl Memory {
         self.known(workspace, reference).map(|seen| seen.asked_at)
     }
 
-    /// What may be said of one that is not asked about now.
+    /// The sample of an instance that is not asked about now: its last sign of life, or else unknown.
     pub(crate) fn unasked(&self, workspace: &WorkspaceId, reference: &str, in_doubt: bool, now: Moment) -> Sample {
         let living = self.known(workspace, reference).and_then(|seen| seen.living.as_ref());
         let living = living.filter(|sample| !in_doubt || now - sample.at <= REPEATED_IN_DOUBT);

@@ -12,7 +12,7 @@
 //!
 //!              list, page by page ──► what it leaves in doubt ──► get, 8 at once ─┐
 //! targets ──►  or, where there is no list:                                        ├─► EngineReport
-//!              who is in doubt, longest unasked first ─────────► get, 8 at once ──┘
+//!              those in doubt, longest unasked first ──────────► get, 8 at once ──┘
 //!              each request takes its turn: within the rate, and not before a Retry-After
 //! ```
 //!
@@ -83,7 +83,7 @@ struct Line {
     client: Client,
     pace: Pace,
     variables: Variables,
-    /// How the preset is called.
+    /// The preset's name, or the path of its file.
     preset: String,
     /// How many certificate authorities are trusted.
     roots: usize,
@@ -132,7 +132,7 @@ impl Line {
     }
 }
 
-/// The address without what is behind its `?`.
+/// The address without its query.
 fn base_of(address: &Url) -> Result<String, PresetError> {
     let mut base = address.clone();
     base.set_query(None);
@@ -175,7 +175,7 @@ impl ControlPlane {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the interface calls a target. `None`: nothing that could be asked for.
+    /// The name by which the interface knows a target. `None` if there is none, so that the target cannot be asked about.
     fn reference<'t>(&self, target: &'t Target) -> Option<&'t str> {
         let by_workspace = self.line.api.get.as_ref().is_some_and(|get| !get.path.has(template::Gap::Instance));
         let given = target.instance_ref.as_deref().filter(|reference| !reference.is_empty());
@@ -208,9 +208,8 @@ impl Engine for ControlPlane {
     }
 
     /// If the interface has a list, reads it and asks about each instance that it leaves in doubt. If it has none, asks about the instances
-    /// that are in doubt, as many as the rate allows in a share of the time, those first that were not asked about for the longest time.
-    /// For an instance that was not asked about and is not in doubt, the last look stands if it was a sign of life; see
-    /// [`Target::in_doubt`].
+    /// that are in doubt, as many as the rate allows in a share of the time, beginning with the one that was asked about longest ago. For
+    /// an instance that was not asked about and is not in doubt, the last look stands if it was a sign of life; see [`Target::in_doubt`].
     async fn sample_all(&self, targets: &[Target]) -> EngineReport {
         look::Look::begin(self).whole(targets).await
     }
@@ -229,7 +228,7 @@ impl Engine for ControlPlane {
         restart::restart(self, call).await
     }
 
-    /// There are no events. The next look sees what has happened.
+    /// Control planes send no events. The next look sees what has happened.
     async fn watch(&self, _events: mpsc::Sender<EngineEvent>, stop: CancellationToken) {
         stop.cancelled().await;
     }

@@ -1,8 +1,9 @@
 //! The platform's own restart (`DEFIB_PLATFORM_URL`).
 //!
-//! An engine cannot make all restarts. A container that was removed has to be made again, and an instance may be behind a control plane
-//! that only tells states. And if the platform keeps addresses or secrets that a plain start would leave stale, it has to make every
-//! restart itself (`DEFIB_RESTART_BY=platform`). This is the `[restart]` of a preset alone, at the platform's address and with its token.
+//! An engine cannot make every restart. A container that was removed has to be created again, and a control plane may tell the states of
+//! instances without being able to restart one. And if the platform keeps addresses or secrets that a plain start would leave stale, it has
+//! to make every restart itself (`DEFIB_RESTART_BY=platform`). This module uses the `[restart]` of a preset, and nothing else of it, at the
+//! platform's address and with the platform's token.
 
 use defib_policy::id::EngineName;
 use tokio::time::Instant;
@@ -36,7 +37,7 @@ pub enum PlatformError {
 }
 
 impl PlatformRestart {
-    /// Reads the preset that the address names: `https://host?preset=NAME`, or `file:///path` for an own one. Does not
+    /// Reads the preset that the address names: `https://host?preset=NAME`, or `file:///path` for one of the operator's own. Does not
     /// connect.
     pub fn new(url: &str, token: Option<&Secret>) -> Result<Self, PlatformError> {
         let url = match format!("cp+{}", url.trim().trim_start_matches("cp+")).parse() {
@@ -55,19 +56,20 @@ impl PlatformRestart {
         self.line.api.restart.as_ref().map_or(&self.line.api.base, |restart| &restart.base)
     }
 
-    /// Whether it restarts what runs.
+    /// Whether it can restart a workspace that is running.
     #[must_use]
     pub fn kills(&self) -> bool {
         self.line.api.restart.as_ref().is_some_and(|restart| !restart.kill_steps.is_empty())
     }
 
-    /// Asks the platform to restart the workspace of `call`. `Ok`: it was accepted, which is no recovery.
+    /// Asks the platform to restart the workspace of `call`. `Ok` means that the platform accepted the request, not that the workspace is
+    /// back.
     ///
     /// `engine` is where the workspace lives, for the errors.
     ///
     /// # Errors
     ///
-    /// As those of [`Engine::restart`](crate::Engine::restart).
+    /// The same as those of [`Engine::restart`](crate::Engine::restart).
     pub async fn restart(&self, engine: &EngineName, call: &RestartCall) -> Result<(), EngineError> {
         let unable = |what| EngineError::Unable { engine: engine.clone(), what };
         let restart = self.line.api.restart.as_ref().ok_or_else(|| unable("the platform's preset has no [restart]"))?;
@@ -94,7 +96,7 @@ impl PlatformRestart {
                     return Err(EngineError::Superseded { engine: engine.clone(), container, status });
                 }
                 Err(failed) => {
-                    return Err(error(call, engine, &failed, begun.elapsed(), "the platform was asked, and "));
+                    return Err(error(call, engine, &failed, begun.elapsed(), "the platform's own restart: "));
                 }
             }
         }

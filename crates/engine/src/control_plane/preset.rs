@@ -1,7 +1,7 @@
 //! Presets: TOML files that describe the interface of a control plane.
 //!
-//! Reading is strict: a key that is not known, a gap that cannot be filled, a state with two meanings or a pointer that is none stops the
-//! start, with its line and key. If a control plane is misunderstood, a healthy fleet is restarted.
+//! Reading is strict: defib does not start if a preset has an unknown key, a gap that cannot be filled, a state with two meanings or an
+//! invalid pointer, and the message names the line and the key. A control plane that is misunderstood would get a healthy fleet restarted.
 //!
 //! `docs/control-planes.md` and `deploy/control-planes/generic.toml` describe every key.
 
@@ -25,7 +25,7 @@ const BUILT_IN: [(&str, &str); 5] = [
     ("molecule-core", include_str!("../../../../deploy/control-planes/molecule-core.toml")),
 ];
 
-/// Answers that accept a request where a step does not name them.
+/// The statuses that accept a request, if its step names none.
 const ACCEPT: [u16; 4] = [200, 201, 202, 204];
 
 /// Gaps that a request about one instance can have.
@@ -37,7 +37,7 @@ const PAGED: [Gap; 3] = [Gap::Cursor, Gap::Offset, Gap::Page];
 /// Which part of a preset is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
-    /// An engine: everything.
+    /// The preset of an engine: all of it is read.
     Engine,
     /// The platform's own restart: `[restart]` alone. The rest need not be there, and its variables need not be given.
     Platform,
@@ -51,7 +51,7 @@ pub(crate) struct Preset {
 }
 
 impl Preset {
-    /// One that is built in.
+    /// The built-in preset of this name.
     pub(crate) fn built_in(name: &str) -> Result<Self, PresetError> {
         let found = BUILT_IN.iter().find(|(known, _)| *known == name);
         let (name, text) = found.ok_or_else(|| {
@@ -61,7 +61,7 @@ impl Preset {
         Ok(Self { origin: format!("preset {name}"), text: (*text).to_owned() })
     }
 
-    /// One of the operator's own.
+    /// A preset from a file of the operator's.
     pub(crate) fn file(path: &Path) -> Result<Self, PresetError> {
         let origin = format!("preset {}", path.display());
         match std::fs::read_to_string(path) {
@@ -112,11 +112,11 @@ impl Preset {
             if restart.steps.iter().any(waits) {
                 return Err(PresetError::of_all(
                     &self.origin,
-                    "a step waits for a state (`until`), which only an engine can",
+                    "a step waits for a state (`until`), and the platform's restart cannot see states: remove `until`",
                 ));
             }
             if restart.kill_steps.iter().any(waits) {
-                restart.kill_steps.clear(); // a running instance cannot be restarted this way, and an attempt to do so says that
+                restart.kill_steps.clear(); // so a running instance cannot be restarted this way, and a try fails with that reason
             }
             let restart = Some(restart);
             return Ok(Api { base, rate, list: None, get: None, states: States::default(), missing: None, restart });
@@ -132,19 +132,25 @@ impl Preset {
         let states = states.ok_or_else(|| PresetError::of_all(&self.origin, "[states] is missing"))?;
         let states = read_states(states)?;
         if missing.is_some() && get.is_none() {
-            return Err(PresetError::of_all(&self.origin, "[missing] reads the answer of [get], which is missing"));
+            return Err(PresetError::of_all(
+                &self.origin,
+                "[missing] applies to the answers of [get], and there is no [get]",
+            ));
         }
         let missing = missing.map(read_missing).transpose()?;
         let waits =
             |restart: &Restart| restart.steps.iter().chain(&restart.kill_steps).any(|step| step.until.is_some());
         if get.is_none() && restart.as_ref().is_some_and(waits) {
-            return Err(PresetError::of_all(&self.origin, "a step waits for a state (`until`), which takes a [get]"));
+            return Err(PresetError::of_all(
+                &self.origin,
+                "a step waits for a state (`until`), and there is no [get] to read states with",
+            ));
         }
         Ok(Api { base, rate, list, get, states, missing, restart })
     }
 }
 
-/// What is needed to read values.
+/// Reads values, and fills them with the variables that the operator gave.
 struct Reader<'a> {
     variables: &'a Variables,
 }
@@ -171,11 +177,12 @@ impl Reader<'_> {
         Ok(trimmed(&filled))
     }
 
-    /// Headers of a table, beside those that it inherits. One of the same name takes the other's place.
+    /// The headers of a table together with those that it inherits. A header of the table replaces an inherited one of the same name.
     fn headers(&self, table: Table<'_>, inherited: &Headers) -> Result<Headers, PresetError> {
         let mut headers = inherited.clone();
         for (name, text) in table.all_texts()? {
-            let name = HeaderName::try_from(&name).map_err(|_| text.place.error("this is no name of a header"))?;
+            let name =
+                HeaderName::try_from(&name).map_err(|_| text.place.error("this is not a valid name of a header"))?;
             headers.retain(|(known, _)| *known != name);
             let Some(filled) = Template::parse(&text, Use::Header, &[])?.resolve(self.variables)? else { continue };
             let value = filled.fill(super::template::Values::default()).unwrap_or_default();
@@ -233,7 +240,9 @@ impl Reader<'_> {
         let path_text = table.needed_text("path")?;
         let path = self.path(&path_text, &ONE)?;
         if !path.has(Gap::Instance) && !path.has(Gap::Workspace) {
-            return Err(path_text.place.error("nothing in it says whom it is about: {instance_ref} or {workspace_id}"));
+            return Err(path_text
+                .place
+                .error("the path has to name the instance, by {instance_ref} or {workspace_id}"));
         }
         let id = table.text("id")?.map(|text| pointer(&text)).transpose()?;
         let fields = fields(&mut table)?;
@@ -241,8 +250,9 @@ impl Reader<'_> {
         Ok(Get { path, headers, fields, id })
     }
 
-    /// Where another server makes the restarts and its address was not given, the engine makes none, because neither its own address nor
-    /// its token are for that server. The platform's address is the address of that server.
+    /// Reads `[restart]`. If the preset says that another server makes the restarts, and the operator has not given that server's address,
+    /// then the engine makes no restarts, because its own address and token are for the control plane and not for that server. In the
+    /// preset of the platform's own restart, the platform's address is the address of that server.
     fn restart(
         &self,
         mut table: Table<'_>,
@@ -261,14 +271,15 @@ impl Reader<'_> {
         let headers = self.inherited_headers(&mut table, headers)?;
         let idempotency_header = match table.text("idempotency_header")? {
             None => None,
-            Some(text) => {
-                Some(HeaderName::try_from(&text.value).map_err(|_| text.place.error("this is no name of a header"))?)
-            }
+            Some(text) => Some(
+                HeaderName::try_from(&text.value)
+                    .map_err(|_| text.place.error("this is not a valid name of a header"))?,
+            ),
         };
-        let missing = table.place().error("`steps` is missing: what to send");
+        let missing = table.place().error("`steps` is missing: the requests to send");
         let steps = table.tables("steps")?.ok_or(missing)?;
         if steps.value.is_empty() {
-            return Err(steps.place.error("there has to be a step"));
+            return Err(steps.place.error("there has to be at least one step"));
         }
         let kill_steps = table.tables("kill_steps")?.map(|steps| steps.value).unwrap_or_default();
         table.finish(&["base", "headers", "idempotency_header", "steps", "kill_steps"])?;
@@ -335,7 +346,9 @@ fn read_states(mut table: Table<'_>) -> Result<States, PresetError> {
     for state in State::ALL {
         let Some(words) = table.texts(state.label())? else {
             if matches!(state, State::Running | State::Stopped) {
-                return Err(table.place().error(format!("`{}` is missing: the words that mean it", state.label())));
+                return Err(table
+                    .place()
+                    .error(format!("`{}` is missing: the interface's words for this state", state.label())));
             }
             continue;
         };
@@ -367,7 +380,7 @@ fn read_missing(mut table: Table<'_>) -> Result<MissingRule, PresetError> {
 
 /// Whether a text is an address to which paths can be appended.
 pub(crate) fn check_base(base: &str) -> Result<(), &'static str> {
-    let url = url::Url::parse(base).map_err(|_| "this is no address")?;
+    let url = url::Url::parse(base).map_err(|_| "this is not an address")?;
     if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
         return Err("an address begins with http:// or https:// and a host");
     }

@@ -1,4 +1,4 @@
-//! Presets: those that ship, and what is said about a wrong one.
+//! Every preset that ships can be read, and a wrong one is refused with its line and key.
 
 use super::*;
 use crate::control_plane::template::Values;
@@ -19,7 +19,7 @@ fn every_preset_that_ships_can_be_read_for_both_purposes() {
         let preset = Preset::built_in(name).unwrap();
         let api = preset.read(Some("https://h/b/"), &variables(), Purpose::Engine).unwrap();
         assert_eq!(api.base, "https://h/b", "{name}");
-        // Those restarts are made by another server, whose address is not among the variables.
+        // The restarts of molecule-core are made by another server, whose address is not among the variables.
         assert!(api.get.is_some() && api.restart.is_some() == (*name != *"molecule-core"), "{name}");
         let api = preset.read(Some("https://h"), &variables(), Purpose::Platform).unwrap();
         assert!(api.get.is_none() && api.restart.is_some(), "{name}");
@@ -43,8 +43,8 @@ fn a_wrong_preset_is_refused_with_its_line_and_key() {
         (MINIMAL.replace("https://h", "ftp://h"), "line 1, `base`: an address begins with http://"),
         (MINIMAL.replace("https://h", "https://u:s3cret@h"), "line 1, `base`: an address takes no user or password"),
         (MINIMAL.replace("path = '/i", "path = 'i"), "line 3, `get.path`: a path begins with a /"),
-        (MINIMAL.replace("{instance_ref}", "x"), "line 3, `get.path`: nothing in it says whom it is about"),
-        (MINIMAL.replace("{instance_ref}", "{cursor}"), "{cursor} cannot be told here"),
+        (MINIMAL.replace("{instance_ref}", "x"), "line 3, `get.path`: the path has to name the instance"),
+        (MINIMAL.replace("{instance_ref}", "{cursor}"), "{cursor} has no value here"),
         (MINIMAL.replace("{instance_ref}", "${nope}"), "${nope} is not given: add nope=…"),
         (MINIMAL.replace("'/state'", "'state'"), "line 4, `get.state`: a JSON pointer begins with a /"),
         (MINIMAL.replace("['off']", "['on']"), "line 7, `states.stopped`: the state \"on\" is named twice"),
@@ -66,7 +66,10 @@ fn a_wrong_preset_is_refused_with_its_line_and_key() {
             format!("{MINIMAL}[list]\npath = '/l?c={{cursor}}'\nitems = ''\nid = '/id'\nstate = '/s'"),
             "stands at `next`",
         ),
-        (format!("{MINIMAL}[headers]\nA = 'x\ty'\n\"b c\" = 's3cret'"), "`headers.b c`: this is no name of a header"),
+        (
+            format!("{MINIMAL}[headers]\nA = 'x\ty'\n\"b c\" = 's3cret'"),
+            "`headers.b c`: this is not a valid name of a header",
+        ),
         ("base = 'https://h'".to_owned(), "it has neither [list] nor [get]"),
     ] {
         let error = refusal(&text);

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-/// The longest pause that a `Retry-After` can cause. Larger: after a mistake of a server (a date in another year) its instances are not
-/// watched for as long. Smaller: a server that really wants a longer pause is asked in vain.
+/// The longest pause that a `Retry-After` can cause. Larger: if a server makes a mistake (a date in another year), its instances are not
+/// watched for that long. Smaller: a server that really wants a longer pause is asked in vain.
 const PAUSE_MAX: Duration = Duration::from_secs(600);
 
 /// The first pause after a 429 that does not say how long. It doubles with each one that follows.
@@ -51,7 +51,7 @@ impl Rate {
         self.per / self.requests
     }
 
-    /// How far the clock may run ahead: a second's worth of requests may be made at once.
+    /// How much earlier than it is due a turn may be given, so that a second's worth of requests can be made at once.
     fn burst(self) -> Duration {
         Duration::from_secs(1).saturating_sub(self.interval())
     }
@@ -60,7 +60,7 @@ impl Rate {
 /// What a request is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Urgency {
-    /// A look at the whole fleet, which comes again.
+    /// A look at the whole fleet, which is repeated in any case.
     Sweep,
     /// Somebody is waiting for the answer.
     Urgent,
@@ -79,17 +79,17 @@ pub(crate) struct Pace {
 
 #[derive(Debug, Default)]
 struct State {
-    /// When the next turn is due if there were no burst. `None`: there was none yet.
+    /// When the next turn would be due if no burst were allowed. `None` before the first turn.
     next: Option<Instant>,
     paused_until: Option<Instant>,
     /// How many answers in a row said 429 without saying for how long.
     refusals: u32,
 }
 
-/// No turn before the deadline.
+/// There was no turn before the deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NoTurn {
-    /// The server asked for this pause; otherwise the rate is used up.
+    /// What is left of the pause that the server asked for. `None` if the rate is used up.
     pub(crate) paused_for: Option<Duration>,
 }
 
@@ -122,7 +122,7 @@ impl Pace {
             if due <= Instant::now() {
                 break;
             }
-            // A pause may begin meanwhile, so it is looked at again after the wait.
+            // A pause may begin during the wait, so the loop looks again.
             sleep_until(due).await;
         }
         let mut state = self.state();
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_cannot_have_a_turn_in_time_is_told_at_once() {
+    async fn a_request_that_cannot_have_a_turn_in_time_fails_at_once() {
         let pace = Pace::new(Rate::parse("1/m").unwrap());
         turns(&pace, 1).await;
         let begun = Instant::now();
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn somebody_who_waits_is_not_behind_the_whole_fleet() {
+    async fn an_urgent_request_does_not_wait_for_a_look_at_the_whole_fleet() {
         let pace = Arc::new(Pace::new(Rate::parse("1/s").unwrap()));
         turns(&pace, 1).await;
         for _ in 0..100 {

@@ -26,14 +26,14 @@ const ANSWER_BYTES_MAX: usize = 1 << 20;
 /// How much of a refusal is repeated, in characters.
 const WORDS_MAX: usize = 200;
 
-/// How often it is looked whether the state that a step waits for has been reached.
+/// How often the instance is asked about while a step waits for its state.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// How a step ended.
 #[derive(Debug)]
 pub(super) enum StepEnd {
     Accepted,
-    /// The answer of this status says that the restart is not wanted.
+    /// The server answered this status, which says that the restart is not wanted.
     Superseded(u16),
 }
 
@@ -44,7 +44,7 @@ pub(super) enum StepError {
     #[error("{}", held_off(*.0))]
     NotSent(NoTurn),
     /// The path or the header cannot be made from these references, so nothing was sent.
-    #[error("its reference cannot stand in a request")]
+    #[error("the workspace's reference cannot be part of a request")]
     Reference,
     #[error(transparent)]
     NoAnswer(NoAnswer),
@@ -55,8 +55,8 @@ pub(super) enum StepError {
 
 fn held_off(no_turn: NoTurn) -> String {
     no_turn.paused_for.map_or_else(
-        || "there was no turn for it within the rate".to_owned(),
-        |pause| format!("it asked to be left alone for {} s more", pause.as_secs().max(1)),
+        || "`rate` allowed no request in time".to_owned(),
+        |pause| format!("it asked for a pause, which lasts {} s more", pause.as_secs().max(1)),
     )
 }
 
@@ -120,7 +120,7 @@ fn words(line: &Line, body: &[u8]) -> String {
     }
 }
 
-/// A step's failure in the words of an engine. `who` is put before them where it was not the engine that was asked.
+/// The failure of a step as an error of the engine. Its text begins with `who`, which is empty if the engine itself was asked.
 pub(super) fn error(
     call: &RestartCall,
     engine: &defib_policy::id::EngineName,
@@ -169,7 +169,7 @@ pub(super) async fn restart(plane: &ControlPlane, call: &RestartCall) -> Result<
             return Err(unable("its preset has no [[restart.kill_steps]], so it cannot restart what runs"));
         }
         RestartHow::KillAndStart { .. } => &restart.kill_steps,
-        RestartHow::Recreate => return Err(unable("it cannot make an instance again; set DEFIB_PLATFORM_URL")),
+        RestartHow::Recreate => return Err(unable("it cannot create an instance again; set DEFIB_PLATFORM_URL")),
     };
     let begun = Instant::now();
     let by = begun + call.deadline;

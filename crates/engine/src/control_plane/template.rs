@@ -6,9 +6,9 @@
 //!   given; `${org?}` may be missing, and then the header that it stands in is left out.
 //! - `{workspace_id}`, `{instance_ref}`, `{cursor}`, `{offset}` and `{page}` are filled for each request.
 //!
-//! What goes into a gap comes from a database that others write or from a server's answer, and must stay what it is: in a path it is
-//! percent-encoded, in a body it is escaped as the inside of a JSON text. In a body, braces that are no known gap are
-//! just braces.
+//! The values of gaps come from a database that others write, or from a server's answer. So that a value cannot change the request around
+//! it, it is percent-encoded in a path, and escaped as the inside of a JSON text in a body. In a body, braces that are not a known gap are
+//! left as they are.
 
 use std::fmt::Write as _;
 
@@ -82,7 +82,7 @@ impl Template {
                 rest = after;
             } else if let Some((gap, after)) = named_gap(gap) {
                 if !allowed.contains(&gap) {
-                    return Err(place.error(format!("{} cannot be told here", gap_name(gap))));
+                    return Err(place.error(format!("{} has no value here", gap_name(gap))));
                 }
                 parts.push(Part::Gap(gap));
                 rest = after;
@@ -91,14 +91,16 @@ impl Template {
                 rest = &gap[1..];
             } else {
                 let known: Vec<_> = Gap::ALL.iter().map(|(name, _)| format!("{{{name}}}")).collect();
-                return Err(place.error(format!("a brace begins no gap that is known ({})", known.join(", "))));
+                return Err(
+                    place.error(format!("this brace does not begin a known gap; known are {}", known.join(", ")))
+                );
             }
         }
         push_text(&mut parts, rest);
         Ok(Self { parts, purpose, place: place.clone() })
     }
 
-    /// Fills the variables. `None`: one that may be missing is missing.
+    /// Fills the variables. `None` if an optional one was not given.
     pub(crate) fn resolve(&self, variables: &Variables) -> Result<Option<Filled>, PresetError> {
         let mut parts = Vec::with_capacity(self.parts.len());
         for part in &self.parts {
@@ -143,8 +145,8 @@ impl Filled {
         self.parts.contains(&Part::Gap(gap))
     }
 
-    /// The text for one request. `None` when a value cannot stand where it would have to: an empty one, and `.` and `..`
-    /// as a part of a path, which servers take for "here" and "one up", however they are written.
+    /// The text for one request. `None` if a reference is empty, `.` or `..`. Servers take the last two for "this directory" and "its
+    /// parent", even if they are percent-encoded.
     pub(crate) fn fill(&self, values: Values<'_>) -> Option<String> {
         let mut text = String::new();
         // The `?` or `&` that stood before a parameter that was left out, until something comes after it.
@@ -190,7 +192,7 @@ impl Use {
     }
 }
 
-/// Everything but the characters that mean nothing anywhere in an address.
+/// Percent-encodes every character that may have a meaning in an address.
 fn percent_encoded(value: &str) -> String {
     let mut encoded = String::with_capacity(value.len());
     for byte in value.bytes() {
@@ -203,8 +205,8 @@ fn percent_encoded(value: &str) -> String {
     encoded
 }
 
-/// The first page has no cursor yet, and servers refuse an empty one. Takes the parameter's name away again, and gives the
-/// `?` or `&` that stood before it.
+/// Removes the parameter of the cursor from the request for the first page, which has no cursor yet: servers refuse an empty one. Returns
+/// the `?` or `&` that stood before it.
 fn leave_parameter_out(text: &mut String) -> Option<char> {
     let at = text.rfind(['?', '&'])?;
     if !text.ends_with('=') {
@@ -263,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn gaps_are_filled_so_that_what_is_in_them_stays_what_it_is() {
+    fn a_value_in_a_gap_cannot_change_the_request_around_it() {
         let nasty = Values { workspace: "a/b?c=\"d\"&é", instance: "i-1", cursor: "x+y", offset: 20, page: 3 };
         for (text, purpose, expected) in [
             ("/w/{workspace_id}", Use::Path, "/w/a%2Fb%3Fc%3D%22d%22%26%C3%A9"),
@@ -311,8 +313,8 @@ mod tests {
     #[test]
     fn what_is_wrong_is_said() {
         for (text, purpose, expected) in [
-            ("/{workspace}", Use::Path, "known ({workspace_id}, {instance_ref}, "),
-            ("/{workspace_id", Use::Path, "a brace begins no gap"),
+            ("/{workspace}", Use::Path, "known are {workspace_id}, {instance_ref}, "),
+            ("/{workspace_id", Use::Path, "this brace does not begin a known gap"),
             ("${token", Use::Header, "never closed"),
             ("${}", Use::Header, "a variable is written"),
             ("${a b}", Use::Header, "a variable is written"),
@@ -323,7 +325,7 @@ mod tests {
         }
         let text = At { value: "/l?c={cursor}".to_owned(), place: Place::nowhere() };
         let error = Template::parse(&text, Use::Path, &[Gap::Instance]).unwrap_err().to_string();
-        assert_eq!(error, "test, `key`: {cursor} cannot be told here");
+        assert_eq!(error, "test, `key`: {cursor} has no value here");
         let error = template("${nope|other}", Use::Header).unwrap().resolve(&Variables::default()).err().unwrap();
         assert!(error.to_string().contains("${nope|other} is not given: add other=… to the address"), "{error}");
     }

@@ -7,15 +7,15 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 
-/// The roots that are trusted, and what is to be said of them.
+/// The TLS configuration with the roots that are trusted.
 #[derive(Debug)]
 pub(crate) struct Trust {
     pub(crate) config: ClientConfig,
-    /// How many roots there are. None: no `https://` address can be reached.
+    /// How many roots there are. Without any, no `https://` address can be reached.
     pub(crate) roots: usize,
 }
 
-/// Why no TLS can be spoken.
+/// Why TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TrustError {
     #[error("the file holds no certificate")]
@@ -28,7 +28,7 @@ pub(crate) enum TrustError {
 
 /// Trusts the system's roots and those of a PEM file.
 ///
-/// A system without any roots (a small container image) is no error: the operator's own may be all that is needed, and
+/// It is no error if the system has no roots, as in a small container image: the operator's own roots may be all that is needed, and
 /// `http://` needs none.
 pub(crate) fn trust(own: Option<&Path>) -> Result<Trust, TrustError> {
     let mut roots = RootCertStore::empty();

@@ -81,13 +81,13 @@ impl Variables {
         }
     }
 
-    /// Removes every value from a text of somebody else.
+    /// Replaces every value in a text that came from a server.
     pub(crate) fn strike_out(&self, text: &str) -> String {
         self.values.values().fold(text.to_owned(), |text, secret| secret.strike_out(&text))
     }
 }
 
-/// The parameter's first line: files of secrets usually end with a line feed that is not part of it.
+/// Reads a value from a file. Line feeds at the end are left out, because they are usually not part of the secret.
 fn read_file(name: &str, path: &Path) -> Result<String, PresetError> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| PresetError::of_all(ADDRESS, format!("{name}: cannot read {}: {error}", path.display())))?;

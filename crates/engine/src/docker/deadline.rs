@@ -1,8 +1,8 @@
 //! The time that a look at an engine may take, and the record of what it was spent on.
 //!
-//! Two bounds, because either alone is not enough: one for each call, so that one hanging container costs one sample; one
-//! for the whole look, so that a thousand slow ones do not delay the next look without end. bollard's own time-out is
-//! neither: it counts whole seconds, and only until the head of the answer.
+//! There are two bounds, because either alone is not enough: one for each call, so that a container that hangs costs one sample, and one
+//! for the whole look, so that a thousand slow containers do not delay the next look without end. The time-out of bollard, the client
+//! library, can be neither: it counts whole seconds, and only until the head of the answer.
 
 use std::future::Future;
 use std::sync::Mutex;
@@ -15,14 +15,14 @@ use tokio::time::Instant;
 use super::fault;
 use crate::report::{Call, CallTiming};
 
-/// How a call can fail, before it is known what it was for.
+/// How a call can fail. The caller knows what the call was for.
 #[derive(Debug)]
 pub(crate) enum CallError {
-    /// The engine, or the way to it.
+    /// The engine answered with an error, or was not reached.
     Engine(BollardError),
     /// No answer within this time.
     TimedOut(Duration),
-    /// Not made: the look had no time left.
+    /// The call was not made, because the look had no time left.
     NotAsked,
 }
 
@@ -81,24 +81,24 @@ impl Budget {
         std::mem::take(&mut *self.lock())
     }
 
-    /// Whether calls were made, and none of them found anybody.
+    /// Whether calls were made, and none of them reached the engine.
     pub(crate) fn all_unreachable(&self) -> bool {
         let spent = self.lock();
         !spent.is_empty() && spent.iter().all(|timing| timing.fault == Some(Fault::Unreachable))
     }
 
-    /// Whether no call was answered, be it because none was made.
+    /// Whether no call was answered. This is also true if no call was made.
     pub(crate) fn is_silent(&self) -> bool {
         self.lock().iter().all(|timing| timing.fault.is_some())
     }
 
-    /// Whether a call of this kind was answered, be it by "no such container".
+    /// Whether a call of this kind was answered. "No such container" is an answer.
     pub(crate) fn any_answer(&self, call: Call) -> bool {
         self.lock().iter().any(|timing| timing.call == call && timing.fault.is_none())
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<CallTiming>> {
-        // A poisoned record is only a record; nothing panics while it is held.
+        // Nothing panics while the lock is held, so it is never poisoned. If it were, the record would still be usable.
         self.spent.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }

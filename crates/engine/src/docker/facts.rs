@@ -1,8 +1,8 @@
 //! What a container's record says, in the policy's words.
 //!
 //! Engines keep the same fact in several places that do not always agree: a status word, four flags, a text for humans.
-//! The rule: the status word is the truth; the flags speak only where it is silent; and a record that says both "exited" and
-//! "running" says nothing. No record turns into Stopped by default.
+//! The rule: the status word decides. The flags count only if there is no word. A record that says both "exited" and "running" is no
+//! evidence. No container counts as stopped unless its record says so.
 //!
 //! A list tells less than an inspect: no start, no end, no exit code. So a list can say that a container lives
 //! (`Glance::Seen`), but never how one died (`Glance::Doubt`).
@@ -22,9 +22,9 @@ use super::entry::{Entry, ListedHealth, State};
 /// What a list entry tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Glance {
-    /// All there is to know.
+    /// The list tells enough.
     Seen(Observation),
-    /// Somebody has to ask about it: it exited, it is unhealthy, or the list did not say.
+    /// The container has to be inspected, because it exited, it is unhealthy, or the list does not tell its state.
     Doubt,
 }
 
@@ -59,7 +59,7 @@ pub(crate) fn glance(entry: &Entry) -> Glance {
     match entry.state {
         State::Running => {
             let health = match entry.health {
-                // When the check failed, and since which start, decides whether it counts: only an inspect knows.
+                // A health check counts only if it ran after the last start and not too long ago. Only an inspect tells when it ran.
                 ListedHealth::Unhealthy => return Glance::Doubt,
                 ListedHealth::None => Health::None,
                 ListedHealth::Starting => Health::Starting,
@@ -152,14 +152,14 @@ fn check_due_within(record: &ContainerInspectResponse) -> Duration {
     interval.saturating_add(timeout).saturating_mul(2)
 }
 
-/// An engine's RFC 3339 time, of any offset and any number of digits. The engines' "never" (year 1) is `None`, like
-/// everything else that cannot be when a container started.
+/// Reads the RFC 3339 time of an engine, with any offset and any number of digits. `None` for the year 1, by which engines say "never", and
+/// for everything else that cannot be the start of a container.
 pub(crate) fn timestamp(text: Option<&str>) -> Option<Timestamp> {
     let micros = DateTime::parse_from_rfc3339(text?).ok()?.timestamp_micros();
     (micros > 0).then_some(Timestamp(micros))
 }
 
-/// When an event happened, on the engine's clock: to the microsecond where the engine tells, else to the second.
+/// When an event happened, on the engine's clock: to the microsecond if the engine tells it, and otherwise to the second.
 pub(crate) fn event_time(message: &EventMessage) -> Option<Timestamp> {
     let nanos = message.time_nano.filter(|nanos| *nanos > 0).map(|nanos| nanos / 1_000);
     let seconds = message.time.filter(|seconds| *seconds > 0).and_then(|seconds| seconds.checked_mul(1_000_000));

@@ -1,5 +1,5 @@
-//! An error of the client library proves nothing about the containers behind an engine. It is told here which of a closed set of reasons it
-//! stands for.
+//! An error of the client library proves nothing about the containers behind an engine. This module says which [`Fault`] it is, of a closed
+//! set.
 
 use std::error::Error as StdError;
 
@@ -12,27 +12,28 @@ pub(crate) fn fault_of(error: &BollardError) -> Fault {
         BollardError::RequestTimeoutError => Fault::TimedOut,
         BollardError::SocketNotFoundError(_) => Fault::Unreachable,
         BollardError::HyperLegacyError { err } if err.is_connect() => Fault::Unreachable,
-        // Before the head of an answer: closed and reset mean that nobody answered; what is not HTTP was an answer.
+        // The error came before the head of an answer. If the connection was closed or reset, nobody answered. If what came is not HTTP,
+        // somebody did.
         BollardError::HyperLegacyError { err } => match hyper_error(err) {
             Some(cause) if cause.is_parse() => Fault::Garbled,
             Some(cause) if cause.is_timeout() => Fault::TimedOut,
             _ => Fault::Unreachable,
         },
-        // After the head: the body broke off, or says something that cannot be read. On the event stream, an I/O error
-        // is how the engine's death shows.
+        // The error came after the head of an answer: the body broke off, or cannot be read. On the event stream, an I/O error also means
+        // that the engine has died.
         BollardError::HyperResponseError { .. }
         | BollardError::IOError { .. }
         | BollardError::JsonDataError { .. }
         | BollardError::JsonSerdeError { .. }
         | BollardError::StrParseError { .. }
         | BollardError::APIVersionParseError {} => Fault::Garbled,
-        // An error that the engine itself reports, and trouble in making a request, which it never saw.
+        // The engine itself reports an error, or the request could not be made, so that the engine never saw it.
         _ => Fault::EngineError,
     }
 }
 
-/// Whether this is the engine's own "there is no such container", and not one of the other things that are not found: a
-/// route of a proxy (`404 page not found`), a network, an image.
+/// Whether the engine itself says that there is no such container. A proxy without such a route, a missing network and a missing image have
+/// the status 404 as well, with other words.
 pub(crate) fn is_no_such_container(error: &BollardError) -> bool {
     // dockerd: `No such container: x`. podman: `no container with name or ID "x" found: no such container`.
     matches!(error, BollardError::DockerResponseServerError { status_code: 404, message }

@@ -1,7 +1,7 @@
 //! The end of a container's log.
 //!
-//! A log can be any number of bytes of anything, so what is kept of it while it is read is bounded, and so is the time. Logging
-//! drivers that send logs elsewhere have nothing to read: the engine says so in an error.
+//! A log may have any size and any content, so the bytes that are kept are bounded, and so is the time. If a logging driver sends the log
+//! elsewhere, there is nothing to read, and the engine says so in an error.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -16,7 +16,8 @@ use super::listing::valid_reference;
 use crate::report::Call;
 use crate::{EngineError, LastLines};
 
-/// How long a log may take to read. Larger: a hung engine holds connections for longer. Smaller: a busy one loses the words.
+/// How long a log may take to read. Larger: an engine that hangs holds connections for longer. Smaller: the last words are lost more often
+/// on a busy engine.
 const READ_MAX: Duration = Duration::from_secs(2);
 
 /// The last bytes of something that is read from its beginning.

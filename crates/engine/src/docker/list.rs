@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_with_an_entry_of_whom_nobody_knows_is_not_complete() {
+    fn a_list_with_an_entry_that_cannot_be_assigned_is_not_complete() {
         let complete = |text: &str| read([text.as_bytes()]).expect("a list").complete;
         assert!(complete(r#"[{"Id":"a","State":"hibernating"}]"#));
         assert!(!complete(r#"[{"Id":"a"},{"Names":["/x"]},{"Id":"b"}]"#));

@@ -5,10 +5,10 @@
 //!
 //! - More than one container can carry the label while somebody replaces one by another, or left an old one lying around.
 //!   The liveliest of them is the workspace: an exited one proves nothing while its sibling runs.
-//! - A name can move. Whoever replaces a container often renames the old one first, and for a moment nothing has the name.
-//!   If the container that we knew still runs, the workspace lives.
-//! - Engines complete what looks like the beginning of an id, however short: asked for a container named `ada` that is no more,
-//!   they answer with whichever one's id begins with `ada`. So an answer is taken only from the container that was meant.
+//! - A name can move. When a container is replaced, the old one is often renamed first, and for a moment no container has the name.
+//!   If the container that defib knew still runs, the workspace lives.
+//! - Engines complete what looks like the beginning of an id, however short. If a container named `ada` no longer exists and is asked
+//!   for, the engine answers with one whose id begins with `ada`. So an answer is taken only if it is about the container that was meant.
 //!
 //! A reference comes from a database that others write, and goes into the path of a request. So one that cannot be a
 //! container's name is never sent.

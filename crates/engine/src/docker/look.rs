@@ -7,9 +7,9 @@
 //! - the **whole** fleet: one list, and an inspect for those in doubt (exited, unhealthy, or not in the list);
 //! - a **few** workspaces: an inspect each, and a list for those that this cannot settle.
 //!
-//! **Missing** takes three witnesses of one look: absent from the list, unknown by its own name to the engine (in the
-//! engine's words), and an engine that is still the one it was. A container that no one has ever seen has no name to ask for;
-//! there the list stands alone.
+//! A container counts as **missing** only if one look shows three things: it is not in the list, the engine itself says that it knows no
+//! container of that name, and the engine is still the same one. A container that defib has never seen has no name to ask for, so there
+//! the list alone decides.
 //!
 //! **An entry that cannot be assigned to anybody** (it has no id, or its names or labels cannot be read) makes a list incomplete, because it
 //! may be anybody's container. By such a list, a workspace can be missing only if it is found by its container's name. One that is found by
@@ -252,7 +252,8 @@ impl<'a> Look<'a> {
         }
     }
 
-    /// Without a list: an inspect each. Nobody can be missing, and nobody can be stopped who may have a sibling.
+    /// Inspects each container, because there is no list. Without a list no container counts as missing, and none that may have a sibling
+    /// counts as stopped.
     async fn one_by_one(&self, client: &Docker, targets: &[Target]) -> Result<Vec<Sample>, Fault> {
         let findings = self.inspect_each(client, targets).await;
         if !self.budget.any_answer(Call::Inspect) {
@@ -265,7 +266,8 @@ impl<'a> Look<'a> {
         Ok(findings.into_iter().map(sample).collect())
     }
 
-    /// Answers what is left open: makes the inspects, and makes sure of the engine before it says Missing.
+    /// Settles what is left open: makes the inspects that are needed, and checks that the engine is still the same one before a container
+    /// counts as missing.
     async fn settle(&self, client: &Docker, listed_at: Moment, mut findings: Vec<Finding>) -> Vec<Sample> {
         let questions = findings.iter_mut().enumerate().filter_map(|(index, finding)| match finding {
             Finding::Ask(question) => Some((index, std::mem::take(question))),
@@ -315,7 +317,8 @@ impl<'a> Look<'a> {
         Finding::Done(Sample { at, observation })
     }
 
-    /// Makes sure that of all containers with the label of a workspace this one is it: none of them is unseen, or livelier.
+    /// Makes sure that of all containers with the label of a workspace this one is the workspace: every one of them could be read, and none
+    /// is livelier.
     async fn is_alone(&self, client: &Docker, workspace: &str, container_id: &str) -> Result<(), Fault> {
         let label = &self.engine.settings.workspace_label;
         let listed = self.list(client, WantedList::Labelled(format!("{label}={workspace}"))).await;
@@ -359,11 +362,11 @@ impl<'a> Look<'a> {
             }
             Err(fault) => {
                 engine.note_down(fault);
-                // Whoever answers nonsense is there, and was not away.
+                // An engine that answers something unreadable is there, so this is not an outage.
                 if fault != Fault::Garbled {
                     engine.note_outage();
                 }
-                // Of an instance nothing could have been heard from an engine that answers, either.
+                // A container engine knows nothing of instances even while it answers, so their fault stays the same.
                 let of = |target: &Target| match Handle::of(target) {
                     Handle::Unaskable(Fault::WrongKind) => unknown(self.at, Fault::WrongKind),
                     _ => unknown(self.at, fault),

@@ -7,8 +7,8 @@
 //! - its identity, asked for again (another engine knows none of our containers, and would make them all look missing);
 //! - its clock.
 //!
-//! The race: an engine that restarts between two looks is never seen away. The event stream breaks at once, so
-//! its event stream (`watch`) notes the outage here as well.
+//! The race: no look notices an engine that restarts between two looks. But its event stream breaks at once, so the listener (`watch`)
+//! notes the outage here as well.
 //!
 //! | subject | module |
 //! | --- | --- |
@@ -82,10 +82,10 @@ struct Link {
     outage: bool,
     /// Why the last look that heard anything of the engine as such did not reach it; `None` where it did, and before the first.
     down: Option<Fault>,
-    /// As last heard, be it before an outage: whoever answers then is compared with it.
+    /// The identity as last heard, also from before an outage: the engine that answers afterwards is compared with it.
     identity: Option<String>,
     engine_now: Option<(Moment, Timestamp)>,
-    /// The identity above is that of whoever answers now.
+    /// Whether the identity above is that of the engine that answers now.
     identified: bool,
     /// When `/info` was last asked for, in vain or not: an engine on which it hangs must not delay every look. `None`: it
     /// is due.

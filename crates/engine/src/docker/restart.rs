@@ -1,14 +1,14 @@
 //! Starting what is dead, and restarting what is wedged.
 //!
-//! Two calls, chosen for what happens when we die in the middle of them:
+//! There are two calls, chosen by what they leave behind if defib dies in the middle of one:
 //!
-//! - **Start** for a container that does not run. One that somebody started meanwhile answers "already", which is success.
-//!   A restart would kill what they just started.
-//! - **Restart** for one that runs and is stuck: the engine stops and starts it in one go, and finishes even when nobody
-//!   waits any more. A stop and a start of our own would leave the container down if we died in between.
+//! - **Start** for a container that does not run. If somebody else has started it meanwhile, the engine answers that it runs already, which
+//!   is success. A restart would kill what they have just started.
+//! - **Restart** for a container that runs and is stuck: the engine stops and starts it in one call, and finishes even if nobody waits for
+//!   the answer. A stop and a start of our own would leave the container down if defib died in between.
 //!
-//! The race that remains: nothing cancels a call on the engine. After our deadline the restart may still be carried out,
-//! so [`EngineError::TimedOut`] means "not known", and whoever tries again looks first.
+//! One race remains: nothing cancels a call on the engine. The engine may still carry out the restart after our deadline, so
+//! [`EngineError::TimedOut`] means that the outcome is not known, and a caller looks at the container before it tries again.
 
 use std::time::Duration;
 
@@ -22,8 +22,8 @@ use super::listing::valid_reference;
 use crate::report::Call;
 use crate::{EngineError, RestartCall, RestartHow};
 
-/// What of the deadline stays for the start after the grace is used up. Smaller: a container that ignores TERM always runs
-/// into the deadline. A start takes 0.2 s, more in a burst.
+/// The part of the deadline that is kept for the start, after the grace. Smaller: the restart of a container that ignores TERM always
+/// misses the deadline. A start takes 0.2 s, and more if many start at once.
 const START_SHARE: Duration = Duration::from_secs(2);
 
 /// By how much the client library's own time-out exceeds the deadline, so that the deadline decides.
@@ -42,7 +42,7 @@ impl DockerEngine {
             });
         }
         if asked.how == RestartHow::Recreate {
-            let what = "it cannot make a removed container again; set DEFIB_PLATFORM_URL";
+            let what = "it cannot create a removed container again; set DEFIB_PLATFORM_URL";
             return Err(EngineError::Unable { engine: self.name().clone(), what });
         }
         let id = valid_reference(container.as_str()).ok_or_else(gone)?;

@@ -126,7 +126,7 @@ impl DockerEngine {
         }
     }
 
-    /// Makes sure that somebody answers, and asks for their clock. Not from what is remembered: the stream broke.
+    /// Makes sure that an engine answers, and asks for its clock. What was heard before does not count, because the stream broke.
     async fn hello_anew(&self) -> Result<Docker, Fault> {
         let budget = self.budget();
         let client = self.hello(&budget).await.map_err(|error| error.fault())?;

@@ -6,6 +6,7 @@
     reason = "the names of the tests say it; helpers of tests may panic"
 )]
 
+mod boots;
 mod bounds;
 mod common;
 mod crash_loops;

@@ -20,6 +20,20 @@ const RESYNC: u64 = 12;
 /// A read of changes reaches back so far before the one before it.
 const OVERLAP: i64 = 2 * SECOND;
 
+/// A look at a workspace of ours that has no attempt and no hold.
+pub(crate) const fn look<'a>(workspace: &'a Workspace, sample: &'a Sample) -> Look<'a> {
+    Look {
+        workspace,
+        sample: Some(sample),
+        attempts: &[],
+        in_flight: false,
+        queued: false,
+        ours: true,
+        on_hold: false,
+        own: None,
+    }
+}
+
 /// How the fleet is read, and who is judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reads {
@@ -124,7 +138,7 @@ fn pass(judge: &mut Recorded, second: u64, engine: &EngineName, known: &Rows, is
     let concerned = |(row, sample): &(&&Workspace, &Sample)| everybody || judge.concerns(&row.id, Some(sample));
     let concerned: Vec<(&&Workspace, &Sample)> = on.iter().zip(&samples).filter(concerned).collect();
     let left_out = on.len() - concerned.len();
-    // Whoever may be convicted is read again by name.
+    // A workspace that may be convicted is read again by its id.
     let is_in_doubt = |row: &Workspace, sample: &Sample| {
         !matches!(sample.observation, Observation::Running { .. }) || (!is_whole && judge.is_calm(&row.id))
     };
@@ -137,16 +151,7 @@ fn pass(judge: &mut Recorded, second: u64, engine: &EngineName, known: &Rows, is
     }
     let looks: Vec<Look<'_>> = concerned
         .iter()
-        .map(|(row, sample)| Look {
-            workspace: again.workspaces.iter().find(|read| read.id == row.id).unwrap_or(row),
-            sample: Some(sample),
-            attempts: &[],
-            in_flight: false,
-            queued: false,
-            ours: true,
-            on_hold: false,
-            own: None,
-        })
+        .map(|(row, sample)| look(again.workspaces.iter().find(|read| read.id == row.id).unwrap_or(row), sample))
         .collect();
     let stamp = ReadStamp { at: moment(second), database_now: clock(second) };
     judge.judge_concerned(at + Duration::from_millis(2), stamp, Some((engine, &evidence)), &looks, left_out);

@@ -12,6 +12,8 @@ use defib_policy::suspicion::Report;
 use defib_record::told::{self, Told};
 use defib_record::{DirectTape, Item, Reader, RecordSettings, Recorded};
 
+use super::changes::look;
+
 const START: i64 = 1_700_000_000_000_000;
 
 /// How a recording is made in a test.
@@ -41,21 +43,8 @@ pub(crate) fn drive(judge: &mut Recorded, size: usize, from: u64, until: u64) {
             judge.observe_suspicion(id, Report { reporter: "proxy", login: "login", at });
         }
         let samples: Vec<Sample> = (0..size).map(|of| Sample { at, observation: observe(of, second) }).collect();
-        let looks: Vec<Look<'_>> = read
-            .workspaces
-            .iter()
-            .zip(&samples)
-            .map(|(workspace, sample)| Look {
-                workspace,
-                sample: Some(sample),
-                attempts: &[],
-                in_flight: false,
-                queued: false,
-                ours: true,
-                on_hold: false,
-                own: None,
-            })
-            .collect();
+        let looks: Vec<Look<'_>> =
+            read.workspaces.iter().zip(&samples).map(|(workspace, sample)| look(workspace, sample)).collect();
         let now = at + Duration::from_millis(3);
         judge.judge(now, ReadStamp { at, database_now }, Some((&engine, &evidence)), &looks);
         judge.observe_tick(second % 200 != 0);
