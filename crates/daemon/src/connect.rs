@@ -76,6 +76,7 @@ pub(crate) fn engines(config: &Config, clock: &Clock) -> Result<BTreeMap<EngineN
             url: url.clone(),
             workspace_label: config.workspace_label.clone(),
             call_timeout: config.engine_timeout,
+            full_list_every: config.resync_interval,
             tls: tls.clone().filter(|_| https || verify),
             token: config.engine_tokens.get(name).map(|token| token.expose().into()),
         };

@@ -47,8 +47,10 @@ pub enum Call {
     Version,
     /// `GET /info`: identity and clock.
     Info,
-    /// `GET /containers/json`
+    /// `GET /containers/json`: of all containers, or of those with a label.
     List,
+    /// `GET /containers/json`: of those that do not run, or are not healthy.
+    QuickList,
     /// `GET /containers/{id}/json`
     Inspect,
     /// `POST /containers/{id}/start`
@@ -63,8 +65,17 @@ pub enum Call {
 
 impl Call {
     /// Every kind.
-    pub const ALL: [Self; 8] =
-        [Self::Version, Self::Info, Self::List, Self::Inspect, Self::Start, Self::Restart, Self::Logs, Self::Events];
+    pub const ALL: [Self; 9] = [
+        Self::Version,
+        Self::Info,
+        Self::List,
+        Self::QuickList,
+        Self::Inspect,
+        Self::Start,
+        Self::Restart,
+        Self::Logs,
+        Self::Events,
+    ];
 
     /// The metric label.
     #[must_use]
@@ -73,6 +84,7 @@ impl Call {
             Self::Version => "version",
             Self::Info => "info",
             Self::List => "list",
+            Self::QuickList => "quick_list",
             Self::Inspect => "inspect",
             Self::Start => "start",
             Self::Restart => "restart",

@@ -20,6 +20,9 @@ pub struct EngineSettings {
     /// How long one call may take (`DEFIB_ENGINE_TIMEOUT`). A whole look at the engine may take twice as long.
     /// Larger: a hanging engine delays its own verdicts for longer. Smaller: a loaded one is never heard.
     pub call_timeout: Duration,
+    /// How old a full list may be by which quick lists are understood (`DEFIB_RESYNC_INTERVAL`). Larger: a container that was removed
+    /// unheard seems to run for longer. Smaller: more work for the engine. Zero: all lists are full ones.
+    pub full_list_every: Duration,
     /// Certificates. Needed by `https://`; with `tcp://` they turn TLS on, as `DOCKER_TLS_VERIFY` does for docker.
     pub tls: Option<TlsPaths>,
     /// Our token at a control plane (`DEFIB_ENGINE_TOKEN_<ENGINE>`). Container engines have none.

@@ -31,6 +31,7 @@ fn settings(url: &str, call_timeout: Duration) -> EngineSettings {
         url: url.parse().unwrap(),
         workspace_label: LABEL.into(),
         call_timeout,
+        full_list_every: Duration::ZERO,
         tls: None,
         token: Some(Secret::from(TOKEN)),
     }

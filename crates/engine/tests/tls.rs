@@ -24,6 +24,7 @@ fn plane(server: &ScriptedControlPlane, own: Option<PathBuf>) -> Arc<dyn Engine>
         url: format!("cp+{}?preset=generic{own}", server.address()).parse().unwrap(),
         workspace_label: LABEL.into(),
         call_timeout: Duration::from_secs(10),
+        full_list_every: Duration::ZERO,
         tls: None,
         token: Some(Secret::from(TOKEN)),
     };

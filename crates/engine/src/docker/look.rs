@@ -5,6 +5,8 @@
 //! taken its place. So:
 //!
 //! - the **whole** fleet: one list, and an inspect for those in doubt (exited, unhealthy, or not in the list);
+//! - the **restless** workspaces, between two looks at the whole fleet: a list of the containers that do not run (`quick`), as long as that
+//!   can tell that all others run;
 //! - a **few** workspaces: an inspect each, and a list for those that this cannot settle.
 //!
 //! A container counts as **missing** only if one look shows three things: it is not in the list, the engine itself says that it knows no
@@ -55,6 +57,14 @@ impl DockerEngine {
         look.report(targets, samples)
     }
 
+    /// Looks at these workspaces by a quick list, and inspects where it leaves a doubt. `None`: a quick list cannot tell now that all others
+    /// run as they did at the last full list.
+    pub(super) async fn sample_restless(&self, targets: &[Target]) -> Option<EngineReport> {
+        let look = Look::begin(self);
+        let samples = look.restless(targets).await.transpose()?;
+        Some(look.report(targets, samples))
+    }
+
     /// Looks at a few workspaces: inspects, and one list where they leave a doubt. Takes at most twice the call time-out.
     pub(super) async fn sample_some(&self, targets: &[Target]) -> EngineReport {
         let look = Look::begin(self);
@@ -71,10 +81,10 @@ impl DockerEngine {
 }
 
 /// One look at one engine.
-struct Look<'a> {
-    engine: &'a DockerEngine,
+pub(super) struct Look<'a> {
+    pub(super) engine: &'a DockerEngine,
     at: Moment,
-    budget: Budget,
+    pub(super) budget: Budget,
     /// What the containers of a complete list carry for their workspaces.
     own_labels: OnceLock<BTreeMap<WorkspaceId, Vec<(String, String)>>>,
     /// A list was incomplete.
@@ -98,7 +108,7 @@ fn own_labels(
 }
 
 /// What is known of one target on the way.
-enum Finding {
+pub(super) enum Finding {
     /// All there is to know.
     Done(Sample),
     /// To be inspected.
@@ -111,7 +121,7 @@ enum Finding {
 
 /// An inspect to be made.
 #[derive(Default)]
-struct Question {
+pub(super) struct Question {
     /// The name or id to ask for.
     about: String,
     /// What to make of "no such container".
@@ -120,6 +130,19 @@ struct Question {
     otherwise: Option<Observation>,
     /// The label of containers of which another one may be the workspace, unseen: only their own list can tell.
     siblings: Option<String>,
+}
+
+impl Question {
+    /// About a container that runs as far as is known.
+    pub(super) fn of_living(running: Observation) -> Self {
+        let about = running.incarnation().map(|incarnation| incarnation.container_id.to_string()).unwrap_or_default();
+        Self { about, otherwise: Some(running), ..Self::default() }
+    }
+
+    /// About a name that no container had.
+    pub(super) fn of_nobody(name: &str) -> Self {
+        Self { about: name.to_owned(), if_gone: IfGone::Missing, ..Self::default() }
+    }
 }
 
 #[derive(Default)]
@@ -151,9 +174,17 @@ impl<'a> Look<'a> {
         }
     }
 
+    /// Some workspaces, from a quick list; `None`: a full list is needed.
+    async fn restless(&self, targets: &[Target]) -> Result<Option<Vec<Sample>>, Fault> {
+        let client = self.engine.hello(&self.budget).await.map_err(|error| error.fault())?;
+        let Some((listed_at, findings)) = self.quick(&client, targets).await? else { return Ok(None) };
+        Ok(Some(self.settle(&client, listed_at, findings).await))
+    }
+
     /// The whole engine, from a list.
     async fn whole(&self, targets: &[Target]) -> Result<Vec<Sample>, Fault> {
         let client = self.engine.hello(&self.budget).await.map_err(|error| error.fault())?;
+        let full_list = self.engine.full_list_begins();
         let listed_at = self.engine.now();
         let (listed, ()) =
             tokio::join!(self.list(&client, WantedList::Complete), self.engine.refresh_info(&client, &self.budget));
@@ -162,6 +193,7 @@ impl<'a> Look<'a> {
                 let listing = Listing::new(&entries);
                 if complete {
                     let _ = self.own_labels.set(own_labels(&entries, &listing, targets));
+                    full_list.came(&entries, &listing, targets);
                 }
                 let read = |target| read_list(&listing, complete, target, listed_at);
                 let findings = targets.iter().map(read).collect();
@@ -345,7 +377,7 @@ impl<'a> Look<'a> {
             WantedList::Labelled(label) => Some(serde_json::json!({ "label": [label] }).to_string()),
             WantedList::Complete | WantedList::None => None,
         };
-        let listed = self.engine.list(client, filters.as_deref(), &self.budget).await?;
+        let listed = self.engine.list(client, Call::List, filters.as_deref(), &self.budget).await?;
         if !listed.complete {
             self.spoiled.store(true, Ordering::Relaxed);
         }
@@ -402,14 +434,13 @@ fn read_list(listing: &Listing<'_>, complete: bool, target: &Target, at: Moment)
         },
         (Match::Ambiguous, _) => Finding::Done(unknown(at, Fault::EngineError)),
         (Match::Absent, _) if !complete && may_have_siblings(target) => Finding::Done(unknown(at, Fault::Garbled)),
-        (Match::Absent, Handle::Ask(about)) => {
-            Finding::Ask(Question { about: about.to_owned(), if_gone: IfGone::Missing, ..Question::default() })
-        }
+        (Match::Absent, Handle::Ask(about)) => Finding::Ask(Question::of_nobody(about)),
         (Match::Absent, Handle::None | Handle::Unaskable(_)) => Finding::Missing,
     }
 }
 
-fn read_entry(entry: &Entry, target: &Target, at: Moment) -> Finding {
+/// What an entry of a list says of the target whose container it is.
+pub(super) fn read_entry(entry: &Entry, target: &Target, at: Moment) -> Finding {
     let ask = |otherwise| {
         let about = entry.id.to_string();
         Finding::Ask(Question { about, otherwise, ..Question::default() })
@@ -468,6 +499,7 @@ fn removing(container_id: &str) -> Observation {
     }
 }
 
-const fn unknown(at: Moment, fault: Fault) -> Sample {
+/// Nothing is known, for this reason.
+pub(super) const fn unknown(at: Moment, fault: Fault) -> Sample {
     Sample { at, observation: Observation::Unknown { fault } }
 }

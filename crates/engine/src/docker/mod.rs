@@ -14,14 +14,16 @@
 //! | --- | --- |
 //! | looking | `look` |
 //! | asking for a list, and reading it entry by entry | `list`, `entry` |
+//! | asking only for those that do not run, and what the last full list showed | `quick`, `roster` |
 //! | whose container is whose | `listing` |
 //! | what a container's record says | `facts` |
-//! | listening | `watch` |
+//! | listening, and whether anything may have been missed | `watch`, `ear` |
 //! | acting | `restart` |
 //! | the end of a container's log | `last_lines` |
 //! | what went wrong, and how long a look may take | `fault`, `deadline` |
 
 mod deadline;
+mod ear;
 mod entry;
 mod facts;
 mod fault;
@@ -29,7 +31,9 @@ mod last_lines;
 mod list;
 mod listing;
 mod look;
+mod quick;
 mod restart;
+mod roster;
 mod watch;
 
 use std::path::Path;
@@ -49,6 +53,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use self::deadline::{Budget, CallError};
+use self::ear::Ear;
 use self::fault::fault_of;
 use self::list::Entries;
 use crate::report::{Call, EngineReport, Reached};
@@ -70,6 +75,8 @@ pub struct DockerEngine {
     link: Mutex<Link>,
     /// Tells the event stream that a look failed, so that its stream may be a dead one that never ends.
     suspected: Notify,
+    /// Tells the event stream that it has gone deaf.
+    deaf: Notify,
 }
 
 /// What is believed of the other end.
@@ -90,6 +97,10 @@ struct Link {
     /// When `/info` was last asked for, in vain or not: an engine on which it hangs must not delay every look. `None`: it
     /// is due.
     info_asked_at: Option<Moment>,
+    /// What has been heard over the event stream.
+    ear: Ear,
+    /// Whose turn it is among those who take turns.
+    turn: usize,
 }
 
 impl std::fmt::Debug for DockerEngine {
@@ -110,6 +121,10 @@ impl Engine for DockerEngine {
 
     async fn sample_all(&self, targets: &[Target]) -> EngineReport {
         Self::sample_all(self, targets).await
+    }
+
+    async fn sample_restless(&self, targets: &[Target]) -> Option<EngineReport> {
+        Self::sample_restless(self, targets).await
     }
 
     async fn sample_some(&self, targets: &[Target]) -> EngineReport {
@@ -162,7 +177,7 @@ impl DockerEngine {
             (EngineUrl::Unix(_) | EngineUrl::Http(_) | EngineUrl::Tcp(_), _) => {}
         }
         let link = Mutex::new(Link::default());
-        Ok(Self { settings, clock, link, suspected: Notify::new() })
+        Ok(Self { settings, clock, link, suspected: Notify::new(), deaf: Notify::new() })
     }
 
     fn name(&self) -> &EngineName {
@@ -188,7 +203,7 @@ impl DockerEngine {
     /// Whose containers carry the workspace label.
     async fn labelled(&self, client: &Docker, budget: &Budget) -> Option<Vec<(String, String)>> {
         let filters = serde_json::json!({ "label": [self.settings.workspace_label] }).to_string();
-        let listed = self.list(client, Some(&filters), budget).await.ok()?;
+        let listed = self.list(client, Call::List, Some(&filters), budget).await.ok()?;
         let mut labelled: Vec<(String, String)> = listed
             .entries
             .into_iter()
@@ -202,8 +217,14 @@ impl DockerEngine {
     }
 
     /// Lists the containers that these filters let through, stopped ones included.
-    async fn list(&self, client: &Docker, filters: Option<&str>, budget: &Budget) -> Result<Entries, CallError> {
-        budget.call(Call::List, list::list(client, filters, &self.settings.workspace_label)).await
+    async fn list(
+        &self,
+        client: &Docker,
+        call: Call,
+        filters: Option<&str>,
+        budget: &Budget,
+    ) -> Result<Entries, CallError> {
+        budget.call(call, list::list(client, filters, &self.settings.workspace_label)).await
     }
 
     fn now(&self) -> Moment {
@@ -261,8 +282,16 @@ impl DockerEngine {
         self.link().info_asked_at = Some(asked_at);
         let info = budget.call(Call::Info, client.info()).await.map_err(|error| error.fault())?;
         let identity = info.id.filter(|id| !id.is_empty());
+        let living = info.containers_running.zip(info.containers_paused).map(|(running, paused)| running + paused);
 
         let mut link = self.link();
+        if link.ear.counted(living) {
+            tracing::warn!(
+                engine = %self.name(),
+                "containers of this engine started or stopped, and its event stream told of nothing; the stream is opened anew",
+            );
+            self.deaf.notify_waiters();
+        }
         link.identified = true;
         if let Some(engine_now) = facts::timestamp(info.system_time.as_deref()) {
             // An engine reads its clock first and counts its containers after: near the beginning of the call.
@@ -320,6 +349,7 @@ impl DockerEngine {
             link.client = None;
             link.version_agreed = false;
             link.identified = false;
+            link.ear.forget();
         }
         self.suspected.notify_waiters();
     }
@@ -332,6 +362,19 @@ impl DockerEngine {
     /// Resolves when a look fails.
     fn suspected(&self) -> tokio::sync::futures::Notified<'_> {
         self.suspected.notified()
+    }
+
+    /// Resolves when the event stream turns out to be deaf.
+    fn deaf(&self) -> tokio::sync::futures::Notified<'_> {
+        self.deaf.notified()
+    }
+
+    /// The place at which the next `count` of those begin who take turns.
+    fn next_turn(&self, count: usize) -> usize {
+        let mut link = self.link();
+        let turn = link.turn;
+        link.turn = turn.wrapping_add(count);
+        turn
     }
 
     /// The error of a call outside of sampling, where nobody turns it into a sample.
@@ -402,6 +445,7 @@ mod tests {
             url: url.parse().unwrap(),
             workspace_label: "defib.workspace".into(),
             call_timeout: Duration::from_secs(5),
+            full_list_every: Duration::ZERO,
             tls,
             token: None,
         }

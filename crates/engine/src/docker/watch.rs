@@ -8,7 +8,8 @@
 //! ── stream breaks ──── hello ──── subscribe ────►   events in between: the subscription starts at the engine's clock of
 //!                                                    the hello, and the engine replays from there
 //! ── the queue is full ────────────────────────►     Lagged, as soon as there is room again
-//! ── the peer vanished, the stream stays open ─►     a failed look at the engine makes the listener subscribe anew
+//! ── the peer vanished, the stream stays open ─►     a failed look at the engine makes the listener subscribe anew, and so does
+//!                                                    an engine whose containers start and stop without an event (`ear`)
 //! ```
 
 use std::collections::HashMap;
@@ -28,6 +29,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::ear::{About, Subscription};
 use super::{DockerEngine, facts, fault};
 use crate::event::{Action, ContainerEvent, EngineEvent};
 
@@ -83,6 +85,9 @@ impl DockerEngine {
         let suspected = self.suspected();
         tokio::pin!(suspected);
         suspected.as_mut().enable();
+        let deaf = self.deaf();
+        tokio::pin!(deaf);
+        deaf.as_mut().enable();
 
         let asked_at = Instant::now();
         let client = match self.hello_anew().await {
@@ -98,19 +103,24 @@ impl DockerEngine {
         let mut stream = client.with_timeout(QUIET_MAX).events(Some(self.subscription()));
         let open = tokio::time::sleep(OPEN_AFTER);
         tokio::pin!(open);
+        let mut subscription = Subscription::new(self);
 
         loop {
             let message = tokio::select! {
-                () = &mut open, if outbox.listening != Some(true) => {
+                () = &mut open, if !subscription.is_open() => {
+                    subscription.opened();
                     outbox.say_connected();
                     continue;
                 }
                 () = &mut suspected => return Some(Fault::Unreachable),
+                () = &mut deaf => return None,
                 () = outbox.catch_up(), if outbox.dropped => continue,
                 message = stream.next() => message,
             };
             match message {
                 Some(Ok(message)) => {
+                    subscription.opened();
+                    self.hear(&message);
                     outbox.say_connected();
                     if let Some(event) = self.container_event(&message) {
                         outbox.post(EngineEvent::Container(event));
@@ -137,8 +147,9 @@ impl DockerEngine {
     }
 
     fn subscription(&self) -> EventsOptions {
-        // podman's words for `die` and `destroy` are among them; engines ignore what they do not know.
-        let actions = vec!["die", "died", "oom", "start", "destroy", "remove", "health_status"];
+        // podman's words for `die` and `destroy` are among them; engines ignore what they do not know. A `rename` is no reason to look, but
+        // a quick list would not show it.
+        let actions = vec!["die", "died", "oom", "start", "destroy", "remove", "rename", "health_status"];
         let filters = HashMap::from([("type", vec!["container"]), ("event", actions)]);
         let options = EventsOptionsBuilder::default().filters(&filters);
         match self.engine_now() {
@@ -148,6 +159,19 @@ impl DockerEngine {
             }
             None => options.build(),
         }
+    }
+
+    /// Takes note of whom a message is about, whatever it tells.
+    fn hear(&self, message: &EventMessage) {
+        let actor = message.actor.as_ref();
+        let attributes = actor.and_then(|actor| actor.attributes.as_ref());
+        let attribute = |name: &str| attributes.and_then(|attributes| attributes.get(name));
+        self.stream_told(&About {
+            container: actor.and_then(|actor| actor.id.as_deref()).unwrap_or_default(),
+            name: attribute("name").map(|name| name.strip_prefix('/').unwrap_or(name)),
+            is_labelled: attribute(&self.settings.workspace_label).is_some(),
+            is_health: message.action.as_deref().is_some_and(|action| action.starts_with("health_status")),
+        });
     }
 
     fn container_event(&self, message: &EventMessage) -> Option<ContainerEvent> {

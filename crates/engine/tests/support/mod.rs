@@ -15,15 +15,20 @@ pub(crate) const LABEL: &str = "defib.workspace";
 /// An engine as the daemon makes it, with this time-out for a call.
 pub(crate) fn engine_with_timeout(url: &str, call_timeout: Duration) -> Arc<dyn Engine> {
     let origin = Instant::now();
-    let settings = EngineSettings {
+    connect(settings(url, call_timeout), Arc::new(move || Moment::after(origin.elapsed()))).unwrap()
+}
+
+/// An engine of which all lists are full ones.
+pub(crate) fn settings(url: &str, call_timeout: Duration) -> EngineSettings {
+    EngineSettings {
         name: "default".into(),
         url: url.parse().unwrap(),
         workspace_label: LABEL.into(),
         call_timeout,
+        full_list_every: Duration::ZERO,
         tls: None,
         token: None,
-    };
-    connect(settings, Arc::new(move || Moment::after(origin.elapsed()))).unwrap()
+    }
 }
 
 /// Patient: for tests that are not about time.

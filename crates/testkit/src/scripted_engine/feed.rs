@@ -45,11 +45,13 @@ pub(super) struct Feed {
     mode: EventFeed,
     history: VecDeque<Event>,
     listeners: Vec<Listener>,
+    /// Open streams on which nothing comes any more.
+    deaf: Vec<Listener>,
 }
 
 impl Default for Feed {
     fn default() -> Self {
-        Self { mode: EventFeed::Flowing, history: VecDeque::new(), listeners: Vec::new() }
+        Self { mode: EventFeed::Flowing, history: VecDeque::new(), listeners: Vec::new(), deaf: Vec::new() }
     }
 }
 
@@ -58,7 +60,13 @@ impl Feed {
         self.mode = mode;
         if mode == EventFeed::Refused {
             self.listeners.clear(); // their streams end
+            self.deaf.clear();
         }
+    }
+
+    /// Lets the streams that are open now stay open and hear nothing more.
+    pub(super) fn deafen(&mut self) {
+        self.deaf.append(&mut self.listeners);
     }
 
     pub(super) fn is_refused(&self) -> bool {

@@ -183,7 +183,12 @@ fn note(world: &Shared, question: &Question) -> Option<Fault> {
     let asked_for = question.container.as_deref();
     let found = asked_for.and_then(|name| world.find(name)).cloned();
     let id = found.as_ref().map_or(question.container.clone(), |container| Some(container.id.clone()));
-    world.calls.push(CallRecord { at: Instant::now(), call: question.call, container: id });
+    world.calls.push(CallRecord {
+        at: Instant::now(),
+        call: question.call,
+        container: id,
+        query: question.query.clone(),
+    });
     let known_as = found.iter().flat_map(|container| std::iter::once(&container.id).chain(&container.names));
     let names: Vec<&str> = known_as.map(String::as_str).chain(asked_for).collect();
     world.faults.take(question.call, &names)
@@ -203,8 +208,12 @@ fn truth(world: &Shared, question: &Question) -> Response<Body> {
         Call::Info => json_response(StatusCode::OK, info(&world).to_string().into()),
         Call::List => {
             let all = question.parameter("all").is_some_and(|all| all == "true" || all == "1");
+            let filters = question.filters();
+            if let Some(word) = world.unknown_state(&filters) {
+                return error(StatusCode::BAD_REQUEST, &format!("Invalid filter 'status={word}'"));
+            }
             let lies = world.faults.take_list_lies();
-            json_response(StatusCode::OK, world.list(all, &question.filters(), &question.query, &lies))
+            json_response(StatusCode::OK, world.list(all, &filters, &question.query, &lies))
         }
         Call::Inspect => match world.find(container) {
             Some(found) => json_response(StatusCode::OK, found.details().to_string().into()),
@@ -294,6 +303,8 @@ fn info(world: &World) -> Value {
         "ID": world.identity,
         "Name": "scripted",
         "Containers": world.len(),
+        "ContainersRunning": world.count(&ContainerState::Running),
+        "ContainersPaused": world.count(&ContainerState::Paused),
         "SystemTime": time(Some(world.now())),
         "ServerVersion": "20.10.24",
         "OperatingSystem": "scripted",

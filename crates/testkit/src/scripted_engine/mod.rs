@@ -154,6 +154,11 @@ impl ScriptedEngine {
         self.set_state(id_or_name, ContainerState::Exited { exit_code, oom: false })
     }
 
+    /// Gives a container another name, with its event. An error when there is none.
+    pub fn rename(&self, id_or_name: &str, name: &str) -> Result<()> {
+        self.world().rename(id_or_name, name).with_context(|| no_container(id_or_name))
+    }
+
     /// Changes a container's health, with its event. An error when there is none.
     pub fn set_health(&self, id_or_name: &str, health: Health) -> Result<()> {
         self.world().set_health(id_or_name, health).with_context(|| no_container(id_or_name))
@@ -162,6 +167,11 @@ impl ScriptedEngine {
     /// Who the engine says it is: another identity is another engine behind the same address.
     pub fn set_identity(&self, identity: impl Into<String>) {
         self.world().identity = identity.into();
+    }
+
+    /// By which words for states a list may be asked. Any other one is refused. At first these are Docker's.
+    pub fn set_state_words(&self, words: &[&str]) {
+        self.world().state_words = words.iter().map(|word| (*word).to_owned()).collect();
     }
 
     /// How far the engine's clock is ahead of ours (negative: behind), for all times from now on.
@@ -174,7 +184,12 @@ impl ScriptedEngine {
         self.world().feed.set_mode(feed);
     }
 
-    /// How many event streams are open: wait for one before relying on an event.
+    /// The event streams that are open now stay open and hear nothing more. New ones hear.
+    pub fn deafen_event_streams(&self) {
+        self.world().feed.deafen();
+    }
+
+    /// How many event streams are open and not deaf: wait for one before relying on an event.
     #[must_use]
     pub fn event_listeners(&self) -> usize {
         self.world().feed.listeners()

@@ -19,6 +19,8 @@ pub struct CallRecord {
     pub call: Call,
     /// The container it is about, by its id when it is known, else as the caller named it.
     pub container: Option<String>,
+    /// The parameters behind the path, as they were sent.
+    pub query: String,
 }
 
 #[derive(Debug)]
@@ -30,12 +32,17 @@ pub(super) struct World {
     pub(super) calls: Vec<CallRecord>,
     containers: HashMap<String, ScriptedContainer>,
     ids_by_name: HashMap<String, String>,
+    /// The words for states that a list may be asked by.
+    pub(super) state_words: Vec<String>,
     starts: HashMap<String, usize>,
     pids_given: u32,
     /// Rendered once for a state, because benches ask a thousand times for the same two thousand containers.
     summaries: HashMap<String, String>,
     lists: HashMap<String, Bytes>,
 }
+
+/// Docker's words for the states of a container.
+const STATE_WORDS: [&str; 7] = ["created", "running", "paused", "restarting", "removing", "exited", "dead"];
 
 /// What a change was refused for, in Docker's statuses.
 #[derive(Debug)]
@@ -58,6 +65,7 @@ impl World {
             calls: Vec::new(),
             containers: HashMap::new(),
             ids_by_name: HashMap::new(),
+            state_words: STATE_WORDS.map(str::to_owned).to_vec(),
             starts: HashMap::new(),
             pids_given: 4000,
             summaries: HashMap::new(),
@@ -73,6 +81,17 @@ impl World {
 
     pub(super) fn len(&self) -> usize {
         self.containers.len()
+    }
+
+    /// How many containers are in a state.
+    pub(super) fn count(&self, state: &ContainerState) -> usize {
+        self.containers.values().filter(|container| container.state == *state).count()
+    }
+
+    /// The first word of a status filter for which this engine knows no state.
+    pub(super) fn unknown_state<'a>(&self, filters: &'a Filters) -> Option<&'a str> {
+        let words = filters.get("status")?;
+        words.iter().map(String::as_str).find(|word| !self.state_words.iter().any(|known| known == word))
     }
 
     pub(super) fn find(&self, id_or_name: &str) -> Option<&ScriptedContainer> {
@@ -97,6 +116,16 @@ impl World {
         let container = self.containers.remove(&id)?;
         self.feed.emit(self.now(), "destroy", &container, &[]);
         Some(container)
+    }
+
+    /// Gives a container another name in place of its first one.
+    pub(super) fn rename(&mut self, id_or_name: &str, name: &str) -> Option<()> {
+        let mut after = self.find(id_or_name)?.clone();
+        let before = after.names.first().cloned().unwrap_or_default();
+        after.names = vec![name.to_owned()];
+        self.feed.emit(self.now(), "rename", &after, &[("oldName", format!("/{before}"))]);
+        self.put(after);
+        Some(())
     }
 
     /// Changes a container, and tells of the change what Docker tells.
