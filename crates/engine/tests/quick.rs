@@ -417,7 +417,7 @@ async fn on_a_deaf_stream_a_replaced_container_shows_with_the_next_full_list_and
     assert_eq!(seen(&in_doubt).await, ("transitional".to_owned(), first.clone(), "q".to_owned()));
     let confirmed = scene.engine.confirm(&known(target[0].clone(), "first")).await.observation;
     assert_eq!(confirmed.incarnation().unwrap().container_id.as_str(), "second", "a call rests on an inspect");
-    scene.later(HOUR - Duration::from_millis(1));
+    scene.later(Duration::from_millis(3_599_999));
     assert_eq!(seen(&target[0]).await, ("running".to_owned(), first, "q".to_owned()));
     scene.later(Duration::from_millis(1));
     assert_eq!(seen(&target[0]).await, ("running".to_owned(), Some("second".to_owned()), "F".to_owned()));

@@ -225,7 +225,7 @@ fn read_quick(place: Result<&Place, Fault>, target: &Target, quick: &Quick, at: 
     Some(match &place.found {
         Found::Runs(container, health) => {
             let incarnation = Incarnation { container_id: container.clone(), started_at: None };
-            let observation = Observation::Running { incarnation, health: health.clone() };
+            let observation = Observation::Running { incarnation, health: *health };
             if target.inspect {
                 Finding::Ask(Question::of_living(observation))
             } else {
