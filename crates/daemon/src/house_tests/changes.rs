@@ -49,6 +49,35 @@ async fn a_death_that_no_event_told_is_found_by_the_next_poll_in_between() {
     assert_eq!(house.restarts.of("a-1").len() + house.restarts.of("a-3").len(), 0);
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_engine_that_can_tell_that_all_others_run_is_asked_about_the_restless_alone() {
+    let house = beating(&[]).await;
+    let engine = house.engine("a");
+    engine.tells_restless.store(true, Ordering::SeqCst);
+    let lists = engine.lists.load(Ordering::SeqCst);
+    beat_for(&house, 12).await;
+    assert_eq!(engine.lists.load(Ordering::SeqCst) - lists, 1, "with the read of all rows, once a minute");
+    assert_eq!(lock(&engine.restless).as_slice(), [0; 11], "all of them are calm");
+    assert!((house.metric("defib_workspaces") - 3.0).abs() < f64::EPSILON, "the calm ones are counted");
+
+    house.dies("a", "a-2");
+    house.after(3 * POLL).await;
+    assert_eq!(house.restarts.of("a-2").len(), 1, "it cannot tell then, so it is asked about everybody");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_does_not_answer_about_the_restless_says_nothing_of_anybody() {
+    let house = beating(&[]).await;
+    let engine = house.engine("a");
+    engine.tells_restless.store(true, Ordering::SeqCst);
+    beat_for(&house, 2).await;
+    engine.is_away.store(true, Ordering::SeqCst);
+    let lists = engine.lists.load(Ordering::SeqCst);
+    beat_for(&house, 2).await;
+    assert_eq!(BEATING.map(|id| house.database.verdict(id)), ["unknown"; 3].map(|it| Some(it.to_owned())));
+    assert_eq!(engine.lists.load(Ordering::SeqCst), lists, "it is not asked twice in one pass");
+}
+
 /// Somebody parks the workspace and stops its container. Its row gets no new stamp, so the daemon is not told.
 #[tokio::test(start_paused = true)]
 async fn one_that_is_parked_in_between_is_not_restarted_when_its_container_stops() {

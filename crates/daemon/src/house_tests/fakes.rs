@@ -331,6 +331,10 @@ pub(super) struct FakeEngine {
     pub(super) lists: AtomicUsize,
     /// How many looks at a few workspaces there were.
     pub(super) inspects: AtomicUsize,
+    /// It can tell that all others run, as long as nothing is stopped.
+    pub(super) tells_restless: AtomicBool,
+    /// How many workspaces each look at the restless ones was about.
+    pub(super) restless: Mutex<Vec<usize>>,
 }
 
 impl FakeEngine {
@@ -386,6 +390,14 @@ impl Engine for FakeEngine {
     async fn sample_all(&self, targets: &[Target]) -> EngineReport {
         self.lists.fetch_add(1, Ordering::SeqCst);
         self.look(targets).await
+    }
+
+    async fn sample_restless(&self, targets: &[Target]) -> Option<EngineReport> {
+        if !self.tells_restless.load(Ordering::SeqCst) || !lock(&self.stopped).is_empty() {
+            return None;
+        }
+        lock(&self.restless).push(targets.len());
+        Some(self.look(targets).await)
     }
 
     async fn sample_some(&self, targets: &[Target]) -> EngineReport {
@@ -490,6 +502,8 @@ impl Foundations {
                 clock: Arc::clone(&clock),
                 stopped: Mutex::default(),
                 takes: Mutex::default(),
+                tells_restless: AtomicBool::default(),
+                restless: Mutex::default(),
                 is_away: AtomicBool::new(false),
                 lists: AtomicUsize::new(0),
                 inspects: AtomicUsize::new(0),
