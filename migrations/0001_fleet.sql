@@ -1,5 +1,5 @@
 -- The fleet: what should live. A platform with tables of its own replaces the view and the three functions below it
--- (deploy/adapters). All that defib knows of the platform, it knows through these.
+-- (deploy/adapters); everything else of defib knows nothing of the platform but these.
 
 do $$
 begin
@@ -79,10 +79,10 @@ create index workspaces_parked on defib.workspaces (id) where status in (
 comment on index defib.workspaces_parked is 'Where the walk down from the parked ones starts.';
 
 -- This is a function, and not a CTE in the view, because of the planner. It would overestimate the result of the recursion tenfold, take
--- the hash for too large for work_mem, and scan the list once for each row. For a function, the planner uses the number after `rows`; if
--- there are more, the hashed subplan costs some more memory and nothing else. Inside the function, the planner is told to walk from each
--- parent to its children by the index. Otherwise it would hash the whole fleet, by the same overestimate, and compile that. The function
--- runs once in a query, and not at all when no row has a parent.
+-- the hash for too large for work_mem, and scan the list once for each row. Of a function it believes `rows`; a hashed subplan that turns
+-- out larger costs some memory and nothing else. Inside the function the planner is told to walk from each parent to its children by the
+-- index. By the same overestimate it would otherwise hash the whole fleet, and compile that. The function runs once in a query, and not at
+-- all when no row has a parent.
 create function defib.below_parked() returns setof text
 language plpgsql stable security definer parallel restricted cost 10000 rows 1000
 set search_path = pg_catalog, pg_temp set jit = off

@@ -52,8 +52,8 @@ comment on function defib.visible(text, integer) is
     'The beginning of a text, with its control characters spelled out (\x1b). Null stays null.';
 
 -- NOTIFY takes a lock that all notifying commits of the cluster share: about 4,000 a second is all there is. So only the first
--- pending suspicion of a workspace notifies. A report that arrives while the first is just being taken may not notify. Then it
--- waits until suspicions are next taken, for at most one poll interval.
+-- pending suspicion of a workspace notifies. A report that arrives while the first is just being taken may go without: it
+-- waits for the next take, at most one poll interval.
 create function defib.report_suspicion(
     workspace_id text, reporter text, reason text, http_status integer default null, detail text default null)
 returns void

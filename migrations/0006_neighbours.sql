@@ -73,14 +73,14 @@ drop index defib.suspicions_pending_of;
 -- All other text is spelled out here.
 --
 -- What keeps a flood cheap, in the order of the statements:
--- 1. If the same report waits already, the unique index finds it, and nothing is written. If a daemon takes that row at this very moment,
---    this report is dropped: the look that the daemon takes for that row comes later than this report, so it answers both.
+-- 1. One that waits already is found by the unique index, and nothing is written. If a daemon takes that row at this very moment, this report
+--    is dropped: the look that the daemon takes for it comes later than this report, so it answers both.
 -- 2. A login that uses many names for one workspace is one reporter to the judge, so it gets 32 pending rows and no more.
 -- 3. Two callers that insert the same row at once meet on the unique index, and the second waits for the first's transaction. A platform may
 --    call this in the middle of a long transaction, so the wait ends after a tenth of a second: the other one's report stands for both.
 -- 4. NOTIFY takes a lock that all notifying commits of the cluster share: about 4,000 a second is all there is. So only the first pending
---    suspicion of a workspace notifies. One that arrives while the first is just being taken may not notify. Then it waits for the next
---    pass, for at most one poll interval.
+--    suspicion of a workspace notifies. One that arrives while the first is just being taken may go without: it waits for the next
+--    pass, at most one poll interval.
 create or replace function defib.report_suspicion(
     workspace_id text, reporter text, reason text, http_status integer default null, detail text default null)
 returns void
@@ -99,8 +99,7 @@ begin
         return;
     end if;
     if octet_length(about) > 512 then
-        -- No workspace that is judged has such an id. Its beginning is kept for people, with a mark at its end so that it is not
-        -- taken for the id of another workspace.
+        -- Nobody who is judged has such an id. The beginning is kept for people; the mark at its end makes it no one's.
         about := left(about, 100) || '…';
     end if;
     if exists (select from defib.suspicions s
@@ -135,7 +134,7 @@ comment on function defib.report_suspicion(text, text, text, integer, text) is
 -- Whether a workspace is below a parked one. The set of all of them (defib.below_parked) is right for a read of the whole fleet: for 100,000
 -- rows in trees of 100, a fifth of them below a parked root, it takes 50 ms, where a walk up from each row takes 2 s. For the few rows of a
 -- focused pass it is wrong, because it walks every parked tree for them: 40 ms, where the walk up from three rows takes 0.2 ms. (Measured with
--- `explain analyze`, PostgreSQL 15.) So there are both, and a transaction that reads a few rows sets `set local defib.walk = 'up'`.
+-- `explain analyze`, PostgreSQL 15.) So there are both, and whoever reads a few rows says `set local defib.walk = 'up'` in the transaction.
 create function defib.has_parked_ancestor(parent_id text) returns boolean
 language plpgsql stable security definer parallel restricted cost 200
 set search_path = pg_catalog, pg_temp
@@ -159,7 +158,7 @@ end
 $$;
 comment on function defib.has_parked_ancestor(text) is 'Whether this parent, or an ancestor of it, is parked: the walk up from a single workspace.';
 
--- A view that a platform's adapter has replaced is not touched. Only the view as it was shipped is made anew.
+-- The view of a platform is not touched: only one that is still as it was shipped is made anew.
 create view defib.fleet_as_shipped as
 select w.id as workspace_id,
        w.name,

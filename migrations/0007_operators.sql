@@ -100,14 +100,11 @@ comment on column defib.orders.answer is 'What came of it, in a sentence.';
 comment on column defib.orders.restart_id is 'The row in defib.restarts.';
 
 create unique index orders_one_restart_at_a_time on defib.orders (workspace_id) where ended_at is null and kind = 'restart';
-comment on index defib.orders_one_restart_at_a_time is 'A workspace has one open order to restart it; a second order for it is the first one.';
+comment on index defib.orders_one_restart_at_a_time is 'Whoever orders twice orders once.';
 create index orders_standing on defib.orders (id) where ended_at is null;
 comment on index defib.orders_standing is 'Those that somebody has to take or to finish.';
 create index orders_of on defib.orders (workspace_id, id);
 comment on index defib.orders_of is 'For defib explain.';
-
--- The comment before this one named a page that operators do not have.
-comment on column defib.verdicts.verdict is 'suspect, dead, silent, wedged and so on: docs/verdicts.md has them all.';
 
 alter table defib.suspicions add column finding text;
 comment on column defib.suspicions.finding is 'What the look that it asked for found: the verdict after it, or why nothing was looked at. Null: nobody has looked, or the word of it was lost.';

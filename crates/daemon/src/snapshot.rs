@@ -351,6 +351,23 @@ mod tests {
     }
 
     #[test]
+    fn the_rows_of_a_later_read_share_the_ids_of_those_that_were_there_before() {
+        let read = |ids: &[&str]| FleetRead {
+            at: Moment::ZERO,
+            database_now: Timestamp(0),
+            database_started_at: Timestamp(0),
+            workspaces: ids.iter().map(|id| row(id, "e", None)).collect(),
+        };
+        let before = Snapshot::new(read(&["b", "c", "e"]), Vec::new(), Holds::default());
+        let mut later = read(&["a", "b", "d", "e", "f"]).workspaces;
+        before.share_ids_with(&mut later);
+        let ids: Vec<&str> = later.iter().map(|row| row.id.as_str()).collect();
+        assert_eq!(ids, ["a", "b", "d", "e", "f"]);
+        let is_shared = |id: &&str| before.ids().any(|known| std::ptr::eq(known.as_str(), *id));
+        assert_eq!(ids.into_iter().filter(is_shared).collect::<Vec<_>>(), ["b", "e"]);
+    }
+
+    #[test]
     fn an_event_finds_its_workspace_by_name_id_prefix_or_label_on_its_own_engine() {
         let id = "0123456789abcdef0123456789abcdef";
         let rows = vec![

@@ -401,7 +401,7 @@ async fn on_a_deaf_stream_a_removed_container_shows_when_the_engine_tells_how_ma
 }
 
 #[tokio::test]
-async fn on_a_deaf_stream_a_replaced_container_shows_with_the_next_full_list_and_in_doubt_at_once() {
+async fn on_a_deaf_stream_a_replaced_container_shows_with_the_next_full_list_and_at_once_in_a_new_doubt() {
     let target = [by_name("w", "agent")];
     let scene = Scene::with(vec![ScriptedContainer::running("first").name("agent")], &target).await;
     scene.server.deafen_event_streams();
@@ -413,8 +413,6 @@ async fn on_a_deaf_stream_a_replaced_container_shows_with_the_next_full_list_and
     };
     let first = Some("first".to_owned());
     assert_eq!(seen(&target[0]).await, ("running".to_owned(), first.clone(), "q".to_owned()), "as many live as before");
-    let in_doubt = Target { in_doubt: true, ..target[0].clone() };
-    assert_eq!(seen(&in_doubt).await, ("transitional".to_owned(), first.clone(), "q".to_owned()));
     let confirmed = scene.engine.confirm(&known(target[0].clone(), "first")).await.observation;
     assert_eq!(confirmed.incarnation().unwrap().container_id.as_str(), "second", "a call rests on an inspect");
     scene.later(Duration::from_millis(3_599_999));
@@ -424,19 +422,22 @@ async fn on_a_deaf_stream_a_replaced_container_shows_with_the_next_full_list_and
 }
 
 #[tokio::test]
-async fn of_many_in_doubt_who_seem_to_run_a_few_are_inspected_in_turn() {
-    let ids: Vec<String> = (10..30).map(|number| format!("w{number}")).collect();
-    let targets: Vec<Target> = ids.iter().map(|id| support::by_label(id)).collect();
-    let scene = Scene::with(ids.iter().map(|id| workspace(id)).collect(), &targets).await;
-    let mut inspected = std::collections::BTreeSet::new();
-    for look in 1..=3 {
-        assert_eq!(scene.ask(&targets).await.samples.len(), 20);
-        let calls = scene.server.calls().into_iter().filter(|call| call.call == Call::Inspect);
-        let of_this_look: Vec<String> = calls.filter_map(|call| call.container).collect();
-        assert_eq!((of_this_look.len(), scene.lists().as_str()), (8, "q"), "look {look}");
-        inspected.extend(of_this_look);
-    }
-    assert_eq!(inspected.len(), 20, "after three looks it was everybody's turn");
+async fn who_has_come_into_doubt_since_the_last_full_list_asks_for_one_full_list() {
+    let calm = [by_name("w", "agent"), by_name("other", "other")];
+    let [agent, other] = calm.clone();
+    let in_doubt = [Target { in_doubt: true, ..agent }, other];
+    let containers =
+        [("first", "agent"), ("other", "other")].map(|(id, name)| ScriptedContainer::running(id).name(name));
+    let scene = Scene::with(containers.into(), &calm).await;
+    scene.server.deafen_event_streams();
+    scene.server.remove("first").unwrap();
+    scene.server.add(ScriptedContainer::running("second").name("agent"));
+    assert_eq!((scene.ask(&calm).await.samples.len(), scene.lists().as_str()), (2, "q"), "as many live as before");
+    let report = scene.ask(&in_doubt).await;
+    assert_eq!(container(&report).as_deref(), Some("second"));
+    assert_eq!(scene.lists(), "F", "its heartbeats have stopped, so what was known of it is looked up anew");
+    scene.ask(&in_doubt).await;
+    assert_eq!(scene.lists(), "q", "a full list has answered this doubt");
 }
 
 #[tokio::test]

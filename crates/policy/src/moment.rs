@@ -166,6 +166,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_moment_keeps_its_nanoseconds_and_costs_nothing_more_where_it_may_be_absent() {
+        assert_eq!(size_of::<Option<Moment>>(), size_of::<u64>());
+        for nanos in [0, 1, u64::MAX - 1] {
+            assert_eq!(Moment::at_nanos(nanos).nanos(), nanos);
+            assert_eq!(u64::from(Moment::from(nanos)), nanos);
+        }
+        assert_eq!(Moment::at_nanos(u64::MAX), Moment::at_nanos(u64::MAX - 1), "it saturates");
+        assert_eq!(Moment::default(), Moment::ZERO);
+        assert_eq!(Moment::ZERO.minus(Duration::from_secs(1)), Moment::ZERO);
+        assert!(Moment::ZERO < Moment::at_nanos(1));
+    }
+
+    #[test]
     fn a_timestamp_prints_as_rfc_3339_on_both_sides_of_the_epoch_and_in_a_leap_year() {
         assert_eq!(Timestamp(0).to_string(), "1970-01-01T00:00:00.000000Z");
         assert_eq!(Timestamp(-1).to_string(), "1969-12-31T23:59:59.999999Z");

@@ -278,7 +278,7 @@ mod tests {
         report.leave_out("podman", "it is not installed");
         let text = report.to_string();
         assert!(
-            text.contains("| steady | 3 | 20.0 ms (10.0 to 30.0) | 40.0 ms | 0.50  | ratio 0.4 | missed  |"),
+            text.contains("| steady | 3 | 20.0 ms (10.0 to 30.0)           | 40.0 ms | 0.50  | ratio 0.4  | missed  |"),
             "{text}"
         );
         assert!(text.contains("| 20.0 ms (p95 90.0, at most 90.0) |"), "{text}");

@@ -133,10 +133,9 @@ pub(super) struct Question {
 }
 
 impl Question {
-    /// About a container that runs as far as is known.
-    pub(super) fn of_living(running: Observation) -> Self {
-        let about = running.incarnation().map(|incarnation| incarnation.container_id.to_string()).unwrap_or_default();
-        Self { about, otherwise: Some(running), ..Self::default() }
+    /// About this container, which runs as far as is known.
+    pub(super) fn of_living(container: &ContainerId, running: Observation) -> Self {
+        Self { about: container.to_string(), otherwise: Some(running), ..Self::default() }
     }
 
     /// About a name that no container had.

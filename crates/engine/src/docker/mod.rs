@@ -99,8 +99,6 @@ struct Link {
     info_asked_at: Option<Moment>,
     /// What has been heard over the event stream.
     ear: Ear,
-    /// Whose turn it is among those who take turns.
-    turn: usize,
 }
 
 impl std::fmt::Debug for DockerEngine {
@@ -367,14 +365,6 @@ impl DockerEngine {
     /// Resolves when the event stream turns out to be deaf.
     fn deaf(&self) -> tokio::sync::futures::Notified<'_> {
         self.deaf.notified()
-    }
-
-    /// The place at which the next `count` of those begin who take turns.
-    fn next_turn(&self, count: usize) -> usize {
-        let mut link = self.link();
-        let turn = link.turn;
-        link.turn = turn.wrapping_add(count);
-        turn
     }
 
     /// The error of a call outside of sampling, where nobody turns it into a sample.

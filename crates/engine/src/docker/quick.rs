@@ -13,12 +13,14 @@
 //! - when the quick list shows somebody who is new in it, in another state, or not in it any more;
 //! - when somebody is asked about whom the roster does not know: a new row, another reference, another container, or no container that
 //!   carries the label of the workspace. A name that no container has is asked for by an inspect, as after a full list;
+//! - when somebody is in doubt who seems to run, and was not in doubt at the last full list: whose heartbeats have stopped may have lost the
+//!   container while the event stream was deaf;
 //! - when another engine answers, or this one was away;
 //! - when the last full list is older than `full_list_every`, or was not complete.
 //!
 //! What remains: where the event stream has gone deaf, a container that was removed, or removed and replaced under its name, seems to run until
-//! `/info` shows it (`ear`) or the next full list does. Nobody is convicted by that: a conviction and the call after it rest on an inspect. Of
-//! those in doubt who seem to run, a few are inspected at each look, so these are not left waiting.
+//! its heartbeats are missed, `/info` shows it (`ear`), or the next full list does. Nobody is convicted by that: a conviction and the call after
+//! it rest on an inspect.
 //!
 //! Strangers' containers on the same host come and go without any of this.
 
@@ -48,10 +50,6 @@ const NOT_RUNNING: [&[&str]; 2] = [
 
 /// A container that is starting and one that is unhealthy: the others of those that run are well, or have no health check.
 const NOT_HEALTHY: [&str; 2] = ["starting", "unhealthy"];
-
-/// So many of those in doubt who seem to run are inspected at each look, in turn. Larger: where heartbeats fail for many at once, more work
-/// for the engine. Smaller: on an event stream that has gone deaf, it takes longer to see that somebody's container was removed.
-const DOUBTS_MAX: usize = 8;
 
 /// In whose words an engine is asked.
 #[derive(Debug, Default)]
@@ -190,29 +188,7 @@ impl Look<'_> {
         let quick = self.engine.quick_list(client, &roster, &self.budget).await.map_err(|error| error.fault())?;
         let Some(quick) = quick else { return Ok(None) };
         let findings = places.iter().zip(targets).map(|(place, target)| read_quick(*place, target, &quick, at));
-        let Some(mut findings) = findings.collect::<Option<Vec<Finding>>>() else { return Ok(None) };
-        self.ask_about_doubts(targets, &places, &mut findings);
-        Ok(Some((at, findings)))
-    }
-
-    /// Lets some of those in doubt be inspected who only seem to run because no list shows them.
-    fn ask_about_doubts(&self, targets: &[Target], places: &[Result<&Place, Fault>], findings: &mut [Finding]) {
-        let is_doubtful = |(index, target): (usize, &Target)| {
-            let seems_to_run = matches!(places.get(index), Some(Ok(Place { found: Found::Runs(..), .. })));
-            (target.in_doubt && !target.inspect && seems_to_run).then_some(index)
-        };
-        let mut doubts: Vec<usize> = targets.iter().enumerate().filter_map(is_doubtful).collect();
-        if doubts.len() > DOUBTS_MAX {
-            let turn = self.engine.next_turn(DOUBTS_MAX) % doubts.len();
-            doubts.rotate_left(turn);
-            doubts.truncate(DOUBTS_MAX);
-        }
-        for index in doubts {
-            let Some(finding) = findings.get_mut(index) else { continue };
-            if let Finding::Done(Sample { observation, .. }) = finding {
-                *finding = Finding::Ask(Question::of_living(observation.clone()));
-            }
-        }
+        Ok(findings.collect::<Option<Vec<Finding>>>().map(|findings| (at, findings)))
     }
 }
 
@@ -227,7 +203,7 @@ fn read_quick(place: Result<&Place, Fault>, target: &Target, quick: &Quick, at: 
             let incarnation = Incarnation { container_id: container.clone(), started_at: None };
             let observation = Observation::Running { incarnation, health: *health };
             if target.inspect {
-                Finding::Ask(Question::of_living(observation))
+                Finding::Ask(Question::of_living(container, observation))
             } else {
                 Finding::Done(Sample { at, observation })
             }

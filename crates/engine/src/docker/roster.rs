@@ -38,6 +38,8 @@ pub(super) struct Roster {
 pub(super) struct Place {
     workspace: WorkspaceId,
     container_ref: Option<Box<str>>,
+    /// It was in doubt already, so the full list has answered that doubt.
+    in_doubt: bool,
     pub(super) found: Found,
 }
 
@@ -108,12 +110,14 @@ impl Roster {
         if let Some(reference) = &target.container_ref {
             self.references.insert(reference.strip_prefix('/').unwrap_or(reference).into());
         }
-        let place = Place { workspace: target.workspace.clone(), container_ref: target.container_ref.clone(), found };
+        let (workspace, container_ref) = (target.workspace.clone(), target.container_ref.clone());
+        let place = Place { workspace, container_ref, in_doubt: target.in_doubt, found };
         self.places.push(place);
     }
 
-    /// Where each of these was found, or why it is not looked for at all; `None` if the roster does not know one of them: a new row, one that
-    /// names another container by now, one whose container a later look found to be another one.
+    /// Where each of these was found, or why it is not looked for at all; `None` if the roster cannot answer for one of them: a new row, one that
+    /// names another container by now, one whose container a later look found to be another one, or one that seems to run and has come into
+    /// doubt since.
     pub(super) fn places_of(&self, targets: &[Target]) -> Option<Vec<Result<&Place, Fault>>> {
         // They come in the order of the places, mostly.
         let mut next = 0;
@@ -162,7 +166,9 @@ impl Place {
             (Found::Runs(container, _) | Found::Shown(container), Some(known)) => known == container,
             (Found::NoSuchName, _) | (_, None) => true,
         };
-        is_known && target.kind == Kind::Container && self.container_ref == target.container_ref
+        let is_new_doubt =
+            target.in_doubt && !self.in_doubt && !target.inspect && matches!(self.found, Found::Runs(..));
+        is_known && !is_new_doubt && target.kind == Kind::Container && self.container_ref == target.container_ref
     }
 }
 
