@@ -8,10 +8,9 @@ use async_trait::async_trait;
 use defib_policy::attempt::Attempt;
 use defib_policy::fleet::FleetRead;
 use defib_policy::id::{EngineName, WorkspaceId};
-use defib_policy::moment::Timestamp;
 use defib_store::{
     Changes, EventRow, FleetScope, Hold, LeaseProof, LeaseTable, LeaseTurn, Malformed, OwedMark, Pending, Store,
-    StoreError, StoredVerdict, Suspicion, VerdictRow,
+    StoreError, StoredVerdict, Suspicion, VerdictRow, Wanted,
 };
 use serde_json::Value;
 
@@ -25,13 +24,8 @@ pub(crate) trait FleetTables: Send + Sync {
         watched: &[String],
     ) -> Result<(FleetRead, Vec<Malformed>), StoreError>;
 
-    /// The rows with a stamp later than `since`, and those of `called`.
-    async fn read_changes(
-        &self,
-        since: Timestamp,
-        called: &[WorkspaceId],
-        watched: &[String],
-    ) -> Result<Changes, StoreError>;
+    /// The rows that have changed, and those that are called by their ids.
+    async fn read_changes(&self, wanted: Wanted<'_>) -> Result<Changes, StoreError>;
 
     /// The attempts that back-off and recovery depend on, by workspace and newest first.
     async fn read_attempts(&self, scope: FleetScope<'_>, reset: Duration) -> Result<Vec<Attempt>, StoreError>;
@@ -114,13 +108,8 @@ impl FleetTables for Store {
         self.read_fleet(scope, watched).await
     }
 
-    async fn read_changes(
-        &self,
-        since: Timestamp,
-        called: &[WorkspaceId],
-        watched: &[String],
-    ) -> Result<Changes, StoreError> {
-        self.read_changes(since, called, watched).await
+    async fn read_changes(&self, wanted: Wanted<'_>) -> Result<Changes, StoreError> {
+        self.read_changes(wanted).await
     }
 
     async fn read_attempts(&self, scope: FleetScope<'_>, reset: Duration) -> Result<Vec<Attempt>, StoreError> {

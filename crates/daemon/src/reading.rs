@@ -13,7 +13,7 @@ use std::time::Duration;
 use defib_policy::id::{EngineName, WorkspaceId};
 use defib_policy::judge::Departed;
 use defib_policy::moment::{Moment, Timestamp};
-use defib_store::{Changes, FleetScope, StoreError};
+use defib_store::{Changes, FleetScope, StoreError, Wanted};
 
 use crate::database::FleetTables;
 use crate::holds::Holds;
@@ -34,9 +34,9 @@ const OVERLAP: Duration = Duration::from_secs(2);
 /// before and after a step are compared with each other. Smaller: a slow read looks like a step, and costs a read of all rows.
 const STEP_MIN: Duration = Duration::from_secs(1);
 
-/// How often in a resync interval, at most, all rows are read because their number is not explained by the rows that have changed. Larger:
-/// a fleet in which many workspaces are parked and un-parked is read in whole more often. Smaller: a workspace that is un-parked right
-/// after such a read is found later.
+/// How often in a resync interval the rows are counted, and all of them read if their number is not explained by the rows that have changed.
+/// Larger: the database goes through the whole view more often, and a fleet in which many workspaces are parked and un-parked is read in
+/// whole more often. Smaller: a workspace that is un-parked without a new stamp is found later.
 const COUNTS_PER_RESYNC: u32 = 6;
 
 /// How many rows a read of what has changed may call by their ids, or a quarter of the fleet if that is more.
@@ -60,6 +60,8 @@ struct Last {
     database_started_at: Timestamp,
     /// When all rows were read.
     resynced_at: Moment,
+    /// When they were last read or counted.
+    counted_at: Moment,
     /// What this replica spoke for.
     spoken_for: BTreeSet<Option<EngineName>>,
 }
@@ -136,8 +138,12 @@ impl Reading {
     ) -> Result<Result<(), Resync>, StoreError> {
         let (watched, reset) = (&self.state.config.watched_statuses, self.state.config.policy.attempts_horizon());
         let floor = last.database_now.shifted(-i64::try_from(OVERLAP.as_micros()).unwrap_or(i64::MAX));
+        // A poll comes a little early or late.
+        let uncounted_for = self.state.now() - last.counted_at + self.state.config.policy.poll_interval / 2;
+        let count = uncounted_for >= self.state.config.resync_interval / COUNTS_PER_RESYNC;
+        let wanted = Wanted { since: floor, called: &called, watched, count };
         let (changes, attempts, holds) = tokio::try_join!(
-            self.database.read_changes(floor, &called, watched),
+            self.database.read_changes(wanted),
             self.database.read_attempts(FleetScope::All, reset),
             self.database.holds()
         )?;
@@ -147,8 +153,14 @@ impl Reading {
             return Ok(Err(reason));
         }
         self.news.malformed(malformed, false);
-        let next =
-            Last { at: read.at, database_now: read.database_now, spoken_for: spoken_for.clone(), ..last.clone() };
+        let counted_at = if count { read.at } else { last.counted_at };
+        let next = Last {
+            at: read.at,
+            database_now: read.database_now,
+            spoken_for: spoken_for.clone(),
+            counted_at,
+            ..last.clone()
+        };
         let before = self.state.fleet();
         let departed = self.state.judge().observe_changes(&read, floor, &gone);
         let called: HashSet<WorkspaceId> = called.into_iter().collect();
@@ -157,10 +169,10 @@ impl Reading {
             let mut judge = self.state.judge();
             differing.iter().chain(fleet.attempts().keys()).for_each(|id| judge.stir(id));
         }
-        let is_explained = fleet.explains(rows_before, rows);
+        let is_explained = rows.is_none_or(|rows| fleet.explains(rows_before, rows));
         self.publish(fleet, &departed).await?;
         // A workspace has come or gone without a new stamp.
-        if !is_explained && next.at - next.resynced_at >= self.state.config.resync_interval / COUNTS_PER_RESYNC {
+        if !is_explained {
             return Ok(Err(Resync::Count));
         }
         *lock(&self.last) = Some(next);
@@ -183,6 +195,7 @@ impl Reading {
             database_now: read.database_now,
             database_started_at: read.database_started_at,
             resynced_at: read.at,
+            counted_at: read.at,
             spoken_for,
         };
         self.state.fleet().share_ids_with(&mut read.workspaces);

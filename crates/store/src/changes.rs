@@ -2,8 +2,8 @@
 //!
 //! It asks nothing of the platform but the columns of the contract: no index, no trigger, no column of its own. A row comes when its
 //! heartbeat, its activity or its creation is later than a moment on the database's clock, or when it is asked for by its id. What a row of
-//! an older stamp has become (parked, moved, deleted, written late) is seen when it is asked for, or by the next read of all rows. That one has
-//! come or gone without a new stamp shows itself in the number of watched rows, which comes with each read.
+//! an older stamp has become (parked, moved, deleted, written late) is seen when it is asked for, or by the next read of all rows. Whether one
+//! has come or gone without a new stamp shows in the number of watched rows, which is counted when the caller asks for it.
 
 use std::collections::HashSet;
 use std::pin::pin;
@@ -32,12 +32,25 @@ pub struct Changes {
     /// The view, or a function beside it, is not the one any more that all rows were last read through: what it says of the rows that did
     /// not come is not known.
     pub replaced: bool,
-    /// How many watched rows the view has, those included that are suspended or break the contract.
-    pub rows: usize,
+    /// How many watched rows the view has, those included that are suspended or break the contract; `None`: they were not counted.
+    pub rows: Option<usize>,
     /// How many it had when all rows were last read.
     pub rows_before: usize,
     /// How many rows the database sent.
     pub received: usize,
+}
+
+/// What a read of the changes is to bring.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// The rows whose newest stamp is later than this.
+    pub since: Timestamp,
+    /// These workspaces, whatever their stamps are.
+    pub called: &'a [WorkspaceId],
+    /// The values of `status` that are watched.
+    pub watched: &'a [String],
+    /// The number of watched rows too. The server goes through the view a second time for it, which doubles what the read costs it.
+    pub count: bool,
 }
 
 /// Rows of every status: one that has left the watched ones has changed as well.
@@ -45,34 +58,26 @@ const NEWER: &str =
     "greatest(f.last_heartbeat_at::timestamptz, f.last_activity_at::timestamptz, f.created_at::timestamptz) > $1";
 
 impl Store {
-    /// Reads the rows whose newest stamp is later than `since`, and those of `called`; in one statement, so on one snapshot.
+    /// Reads the rows that have changed or are called by their ids, in one statement, so on one snapshot.
     ///
     /// # Errors
     /// As [`read_fleet`](Self::read_fleet).
-    pub async fn read_changes(
-        &self,
-        since: Timestamp,
-        called: &[WorkspaceId],
-        watched: &[String],
-    ) -> Result<Changes, StoreError> {
-        let read = self.within_deadline(self.stream_changes(since, called, watched)).await;
+    pub async fn read_changes(&self, wanted: Wanted<'_>) -> Result<Changes, StoreError> {
+        let read = self.within_deadline(self.stream_changes(wanted)).await;
         if let Err(Fault::ReadOnly) = read {
             self.pool.renew();
         }
         read.map_err(StoreError::ReadFleet)
     }
 
-    async fn stream_changes(
-        &self,
-        since: Timestamp,
-        called: &[WorkspaceId],
-        watched: &[String],
-    ) -> Result<Changes, Fault> {
+    async fn stream_changes(&self, wanted: Wanted<'_>) -> Result<Changes, Fault> {
+        let Wanted { since, called, watched, count } = wanted;
         let (since, most) = (system_time(since), self.rows_max());
         let ids: Vec<&str> = called.iter().map(WorkspaceId::as_str).collect();
         let mut parameters: Vec<Parameter<'_>> =
             vec![(&since, Type::TIMESTAMPTZ), (&most, Type::INT8), (&watched, Type::TEXT_ARRAY)];
-        let mut sql = format!("{} union all ({ROWS} where {NEWER} limit $2)", clock(Asked::DefinitionAndCount));
+        let asked = if count { Asked::DefinitionAndCount } else { Asked::Definition };
+        let mut sql = format!("{} union all ({ROWS} where {NEWER} limit $2)", clock(asked));
         if !ids.is_empty() {
             parameters.push((&ids, Type::TEXT_ARRAY));
             sql = format!("{sql} union all ({ROWS} where f.workspace_id::text = any ($4) and ({NEWER}) is not true)");
@@ -110,7 +115,7 @@ impl Store {
         gone.extend(rows.sort());
         let whole = self.last_whole();
         let (received, replaced) = (rows.received, rows.definition != whole.definition);
-        let count = rows.count.and_then(|count| usize::try_from(count).ok()).unwrap_or(whole.rows);
+        let count = rows.count.and_then(|count| usize::try_from(count).ok());
         let (read, malformed) = self.finish_read(at, rows)?;
         Ok(Changes { read, gone, malformed, replaced, rows: count, rows_before: whole.rows, received })
     }

@@ -19,7 +19,7 @@ use defib_policy::plan::RestartOrder;
 use defib_policy::sample::{Exit, Fault, Health as Check, Incarnation, Observation, Sample};
 use defib_store::{
     Changes, EventRow, EventSubject, Fault as StoreFault, FleetScope, Hold, Lease, LeaseProof, LeaseTable, LeaseTurn,
-    ListenEvent, Malformed, OwedMark, Pending, StoreError, StoredVerdict, Suspicion, VerdictRow,
+    ListenEvent, Malformed, OwedMark, Pending, StoreError, StoredVerdict, Suspicion, VerdictRow, Wanted,
 };
 use serde_json::Value;
 use tokio::sync::mpsc;
@@ -171,16 +171,12 @@ impl FleetTables for FakeDatabase {
         Ok((FleetRead { at, database_now, database_started_at: Timestamp(0), workspaces }, Vec::new()))
     }
 
-    async fn read_changes(
-        &self,
-        since: Timestamp,
-        called: &[WorkspaceId],
-        _: &[String],
-    ) -> Result<Changes, StoreError> {
+    async fn read_changes(&self, wanted: Wanted<'_>) -> Result<Changes, StoreError> {
+        let Wanted { since, called, count, .. } = wanted;
         let rows_before = self.rows_before.load(Ordering::SeqCst);
         let (all, malformed) = self.read_fleet(FleetScope::All, &[]).await?;
         self.rows_before.store(rows_before, Ordering::SeqCst);
-        let rows = all.workspaces.len();
+        let rows = count.then_some(all.workspaces.len());
         let newer = |row: &Workspace| row.last_heartbeat_at.max(row.last_activity_at).max(row.created_at) > Some(since);
         let has = |id: &WorkspaceId| all.workspaces.iter().any(|row| row.id == *id);
         let gone = called.iter().filter(|id| !has(id)).cloned().collect();

@@ -2,7 +2,7 @@
 
 use defib_policy::id::WorkspaceId;
 use defib_policy::moment::Timestamp;
-use defib_store::{Changes, FleetScope, Store};
+use defib_store::{Changes, FleetScope, Store, Wanted};
 
 use crate::fixture::{Fixture, settings, shown, watched};
 
@@ -13,7 +13,7 @@ async fn resync(fixture: &Fixture) -> Timestamp {
 
 async fn changes(fixture: &Fixture, since: Timestamp, called: &[&str]) -> Changes {
     let called: Vec<WorkspaceId> = called.iter().map(|id| WorkspaceId::from(*id)).collect();
-    fixture.store.read_changes(since, &called, &watched()).await.unwrap()
+    fixture.store.read_changes(Wanted { since, called: &called, watched: &watched(), count: true }).await.unwrap()
 }
 
 fn ids(changes: &Changes) -> Vec<&str> {
@@ -138,7 +138,8 @@ async fn a_fleet_of_more_rows_than_it_may_have_is_refused_with_what_to_do() {
     assert_eq!(read.workspaces.len(), 5);
     let small = store(4);
     let whole = small.read_fleet(FleetScope::All, &watched()).await.unwrap_err();
-    let changes = small.read_changes(since, &[], &watched()).await.unwrap_err();
+    let changes =
+        small.read_changes(Wanted { since, called: &[], watched: &watched(), count: false }).await.unwrap_err();
     for error in [whole, changes] {
         let told = shown(&error);
         assert!(told.contains("more than 4 rows") && told.contains("DEFIB_FLEET_MAX"), "{told}");
@@ -182,7 +183,7 @@ async fn a_row_with_an_absurd_text_breaks_the_contract_for_itself() {
 
 /// One who comes back, leaves or is inserted without a new stamp is in no read of changes.
 #[tokio::test]
-async fn the_number_of_watched_rows_comes_with_each_read_of_changes() {
+async fn the_number_of_watched_rows_comes_with_a_read_of_changes_that_asks_for_it() {
     let fixture = Fixture::new().await;
     fixture
         .run(
@@ -194,7 +195,7 @@ async fn the_number_of_watched_rows_comes_with_each_read_of_changes() {
         )
         .await;
     let since = resync(&fixture).await;
-    let rows = |read: &Changes| (read.rows, read.rows_before, ids(read).len());
+    let rows = |read: &Changes| (read.rows.unwrap(), read.rows_before, ids(read).len());
     // 'one', the child of a parked parent, and the one that breaks the contract.
     assert_eq!(rows(&changes(&fixture, since, &[]).await), (3, 3, 0));
     fixture.run("update defib.workspaces set status = 'online' where id = 'parked'").await;
@@ -205,4 +206,7 @@ async fn the_number_of_watched_rows_comes_with_each_read_of_changes() {
     fixture.run("update defib.workspaces set status = 'paused' where id = 'one'").await;
     fixture.store.read_fleet(FleetScope::Some(&["parked".into()]), &watched()).await.unwrap();
     assert_eq!(rows(&changes(&fixture, since, &[]).await), (4, 5, 0), "a read of a few rows is not one of all");
+    let uncounted = Wanted { since, called: &["parked".into()], watched: &watched(), count: false };
+    let read = fixture.store.read_changes(uncounted).await.unwrap();
+    assert_eq!((read.rows, read.rows_before, ids(&read)), (None, 5, vec!["parked"]));
 }
