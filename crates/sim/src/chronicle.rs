@@ -18,7 +18,7 @@ pub enum By {
 /// What a restart call of the detector was worth, by the truth at that moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Merit {
-    /// It was really dead, and wanted.
+    /// It was really dead, and wanted. Or it came to by itself while the last answer of the database was on its way.
     Needed,
     /// It was well: a mistake.
     Healthy,
