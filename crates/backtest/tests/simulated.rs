@@ -122,7 +122,8 @@ fn a_recording_of_changes_gives_the_answer_that_one_of_all_rows_gives() {
         drop(judge);
         // A window that is shorter than the recorded one: it looks at workspaces that the recorded passes left out.
         let shorter = ["recent_min=10s", "recent_max=60s"];
-        let sooner = ["busy_grace=30s", "wedged_after=60s", "wedged_action=restart"];
+        // And a configured interval of ten seconds, so that the second witness of one that is silent need not last for long.
+        let sooner = ["busy_grace=30s", "wedged_after=60s", "wedged_action=restart", "heartbeat_interval=10s"];
         replay(directory.path(), &[&shorter[..], &sooner].concat(), &all)
     };
     let (whole, changes) = (answer(Reads::All), answer(Reads::Changes));

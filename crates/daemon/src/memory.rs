@@ -5,7 +5,8 @@
 //! it costs three heartbeats.
 //!
 //! Steps of the database's clock are kept beside it. Without them, a process that starts after a step could not tell that a heartbeat was
-//! stamped before the step. It would take a container that is still starting for one that has beaten and hangs.
+//! stamped before the step. It would take a container that is still starting for one that has beaten and hangs. By how much the clock is
+//! ahead of the host's is kept as well, so that the next process also notices a step that was made while none ran.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -16,11 +17,12 @@ use async_trait::async_trait;
 use defib_policy::cadence::Learned;
 use defib_policy::id::{ContainerId, WorkspaceId};
 use defib_policy::moment::{Moment, Timestamp};
-use defib_policy::pipeline::STEP_MATTERS_FOR;
-use defib_store::{CadenceRow, Store, StoreError};
+use defib_policy::pipeline::{STEP_MATTERS_FOR, unseen_step};
+use defib_store::{CadenceRow, ClockHistory, Store, StoreError};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use crate::clock::wall;
 use crate::logging::database_fault;
 use crate::state::State;
 use crate::sync::lock;
@@ -46,12 +48,16 @@ pub(crate) trait MemoryTables: Send + Sync {
     /// Up to `limit` of what was learned, the most recently written first.
     async fn read_cadences(&self, limit: i64) -> Result<Vec<CadenceRow>, StoreError>;
 
-    /// Writes down a step of the database's clock that `replica` has noticed.
-    async fn note_clock_step(&self, comparable_from: Timestamp, replica: &str) -> Result<(), StoreError>;
+    /// Writes down by how much the database's clock is ahead of the host's, and a step of it, if `replica` has noticed one.
+    async fn note_clock(
+        &self,
+        comparable_from: Option<Timestamp>,
+        host_now: Timestamp,
+        replica: &str,
+    ) -> Result<(), StoreError>;
 
-    /// The latest stamp that may have been written before a step of the database's clock, of the steps that were noticed less than `within`
-    /// ago.
-    async fn clock_steps(&self, within: Duration) -> Result<Option<Timestamp>, StoreError>;
+    /// What was written down of the steps that were noticed less than `within` ago, and by how much the clock is ahead of the host's.
+    async fn clock_history(&self, within: Duration, host_now: Timestamp) -> Result<ClockHistory, StoreError>;
 }
 
 #[async_trait]
@@ -64,12 +70,17 @@ impl MemoryTables for Store {
         Self::read_cadences(self, limit).await
     }
 
-    async fn note_clock_step(&self, comparable_from: Timestamp, replica: &str) -> Result<(), StoreError> {
-        Self::note_clock_step(self, comparable_from, replica).await
+    async fn note_clock(
+        &self,
+        comparable_from: Option<Timestamp>,
+        host_now: Timestamp,
+        replica: &str,
+    ) -> Result<(), StoreError> {
+        Self::note_clock(self, comparable_from, host_now, replica).await
     }
 
-    async fn clock_steps(&self, within: Duration) -> Result<Option<Timestamp>, StoreError> {
-        Self::clock_steps(self, within).await
+    async fn clock_history(&self, within: Duration, host_now: Timestamp) -> Result<ClockHistory, StoreError> {
+        Self::clock_history(self, within, host_now).await
     }
 }
 
@@ -133,8 +144,7 @@ impl Memory {
 
     /// Adopts what another process has learned of the workspaces of the fleet, and what others have noticed of the database's clock.
     async fn recall(&self) -> Result<(), StoreError> {
-        let comparable_from = self.tables.clock_steps(STEP_MATTERS_FOR).await?;
-        self.state.judge().recall_steps(comparable_from);
+        self.recall_clock().await?;
         let rows = self.tables.read_cadences(RECALLED_MAX).await?;
         let mut judge = self.state.judge();
         let useful = rows.iter().filter(|row| {
@@ -149,19 +159,29 @@ impl Memory {
         Ok(())
     }
 
+    /// Adopts what is known of the database's clock. A step that was made while no process ran is noticed here and written down.
+    async fn recall_clock(&self) -> Result<(), StoreError> {
+        let history = self.tables.clock_history(STEP_MATTERS_FOR, wall()).await?;
+        let unseen = history.was_ahead.and_then(|was| unseen_step(was, history.is_ahead, history.now));
+        self.state.judge().recall_steps(history.comparable_from.max(unseen));
+        if unseen.is_some() || history.was_ahead.is_none() {
+            self.tables.note_clock(unseen, wall(), &self.state.config.replica_id).await?;
+        }
+        if let Some(comparable_from) = unseen {
+            warn_of_step(comparable_from);
+        }
+        Ok(())
+    }
+
     /// Writes down a step of the database's clock, once.
     async fn save_step(&self) -> Result<(), StoreError> {
         let Some(comparable_from) = self.state.judge().comparable_from() else { return Ok(()) };
         if lock(&self.written).comparable_from == Some(comparable_from) {
             return Ok(());
         }
-        self.tables.note_clock_step(comparable_from, &self.state.config.replica_id).await?;
+        self.tables.note_clock(Some(comparable_from), wall(), &self.state.config.replica_id).await?;
         lock(&self.written).comparable_from = Some(comparable_from);
-        warn!(
-            %comparable_from,
-            "the database's clock has stepped: heartbeats that are stamped up to this prove nothing about a container that was \
-             started since; if it steps again, look at the time service of the database's host"
-        );
+        warn_of_step(comparable_from);
         Ok(())
     }
 
@@ -222,6 +242,14 @@ impl Memory {
         rows.retain(|row| written.rows.get(&row.workspace).is_none_or(|mark| mark.differs(row, now)));
         rows
     }
+}
+
+fn warn_of_step(comparable_from: Timestamp) {
+    warn!(
+        %comparable_from,
+        "the database's clock has stepped: heartbeats that are stamped up to this prove nothing about a container that was \
+         started since; if it steps again, look at the time service of the database's host"
+    );
 }
 
 impl Mark {

@@ -30,6 +30,16 @@ const STEP_MIN: Duration = Duration::from_secs(2);
 /// longer. Smaller: a boot may still be under way that began before the step; none takes longer than half an hour.
 pub const STEP_MATTERS_FOR: Duration = Duration::from_secs(3_600);
 
+/// The step that the database's clock made while nobody watched it, if it made one. `was_ahead` is by how much, in microseconds, it was ahead
+/// of the clock of a process's host when that was last written down, and `is_ahead` is by how much it is now. Stamps up to the answer may be
+/// from before the step. A step of the host's own clock looks the same, and then stamps that are fine prove nothing for a while.
+#[must_use]
+pub fn unseen_step(was_ahead: i64, is_ahead: i64, database_now: Timestamp) -> Option<Timestamp> {
+    let as_it_was = database_now.shifted(was_ahead.saturating_sub(is_ahead));
+    let apart = as_it_was.since(database_now).max(database_now.since(as_it_was));
+    (apart >= STEP_MIN).then(|| as_it_was.max(database_now))
+}
+
 /// Why a heartbeat that is not fresh is not held against a workspace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -265,6 +275,21 @@ mod tests {
             assert_eq!(pipeline.comparable_from(), newest_stamp_before, "it is not forgotten");
             pipeline.observe_clock(at(7), clock(0));
             assert!(!pipeline.has_stepped_since(at(10)), "a read that was overtaken says nothing");
+        }
+    }
+
+    #[test]
+    fn a_step_that_nobody_saw_shows_in_how_far_the_clock_is_ahead() {
+        let (second, now) = (1_000_000, Timestamp(1_000_000_000));
+        for (was, is, until) in [
+            (0, 0, None),
+            (5 * second, 7 * second - 1, None),
+            (-second, second, Some(now)),
+            (0, 300 * second, Some(now)),
+            (300 * second, 0, Some(now.shifted(300 * second))),
+            (-second, -3 * second, Some(now.shifted(2 * second))),
+        ] {
+            assert_eq!(unseen_step(was, is, now), until, "{was}, {is}");
         }
     }
 

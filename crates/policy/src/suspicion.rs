@@ -10,8 +10,9 @@
 //!   reporter there.
 //! - Names that have only ever accused one workspace count as one for their login. A name that somebody has just made up has accused nobody
 //!   else yet; one that reports about several workspaces is a real caller.
-//! - The accusation of two reporters is as old as that of the second. So a running workspace is not restarted at once when a login has just
-//!   begun to use another name, or when the network of a second caller has just broken and it is not yet seen to accuse everybody.
+//! - Two reporters agree only for as long as both of them go on accusing. So a running workspace is not restarted at once when a login has
+//!   just begun to use another name, or when the network of a second caller has just broken and it is not yet seen to accuse everybody; and
+//!   what a first caller said once, long ago, is not what a second one says now.
 //! - A reporter who accuses a large part of the workspaces whose reports come to this replica is not counted: a caller with a broken
 //!   network accuses everybody it talks to. Accusations of workspaces that have shown a sign of life since still count for this. Without
 //!   them only the few silent ones would, and the reporter would never stand out.
@@ -86,6 +87,11 @@ impl Accusation {
     fn span(&self) -> Duration {
         self.last - self.first
     }
+
+    /// For how long both have been accusing.
+    fn overlap(&self, other: &Self) -> Duration {
+        self.last.min(other.last) - self.first.max(other.first)
+    }
 }
 
 /// How many workspaces a login accuses. It is counted as accusations come and go, so that judging one workspace never takes a walk over all
@@ -119,8 +125,8 @@ pub struct SuspicionLog {
 pub struct Accused {
     /// Distinct reporters who are not discounted.
     pub reporters: u32,
-    /// For how long they have agreed: from the first report of the second login to the last report of any. If there is one reporter, from
-    /// its first report to its last. If two names of one login report, for as long as its second name has been accusing.
+    /// For how long two of them have agreed: for as long as both have been accusing. If there is one reporter, from its first report to its
+    /// last.
     pub over: Duration,
 }
 
@@ -246,27 +252,27 @@ fn is_broken(accuses: usize, watched: usize) -> bool {
 
 /// For how long two reporters have agreed or, if there is one reporter, for how long it has been accusing.
 ///
-/// Two logins agree from when the second of them began. Two names of one login agree only for as long as the second has itself been
-/// accusing, and another login that joins them does not change that.
+/// Two of them agree from when the second of them began until the first of them fell silent. What a login says under all of its names counts
+/// as one when it is compared with another login, and each name for itself when it is compared with another name of that login.
 fn agreed_for(counted: &[Accusation]) -> Duration {
-    let Some(last) = counted.iter().map(|it| it.last).max() else { return Duration::ZERO };
-    let mut logins: Vec<(&str, Moment, Vec<Duration>)> = Vec::new();
-    for it in counted {
-        match logins.iter_mut().find(|(login, ..)| *login == &*it.login) {
-            Some((_, first, spans)) => {
-                *first = (*first).min(it.first);
-                spans.push(it.span());
-            }
-            None => logins.push((&it.login, it.first, vec![it.span()])),
+    if let [alone] = counted {
+        return alone.span();
+    }
+    let mut longest = Duration::ZERO;
+    let mut logins: Vec<Accusation> = Vec::new();
+    for (place, it) in counted.iter().enumerate() {
+        let same_login = |other: &&Accusation| other.login == it.login;
+        longest =
+            counted[..place].iter().filter(same_login).map(|other| it.overlap(other)).fold(longest, Duration::max);
+        match logins.iter_mut().find(|other| other.login == it.login) {
+            Some(login) => (login.first, login.last) = (login.first.min(it.first), login.last.max(it.last)),
+            None => logins.push(it.clone()),
         }
     }
-    let second = |mut durations: Vec<Duration>| {
-        durations.sort_unstable_by_key(|duration| std::cmp::Reverse(*duration));
-        durations.get(1).copied()
-    };
-    let of_two_logins = second(logins.iter().map(|(_, first, _)| last - *first).collect());
-    let of_two_names = logins.iter().filter_map(|(.., spans)| second(spans.clone())).max();
-    of_two_logins.max(of_two_names).unwrap_or_else(|| counted[0].span())
+    for (place, it) in logins.iter().enumerate() {
+        longest = logins[..place].iter().map(|other| it.overlap(other)).fold(longest, Duration::max);
+    }
+    longest
 }
 
 /// Counts one more workspace that a name accuses; `first_of_login` says that its login did not accuse this one before.

@@ -226,11 +226,18 @@ impl Track {
         configured.max((learned + learned / 2).min(STARTUP_MAX))
     }
 
+    /// Whether its last sign of life is stamped so much later than the start of the present life that it cannot be of the life before. A
+    /// heartbeat from right before the start may be stamped a little later than the start, because the clocks may be a little apart.
+    fn beat_is_surely_stamped(&self, offset: i64) -> bool {
+        let started = self.life.as_ref().and_then(|life| life.started_at(offset));
+        started.zip(self.cadence.lived_at()).is_some_and(|(started, lived)| lived >= started.plus(CLOCKS_APART))
+    }
+
     /// Takes note of what the stamp of its last heartbeat proves of the present life. A stamp from before a step of the database's clock
     /// proves nothing, because it may seem to be of a life that began after it.
     pub(crate) fn note_stamped_beat(&mut self, offset: i64, pipeline: &Pipeline) {
         let first_read_at = self.cadence.first_read_at();
-        if !self.beat_is_stamped(offset) || pipeline.has_stepped_since(first_read_at) {
+        if !self.beat_is_surely_stamped(offset) || pipeline.has_stepped_since(first_read_at) {
             return;
         }
         let seen = self.beat_was_seen();
@@ -427,5 +434,27 @@ mod tests {
         beat(&mut track, 25, Some(20), 18);
         track.note_stamped_beat(0, &clock_is_steady);
         assert!(may_hang(&track, Duration::ZERO));
+    }
+
+    /// A chaos year had a workspace that was restarted by hand 60 ms after a heartbeat, and it booted for long while defib was started anew.
+    #[test]
+    fn a_heartbeat_from_right_before_a_start_does_not_prove_that_the_start_is_over() {
+        let mut clock_is_steady = Pipeline::default();
+        clock_is_steady.recall_steps(None);
+        for (beat_ms, may_hang) in [(-60, false), (99, false), (100, true)] {
+            let mut track = Track::default();
+            note(&mut track, &life("a", Some(10)), 11);
+            let read = BeatRead {
+                at: at(11),
+                previous: None,
+                database_now: clock(11),
+                heartbeat: Some(clock(10).shifted(beat_ms * 1_000)),
+                activity: None,
+            };
+            track.cadence.observe(read, &Settings::default());
+            track.note_stamped_beat(0, &clock_is_steady);
+            assert_eq!(track.may_hang(STARTUP_MAX, &clock_is_steady), may_hang, "{beat_ms} ms after the start");
+            assert!(track.beat_is_current(0), "it is fresh all the same");
+        }
     }
 }

@@ -18,7 +18,7 @@ pub enum By {
 /// What a restart call of the detector was worth, by the truth at that moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Merit {
-    /// It was really dead, and wanted.
+    /// It was really dead, and wanted. Or it came to by itself while the last answer of the database was on its way.
     Needed,
     /// It was well: a mistake.
     Healthy,
@@ -52,15 +52,13 @@ pub enum Death {
     Wedged,
 }
 
-/// The callers who could not reach a wedged workspace. They are the second witness that its restart needs, and how soon there are two of
-/// them depends on the traffic.
+/// The callers who could not reach a wedged workspace. They are the second witness that its restart needs, and how soon two of them have
+/// gone on saying so for long enough depends on the traffic.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Callers {
-    /// The proxy that was the first to see it, and when.
-    first: Option<(u8, Ms)>,
-    /// When another proxy saw it as well.
-    distinct: bool,
-    /// When there were two, and their reports had lasted for long enough.
+    /// Of each login: when its present accusation began, and when it last spoke. Worlds have no more logins than this.
+    spoke: [Option<(Ms, Ms)>; 4],
+    /// When two had both been accusing for long enough.
     pub agreed_at: Option<Ms>,
 }
 
@@ -249,13 +247,17 @@ impl Chronicle {
         }
     }
 
-    /// A proxy could not reach a workspace, which may be dead. Two proxies must have said so over `lasting`.
-    pub fn unreached(&mut self, workspace: usize, proxy: u8, at: Ms, lasting: Ms) {
+    /// A login says that it could not reach a workspace, which may be dead. Two must have gone on saying so for `lasting`. Whoever was silent
+    /// for longer than `lapse` begins anew.
+    pub fn unreached(&mut self, workspace: usize, login: u8, at: Ms, lasting: Ms, lapse: Ms) {
         let Some(loss) = self.open[workspace] else { return };
         let callers = &mut self.losses[loss].callers;
-        let (first, since) = *callers.first.get_or_insert((proxy, at));
-        callers.distinct |= first != proxy;
-        if callers.distinct && at - since >= lasting {
+        let Some(own) = callers.spoke.get_mut(usize::from(login)) else { return };
+        let began = own.filter(|(_, last)| at - last <= lapse).map_or(at, |(first, _)| first);
+        *own = Some((began, at));
+        let others = (0..).zip(callers.spoke).filter(|(other, _)| *other != login);
+        let agree = |(_, (first, last)): (u8, (Ms, Ms))| last.saturating_sub(began.max(first)) >= lasting;
+        if others.filter_map(|(other, spoke)| Some((other, spoke?))).any(agree) {
             callers.agreed_at.get_or_insert(at);
         }
     }
@@ -396,18 +398,22 @@ mod tests {
     }
 
     #[test]
-    fn two_callers_agree_when_they_have_spoken_for_long_enough() {
+    fn two_callers_agree_when_both_have_gone_on_for_long_enough() {
         let mut chronicle = Chronicle { open: vec![None], ..Chronicle::default() };
-        chronicle.unreached(0, 0, 1, 10);
+        chronicle.unreached(0, 0, 1, 10, 50);
         chronicle.death(0, 5, Death::Wedged, 0, EndedLife { began_at: 0, heard: true }, true);
-        let mut agreed = |proxy, at| {
-            chronicle.unreached(0, proxy, at, 10);
+        let mut agreed = |login, at| {
+            chronicle.unreached(0, login, at, 10, 50);
             chronicle.losses[0].callers.agreed_at
         };
         assert_eq!(agreed(0, 10), None);
         assert_eq!(agreed(0, 30), None, "one alone");
-        assert_eq!(agreed(1, 15), None, "two, and not for long");
-        assert_eq!(agreed(0, 20), Some(20));
-        assert_eq!(agreed(1, 40), Some(20));
+        assert_eq!(agreed(1, 31), None, "the second has just begun");
+        assert_eq!(agreed(1, 90), None, "the first has been silent since");
+        assert_eq!(agreed(0, 100), None, "it was silent for so long that it begins anew");
+        assert_eq!(agreed(1, 109), None, "not for long enough");
+        assert_eq!(agreed(0, 111), None, "the other spoke last a moment ago");
+        assert_eq!(agreed(1, 112), Some(112));
+        assert_eq!(agreed(1, 140), Some(112));
     }
 }

@@ -34,6 +34,17 @@ pub struct Report {
     pub at: Ms,
 }
 
+/// What a replica has written down about the database's clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClockNote {
+    /// When, by that clock.
+    pub noticed_at: Timestamp,
+    /// Up to which stamp those may be from before the step that it has noticed, if it has noticed one.
+    pub comparable_from: Option<Timestamp>,
+    /// By how much the clock was ahead of the replica's host's, in microseconds.
+    pub ahead: i64,
+}
+
 /// The database.
 #[derive(Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "independent facts, not a state")]
@@ -64,8 +75,8 @@ pub struct Database {
     pub latency: Ms,
     /// Its clock, off by microseconds.
     pub offset: i64,
-    /// What replicas have noticed of steps of its clock: when, and up to which stamp those may be from before the step.
-    pub clock_steps: Vec<(Timestamp, Timestamp)>,
+    /// What replicas have written down about its clock.
+    pub clock_notes: Vec<ClockNote>,
     /// When the server started.
     pub started_at: Ms,
     /// The ledger, the leases and the holds.
@@ -102,7 +113,7 @@ impl Database {
             lag: 0,
             latency: 2,
             offset: 0,
-            clock_steps: Vec::new(),
+            clock_notes: Vec::new(),
             started_at: now - 500_000_000,
             ledger: Ledger::default(),
             recorded: Vec::new(),

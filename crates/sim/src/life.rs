@@ -133,6 +133,7 @@ impl World {
             workspace.mind = if beats_again { Mind::Working } else { Mind::Mute };
             workspace.mute_since = None;
             let now = world.now;
+            workspace.came_to_at = Some(now);
             world.note(of, "comes to");
             world.chronicle.back(of, now);
             world.touch(of);

@@ -79,7 +79,7 @@ pub fn bound(world: &World, loss: &Loss) -> Ms {
         Death::Vanished => {
             poll + ms(settings.missing_grace).max(ms(settings.heartbeat_interval) * 3 / 2 + secs(15)) + secs(1)
         }
-        // A second witness must last for two windows; how soon two reporters have spoken over that long is the traffic's.
+        // A second witness must last for two windows; how soon two reporters have gone on for that long is the traffic's.
         Death::Wedged => poll + patience(world, loss) + mins(10),
     };
     detect + backoff_ceiling(settings, loss.tries)

@@ -145,11 +145,17 @@ impl World {
         }
     }
 
+    /// Whether it hung until a moment ago, and came to after the database was last asked about it. No answer can tell of what happens while
+    /// it is on its way.
+    fn came_to_unknown(&self, of: usize) -> bool {
+        self.workspaces[of].came_to_at.is_some_and(|at| self.now - at < self.db.latency)
+    }
+
     fn merit_of(&self, of: usize, how: How) -> Merit {
         let workspace = &self.workspaces[of];
         if how == How::Start && matches!(workspace.body, Body::Running | Body::Paused) {
             Merit::Idle
-        } else if workspace.is_well() {
+        } else if workspace.is_well() && !self.came_to_unknown(of) {
             Merit::Healthy
         } else if !self.is_wanted(of) || self.is_held(of) {
             Merit::NotOurs

@@ -163,6 +163,8 @@ pub struct Workspace {
     pub heard: bool,
     /// Since when it has not answered, if it does not.
     pub mute_since: Option<Ms>,
+    /// When it last came to by itself after it had hung.
+    pub came_to_at: Option<Ms>,
     /// Its engine's restarts of it in a row.
     pub engine_tries: u32,
     /// The next look at it is wrong.
@@ -203,6 +205,7 @@ impl Workspace {
             in_hands: false,
             heard: false,
             mute_since: None,
+            came_to_at: None,
             engine_tries: 0,
             lie: None,
             frozen_health: None,

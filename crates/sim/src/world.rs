@@ -15,7 +15,7 @@ use crate::engine::Engine;
 use crate::facts::Facts;
 use crate::functions::Functions;
 use crate::queue::{Event, Queue, Wake};
-use crate::time::{Ms, ORIGIN, clock, stamp};
+use crate::time::{Ms, ORIGIN, clock, ms, stamp};
 use crate::workspace::{Mind, Spec, Workspace};
 
 /// How long every world runs before its scenario begins, so that detectors have learned what they can learn.
@@ -310,9 +310,10 @@ impl World {
         self.wake_all(self.now, Wake::Failed(id(of), proxy));
         let believed = self.discredited.get(&proxy).is_none_or(|until| *until <= self.now);
         if believed && !self.broken_proxies.contains(&proxy) && self.db.up && self.db.writable {
-            // Two windows, of a little more than two intervals each.
+            // Two windows, of a little more than two intervals each: its own or, if they are longer, those that are configured.
             let login = self.logins.get(&proxy).copied().unwrap_or(proxy);
-            self.chronicle.unreached(of, login, self.now, 5 * self.workspaces[of].spec.interval);
+            let lasting = 5 * self.workspaces[of].spec.interval.max(ms(self.settings.heartbeat_interval));
+            self.chronicle.unreached(of, login, self.now, lasting, ms(self.settings.wedged_after));
         }
         if self.db.up && self.db.writable {
             self.requests += 1;

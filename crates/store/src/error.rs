@@ -300,7 +300,7 @@ store_errors! {
     /// [`save_cadences`](crate::Store::save_cadences), [`read_cadences`](crate::Store::read_cadences) and
     /// [`forget_cadences`](crate::Store::forget_cadences).
     Cadences = "cannot read or write the learned heartbeat intervals",
-    /// [`note_clock_step`](crate::Store::note_clock_step) and [`clock_steps`](crate::Store::clock_steps).
+    /// [`note_clock`](crate::Store::note_clock) and [`clock_history`](crate::Store::clock_history).
     ClockSteps = "cannot read or write the steps of the database's clock",
     /// [`order`](crate::Store::order) and what is done about orders.
     Orders = "cannot read or write orders",

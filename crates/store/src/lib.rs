@@ -60,6 +60,7 @@ use tokio_postgres::types::Type;
 pub use crate::cadence::CadenceRow;
 pub use crate::changes::{Changes, Wanted};
 pub use crate::check_facts::{CheckFacts, FleetFacts, Privilege, RoleFact};
+pub use crate::clock::ClockHistory;
 pub use crate::contract::{Answer, Breach, ContractFacts, Question, Trial};
 pub use crate::error::{Fault, KINDS, SettingsError, StoreError};
 pub use crate::event::{EventRow, EventSubject};

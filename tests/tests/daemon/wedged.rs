@@ -77,6 +77,24 @@ async fn a_heartbeat_from_before_a_step_of_the_databases_clock_accuses_nobody_wh
     Ok(())
 }
 
+/// The clock has stepped while no daemon ran: it was five minutes ahead when the last one wrote that down.
+#[tokio::test]
+async fn a_step_that_the_databases_clock_made_while_no_daemon_ran_is_noticed_at_the_next_start() -> Result<()> {
+    let (stage, engine) = young_stage().await?;
+    stage
+        .db
+        .execute("insert into defib.clock_steps (ahead, noticed_by) values (interval '5 minutes', 'the one before')")
+        .await?;
+    let _daemon = stage.run().await?;
+    stage.db.wait_for_verdict("w1", Some("silent")).await?;
+    is_only_reported(&stage, &engine, &["proxy-1", "proxy-2"]).await?;
+    ensure!(stage.db.verdict("w1").await?.as_deref() == Some("silent"), "it is taken for one that hangs");
+    let noticed = "select count(*) from defib.clock_steps
+                    where comparable_from > clock_timestamp() + interval '4 minutes' and abs(extract(epoch from ahead)) < 2";
+    ensure!(stage.db.count(noticed).await? == 1, "the step was not written down for others");
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_heartbeat_that_came_in_after_its_start_shows_that_a_young_container_hangs() -> Result<()> {
     let (stage, _engine) = young_stage().await?;

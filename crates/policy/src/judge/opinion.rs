@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use crate::cadence::Cadence;
 use crate::fleet::{Kind, Workspace};
 use crate::local_health::LocalHealth;
 use crate::moment::{Moment, Timestamp};
@@ -221,9 +222,7 @@ impl Context<'_> {
                 (self.settings.unhealthy_action == Action::Restart && !spaced.convicts).then_some(spaced.next);
             return Opinion { conviction, look_at, ..plain(Verdict::Unhealthy, Rule::RunningUnhealthy) };
         }
-        // A second witness against a wedged workspace must last for two windows: one failed check, or one bad minute of the network, is not
-        // enough.
-        let lasting = 2 * heartbeat.window;
+        let lasting = self.second_witness_lasts(&heartbeat);
         // The engine calls a container unhealthy after several checks have failed, and healthy again after the first that passes. So it is
         // enough that this word has stood for two windows, even if we have seen a single check in that time: some are made only every five
         // minutes.
@@ -252,6 +251,14 @@ impl Context<'_> {
                 }
             }
         }
+    }
+
+    /// For how long a second witness against a wedged workspace must last: two windows, because one failed check, or one bad minute of the
+    /// network, is not enough. A workspace that beats every few seconds has a window of seconds, in which a caller with a broken network calls
+    /// too few others to be seen to accuse everybody. So the window that is configured counts where it is longer.
+    fn second_witness_lasts(&self, heartbeat: &Heartbeat) -> Duration {
+        let configured = self.health.stretch(Cadence::default().window(self.settings));
+        2 * heartbeat.window.max(configured)
     }
 
     /// Whether a failing health check counts. It does not when its result is from before the engine's last return, or when the next check

@@ -211,7 +211,7 @@ impl Restart {
                 Step::Leave
             }
             ActAnswer::NotWanted => {
-                let why = "no longer watched, suspended or held when it was to be restarted";
+                let why = "it is no longer watched, it is suspended or held, or it hung and was heard of again, when it was to be restarted";
                 self.hands_back(acting, Outcome::Vetoed, why)
             }
             ActAnswer::NotOwner => {

@@ -110,7 +110,7 @@ pub enum ClaimAnswer {
 pub enum ActAnswer {
     /// Yes, and it is written down that it will be.
     Yes,
-    /// The workspace left the fleet, is no longer watched, is suspended or held.
+    /// The workspace left the fleet, is no longer watched, is suspended or held; or it was found hanging, and was heard of since.
     NotWanted,
     /// The lease is no longer ours, or somebody has settled the attempt.
     NotOwner,

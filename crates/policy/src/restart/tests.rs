@@ -286,7 +286,12 @@ fn what_a_kill_left_stopped_is_started_if_that_is_still_ours() {
     };
     let first = "first; left stopped, and not started: ";
     let not_wanted = refused(Answer::MayAct(ActAnswer::NotWanted));
-    assert_eq!(not_wanted, format!("{first}no longer watched, suspended or held when it was to be restarted"));
+    assert_eq!(
+        not_wanted,
+        format!(
+            "{first}it is no longer watched, it is suspended or held, or it hung and was heard of again, when it was to be restarted"
+        )
+    );
     let not_owner = refused(Answer::MayAct(ActAnswer::NotOwner));
     assert_eq!(not_owner, format!("{first}the lease on its engine is no longer ours"));
     assert!(refused(Answer::Nothing("away".to_owned())).ends_with("could not confirm the claim: away"));

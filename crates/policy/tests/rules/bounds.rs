@@ -208,9 +208,33 @@ fn the_second_witnesses_against_a_wedged_one_must_last_for_two_windows_and_no_lo
         }
         suspected.wait_ms(over_ms - 145_000);
         suspected.suspect(&"w".into(), "a");
+        suspected.suspect(&"w".into(), "b");
         failing.wait_ms(over_ms - 145_000);
         assert_eq!(!suspected.tick().restarts.is_empty(), convicted, "suspected over {over_ms}");
         assert_eq!(!failing.tick().restarts.is_empty(), convicted, "failing over {over_ms}");
+    }
+}
+
+/// A chaos year had a healthy one restarted that beat every ten seconds: two windows of it are less than a minute, in which two callers with
+/// broken networks had not met enough others to be seen to accuse everybody.
+#[test]
+fn the_second_witnesses_against_one_that_beats_quickly_must_last_for_two_windows_of_the_configured_interval() {
+    for (over_s, convicted) in [(145, false), (150, true)] {
+        let settings = Settings { wedged_action: Action::Restart, ..Settings::default() };
+        let mut world = World::new(settings).with("w", Some(-1), running());
+        for _ in 0..20 {
+            world.beat("w");
+            world.run(5);
+        }
+        assert_eq!(world.run(700), []);
+        assert_eq!(world.verdict("w"), Some(Verdict::Wedged));
+        for waited in [over_s, 0] {
+            for reporter in ["a", "b"] {
+                world.suspect(&"w".into(), reporter);
+            }
+            assert_eq!(world.run(waited), []);
+        }
+        assert_eq!(!world.tick().restarts.is_empty(), convicted, "over {over_s} s");
     }
 }
 

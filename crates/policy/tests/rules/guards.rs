@@ -411,20 +411,37 @@ fn restarted_by_reports(reports: &[(i64, &str)]) -> bool {
 
 #[test]
 fn a_reporter_tells_one_story_for_as_long_as_it_is_not_silent_for_longer_than_a_hang_takes() {
-    assert!(restarted_by_reports(&[(0, "a"), (400_000, "b"), (600_000, "a")]), "a has told of it for ten minutes");
-    assert!(!restarted_by_reports(&[(0, "a"), (400_000, "b"), (600_001, "a")]), "a has begun anew");
+    let b_goes_on = [(300_000, "b"), (598_000, "b")];
+    let again = |at_ms| restarted_by_reports(&[&[(0, "a")], &b_goes_on[..], &[(at_ms, "a")]].concat());
+    assert!(again(600_000), "a has told of it for ten minutes");
+    assert!(!again(600_001), "a has begun anew");
 }
 
 #[test]
 fn a_report_counts_for_twice_the_longest_window_and_no_longer() {
-    assert!(restarted_by_reports(&[(0, "b"), (1_000_000, "a"), (1_200_000, "a")]));
-    assert!(!restarted_by_reports(&[(0, "b"), (1_000_000, "a"), (1_200_001, "a")]), "b said so too long ago");
+    for (released_ms, restarted) in [(1_350_000, true), (1_350_001, false)] {
+        let settings = Settings { wedged_action: Action::Restart, ..Settings::default() };
+        let mut world = World::new(settings).with("w", Some(-700), running());
+        world.on_hold = vec!["w".into()];
+        world.tick();
+        for silent_for in [150, 1_195] {
+            for reporter in ["a", "b"] {
+                world.suspect(&"w".into(), reporter);
+            }
+            world.run(silent_for);
+        }
+        world.now_ms = released_ms;
+        world.on_hold.clear();
+        assert_eq!(!world.tick().restarts.is_empty(), restarted, "{released_ms}");
+    }
 }
 
 /// A bug that the simulator found: one login had accused a silent workspace for long, the network of another caller broke, and its first
 /// report convicted the workspace.
 #[test]
-fn the_second_reporter_must_have_begun_two_windows_ago() {
-    assert!(!restarted_by_reports(&[(0, "a"), (550_000, "a"), (599_000, "b"), (600_000, "a")]));
-    assert!(restarted_by_reports(&[(0, "a"), (400_000, "b"), (600_000, "a")]));
+fn two_reporters_must_both_have_gone_on_for_two_windows() {
+    assert!(!restarted_by_reports(&[(0, "a"), (550_000, "a"), (599_000, "b"), (600_000, "b"), (600_000, "a")]));
+    assert!(!restarted_by_reports(&[(0, "a"), (400_000, "b"), (600_000, "a")]), "b has said it once");
+    assert!(!restarted_by_reports(&[(0, "a"), (0, "b"), (149_999, "b"), (300_000, "a")]));
+    assert!(restarted_by_reports(&[(0, "a"), (400_000, "b"), (600_000, "b"), (600_000, "a")]));
 }

@@ -244,7 +244,9 @@ fn a_hang_is_held_back_with_its_reason_and_reported_only_where_that_is_what_is_w
         }
         world.run(145);
         world.wait_ms(5_000);
-        world.suspect(&"w".into(), "a");
+        for reporter in ["a", "b"] {
+            world.suspect(&"w".into(), reporter);
+        }
         let plan = world.tick();
         assert_eq!(plan.restarts.len(), restarts, "{wedged_action:?}");
         assert_eq!(plan.changes.last().and_then(|change| change.newly_held), agreed, "nothing new is held");
@@ -298,7 +300,9 @@ fn one_that_hangs_is_not_called_exhausted_while_it_runs() {
     }
     world.run(145);
     world.wait_ms(5_000);
-    world.suspect(&"w".into(), "a");
+    for reporter in ["a", "b"] {
+        world.suspect(&"w".into(), reporter);
+    }
     let plan = world.tick();
     assert_eq!((world.verdict("w"), plan.changes[0].newly_held), (Some(Verdict::Wedged), Some(Held::Exhausted)));
 }

@@ -58,6 +58,8 @@ fn wedged_is_restarted_only_if_asked_for_and_only_with_a_second_witness() {
     assert_eq!(world.run(5), []);
     world.wait_ms(10_000);
     world.suspect(&id, "proxy-a");
+    assert_eq!(restarted(&world.tick()), Vec::<&str>::new(), "the second has said it once");
+    world.suspect(&id, "proxy-b");
     let plan = world.tick();
     assert_eq!(restarted(&plan), ["w"]);
     assert_eq!(plan.restarts[0].remedy, Remedy::KillAndStart);

@@ -168,11 +168,12 @@ pub(super) fn s19(world: &mut World) -> Oracle {
     Oracle::deaths(hours(1)).not_all_well().at_most(7).verdict_reached(0, "exhausted")
 }
 
-/// With `DEFIB_WEDGED_ACTION=restart`: the long silence and two reporters.
+/// With `DEFIB_WEDGED_ACTION=restart`: the long silence and two reporters. It is called so often that both have gone on for two windows long
+/// before it has been silent for long enough.
 pub(super) fn s20(world: &mut World) -> Oracle {
     world.settings.wedged_action = Action::Restart;
     fleet(world, 6, 1);
-    world.workspaces[0].spec.health_check = false;
+    (world.workspaces[0].spec.health_check, world.workspaces[0].spec.request_every) = (false, secs(10));
     let start = phase(world);
     world.at(start, |world| world.wedge(0));
     let oracle = Oracle { wedged_too: true, ..Oracle::deaths(mins(20)) };

@@ -28,9 +28,12 @@ impl Ledger {
     #[must_use]
     pub fn may_act_facts(&self, id: i64, lease: LeaseProof<'_>, facts: &Facts, now: Timestamp) -> (bool, bool) {
         let owner = self.leases.holds(lease, now) || self.is(Weakening::ActWithoutTheLease);
-        let wanted = self
-            .row(id)
-            .is_some_and(|row| facts.is_watched() && self.hold_reason(&row.workspace, &row.engine, now).is_none());
+        let wanted = self.row(id).is_some_and(|row| {
+            let held = self.hold_reason(&row.workspace, &row.engine, now).is_some();
+            let heard_of = facts.heartbeat > row.heartbeat || facts.activity > row.activity;
+            let comes_to = row.verdict == "wedged" && row.acting_at.is_none() && heard_of;
+            facts.is_watched() && !held && !comes_to
+        });
         (owner, wanted)
     }
 

@@ -76,6 +76,8 @@ impl Ledger {
             attempt: claim.attempt.max(1),
             epoch: claim.epoch,
             verdict: claim.verdict,
+            heartbeat: claim.evidence.heartbeat,
+            activity: claim.evidence.activity,
             claimed_by: claim.claimed_by.into(),
             claimed_at: under_way.began,
             deadline_at: under_way.began.plus(claim.deadline),

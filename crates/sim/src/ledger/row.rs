@@ -33,6 +33,10 @@ pub struct Restart {
     pub epoch: i64,
     /// The verdict that asked for it.
     pub verdict: &'static str,
+    /// The last heartbeat, as the evidence has it.
+    pub heartbeat: Option<Timestamp>,
+    /// The last round trip, as the evidence has it.
+    pub activity: Option<Timestamp>,
     /// By whom.
     pub claimed_by: Box<str>,
     /// When.
@@ -125,7 +129,7 @@ pub enum Refusal {
 pub enum MayAct {
     /// Yes, and that it will be is written down.
     Yes,
-    /// The workspace left the fleet, is no longer watched, is suspended or held.
+    /// The workspace left the fleet, is no longer watched, is suspended or held; or it was found hanging, and was heard of since.
     NotWanted,
     /// The lease has expired or was taken over, or somebody has settled the attempt.
     NotOwner,

@@ -22,7 +22,12 @@ const MAY_ACT: &str = "
                                                   where m.workspace_id = f.workspace_id::text and m.attempt_id = $1))
                           and f.suspended is false
                           and f.engine::text = $3 and f.kind::text <> 'external'
-                          and (defib.hold_reason(f.workspace_id::text, f.engine::text) is null or %forced%)) as wanted),
+                          and (defib.hold_reason(f.workspace_id::text, f.engine::text) is null or %forced%)
+                          and not exists (select from defib.restarts r
+                                           where r.id = $1 and r.verdict = 'wedged' and r.acting_at is null
+                                             and (defib.has_advanced(f.last_heartbeat_at::timestamptz, r.evidence ->> 'last_heartbeat_at')
+                                                  or defib.has_advanced(f.last_activity_at::timestamptz, r.evidence ->> 'last_activity_at')))
+                         ) as wanted),
          acting as (
         update defib.restarts r
            set acting_at = clock_timestamp(),
@@ -40,7 +45,8 @@ impl Store {
     /// settle it if it has not ended after `within`.
     ///
     /// Yes while the lease is ours and unexpired, the attempt is under way, its workspace is in the fleet, watched and unsuspended, and
-    /// no hold stands. The status that `mark_dead` has written for this attempt counts as watched.
+    /// no hold stands. The status that `mark_dead` has written for this attempt counts as watched. One that was found hanging must not have
+    /// been heard of since, as long as the attempt has not turned to the engine: it has come to.
     pub async fn may_act(
         &self,
         id: i64,

@@ -108,7 +108,7 @@ pub struct LeaseProof<'a> {
 pub enum MayAct {
     /// Yes, and that it will be is written down.
     Yes,
-    /// The workspace left the fleet, is no longer watched, is suspended or held.
+    /// The workspace left the fleet, is no longer watched, is suspended or held; or it was found hanging, and was heard of since.
     NotWanted,
     /// The lease has expired or was taken over, or somebody has settled the attempt.
     NotOwner,

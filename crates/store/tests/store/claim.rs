@@ -320,3 +320,24 @@ async fn a_claim_does_not_outlive_what_it_was_granted_for() {
         assert_eq!(fixture.may_act(id).await, expected, "{end}");
     }
 }
+
+/// A chaos year had a hanging one that came to while a slow database answered, and was killed all the same.
+#[tokio::test]
+async fn one_that_hung_and_is_heard_of_again_is_not_restarted_unless_that_has_begun() {
+    let signs = ["last_heartbeat_at", "last_activity_at"];
+    for (verdict, begun, expected) in
+        [("wedged", false, MayAct::NotWanted), ("dead", false, MayAct::Yes), ("wedged", true, MayAct::Yes)]
+    {
+        for sign in signs {
+            let fixture = Fixture::new().await;
+            fixture.workspace("w").await;
+            let id = fixture.grant("w", 1, 1).await;
+            fixture.run(&format!("update defib.restarts set verdict = '{verdict}'")).await;
+            if begun {
+                assert_eq!(fixture.may_act(id).await, MayAct::Yes, "nothing has been heard of it");
+            }
+            fixture.run(&format!("update defib.workspaces set {sign} = clock_timestamp() where id = 'w'")).await;
+            assert_eq!(fixture.may_act(id).await, expected, "{verdict}, {begun}, {sign}");
+        }
+    }
+}

@@ -1,6 +1,6 @@
 //! What daemons say of themselves and of their engines, and whose word counts.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use defib_policy::id::EngineName;
 use defib_policy::moment::Timestamp;
@@ -10,6 +10,12 @@ use serde_json::json;
 use crate::fixture::{Fixture, watched};
 
 const MINUTE: Duration = Duration::from_secs(60);
+
+/// The clock of this host, which is the database's host as well.
+fn host_clock() -> Timestamp {
+    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    Timestamp(i64::try_from(since_1970.as_micros()).unwrap())
+}
 
 fn word<'a>(engine: Option<&'a EngineName>, holder: &'a str) -> EngineReportRow<'a> {
     EngineReportRow {
@@ -98,25 +104,45 @@ async fn a_replica_says_how_it_runs_and_is_remembered_for_an_hour() {
 #[tokio::test]
 async fn a_step_of_the_clock_is_told_to_those_who_start_within_the_hour_and_forgotten_after_a_week() {
     let fixture = Fixture::new().await;
-    let hour = 60 * MINUTE;
     let until = |seconds: i64| Timestamp((1_700_000_000 + seconds) * 1_000_000);
-    assert_eq!(fixture.store.clock_steps(hour).await.unwrap(), None);
+    let comparable_from =
+        async || fixture.store.clock_history(60 * MINUTE, host_clock()).await.unwrap().comparable_from;
+    assert_eq!(comparable_from().await, None);
     for seconds in [5, 9, 7] {
-        fixture.store.note_clock_step(until(seconds), "replica-1").await.unwrap();
+        fixture.store.note_clock(Some(until(seconds)), host_clock(), "replica-1").await.unwrap();
     }
-    assert_eq!(fixture.store.clock_steps(hour).await.unwrap(), Some(until(9)), "the latest stamp counts");
+    assert_eq!(comparable_from().await, Some(until(9)), "the latest stamp counts");
     fixture
         .run(
             "update defib.clock_steps set noticed_at = noticed_at + interval '10 years'
               where extract(epoch from comparable_from) = 1700000009",
         )
         .await;
-    assert_eq!(fixture.store.clock_steps(hour).await.unwrap(), Some(until(7)), "in ten years it is not lately either");
+    assert_eq!(comparable_from().await, Some(until(7)), "in ten years it is not lately either");
     fixture.run("update defib.clock_steps set noticed_at = noticed_at - interval '8 days'").await;
-    assert_eq!(fixture.store.clock_steps(hour).await.unwrap(), None);
-    fixture.store.note_clock_step(until(1), "replica\u{0}").await.unwrap();
+    assert_eq!(comparable_from().await, None);
+    fixture.store.note_clock(Some(until(1)), host_clock(), "replica\u{0}").await.unwrap();
     let left: i64 = fixture.client.query_one("select count(*) from defib.clock_steps", &[]).await.unwrap().get(0);
     assert_eq!(left, 2, "the one of the future and the new one");
+}
+
+#[tokio::test]
+async fn whoever_starts_learns_by_how_much_the_clock_was_ahead_whenever_that_was_written() {
+    let fixture = Fixture::new().await;
+    let host = |ahead: i64| host_clock().shifted(-ahead * 1_000_000);
+    let is_about = |micros: i64, seconds: i64| (micros - seconds * 1_000_000).abs() < 1_000_000;
+    let history = async |ahead| fixture.store.clock_history(60 * MINUTE, host(ahead)).await.unwrap();
+    let at_first = history(100_000).await;
+    assert_eq!((at_first.comparable_from, at_first.was_ahead), (None, None));
+    assert!(is_about(at_first.is_ahead, 100_000), "more than a day: {}", at_first.is_ahead);
+    fixture.store.note_clock(None, host(-7), "replica-1").await.unwrap();
+    fixture.run("update defib.clock_steps set noticed_at = noticed_at - interval '1 year'").await;
+    fixture.run("insert into defib.clock_steps (noticed_by) values ('an earlier version')").await;
+    let later = history(40).await;
+    assert!(later.was_ahead.is_some_and(|was| is_about(was, -7)) && is_about(later.is_ahead, 40), "{later:?}");
+    assert_eq!(later.comparable_from, None, "no step was noticed");
+    let now = host_clock();
+    assert!(now.since(later.now).max(later.now.since(now)) < MINUTE);
 }
 
 #[tokio::test]
