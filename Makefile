@@ -158,6 +158,11 @@ backtest-example: ## the example of docs/backtest.md anew: a week of a simulated
 	$(CARGO) run --release --locked --quiet --package defib-backtest --example example docs/backtest/example.html docs/backtest/example.txt
 	deploy/dev/doc-tables.sh $(TARGET_DIR)/debug/defib docs/backtest.md
 
+.PHONY: pictures
+pictures: install ## the pictures of docs/status-page.md anew: each place in a real browser, wide and narrow, light and dark
+	$(BUILD_TESTS)
+	$(CARGO) test --package defib-tests --locked --test page -- --ignored --exact pictures::pictures_of_each_place_for_the_docs
+
 .PHONY: env-file
 env-file: ## writes deploy/defib.env anew from the table of knobs
 	$(CARGO) build --workspace --bins --locked

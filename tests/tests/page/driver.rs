@@ -42,6 +42,25 @@ async fn read_answer(stream: &mut BufReader<TcpStream>) -> Result<(String, Strin
     Ok((head, String::from_utf8(body)?))
 }
 
+/// Starts the driver on a free port. It takes the same port on IPv4 and on IPv6, and ends if the one that it picked is taken on one of them,
+/// which happens when several tests start theirs at once. Then another try picks another port.
+async fn start_driver() -> Result<(Program, u16)> {
+    let mut tries_left = 5;
+    loop {
+        let driver = Program::start("/usr/bin/chromedriver", ["--port=0"], &BTreeMap::new())
+            .context("chromium-driver of deploy/dev/packages.txt is needed")?
+            .quiet();
+        match driver.wait_for_line("started successfully on port", SOON).await {
+            Ok(line) => {
+                let port = line.text.trim_end_matches('.').rsplit(' ').next().context("no port")?.parse()?;
+                return Ok((driver, port));
+            }
+            Err(error) if tries_left > 1 && format!("{error:#}").contains("Address already in use") => tries_left -= 1,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 /// A browser with one window. Dropping it ends the driver, and with it the browser.
 pub(crate) struct Browser {
     port: u16,
@@ -51,11 +70,7 @@ pub(crate) struct Browser {
 
 impl Browser {
     pub(crate) async fn start() -> Result<Self> {
-        let driver = Program::start("/usr/bin/chromedriver", ["--port=0"], &BTreeMap::new())
-            .context("chromium-driver of deploy/dev/packages.txt is needed")?
-            .quiet();
-        let line = driver.wait_for_line("started successfully on port", SOON).await?;
-        let port = line.text.trim_end_matches('.').rsplit(' ').next().context("no port")?.parse()?;
+        let (driver, port) = start_driver().await?;
         let mut browser = Self { port, session: String::new(), _driver: driver };
         let arguments =
             ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1280,1000"];

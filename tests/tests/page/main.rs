@@ -4,4 +4,5 @@ mod api;
 mod browser;
 mod driver;
 mod pages;
+mod pictures;
 mod world;

@@ -17,7 +17,7 @@ pub(crate) const HOSTILE: &str = "<script>alert(\"id\")</script>\u{202e}/?#%";
 /// This id as it is written in an address.
 pub(crate) const HOSTILE_ESCAPED: &str = "%3Cscript%3Ealert%28%22id%22%29%3C%2Fscript%3E%E2%80%AE%2F%3F%23%25";
 
-/// The fleet of `sql/page.sql`, and who shows it.
+/// A made-up fleet, that of `sql/page.sql` unless a test brings its own, and the daemon that shows it.
 pub(crate) struct World {
     pub(crate) stage: Stage,
     pub(crate) daemon: Daemon,
@@ -31,7 +31,18 @@ impl World {
 
     pub(crate) async fn on(stage: Stage, workspaces: u32, engines: u32) -> Result<Self> {
         let fleet = FLEET.replace("%workspaces%", &workspaces.to_string()).replace("%engines%", &engines.to_string());
-        stage.db.another_connection().await?.batch_execute(&fleet).await.context("sql/page.sql")?;
+        Self::with(stage, &fleet).await
+    }
+
+    /// The fleet that these statements make.
+    pub(crate) async fn with(stage: Stage, fleet: &str) -> Result<Self> {
+        stage
+            .db
+            .another_connection()
+            .await?
+            .batch_execute(fleet)
+            .await
+            .context("the statements that make the fleet")?;
         let daemon = stage.start().await?;
         Ok(Self { stage, daemon })
     }

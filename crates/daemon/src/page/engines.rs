@@ -20,7 +20,7 @@ pub(super) fn draw(picture: &FleetPicture, links: &Links) -> Markup {
     html! {
         h1 { (count(engines as u64, "engine", "engines")) }
         (replicas(picture))
-        div.scroll tabindex="0" role="region" aria-label="Engines" {
+        div.scroll.stack tabindex="0" role="region" aria-label="Engines" {
             table {
                 thead { tr {
                     th scope="col" { "Engine" } th scope="col" { "Answers" } th scope="col" { "Owner" } th.num scope="col" { "Last pass" }
@@ -31,8 +31,8 @@ pub(super) fn draw(picture: &FleetPicture, links: &Links) -> Markup {
                         tr data-key=(printable(&group.engine)) {
                             th scope="row" { a href=(links.engine(&group.engine)) { (name(group)) } }
                             (judged(group, picture))
-                            td.num { (number(group.counts.total())) }
-                            td.num { @if group.troubled > 0 { b.bad { (number(group.troubled)) } } @else { span.none { "0" } } }
+                            td.num data-is="workspaces" { (number(group.counts.total())) }
+                            td.num data-is="in trouble" { @if group.troubled > 0 { b.bad { (number(group.troubled)) } } @else { span.none { "0" } } }
                             td.wide { (now(group, picture)) }
                         }
                     }
@@ -58,8 +58,8 @@ fn judged(group: &Group, picture: &FleetPicture) -> Markup {
                     @if let Some(fault) = &word.fault { span.state.doubt { (mark("unknown")) "no answer" } " " (text(fault)) }
                     @else { span.state.well { (mark("alive")) "answers" } }
                 }
-                td { (text(&by.name)) @if let Some(lease) = lease { span.aside { " epoch " (lease.epoch) } } }
-                td.num { (ago(word.last_pass_ago, picture.at)) }
+                td.owner data-is="owner" { (text(&by.name)) @if let Some(lease) = lease { " " span.aside { "epoch " (lease.epoch) } } }
+                td.num data-is="last pass" { (ago(word.last_pass_ago, picture.at)) }
             }
         }
     }
@@ -92,7 +92,7 @@ fn replicas(picture: &FleetPicture) -> Markup {
                         @if let Some(version) = &replica.version { " defib " (text(version)) }
                         @if let Some(pass) = replica.last_pass_ago { ", last pass " (ago(pass, picture.at)) }
                         @if replica.heartbeats_usable == Some(false) {
-                            span.state.doubt { (mark("suspect")) "takes no stale heartbeat as evidence now" }
+                            ", " span.state.doubt { (mark("suspect")) "takes no stale heartbeat as evidence now" }
                         }
                     }
                 }
@@ -145,8 +145,10 @@ fn facts(group: &Group, picture: &FleetPicture, at: Timestamp) -> Markup {
                 Ok((by, word)) => {
                     @if let Some(fault) = &word.fault {
                         span.state.doubt { (mark("unknown")) "gives no answer" } " (" (text(fault)) "), so its workspaces are unknown. "
-                    } @else if !group.engine.is_empty() { span.state.well { (mark("alive")) "answers" } " " }
-                    "Owned by " (text(&by.name)) @if let Some(lease) = lease { " (epoch " (lease.epoch) ")" } ", " (number(word.judged.unsigned_abs())) " judged " (ago(word.last_pass_ago, at)) ". "
+                        "Owned by "
+                    } @else if group.engine.is_empty() { "Owned by " }
+                    @else { span.state.well { (mark("alive")) "answers" } ", owned by " }
+                    (text(&by.name)) @if let Some(lease) = lease { " (epoch " (lease.epoch) ")" } ", " (number(word.judged.unsigned_abs())) " judged " (ago(word.last_pass_ago, at)) ". "
                 }
             }
             (now(group, picture))

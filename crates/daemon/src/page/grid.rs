@@ -25,6 +25,8 @@ pub(super) struct Layout {
     columns: usize,
     /// How many workspaces a cell stands for.
     each: usize,
+    /// Which rules of the style sheet say how large a disc is.
+    size: &'static str,
 }
 
 impl Layout {
@@ -37,12 +39,12 @@ impl Layout {
             _ => (24, 240),
         };
         let largest = groups.iter().map(|group| group.rows.len()).max().unwrap_or(0);
-        Self { columns, each: largest.div_ceil(cells_max).max(1) }
+        Self { columns, each: largest.div_ceil(cells_max).max(1), size: if columns == 64 { "roomy" } else { "tight" } }
     }
 
     /// The layout for a page about one engine.
     pub(super) fn of_one(group: &Group) -> Self {
-        Self { columns: 80, each: group.rows.len().div_ceil(4_000).max(1) }
+        Self { columns: 80, each: group.rows.len().div_ceil(4_000).max(1), size: "single" }
     }
 
     /// How many workspaces a cell stands for.
@@ -71,7 +73,7 @@ pub(super) fn field(group: &Group, picture: &FleetPicture, layout: Layout, links
     };
     let linked = cells.iter().enumerate().filter(|(_, (word, _))| word.urgency() > 0).take(LINKS_MAX);
     html! {
-        svg.field viewBox={ "0 0 " (width) " " (height) } aria-hidden=[links.is_none().then_some("true")]
+        svg.field.(layout.size) viewBox={ "0 0 " (width) " " (height) } aria-hidden=[links.is_none().then_some("true")]
             aria-label=[links.map(|_| said(group))] role=[links.map(|_| "group")] {
             path fill="url(#calm)" d=(outline(cells.len(), layout.columns)) {}
             @for (word, cells) in &by_word {
@@ -84,7 +86,8 @@ pub(super) fn field(group: &Group, picture: &FleetPicture, layout: Layout, links
                     _ => {
                         path.ring.disc d=(path(cells, "h0", 5, 5)) {}
                         path.bad.disc d=(path(cells, "h0", 5, 5)) {}
-                        path.cross d=(path(cells, "l4 4m0-4l-4 4", 3, 3)) {}
+                        @if layout.size == "tight" { path.cross d=(path(cells, "l8 8m0-8l-8 8", 1, 1)) {} }
+                        @else { path.cross d=(path(cells, "l4 4m0-4l-4 4", 3, 3)) {} }
                     }
                 }
             }

@@ -16,7 +16,7 @@ pub(super) fn draw(picture: &FleetPicture, links: &Links) -> Markup {
                 code { "defib hold --fleet --reason …" } " stops restarts for an upgrade; an engine or one workspace can be held too."
             }
         } @else {
-            div.scroll tabindex="0" role="region" aria-label="Holds" {
+            div.scroll.stack tabindex="0" role="region" aria-label="Holds" {
                 table {
                     thead { tr {
                         th scope="col" { "On" } th scope="col" { "By" } th.wide scope="col" { "Why" }
@@ -33,11 +33,11 @@ pub(super) fn draw(picture: &FleetPicture, links: &Links) -> Markup {
                                         _ => b { "the whole fleet" }
                                     }
                                 }
-                                td { (text(&hold.owner)) }
+                                td data-is="by" { (text(&hold.owner)) }
                                 td.wide { (text(&hold.reason)) }
-                                td.num { (when(hold.created_at, picture.at)) }
-                                td.num { @match hold.expires_at { Some(at) => (when(at, picture.at)), None => "until released" } }
-                                td.command { code {
+                                td.num data-is="since" { (when(hold.created_at, picture.at)) }
+                                td.num data-is="until" { @match hold.expires_at { Some(at) => (when(at, picture.at)), None => "released" } }
+                                td.command data-is="ended by" { code {
                                     "defib release "
                                     @match (scope, target) {
                                         ("workspace", Some(id)) => (text(id)),

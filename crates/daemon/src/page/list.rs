@@ -57,7 +57,7 @@ pub(super) fn draw(picture: &FleetPicture, links: &Links, query: &Query) -> Mark
 pub(super) fn table(picture: &FleetPicture, links: &Links, places: impl Iterator<Item = u32>) -> Markup {
     let rows: Vec<StatusRow> = places.filter_map(|place| picture.status_row(place)).collect();
     html! {
-        div.scroll tabindex="0" role="region" aria-label="Workspaces" {
+        div.scroll.stack tabindex="0" role="region" aria-label="Workspaces" {
             table {
                 thead { tr {
                     th scope="col" { "Verdict" } th scope="col" { "Workspace" } th.wide scope="col" { "Why" } th.num scope="col" { "For" }
@@ -96,9 +96,9 @@ fn line(row: &StatusRow, picture: &FleetPicture, links: &Links) -> Markup {
                     _ => span.none { "–" }
                 }
             }
-            td.num { @if let Some(current) = current { (lasting(current.since_ago, picture.at)) } @else { span.none { "–" } } }
-            td.num { @match row.heartbeat_ago { Some(age) => (ago(age, picture.at)), None => span.none { "never" } } }
-            td { (or_dash(row.engine.as_deref())) }
+            td.num data-is="for" { @if let Some(current) = current { (lasting(current.since_ago, picture.at)) } @else { span.none { "–" } } }
+            td.num data-is="heartbeat" { @match row.heartbeat_ago { Some(age) => (ago(age, picture.at)), None => span.none { "never" } } }
+            td data-is="on" { (or_dash(row.engine.as_deref())) }
         }
     }
 }

@@ -56,21 +56,21 @@ pub(super) fn draw(
 
 fn table(name: &str, rows: &[RestartRow], now: Timestamp, links: &Links) -> Markup {
     html! {
-        div.scroll tabindex="0" role="region" aria-label=(name) {
+        div.scroll.stack tabindex="0" role="region" aria-label=(name) {
             table {
                 thead { tr {
                     th scope="col" { "Outcome" } th scope="col" { "Workspace" } th.num scope="col" { "Claimed" } th.num scope="col" { "Took" }
-                    th.num scope="col" { "Attempt" } th scope="col" { "Engine" } th.wide scope="col" { "Why" }
+                    th.num.few scope="col" { "Attempt" } th scope="col" { "Engine" } th.wide scope="col" { "Why" }
                 } }
                 tbody {
                     @for row in rows {
                         tr data-key=(row.id) {
                             td { (outcome(row)) }
                             th scope="row" { a href=(links.workspace(&row.workspace_id)) { (text(&row.workspace_id)) } }
-                            td.num { (when(row.claimed_at, now)) }
-                            td.num { @match row.finished_at { Some(at) => (took(at.since(row.claimed_at))), None => "" } }
-                            td.num { (row.attempt) }
-                            td { (text(&row.engine)) }
+                            td.num data-is="claimed" { (when(row.claimed_at, now)) }
+                            td.num data-is=[row.finished_at.map(|_| "took")] { @match row.finished_at { Some(at) => (took(at.since(row.claimed_at))), None => "" } }
+                            td.num.few data-is="attempt" { (row.attempt) }
+                            td data-is="on" { (text(&row.engine)) }
                             td.wide {
                                 (badge_of(&row.verdict)) " " (text(row.because.as_deref().unwrap_or_default()))
                                 @if let Some(error) = &row.error { span.error { (text(error)) } }

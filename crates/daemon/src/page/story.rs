@@ -25,7 +25,7 @@ pub(super) fn draw(explanation: &Explanation) -> Markup {
                     div.what {
                         bdi { (sentence) }
                         @if let Some(evidence) = evidence(&entry.what) {
-                            details { summary { "Evidence" } pre { bdi { (evidence) } } }
+                            details { summary { (evidence_name(&entry.what)) } pre { bdi { (evidence) } } }
                         }
                     }
                 }
@@ -69,6 +69,11 @@ fn shape(what: &TimelineWhat) -> &str {
         | TimelineWhat::Answered { .. }
         | TimelineWhat::Acknowledged { .. } => "not watched",
     }
+}
+
+/// By what name the evidence of an entry is opened.
+const fn evidence_name(what: &TimelineWhat) -> &'static str {
+    if matches!(what, TimelineWhat::LastWords { .. }) { "The end of its log" } else { "Evidence" }
 }
 
 /// The evidence of an entry, laid out for people.

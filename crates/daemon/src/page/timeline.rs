@@ -179,7 +179,7 @@ fn drawing(episode: &Episode, timeline: &[TimelineEntry]) -> Markup {
     };
     html! {
         figure.episode {
-            figcaption { (show::clock(episode.from)) span.aside { " " (took(episode.to.since(episode.from))) } }
+            figcaption { (show::clock(episode.from)) span.aside { ", for " (took(episode.to.since(episode.from))) } }
             svg width="100%" height=(height) role="group" aria-label={ "What happened from " (show::clock(episode.from)) " on" } {
                 @for tick in 0..=4_u32 {
                     @let x = 1.0 + 94.0 * f64::from(tick) / 4.0;

@@ -63,9 +63,18 @@ fn standing(row: &StatusRow, explanation: &Explanation, voices: &Voices) -> Mark
             Standing::NotJudged(why) => p { "It is not judged, and never restarted: " (text(why)) "." },
             Standing::Judged(judged) => dl.reasons {
                 @for Reason { label, text } in explain::reasons(judged, row, explanation) {
-                    div { dt { (title(label)) } dd { bdi { (text) } } }
+                    div { dt { (title(label)) } dd { @if label == "ends" { (commands(&text)) } @else { bdi { (text) } } } }
                 }
             },
+        }
+    }
+}
+
+/// A sentence of ours, in which a terminal shows commands between grave accents.
+fn commands(sentence: &str) -> Markup {
+    html! {
+        @for (number, part) in sentence.split('`').enumerate() {
+            @if number % 2 == 1 { code { (part) } } @else { (part) }
         }
     }
 }

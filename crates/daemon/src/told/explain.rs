@@ -218,7 +218,7 @@ fn accusation(current: &CurrentVerdict, explanation: &Explanation) -> Vec<Reason
     if let Some(id) = evidence.pointer("/sample/incarnation/container_id").and_then(Value::as_str) {
         let id: String = printable(id).chars().take(12).collect();
         let started = evidence.pointer("/sample/incarnation/started_at").and_then(Value::as_str);
-        let started = started.map_or_else(String::new, |at| format!(", started {}", printable(at)));
+        let started = started.map_or_else(String::new, |at| format!(", started {}", show::clock_of(at)));
         lines.push(Reason::new("seen", format!("container {id}{started}")));
     }
     if let Some(change) = field(evidence, "would_change") {

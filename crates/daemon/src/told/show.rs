@@ -33,8 +33,15 @@ pub(crate) fn age(age: Duration) -> String {
 
 /// A clock reading as `2026-11-23 18:19:40.123Z`.
 pub(crate) fn clock(at: Timestamp) -> String {
-    let text = at.to_string().replace('T', " ");
-    text.get(..23).map_or_else(|| text.clone(), |short| format!("{short}Z"))
+    clock_of(&at.to_string())
+}
+
+/// The same of a reading that evidence holds as text. Text of another form is shown as it is.
+pub(crate) fn clock_of(text: &str) -> String {
+    match (text.split_once('T'), text.len()) {
+        (Some((date, time)), 27) if text.is_ascii() => format!("{date} {}Z", time.get(..12).unwrap_or(time)),
+        _ => printable(text),
+    }
 }
 
 /// Text from outside, or a dash.
@@ -81,5 +88,7 @@ mod tests {
     #[test]
     fn a_clock_reading_has_milliseconds() {
         assert_eq!(clock(Timestamp(1_709_210_096_123_456)), "2024-02-29 12:34:56.123Z");
+        assert_eq!(clock_of("2024-02-29T12:34:56.123456Z"), "2024-02-29 12:34:56.123Z");
+        assert_eq!(clock_of("a Tuesday"), "a Tuesday", "text of another form is shown as it is");
     }
 }
