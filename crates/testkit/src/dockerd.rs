@@ -106,7 +106,8 @@ impl PrivateDockerd {
     pub async fn start_release(release: Release) -> Result<Self> {
         let usr = release.usr().await?;
         let guardian = Guardian::start()?;
-        let namespace = Namespace::hold(&guardian, usr.as_deref()).await?;
+        let instead = usr.as_deref().map(|usr| (usr, Path::new("/usr")));
+        let namespace = Namespace::hold(&guardian, instead).await?;
         let socket = guardian.directory().join("d.sock");
         let engine = Self {
             engine: EngineHandle::connect(format!("unix://{}", socket.display())),

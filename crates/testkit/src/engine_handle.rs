@@ -203,7 +203,8 @@ impl EngineHandle {
         }
         let name = container.name.clone();
         let options = CreateContainerOptionsBuilder::default().name(&name).build();
-        let created = self.client().await?.create_container(Some(options), container.into_body(self.cgroup.clone())).await;
+        let created =
+            self.client().await?.create_container(Some(options), container.into_body(self.cgroup.clone())).await;
         Ok(created.with_context(|| format!("create container {name}"))?.id)
     }
 

@@ -17,7 +17,7 @@ use crate::guardian::Guardian;
 use crate::process;
 use crate::wait::eventually;
 
-/// Makes the directories private, puts another `/usr` over the machine's if one is given, says that it is done by making a file, and
+/// Makes the directories private, puts what is given in place of something of the machine's, says that it is done by making a file, and
 /// keeps the namespace. A `/run` that holds the private directory itself would hide it, so that is refused.
 const HOLD: &str = r#"
 case $1 in /run/*|/var/run/*) echo "TMPDIR must not be below /run" >&2; exit 1;; esac
@@ -26,7 +26,7 @@ mkdir -p /etc/docker
 mount --no-mtab -t tmpfs -o mode=700 tmpfs /etc/docker
 mount --no-mtab -t tmpfs -o mode=1777 tmpfs /dev/shm
 sleep infinity &
-if [ -n "$2" ]; then mount --no-mtab --bind "$2" /usr; fi
+if [ $# = 3 ]; then mount --no-mtab --bind "$2" "$3"; fi
 : >"$1/held"
 wait
 "#;
@@ -38,11 +38,11 @@ pub(crate) struct Namespace {
 }
 
 impl Namespace {
-    /// Makes one. With `usr`, programs and libraries below `/usr` are those of that directory instead of the machine's.
+    /// Makes one. With `(this, there)`, what is at `there` on this machine is `this` instead: a file for a file, a directory for a directory.
     ///
     /// # Errors
     /// Without root, and when the private directory of the guardian lies below `/run`.
-    pub(crate) async fn hold(guardian: &Guardian, usr: Option<&Path>) -> Result<Self> {
+    pub(crate) async fn hold(guardian: &Guardian, instead: Option<(&Path, &Path)>) -> Result<Self> {
         ensure!(rustix::process::geteuid().is_root(), "a private engine needs root");
         let directory = guardian.directory();
         let log = std::fs::File::create(directory.join("holder.log")).context("open the holder's log")?;
@@ -50,7 +50,7 @@ impl Namespace {
             .command("unshare")
             .args(["--mount", "--propagation=private", "--", "sh", "-ec", HOLD, "holder"])
             .arg(directory)
-            .arg(usr.unwrap_or(Path::new("")))
+            .args(instead.into_iter().flat_map(|(this, there)| [this, there]))
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()

@@ -15,7 +15,7 @@
 //!
 //! It needs root and the packages of `deploy/dev/packages.txt`, and no running service manager.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus};
 use std::sync::Mutex;
 use std::time::Duration;
@@ -32,6 +32,9 @@ use crate::wait::eventually;
 
 /// A start takes a tenth of a second.
 const DEADLINE: Duration = Duration::from_secs(60);
+
+/// The settings file, in the private directory.
+const SETTINGS: &str = "containers.conf";
 
 /// A private podman service. Dropping it kills it with its containers and removes all that it stored.
 ///
@@ -56,9 +59,11 @@ impl PrivatePodman {
     /// A fresh engine without images and containers, ready to be asked.
     pub async fn start() -> Result<Self> {
         let guardian = Guardian::start()?;
-        let namespace = Namespace::hold(&guardian, None).await?;
-        std::fs::write(guardian.directory().join("containers.conf"), configuration())
-            .context("write containers.conf")?;
+        // podman asks the package manager which packages its helpers are from, at each `/version` and `/info`. With thousands of packages,
+        // on a machine that is busy with other tests, that takes seconds. What cannot be executed takes no time.
+        let instead = (Path::new("/dev/null"), Path::new("/usr/bin/dpkg-query"));
+        let namespace = Namespace::hold(&guardian, Some(instead)).await?;
+        std::fs::write(guardian.directory().join(SETTINGS), configuration()).context("write podman's settings")?;
         let socket = guardian.directory().join("p.sock");
         let engine = Self {
             // podman takes the group of a container's processes from whoever makes the container, not from its own settings.
@@ -133,13 +138,11 @@ impl PrivatePodman {
         }
     }
 
-    /// The process that looks after a running container and reports its end: conmon.
-    ///
-    /// # Errors
-    /// When the container does not run.
-    pub async fn keeper_of(&self, id: &str) -> Result<u32> {
-        let main = self.engine.main_pid(id).await?.with_context(|| format!("container {id} does not run"))?;
-        process::parent_of(main).with_context(|| format!("the main process of {id} has no parent"))
+    /// From now on, nobody cleans up after a container that has ended, so podman says that it is `stopped` for as long as it exists. The
+    /// clean-up is a process of its own, which reads the settings file anew; the service has read it at its start.
+    pub fn break_clean_up(&self) -> Result<()> {
+        let guardian = self.guardian.as_ref().context("the engine is being dropped")?;
+        std::fs::write(guardian.directory().join(SETTINGS), "not a settings file").context("spoil podman's settings")
     }
 
     /// How many times the container was started, by whomever. From the file of events itself: asked for events up to a past moment,
@@ -162,14 +165,15 @@ impl PrivatePodman {
     fn spawn(&self) -> Result<Child> {
         let guardian = self.guardian.as_ref().context("the engine is being dropped")?;
         let directory = guardian.directory();
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log()).context("open podman's log")?;
+        let log =
+            std::fs::OpenOptions::new().create(true).append(true).open(self.log()).context("open podman's log")?;
         let mut command = self.namespace.command(guardian, "podman");
         command.arg("--root").arg(directory.join("root")).arg("--runroot").arg(directory.join("run"));
         command.arg("--tmpdir").arg(directory.join("tmp")).arg("--network-config-dir").arg(directory.join("net"));
         // None of these needs a service manager or a journal. crun does not work where both versions of cgroups are mounted.
         command.args(["--cgroup-manager=cgroupfs", "--events-backend=file", "--runtime=runc"]);
         command.args(["system", "service", "--time=0", self.engine.url()]);
-        command.env("CONTAINERS_CONF", directory.join("containers.conf")).env("TMPDIR", directory);
+        command.env("CONTAINERS_CONF", directory.join(SETTINGS)).env("TMPDIR", directory);
         command.env_remove("CONTAINER_HOST").env_remove("LISTEN_FDS");
         let log_too = log.try_clone().context("share podman's log")?;
         command.stdout(log).stderr(log_too).spawn().context("run nsenter (package util-linux) and podman")
@@ -207,9 +211,7 @@ fn configuration() -> String {
     const PROCESSES_MAX: u64 = 32_768;
     let limit = |resource, most: u64| getrlimit(resource).maximum.unwrap_or(most).min(most);
     let (files, processes) = (limit(Resource::Nofile, 1 << 20), limit(Resource::Nproc, PROCESSES_MAX));
-    format!(
-        "[containers]\ndefault_ulimits = [\"nofile={files}:{files}\", \"nproc={processes}:{processes}\"]\n"
-    )
+    format!("[containers]\ndefault_ulimits = [\"nofile={files}:{files}\", \"nproc={processes}:{processes}\"]\n")
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

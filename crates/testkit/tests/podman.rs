@@ -56,9 +56,10 @@ async fn nothing_is_left_of_a_dropped_engine() -> Result<()> {
     let frozen = engine.run_workspace(WorkspaceContainer::new("frozen")).await?;
     let neighbour = other.run_workspace(WorkspaceContainer::new("running")).await?;
     engine.client().await?.pause_container(&frozen).await?;
-    let keeper = engine.keeper_of(&id).await?;
-    let processes = [engine.main_pid(&id).await?.unwrap(), engine.main_pid(&frozen).await?.unwrap(), keeper];
+    let main = engine.main_pid(&id).await?.unwrap();
+    let keeper = process::parent_of(main).unwrap(); // conmon
     process::signal(keeper, Signal::STOP)?;
+    let processes = [main, engine.main_pid(&frozen).await?.unwrap(), keeper];
     let directory = PathBuf::from(engine.url().trim_start_matches("unix://")).parent().unwrap().to_owned();
     drop(engine);
     for pid in processes {
