@@ -1,4 +1,4 @@
-//! The engine crate against a real Docker engine of the test's own.
+//! The engine crate against real Docker engines of the test's own: the one that this machine has installed, and a newer one.
 
 mod support;
 
@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use defib_engine::{Action, EngineEvent, RestartHow};
 use defib_policy::sample::{Fault, Observation, Transition};
+use defib_testkit::dockerd::Release;
 use defib_testkit::{PrivateDockerd, WorkspaceContainer, eventually};
 use support::{LABEL, by_label, by_name, call, engine, engine_with_timeout, known, only};
 use tokio::sync::mpsc;
@@ -13,13 +14,31 @@ use tokio_util::sync::CancellationToken;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Runs each test against both releases.
+macro_rules! on_both_releases {
+    ($($test:ident),* $(,)?) => {
+        mod installed {
+            $(#[tokio::test] async fn $test() { super::$test(super::Release::Installed).await })*
+        }
+        mod newer {
+            $(#[tokio::test] async fn $test() { super::$test(super::Release::Newer).await })*
+        }
+    };
+}
+
+on_both_releases!(
+    a_real_container_is_seen_dying_restarting_and_gone,
+    a_real_container_that_was_only_made_or_frozen_is_not_dead,
+    the_engine_completes_names_to_ids_and_we_do_not_believe_it,
+    a_real_engine_that_freezes_or_dies_makes_everything_unknown_and_says_that_it_came_back,
+);
+
 fn container(name: &str) -> WorkspaceContainer {
     WorkspaceContainer::new(name).label(LABEL, name)
 }
 
-#[tokio::test]
-async fn a_real_container_is_seen_dying_restarting_and_gone() {
-    let server = PrivateDockerd::shared().await.expect("a private dockerd");
+async fn a_real_container_is_seen_dying_restarting_and_gone(release: Release) {
+    let server = PrivateDockerd::shared_release(release).await.expect("a private dockerd");
     let id = server.run_workspace(container("life")).await.expect("a container");
     let engine = engine(server.url());
     let (label, name) = (known(by_label("life"), &id), by_name("life", "/life"));
@@ -74,9 +93,8 @@ async fn a_real_container_is_seen_dying_restarting_and_gone() {
     assert!(matches!(error, defib_engine::EngineError::Gone { .. }), "{error:?}");
 }
 
-#[tokio::test]
-async fn a_real_container_that_was_only_made_or_frozen_is_not_dead() {
-    let server = PrivateDockerd::shared().await.expect("a private dockerd");
+async fn a_real_container_that_was_only_made_or_frozen_is_not_dead(release: Release) {
+    let server = PrivateDockerd::shared_release(release).await.expect("a private dockerd");
     let engine = engine(server.url());
     let made = server.create_workspace(container("made")).await.expect("a container");
     let cold = server.run_workspace(container("cold")).await.expect("a container");
@@ -97,9 +115,8 @@ async fn a_real_container_that_was_only_made_or_frozen_is_not_dead() {
     server.remove(&cold).await.unwrap();
 }
 
-#[tokio::test]
-async fn the_engine_completes_names_to_ids_and_we_do_not_believe_it() {
-    let server = PrivateDockerd::shared().await.expect("a private dockerd");
+async fn the_engine_completes_names_to_ids_and_we_do_not_believe_it(release: Release) {
+    let server = PrivateDockerd::shared_release(release).await.expect("a private dockerd");
     let engine = engine(server.url());
     let id = server.run_workspace(container("innocent")).await.expect("a container");
     let target = by_name("gone", &id[..3]);
@@ -113,9 +130,8 @@ async fn the_engine_completes_names_to_ids_and_we_do_not_believe_it() {
     server.remove(&id).await.unwrap();
 }
 
-#[tokio::test]
-async fn a_real_engine_that_freezes_or_dies_makes_everything_unknown_and_says_that_it_came_back() {
-    let server = PrivateDockerd::start().await.expect("a private dockerd");
+async fn a_real_engine_that_freezes_or_dies_makes_everything_unknown_and_says_that_it_came_back(release: Release) {
+    let server = PrivateDockerd::start_release(release).await.expect("a private dockerd");
     let id = server.run_workspace(container("ww")).await.expect("a container");
     let engine = engine_with_timeout(server.url(), Duration::from_secs(3));
     let target = [known(by_label("ww"), &id)];

@@ -3,22 +3,21 @@
 //! Tests kill it, freeze it and restart it, and count its containers, so it cannot be the machine's. It needs root, the
 //! packages of `deploy/dev/packages.txt`, and no running service manager.
 //!
-//! Separate roots and a socket are not enough to be alone. containerd puts the sockets of its shims below `/run`,
-//! dockerd 20.10 takes its identity from `/etc/docker/key.json` (two engines of one machine would say they are the same one),
-//! and mounts outlive whoever made them. So the engine lives in a mount namespace with its own `/run` and `/etc/docker`,
-//! kept by a process that does nothing else, because the namespace has to survive a kill of dockerd:
+//! There are two of them ([`Release`]): the one that this machine has installed, and a newer one whose programs and libraries
+//! `deploy/dev/newer-dockerd.sh` fetches into a directory. Tests that ask for no particular one get the machine's, or the newer one if the variable
+//! `TESTKIT_DOCKERD` is set to `newer`; `make newer-dockerd` runs the tests that use an engine so.
+//!
+//! It lives in a mount namespace of its own ([`namespace`](crate::namespace)), which survives a kill of dockerd:
 //!
 //! ```text
 //! guardian ── holder (unshare --mount; sleeps)      the namespace: /run, /etc/docker, all layers and netns mounts
 //!    │           └── dockerd (nsenter) ── containerd ── shims
 //!    └── cgroup defib-…: containers
 //! ```
-//!
-//! The PID namespace stays the machine's: the pids that the engine reports can be signalled from a test.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -27,6 +26,7 @@ use tokio::sync::OnceCell;
 
 use crate::engine_handle::EngineHandle;
 use crate::guardian::Guardian;
+use crate::namespace::Namespace;
 use crate::process::{self, Signal};
 use crate::wait::eventually;
 
@@ -36,16 +36,46 @@ const START_DEADLINE: Duration = Duration::from_secs(60);
 /// A clean stop waits for the containers, 10 s for one that ignores TERM.
 const STOP_DEADLINE: Duration = Duration::from_secs(60);
 
-/// Makes `/run` and `/etc/docker` private, says so in a file, and keeps the namespace. A `/run` that holds the private
-/// directory itself would hide it, so that is refused.
-const HOLD_NAMESPACE: &str = r#"
-case $1 in /run/*|/var/run/*) echo "TMPDIR must not be below /run" >&2; exit 1;; esac
-mount --no-mtab -t tmpfs -o mode=755 tmpfs /run
-mkdir -p /etc/docker
-mount --no-mtab -t tmpfs -o mode=700 tmpfs /etc/docker
-touch "$1/held"
-exec sleep infinity
-"#;
+/// The variable that chooses the release for tests that ask for no particular one.
+const CHOICE: &str = "TESTKIT_DOCKERD";
+
+/// Which dockerd.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Release {
+    /// The one that this machine has installed: 20.10 on Debian 12.
+    Installed,
+    /// The one of Debian 13, in its own root: 26.1.
+    Newer,
+}
+
+impl Release {
+    /// Both, for tests that hold of each.
+    pub const ALL: [Self; 2] = [Self::Installed, Self::Newer];
+
+    /// The one that the variable `TESTKIT_DOCKERD` chooses.
+    ///
+    /// # Errors
+    /// When it is set to something that is none.
+    pub fn chosen() -> Result<Self> {
+        match std::env::var(CHOICE).as_deref() {
+            Err(_) | Ok("" | "installed") => Ok(Self::Installed),
+            Ok("newer") => Ok(Self::Newer),
+            Ok(other) => bail!("{CHOICE} is {other:?}: it may be `installed` or `newer`"),
+        }
+    }
+
+    /// The directory that takes the place of `/usr` for it. Fetched if it is missing.
+    async fn usr(self) -> Result<Option<PathBuf>> {
+        const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/dev/newer-dockerd.sh");
+        if self == Self::Installed {
+            return Ok(None);
+        }
+        let output = tokio::process::Command::new(SCRIPT).output().await.with_context(|| format!("run {SCRIPT}"))?;
+        ensure!(output.status.success(), "newer-dockerd.sh: {}", String::from_utf8_lossy(&output.stderr).trim());
+        let root = String::from_utf8(output.stdout).context("newer-dockerd.sh prints a path")?;
+        Ok(Some(Path::new(root.trim()).join("usr")))
+    }
+}
 
 /// A private engine. Dropping it kills it with its containers and removes all that it stored.
 ///
@@ -53,7 +83,7 @@ exec sleep infinity
 #[derive(Debug)]
 pub struct PrivateDockerd {
     engine: EngineHandle,
-    holder: Child,
+    namespace: Namespace,
     dockerd: Mutex<Option<Child>>,
     guardian: Option<Guardian>, // taken in `drop`, before the wait for the processes that it kills
 }
@@ -67,15 +97,21 @@ impl std::ops::Deref for PrivateDockerd {
 }
 
 impl PrivateDockerd {
-    /// A fresh engine without images and containers, ready to be asked. Costs 1 to 2 s.
+    /// A fresh engine without images and containers, ready to be asked. Costs 1 to 2 s. Which release it is, `TESTKIT_DOCKERD` says.
     pub async fn start() -> Result<Self> {
-        ensure!(rustix::process::geteuid().is_root(), "a private dockerd needs root");
+        Self::start_release(Release::chosen()?).await
+    }
+
+    /// The same, of this release.
+    pub async fn start_release(release: Release) -> Result<Self> {
+        let usr = release.usr().await?;
         let guardian = Guardian::start()?;
-        let holder = hold_namespace(&guardian).await?;
+        let instead = usr.as_deref().map(|usr| (usr, Path::new("/usr")));
+        let namespace = Namespace::hold(&guardian, instead).await?;
         let socket = guardian.directory().join("d.sock");
         let engine = Self {
             engine: EngineHandle::connect(format!("unix://{}", socket.display())),
-            holder,
+            namespace,
             dockerd: Mutex::new(None),
             guardian: Some(guardian),
         };
@@ -88,6 +124,18 @@ impl PrivateDockerd {
     pub async fn shared() -> Result<&'static Self> {
         static SHARED: OnceCell<PrivateDockerd> = OnceCell::const_new();
         SHARED.get_or_try_init(Self::start).await
+    }
+
+    /// The same, one of each release.
+    pub async fn shared_release(release: Release) -> Result<&'static Self> {
+        static NEWER: OnceCell<PrivateDockerd> = OnceCell::const_new();
+        match release {
+            Release::Newer if Release::chosen()? != release => {
+                NEWER.get_or_try_init(|| Self::start_release(release)).await
+            }
+            Release::Installed if Release::chosen()? != release => bail!("{CHOICE} is set: this test is of the other"),
+            _ => Self::shared().await,
+        }
     }
 
     /// Containers on this engine. For a part of a test that should not be able to stop it.
@@ -164,8 +212,7 @@ impl PrivateDockerd {
         let directory = guardian.directory();
         let log =
             std::fs::OpenOptions::new().create(true).append(true).open(self.log()).context("open dockerd's log")?;
-        let mut command = guardian.command("nsenter");
-        command.arg(format!("--mount=/proc/{}/ns/mnt", self.holder.id())).args(["--", "dockerd"]);
+        let mut command = self.namespace.command(guardian, "dockerd");
         command.args(["--host", self.engine.url()]);
         command.arg("--data-root").arg(directory.join("data"));
         command.arg("--exec-root").arg(directory.join("x"));
@@ -227,33 +274,11 @@ impl Drop for PrivateDockerd {
     fn drop(&mut self) {
         drop(self.guardian.take());
         // These processes have ended already. This only collects their exit status, so that no zombie stays.
-        let _ = self.holder.wait();
+        self.namespace.collect();
         if let Some(mut dockerd) = lock(&self.dockerd).take() {
             let _ = dockerd.wait();
         }
     }
-}
-
-async fn hold_namespace(guardian: &Guardian) -> Result<Child> {
-    let directory = guardian.directory();
-    let log = std::fs::File::create(directory.join("holder.log")).context("open the holder's log")?;
-    let holder = guardian
-        .command("unshare")
-        .args(["--mount", "--propagation=private", "--", "sh", "-ec", HOLD_NAMESPACE, "holder"])
-        .arg(directory)
-        .stdout(Stdio::null())
-        .stderr(log)
-        .spawn()
-        .context("run unshare (package util-linux)")?;
-    let held = eventually(Duration::from_secs(10), "a mount namespace", async || {
-        match (directory.join("held").exists(), process::is_alive(holder.id())) {
-            (true, _) => Ok(true),
-            (false, false) => Ok(false),
-            (false, true) => Err("not ready".to_owned()),
-        }
-    });
-    ensure!(held.await?, "no mount namespace: {}", process::tail(&directory.join("holder.log")));
-    Ok(holder)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -85,7 +85,7 @@ impl WorkspaceContainer {
         self
     }
 
-    fn into_body(self) -> ContainerCreateBody {
+    fn into_body(self, cgroup: Option<String>) -> ContainerCreateBody {
         ContainerCreateBody {
             image: Some(self.image),
             labels: Some(self.labels.into_iter().collect()),
@@ -95,6 +95,7 @@ impl WorkspaceContainer {
             host_config: Some(HostConfig {
                 network_mode: Some(self.network),
                 binds: Some(self.binds),
+                cgroup_parent: cgroup,
                 restart_policy: Some(RestartPolicy { name: Some(self.restart_policy), maximum_retry_count: None }),
                 ..HostConfig::default()
             }),
@@ -107,13 +108,21 @@ impl WorkspaceContainer {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EngineHandle {
     url: String,
+    /// The cgroup that the containers made here belong in, where the engine has no setting for that.
+    cgroup: Option<String>,
 }
 
 impl EngineHandle {
     /// An engine by its `DOCKER_HOST` address, `unix://…` or `tcp://…`. Does not look whether it is there.
     #[must_use]
     pub fn connect(url: impl Into<String>) -> Self {
-        Self { url: url.into() }
+        Self { url: url.into(), cgroup: None }
+    }
+
+    /// The same, with its containers in this cgroup, relative to each hierarchy.
+    #[must_use]
+    pub fn in_cgroup(self, cgroup: &str) -> Self {
+        Self { cgroup: Some(format!("/{cgroup}")), ..self }
     }
 
     /// The address, as defib takes it.
@@ -194,7 +203,8 @@ impl EngineHandle {
         }
         let name = container.name.clone();
         let options = CreateContainerOptionsBuilder::default().name(&name).build();
-        let created = self.client().await?.create_container(Some(options), container.into_body()).await;
+        let created =
+            self.client().await?.create_container(Some(options), container.into_body(self.cgroup.clone())).await;
         Ok(created.with_context(|| format!("create container {name}"))?.id)
     }
 

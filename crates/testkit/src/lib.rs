@@ -7,7 +7,8 @@
 //! | a transaction pooler before it | [`PgBouncer`] |
 //! | a Redis, a cluster, a sentinel | [`PrivateRedis`] |
 //! | certificates | [`CertificateAuthority`] |
-//! | a Docker engine that really starts processes | [`PrivateDockerd`] |
+//! | a Docker engine that really starts processes | [`PrivateDockerd`], of either of two releases |
+//! | podman's service, which speaks the same interface | [`PrivatePodman`] |
 //! | containers on any engine | [`EngineHandle`] |
 //! | a real engine of which some calls do not get through | [`relay::Relay`], [`filtering_proxy::FilteringProxy`] |
 //! | an engine with faults: time-outs, lies, half answers | [`ScriptedEngine`] |
@@ -27,8 +28,10 @@ pub mod dockerd;
 pub mod engine_handle;
 pub mod filtering_proxy;
 pub mod guardian;
+mod namespace;
 mod net;
 pub mod pgbouncer;
+pub mod podman;
 pub mod postgres;
 pub mod process;
 pub mod program;
@@ -45,6 +48,7 @@ pub use engine_handle::{EngineHandle, WorkspaceContainer};
 pub use guardian::Guardian;
 pub use net::free_port;
 pub use pgbouncer::PgBouncer;
+pub use podman::PrivatePodman;
 pub use postgres::{PrivatePostgres, StopMode};
 pub use program::Program;
 pub use redis::PrivateRedis;

@@ -80,8 +80,9 @@ fn all() -> Vec<u32> {
     entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
-/// From `pid (name) state ppid …`, where the name may hold spaces and parentheses.
-fn parent_of(pid: u32) -> Option<u32> {
+/// The parent of a process, from `pid (name) state ppid …`, where the name may hold spaces and parentheses. `None`: there is no such process.
+#[must_use]
+pub fn parent_of(pid: u32) -> Option<u32> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }

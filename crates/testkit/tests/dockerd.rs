@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
+use defib_testkit::dockerd::Release;
 use defib_testkit::{PrivateDockerd, WorkspaceContainer, eventually, process};
 
 const SOON: Duration = Duration::from_secs(10);
@@ -81,6 +82,25 @@ async fn containers_outlive_a_killed_engine_until_it_is_started_again() -> Resul
     engine.stop().await?;
     engine.start_again().await?;
     assert!(!engine.is_running(&id).await?);
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_two_releases_are_two_and_run_the_same_containers() -> Result<()> {
+    let mut versions = Vec::new();
+    for release in Release::ALL {
+        let engine = PrivateDockerd::start_release(release).await?;
+        let id = engine.run_workspace(WorkspaceContainer::new("w1")).await?;
+        engine.kill().await?;
+        engine.start_again().await?;
+        assert!(!engine.is_running(&id).await?, "{release:?}: ended by the engine's restart");
+        let version = engine.client().await?.version().await?;
+        versions.push((version.version.unwrap(), version.api_version.unwrap()));
+    }
+    let [(installed, old), (newer, new)] = versions.try_into().unwrap();
+    let minor = |api: &str| api.strip_prefix("1.").unwrap().parse::<u32>().unwrap();
+    assert_ne!(installed, newer);
+    assert!(minor(&old) < 44 && minor(&new) >= 44, "{old}, {new}");
     Ok(())
 }
 

@@ -21,6 +21,7 @@ mod last_words;
 mod observability;
 mod operators;
 mod platforms;
+mod podman;
 mod recording;
 mod replicas;
 mod spared;

@@ -9,15 +9,13 @@
 
 use std::time::Duration;
 
-use bollard::models::{
-    ContainerInspectResponse, ContainerState, ContainerStateStatusEnum as Status, EventMessage, HealthStatusEnum,
-    RestartPolicyNameEnum,
-};
+use bollard::models::EventMessage;
 use chrono::DateTime;
 use defib_policy::moment::Timestamp;
 use defib_policy::sample::{Exit, Fault, Health, Incarnation, Observation, Transition};
 
 use super::entry::{Entry, ListedHealth, State};
+use super::record::{Record, State as RecordState, Status};
 
 /// What a list entry tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,7 +74,7 @@ pub(crate) fn glance(entry: &Entry) -> Glance {
 }
 
 /// Reads an inspect.
-pub(crate) fn observe(record: &ContainerInspectResponse) -> Observation {
+pub(crate) fn observe(record: &Record) -> Observation {
     const GARBLED: Observation = Observation::Unknown { fault: Fault::Garbled };
     let (Some(id), Some(state)) = (record.id.as_deref().filter(|id| !id.is_empty()), &record.state) else {
         return GARBLED;
@@ -84,26 +82,32 @@ pub(crate) fn observe(record: &ContainerInspectResponse) -> Observation {
     let incarnation = Incarnation { container_id: id.into(), started_at: timestamp(state.started_at.as_deref()) };
     let is = |flag: Option<bool>| flag == Some(true);
     match state.status {
-        Some(Status::RUNNING) => Observation::Running { incarnation, health: health(record, state) },
-        Some(Status::PAUSED) => Observation::Frozen { incarnation },
-        Some(Status::CREATED) => Observation::Transitional { incarnation, transition: Transition::Created },
-        Some(Status::RESTARTING) => Observation::Transitional { incarnation, transition: Transition::Restarting },
-        Some(Status::REMOVING) => Observation::Transitional { incarnation, transition: Transition::Removing },
-        Some(Status::EXITED | Status::DEAD) if is(state.running) || is(state.restarting) || is(state.paused) => GARBLED,
-        Some(Status::EXITED | Status::DEAD) => Observation::Stopped { incarnation, exit: exit(record, state) },
-        Some(Status::EMPTY) | None if is(state.paused) => Observation::Frozen { incarnation },
-        Some(Status::EMPTY) | None if is(state.restarting) => {
+        Some(Status::Running) => Observation::Running { incarnation, health: health(record, state) },
+        Some(Status::Paused) => Observation::Frozen { incarnation },
+        Some(Status::Created) => Observation::Transitional { incarnation, transition: Transition::Created },
+        Some(Status::Restarting) => Observation::Transitional { incarnation, transition: Transition::Restarting },
+        Some(Status::Removing) => Observation::Transitional { incarnation, transition: Transition::Removing },
+        Some(Status::Exited | Status::Dead | Status::Stopped)
+            if is(state.running) || is(state.restarting) || is(state.paused) =>
+        {
+            GARBLED
+        }
+        Some(Status::Exited | Status::Dead | Status::Stopped) => {
+            Observation::Stopped { incarnation, exit: exit(record, state) }
+        }
+        Some(Status::Empty) | None if is(state.paused) => Observation::Frozen { incarnation },
+        Some(Status::Empty) | None if is(state.restarting) => {
             Observation::Transitional { incarnation, transition: Transition::Restarting }
         }
-        Some(Status::EMPTY) | None if is(state.running) => {
+        Some(Status::Empty) | None if is(state.running) => {
             Observation::Running { incarnation, health: health(record, state) }
         }
-        // No word and no flag; or podman's `stopping`, which is neither of the two yet.
-        Some(Status::EMPTY | Status::STOPPING) | None => GARBLED,
+        // No word and no flag, or a word that nobody knows.
+        Some(Status::Empty | Status::Other) | None => GARBLED,
     }
 }
 
-fn exit(record: &ContainerInspectResponse, state: &ContainerState) -> Exit {
+fn exit(record: &Record, state: &RecordState) -> Exit {
     Exit {
         exit_code: state.exit_code,
         oom_killed: state.oom_killed.unwrap_or(false),
@@ -113,33 +117,33 @@ fn exit(record: &ContainerInspectResponse, state: &ContainerState) -> Exit {
 }
 
 /// Whether the engine may start an exited container by itself.
-fn engine_restarts(record: &ContainerInspectResponse, exit_code: Option<i64>) -> bool {
+fn engine_restarts(record: &Record, exit_code: Option<i64>) -> bool {
     let Some(policy) = record.host_config.as_ref().and_then(|host| host.restart_policy.as_ref()) else { return false };
-    match policy.name {
-        Some(RestartPolicyNameEnum::ALWAYS | RestartPolicyNameEnum::UNLESS_STOPPED) => true,
-        Some(RestartPolicyNameEnum::ON_FAILURE) => {
+    match policy.name.as_deref() {
+        Some("always" | "unless-stopped") => true,
+        Some("on-failure") => {
             let tries_max = policy.maximum_retry_count.filter(|max| *max > 0).unwrap_or(i64::MAX);
             exit_code != Some(0) && record.restart_count.unwrap_or(0) < tries_max
         }
-        Some(RestartPolicyNameEnum::EMPTY | RestartPolicyNameEnum::NO) | None => false,
+        Some(_) | None => false,
     }
 }
 
-fn health(record: &ContainerInspectResponse, state: &ContainerState) -> Health {
+fn health(record: &Record, state: &RecordState) -> Health {
     let Some(health) = &state.health else { return Health::None };
-    match health.status {
-        Some(HealthStatusEnum::STARTING) => Health::Starting,
-        Some(HealthStatusEnum::HEALTHY) => Health::Healthy,
-        Some(HealthStatusEnum::UNHEALTHY) => {
+    match health.status.as_deref() {
+        Some("starting") => Health::Starting,
+        Some("healthy") => Health::Healthy,
+        Some("unhealthy") => {
             let ends = health.log.iter().flatten().filter_map(|check| timestamp(check.end.as_deref()));
             Health::Unhealthy { last_check_at: ends.max(), due_within: Some(check_due_within(record)) }
         }
-        Some(HealthStatusEnum::EMPTY | HealthStatusEnum::NONE) | None => Health::None,
+        Some(_) | None => Health::None,
     }
 }
 
 /// Twice what one health check and the pause before it may take. What the container does not say is the engine's default.
-fn check_due_within(record: &ContainerInspectResponse) -> Duration {
+fn check_due_within(record: &Record) -> Duration {
     /// Docker's default of both the interval and the time-out.
     const DEFAULT: Duration = Duration::from_secs(30);
     let check = record.config.as_ref().and_then(|config| config.healthcheck.as_ref());
@@ -168,23 +172,22 @@ pub(crate) fn event_time(message: &EventMessage) -> Option<Timestamp> {
 
 #[cfg(test)]
 mod tests {
-    use bollard::models::{Health as HealthRecord, HealthcheckResult, HostConfig, RestartPolicy};
-
+    use super::super::record::{Health as HealthRecord, HealthCheck, HostConfig, RestartPolicy};
     use super::*;
 
     const STARTED: &str = "2024-02-29T12:34:56.000123456Z";
     const STARTED_MICROS: i64 = 1_709_210_096_000_123;
     const NEVER: &str = "0001-01-01T00:00:00Z";
 
-    fn record(status: Option<Status>) -> ContainerInspectResponse {
-        ContainerInspectResponse {
+    fn record(status: Option<Status>) -> Record {
+        Record {
             id: Some("c1".into()),
-            state: Some(ContainerState { status, started_at: Some(STARTED.into()), ..ContainerState::default() }),
-            ..ContainerInspectResponse::default()
+            state: Some(RecordState { status, started_at: Some(STARTED.into()), ..RecordState::default() }),
+            ..Record::default()
         }
     }
 
-    fn with_state(status: Option<Status>, change: impl FnOnce(&mut ContainerState)) -> ContainerInspectResponse {
+    fn with_state(status: Option<Status>, change: impl FnOnce(&mut RecordState)) -> Record {
         let mut record = record(status);
         change(record.state.as_mut().unwrap());
         record
@@ -219,14 +222,15 @@ mod tests {
         use Transition::{Created, Removing, Restarting};
         let transitional = |transition| Observation::Transitional { incarnation: life(), transition };
         for (status, expected) in [
-            (Status::RUNNING, Observation::Running { incarnation: life(), health: Health::None }),
-            (Status::PAUSED, Observation::Frozen { incarnation: life() }),
-            (Status::CREATED, transitional(Created)),
-            (Status::RESTARTING, transitional(Restarting)),
-            (Status::REMOVING, transitional(Removing)),
-            (Status::EXITED, Observation::Stopped { incarnation: life(), exit: Exit::default() }),
-            (Status::DEAD, Observation::Stopped { incarnation: life(), exit: Exit::default() }),
-            (Status::STOPPING, Observation::Unknown { fault: Fault::Garbled }),
+            (Status::Running, Observation::Running { incarnation: life(), health: Health::None }),
+            (Status::Paused, Observation::Frozen { incarnation: life() }),
+            (Status::Created, transitional(Created)),
+            (Status::Restarting, transitional(Restarting)),
+            (Status::Removing, transitional(Removing)),
+            (Status::Exited, Observation::Stopped { incarnation: life(), exit: Exit::default() }),
+            (Status::Dead, Observation::Stopped { incarnation: life(), exit: Exit::default() }),
+            (Status::Stopped, Observation::Stopped { incarnation: life(), exit: Exit::default() }),
+            (Status::Other, Observation::Unknown { fault: Fault::Garbled }),
         ] {
             assert_eq!(observe(&record(Some(status))), expected, "{status:?}");
         }
@@ -234,12 +238,12 @@ mod tests {
 
     #[test]
     fn a_restarting_or_paused_container_is_that_although_its_running_flag_is_up() {
-        let restarting = with_state(Some(Status::RESTARTING), |state| {
+        let restarting = with_state(Some(Status::Restarting), |state| {
             state.running = Some(true);
             state.restarting = Some(true);
         });
         assert_eq!(observe(&restarting).label(), "transitional");
-        let paused = with_state(Some(Status::PAUSED), |state| {
+        let paused = with_state(Some(Status::Paused), |state| {
             state.running = Some(true);
             state.paused = Some(true);
         });
@@ -248,7 +252,7 @@ mod tests {
 
     #[test]
     fn the_flags_speak_where_there_is_no_word_and_silence_is_not_death() {
-        for status in [None, Some(Status::EMPTY)] {
+        for status in [None, Some(Status::Empty)] {
             assert_eq!(observe(&with_state(status, |state| state.running = Some(true))).label(), "running");
             assert_eq!(observe(&with_state(status, |state| state.paused = Some(true))).label(), "frozen");
             assert_eq!(observe(&with_state(status, |state| state.restarting = Some(true))).label(), "transitional");
@@ -263,34 +267,28 @@ mod tests {
     #[test]
     fn a_record_that_contradicts_itself_or_is_not_one_says_nothing() {
         let garbled = Observation::Unknown { fault: Fault::Garbled };
-        assert_eq!(observe(&with_state(Some(Status::EXITED), |state| state.running = Some(true))), garbled);
-        assert_eq!(observe(&ContainerInspectResponse::default()), garbled);
-        assert_eq!(observe(&ContainerInspectResponse { state: None, ..record(Some(Status::EXITED)) }), garbled);
-        assert_eq!(
-            observe(&ContainerInspectResponse { id: Some(String::new()), ..record(Some(Status::EXITED)) }),
-            garbled
-        );
+        assert_eq!(observe(&with_state(Some(Status::Exited), |state| state.running = Some(true))), garbled);
+        assert_eq!(observe(&Record::default()), garbled);
+        assert_eq!(observe(&Record { state: None, ..record(Some(Status::Exited)) }), garbled);
+        assert_eq!(observe(&Record { id: Some(String::new()), ..record(Some(Status::Exited)) }), garbled);
     }
 
     #[test]
     fn a_stopped_container_tells_how_it_ended() {
-        let mut killed = with_state(Some(Status::EXITED), |state| {
+        let mut killed = with_state(Some(Status::Exited), |state| {
             state.exit_code = Some(137);
             state.oom_killed = Some(true);
             state.finished_at = Some("2024-02-29T12:34:57Z".into());
         });
         killed.host_config = Some(HostConfig {
-            restart_policy: Some(RestartPolicy {
-                name: Some(RestartPolicyNameEnum::ALWAYS),
-                maximum_retry_count: None,
-            }),
+            restart_policy: Some(RestartPolicy { name: Some("always".into()), maximum_retry_count: None }),
             ..HostConfig::default()
         });
         let Observation::Stopped { exit, .. } = observe(&killed) else { panic!("not stopped") };
         let finished_at = Some(Timestamp(1_709_210_097_000_000));
         assert_eq!(exit, Exit { exit_code: Some(137), oom_killed: true, finished_at, engine_restarts: true });
 
-        let never_ran = with_state(Some(Status::EXITED), |state| {
+        let never_ran = with_state(Some(Status::Exited), |state| {
             state.started_at = Some(NEVER.into());
             state.finished_at = Some(NEVER.into());
         });
@@ -300,24 +298,26 @@ mod tests {
 
     #[test]
     fn a_restart_policy_counts_only_while_it_may_still_act() {
-        use RestartPolicyNameEnum::{ALWAYS, EMPTY, NO, ON_FAILURE, UNLESS_STOPPED};
         for (name, tries_max, tries, exit_code, expected) in [
-            (ALWAYS, 0, 0, 0, true),
-            (UNLESS_STOPPED, 0, 0, 1, true),
-            (NO, 0, 0, 1, false),
-            (EMPTY, 0, 0, 1, false),
-            (ON_FAILURE, 0, 7, 1, true),
-            (ON_FAILURE, 0, 0, 0, false),
-            (ON_FAILURE, 3, 2, 1, true),
-            (ON_FAILURE, 3, 3, 1, false),
+            ("always", 0, 0, 0, true),
+            ("unless-stopped", 0, 0, 1, true),
+            ("no", 0, 0, 1, false),
+            ("", 0, 0, 1, false),
+            ("on-failure", 0, 7, 1, true),
+            ("on-failure", 0, 0, 0, false),
+            ("on-failure", 3, 2, 1, true),
+            ("on-failure", 3, 3, 1, false),
         ] {
-            let record = ContainerInspectResponse {
+            let record = Record {
                 restart_count: Some(tries),
                 host_config: Some(HostConfig {
-                    restart_policy: Some(RestartPolicy { name: Some(name), maximum_retry_count: Some(tries_max) }),
+                    restart_policy: Some(RestartPolicy {
+                        name: Some(name.into()),
+                        maximum_retry_count: Some(tries_max),
+                    }),
                     ..HostConfig::default()
                 }),
-                ..ContainerInspectResponse::default()
+                ..Record::default()
             };
             assert_eq!(engine_restarts(&record, Some(exit_code)), expected, "{name:?} {tries}/{tries_max} {exit_code}");
         }
@@ -325,11 +325,10 @@ mod tests {
 
     #[test]
     fn a_failing_health_check_tells_when_it_last_ran() {
-        let check = |end: &str| HealthcheckResult { end: Some(end.into()), ..HealthcheckResult::default() };
-        let unhealthy = with_state(Some(Status::RUNNING), |state| {
+        let check = |end: &str| HealthCheck { end: Some(end.into()) };
+        let unhealthy = with_state(Some(Status::Running), |state| {
             state.health = Some(HealthRecord {
-                status: Some(HealthStatusEnum::UNHEALTHY),
-                failing_streak: Some(3),
+                status: Some("unhealthy".into()),
                 log: Some(vec![check("2024-02-29T12:34:57Z"), check("2024-02-29T12:34:59Z"), check(NEVER)]),
             });
         });

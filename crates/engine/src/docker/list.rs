@@ -7,11 +7,11 @@
 //! The client library still makes the connection, sets the deadline for the head of the answer, and turns an error that the engine answers
 //! into its own error type. So a list that fails is treated like any other call that fails. The caller bounds the whole, body included.
 
+use bollard::Docker;
 use bollard::errors::Error as BollardError;
-use bollard::{BollardRequest, ClientVersion, Docker};
 use futures_util::StreamExt;
-use hyper::Uri;
 
+use super::client::{self, garbled};
 use super::entry::{Entry, Sent};
 
 /// The longest entry, in bytes, that is accepted. An engine writes about a kilobyte, and a few more where there are many labels.
@@ -40,41 +40,17 @@ pub(super) async fn list(
     filters: Option<&str>,
     workspace_label: &str,
 ) -> Result<Entries, BollardError> {
-    let mut target = format!("/v{}/containers/json?all=true", client.client_version());
+    let mut target = "/containers/json?all=true".to_owned();
     if let Some(filters) = filters {
         target.push_str("&filters=");
         target.extend(url::form_urlencoded::byte_serialize(filters.as_bytes()));
     }
-    // The client library hands out the bytes of an answer for a few calls only, of which exporting a container is one. It also lets us change
-    // any request before it is sent. So we begin an export, and the request that leaves asks for the list.
-    let asking = client.clone().with_request_modifier(move |request| aimed_at(request, &target));
-    let mut body = std::pin::pin!(asking.export_container("list"));
+    let mut body = std::pin::pin!(client::get(client, target));
     let mut reading = Reading::new(workspace_label);
     while let Some(data) = body.next().await {
-        reading.take(&data?)?;
+        reading.take(data?.as_ref())?;
     }
     reading.end()
-}
-
-/// Puts the version of the interface that was agreed upon in front of the path of a request. The client library leaves it out, and an engine
-/// that is asked without a version answers in its own newest one.
-pub(super) fn with_version(request: BollardRequest, version: &ClientVersion) -> BollardRequest {
-    let target = request.uri().path_and_query().map(|target| format!("/v{version}{target}"));
-    match target {
-        Some(target) => aimed_at(request, &target),
-        None => request,
-    }
-}
-
-/// The same request with another path and query.
-fn aimed_at(mut request: BollardRequest, target: &str) -> BollardRequest {
-    let mut parts = request.uri().clone().into_parts();
-    parts.path_and_query = target.parse().ok();
-    // A request that cannot be put together is sent as it was. The engine's answer to it is no list, and is refused as such.
-    if let Ok(uri) = Uri::from_parts(parts) {
-        *request.uri_mut() = uri;
-    }
-    request
 }
 
 /// A list that is arriving: `[`, entries with commas between them, `]`.
@@ -186,10 +162,6 @@ impl<'a> Reading<'a> {
         }
         Ok(Entries { entries: self.entries, complete: self.complete })
     }
-}
-
-const fn garbled(message: String) -> BollardError {
-    BollardError::JsonDataError { message, column: 0 }
 }
 
 #[cfg(test)]

@@ -15,13 +15,13 @@
 
 use std::collections::HashMap;
 
-use bollard::models::ContainerInspectResponse;
 use defib_policy::fleet::Kind;
 use defib_policy::id::ContainerId;
 use defib_policy::sample::Fault;
 
 use super::entry::Entry;
 use super::facts::{self, Liveliness};
+use super::record::Record;
 use crate::Target;
 
 /// The shortest beginning of an id that is taken for one: what `docker ps` shows. Shorter ones are names.
@@ -74,7 +74,7 @@ fn may_be_prefix(reference: &str) -> bool {
 
 /// Whether this is the record of the container that was asked for, and not of one whose id happens to begin like its name. A record without
 /// an id passes here; it is found to say nothing when it is read.
-pub(crate) fn is_of(record: &ContainerInspectResponse, asked: &str) -> bool {
+pub(crate) fn is_of(record: &Record, asked: &str) -> bool {
     let Some(id) = record.id.as_deref().filter(|id| !id.is_empty()) else { return true };
     let name = record.name.as_deref().map(|name| name.strip_prefix('/').unwrap_or(name));
     id == asked || name == Some(asked) || (may_be_prefix(asked) && id.starts_with(asked))
@@ -272,14 +272,10 @@ mod tests {
     #[test]
     fn an_answer_is_taken_only_from_the_container_that_was_meant() {
         let id = format!("ada{}", &id('0')[3..]);
-        let record = ContainerInspectResponse {
-            id: Some(id.clone()),
-            name: Some("/other".into()),
-            ..ContainerInspectResponse::default()
-        };
+        let record = Record { id: Some(id.clone()), name: Some("/other".into()), ..Record::default() };
         assert!(is_of(&record, &id) && is_of(&record, "other") && is_of(&record, &id[..12]));
         assert!(!is_of(&record, "ada"), "the name of a container that is no more");
-        assert!(is_of(&ContainerInspectResponse::default(), "ada"), "garbage, not absence");
+        assert!(is_of(&Record::default(), "ada"), "garbage, not absence");
     }
 
     #[test]

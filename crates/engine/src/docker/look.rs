@@ -27,8 +27,6 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bollard::Docker;
-use bollard::models::ContainerInspectResponse;
-use bollard::query_parameters::InspectContainerOptions;
 use defib_policy::fleet::Kind;
 use defib_policy::id::{ContainerId, WorkspaceId};
 use defib_policy::moment::Moment;
@@ -36,11 +34,13 @@ use defib_policy::sample::{Fault, Health, Incarnation, Observation, Sample, Tran
 use futures_util::{StreamExt, stream};
 
 use super::DockerEngine;
+use super::client;
 use super::deadline::{Budget, CallError};
 use super::entry::Entry;
 use super::facts::{self, Glance, Liveliness};
 use super::list::Entries;
 use super::listing::{self, Handle, Listing, Match, may_have_siblings};
+use super::record::Record;
 use crate::Target;
 use crate::report::{Call, EngineReport, Reached};
 
@@ -362,8 +362,8 @@ impl<'a> Look<'a> {
     }
 
     /// `None` when the engine, in its own words, has no such container.
-    async fn inspect(&self, client: &Docker, about: &str) -> Result<Option<ContainerInspectResponse>, CallError> {
-        let inspecting = client.inspect_container(about, None::<InspectContainerOptions>);
+    async fn inspect(&self, client: &Docker, about: &str) -> Result<Option<Record>, CallError> {
+        let inspecting = client::read(client, format!("/containers/{about}/json"));
         match self.budget.call(Call::Inspect, inspecting).await {
             Ok(record) => Ok(Some(record).filter(|record| listing::is_of(record, about))),
             Err(error) if error.is_no_such_container() => Ok(None),

@@ -12,26 +12,31 @@
 //!
 //! | subject | module |
 //! | --- | --- |
+//! | the client library, and the version of the interface | `client` |
+//! | which engine answers | `identity` |
 //! | looking | `look` |
 //! | asking for a list, and reading it entry by entry | `list`, `entry` |
 //! | asking only for those that do not run, and what the last full list showed | `quick`, `roster` |
 //! | whose container is whose | `listing` |
-//! | what a container's record says | `facts` |
+//! | a container's record, and what it says | `record`, `facts` |
 //! | listening, and whether anything may have been missed | `watch`, `ear` |
 //! | acting | `restart` |
 //! | the end of a container's log | `last_lines` |
 //! | what went wrong, and how long a look may take | `fault`, `deadline` |
 
+mod client;
 mod deadline;
 mod ear;
 mod entry;
 mod facts;
 mod fault;
+mod identity;
 mod last_lines;
 mod list;
 mod listing;
 mod look;
 mod quick;
+mod record;
 mod restart;
 mod roster;
 mod watch;
@@ -52,9 +57,11 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use self::client::Agreed;
 use self::deadline::{Budget, CallError};
 use self::ear::Ear;
 use self::fault::fault_of;
+use self::identity::Info;
 use self::list::Entries;
 use crate::report::{Call, EngineReport, Reached};
 use crate::settings::{EngineSettings, TlsPaths};
@@ -64,9 +71,6 @@ use crate::{Clock, Engine, EngineCheck, EngineError, EngineEvent, LastLines, Res
 /// How old the engine's clock and identity may be. Larger: a step of its clock is noticed later. Smaller: more calls of
 /// `/info`, which counts images and containers at each.
 const INFO_AGE_MAX: Duration = Duration::from_secs(60);
-
-/// By how much the client library's time-out, in whole seconds, exceeds ours: so that ours decides.
-const CLIENT_TIMEOUT_SLACK: Duration = Duration::from_secs(5);
 
 /// An engine that containers run on, reached through Docker's interface.
 pub struct DockerEngine {
@@ -85,6 +89,7 @@ struct Link {
     /// `None` until the first use, and after every failure.
     client: Option<Docker>,
     version_agreed: bool,
+    is_podman: bool,
     /// The engine was away since the last report that said so.
     outage: bool,
     /// Why the last look that heard anything of the engine as such did not reach it; `None` where it did, and before the first.
@@ -170,7 +175,7 @@ impl DockerEngine {
                 // The client library asks for the process's default, which is not set yet in a test or a small tool.
                 let _ = rustls::crypto::ring::default_provider().install_default();
                 check_certificates(&engine, tls)?;
-                connect(&settings).map_err(|source| connect_error(engine, source))?;
+                client::connect(&settings, API_DEFAULT_VERSION).map_err(|source| connect_error(engine, source))?;
             }
             (EngineUrl::Unix(_) | EngineUrl::Http(_) | EngineUrl::Tcp(_), _) => {}
         }
@@ -187,9 +192,11 @@ impl DockerEngine {
         let client = self.hello(&budget).await.map_err(|error| self.error(Call::Version, error))?;
         let version = budget.call(Call::Version, client.version()).await;
         let version = version.map_err(|error| self.error(Call::Version, error))?;
-        let info = budget.call(Call::Info, client.info()).await.map_err(|error| self.error(Call::Info, error))?;
+        let info = budget.call(Call::Info, client::read::<Info>(&client, "/info".to_owned())).await;
+        let info = info.map_err(|error| self.error(Call::Info, error))?;
+        let is_podman = self.link().is_podman;
         Ok(EngineCheck::Containers {
-            id: info.id.unwrap_or_default(),
+            id: info.identity(is_podman).unwrap_or_default(),
             name: info.name.unwrap_or_default(),
             version: version.version.unwrap_or_default(),
             api_version: version.api_version.unwrap_or_default(),
@@ -243,12 +250,7 @@ impl DockerEngine {
                 return Ok(client.clone());
             }
         }
-        let agreeing = async {
-            let client = connect(&self.settings)?.negotiate_version().await?;
-            let version = client.client_version();
-            Ok(client.with_request_modifier(move |request| list::with_version(request, &version)))
-        };
-        let client = budget.call(Call::Version, agreeing).await?;
+        let Agreed { client, is_podman } = budget.call(Call::Version, client::agree(&self.settings)).await?;
         let mut link = self.link();
         if let (Some(theirs), true) = (&link.client, link.version_agreed) {
             // Another look was here first, and may have heard the engine's identity already. That must not be forgotten.
@@ -256,51 +258,10 @@ impl DockerEngine {
         }
         link.client = Some(client.clone());
         link.version_agreed = true;
+        link.is_podman = is_podman;
         link.identified = false;
         link.info_asked_at = None;
         Ok(client)
-    }
-
-    /// Asks for identity and clock when what is known of them is old or of before an outage. A failure is not one of the
-    /// look: it only leaves the identity unknown.
-    async fn refresh_info(&self, client: &Docker, budget: &Budget) {
-        let due = self.link().info_asked_at.is_none_or(|at| self.now().since(at) >= INFO_AGE_MAX);
-        if due {
-            let _ = self.identify(client, budget).await;
-        }
-    }
-
-    /// Asks the engine which one it is.
-    ///
-    /// # Errors
-    ///
-    /// [`Fault::OtherEngine`] when it is not the one that was heard last, [`Fault::EngineError`] when it does not say.
-    async fn identify(&self, client: &Docker, budget: &Budget) -> Result<(), Fault> {
-        let asked_at = self.now();
-        self.link().info_asked_at = Some(asked_at);
-        let info = budget.call(Call::Info, client.info()).await.map_err(|error| error.fault())?;
-        let identity = info.id.filter(|id| !id.is_empty());
-        let living = info.containers_running.zip(info.containers_paused).map(|(running, paused)| running + paused);
-
-        let mut link = self.link();
-        if link.ear.counted(living) {
-            tracing::warn!(
-                engine = %self.name(),
-                "containers of this engine started or stopped, and its event stream told of nothing; the stream is opened anew",
-            );
-            self.deaf.notify_waiters();
-        }
-        link.identified = true;
-        if let Some(engine_now) = facts::timestamp(info.system_time.as_deref()) {
-            // An engine reads its clock first and counts its containers after: near the beginning of the call.
-            link.engine_now = Some((asked_at, engine_now));
-        }
-        let heard = std::mem::replace(&mut link.identity, identity.clone());
-        match (heard, identity) {
-            (_, None) => Err(Fault::EngineError),
-            (Some(heard), Some(now)) if heard != now => Err(Fault::OtherEngine),
-            (_, Some(_)) => Ok(()),
-        }
     }
 
     /// Ends a look at the engine that reached it, and takes what it has to report.
@@ -390,25 +351,6 @@ impl DockerEngine {
 
 fn connect_error(engine: EngineName, source: BollardError) -> EngineError {
     EngineError::Connect { engine, fault: fault_of(&source), source: Box::new(source) }
-}
-
-/// Makes a client. Opens no connection, but wants to see a socket.
-fn connect(settings: &EngineSettings) -> Result<Docker, BollardError> {
-    let timeout = (settings.call_timeout + CLIENT_TIMEOUT_SLACK).as_secs() + 1;
-    match (&settings.url, &settings.tls) {
-        (EngineUrl::Unix(path), _) => Docker::connect_with_unix(&path.to_string_lossy(), timeout, API_DEFAULT_VERSION),
-        (EngineUrl::Tcp(authority) | EngineUrl::Https(authority), Some(tls)) => {
-            let TlsPaths { ca, cert, key } = tls;
-            Docker::connect_with_ssl(authority, key, cert, ca, timeout, API_DEFAULT_VERSION)
-        }
-        (EngineUrl::Tcp(authority) | EngineUrl::Http(authority), _) => {
-            Docker::connect_with_http(authority, timeout, API_DEFAULT_VERSION)
-        }
-        // Refused by `DockerEngine::new`.
-        (url @ (EngineUrl::Https(_) | EngineUrl::ControlPlane(_)), _) => {
-            Err(BollardError::UnsupportedURISchemeError { uri: url.to_string() })
-        }
-    }
 }
 
 /// The client library reads our certificate at each handshake, and goes on without one when it cannot. So it is read once at the start,

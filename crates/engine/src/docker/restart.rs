@@ -12,13 +12,12 @@
 
 use std::time::Duration;
 
-use bollard::query_parameters::{RestartContainerOptionsBuilder, StartContainerOptions};
 use defib_policy::fleet::Kind;
 
-use super::DockerEngine;
 use super::deadline::{Budget, CallError};
 use super::fault::fault_of;
 use super::listing::valid_reference;
+use super::{DockerEngine, client};
 use crate::report::Call;
 use crate::{EngineError, RestartCall, RestartHow};
 
@@ -52,12 +51,11 @@ impl DockerEngine {
 
         let (call, done) = match *how {
             RestartHow::Start | RestartHow::Recreate => {
-                let starting = client.start_container(id, None::<StartContainerOptions>);
-                (Call::Start, budget.call(Call::Start, starting).await)
+                (Call::Start, budget.call(Call::Start, client::start(&client, id)).await)
             }
             RestartHow::KillAndStart { grace } => {
-                let options = RestartContainerOptionsBuilder::default().t(grace_seconds(grace, deadline)).build();
-                (Call::Restart, budget.call(Call::Restart, client.restart_container(id, Some(options))).await)
+                let restarting = client::restart(&client, id, grace_seconds(grace, deadline));
+                (Call::Restart, budget.call(Call::Restart, restarting).await)
             }
         };
         done.map_err(|error| match error {
