@@ -83,6 +83,11 @@ unit: ## all tests but the whole-program ones
 e2e: install build-tests ## the whole-program tests alone, on a real Postgres and a real Docker engine
 	$(CARGO) test --package defib-tests --locked
 
+# `test` runs the engine crate and a few whole-program tests on both; this runs all of the latter on the newer one.
+.PHONY: newer-dockerd
+newer-dockerd: install build-tests ## the whole-program tests on a newer Docker engine, fetched into target/
+	TESTKIT_DOCKERD=newer $(CARGO) test --package defib-tests --locked
+
 .PHONY: deploy
 deploy: install build-tests ## the files of deploy/ against the program and the published schemas
 	$(CARGO) test --workspace --test deploy --locked

@@ -40,6 +40,13 @@ impl Default for Endpoint {
 }
 
 impl Endpoint {
+    /// The same with instances that run soon after they were made.
+    #[must_use]
+    pub fn quick_again(self) -> Self {
+        let Self { pending_min, pending_max, .. } = Self::default();
+        Self { pending_min, pending_max, ..self }
+    }
+
     /// What an engine of these abilities is able to do together with it.
     #[must_use]
     pub const fn beside(&self, engine: Abilities) -> Abilities {

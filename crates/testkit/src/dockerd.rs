@@ -5,7 +5,7 @@
 //!
 //! There are two of them ([`Release`]): the one that this machine has installed, and a newer one whose programs and libraries
 //! `deploy/dev/newer-dockerd.sh` fetches into a directory. Tests that ask for no particular one get the machine's, or the newer one if the variable
-//! `TESTKIT_DOCKERD` is set to `newer`; `make newer-dockerd` runs the tests that use an engine so.
+//! `TESTKIT_DOCKERD` is set to `newer`; `make newer-dockerd` runs the whole-program tests so.
 //!
 //! It lives in a mount namespace of its own ([`namespace`](crate::namespace)), which survives a kill of dockerd:
 //!
@@ -32,6 +32,13 @@ use crate::wait::eventually;
 
 /// A start takes 1 to 2 s. Larger only delays the report of an engine that never will.
 const START_DEADLINE: Duration = Duration::from_secs(60);
+
+/// dockerd gives its containerd 15 s to answer, and ends with these words if it does not. On a machine that is busy with other tests that
+/// happens, and says nothing about either of them.
+const GAVE_UP_ON_CONTAINERD: &str = "timeout waiting for containerd to start";
+
+/// So often is it started before that counts.
+const STARTS_MAX: usize = 3;
 
 /// A clean stop waits for the containers, 10 s for one that ignores TERM.
 const STOP_DEADLINE: Duration = Duration::from_secs(60);
@@ -175,7 +182,21 @@ impl PrivateDockerd {
         if self.dockerd_pid().is_some() {
             return Ok(());
         }
+        for _ in 1..STARTS_MAX {
+            match self.start_once().await {
+                Err(error) if self.log_tail().contains(GAVE_UP_ON_CONTAINERD) => {
+                    eprintln!("testkit: dockerd is started once more: {error:#}");
+                }
+                outcome => return outcome,
+            }
+        }
+        self.start_once().await
+    }
+
+    async fn start_once(&self) -> Result<()> {
         self.forget_the_last_run().await?;
+        // Of this start only: a message of an earlier one would be taken for the reason of this one's end.
+        let _ = std::fs::rename(self.log(), self.log().with_extension("before"));
         *lock(&self.dockerd) = Some(self.spawn()?);
         let started = eventually(START_DEADLINE, "dockerd starts", async || {
             if let Some(status) = self.exit_status() {

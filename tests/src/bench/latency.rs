@@ -1,7 +1,7 @@
 //! How long somebody stays dead: from the death, or from the suspicion, until defib has acted.
 //!
 //! These are wall times, measured one death at a time, so they belong on an idle machine. Each has its floor beside it in the same run:
-//! Docker's own restart policy on the same engine, or the least that any program would need that hears of it the same way.
+//! the engine's own restart policy, or the least that any program would need that hears of it the same way.
 
 use std::future::poll_fn;
 use std::time::{Duration, SystemTime};
@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use bollard::models::RestartPolicyNameEnum;
 use bollard::query_parameters::InspectContainerOptions;
 use defib_testkit::scripted_engine::{Call, EventFeed, ScriptedContainer};
-use defib_testkit::{EngineHandle, PrivateDockerd, ScriptedEngine, WorkspaceContainer, eventually};
+use defib_testkit::{EngineHandle, PrivateDockerd, PrivatePodman, ScriptedEngine, WorkspaceContainer, eventually};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_postgres::{AsyncMessage, NoTls};
@@ -23,15 +23,32 @@ const SPACING: Duration = Duration::from_secs(1);
 
 /// Measures all of them, over so many deaths each.
 pub(super) async fn latencies(report: &mut Report, deaths: usize) -> Result<()> {
-    on_a_real_engine(report, deaths).await.context("kill to running, on a real dockerd")?;
+    let dockerd = PrivateDockerd::start().await?;
+    on_a_real_engine(
+        report,
+        dockerd.engine(),
+        deaths,
+        ("kill to running, real dockerd; floor: --restart=always", 0.75),
+    )
+    .await
+    .context("kill to running, on a real dockerd")?;
+    drop(dockerd);
+    let podman = PrivatePodman::start().await?;
+    on_a_real_engine(report, podman.engine(), deaths, ("the same on podman; floor: its --restart=always", 1.3))
+        .await
+        .context("kill to running, on a real podman")?;
+    drop(podman);
     from_a_suspicion(report, deaths).await.context("suspicion to restart call")?;
     with_a_fresh_heartbeat(report, deaths.min(12)).await.context("stop to restart call, with a fresh heartbeat")
 }
 
 /// From the SIGKILL to the new life, as the engine dates it. The heartbeat is stale already, so the stopped container is enough.
-async fn on_a_real_engine(report: &mut Report, deaths: usize) -> Result<()> {
-    let dockerd = PrivateDockerd::start().await?;
-    let engine = dockerd.engine();
+async fn on_a_real_engine(
+    report: &mut Report,
+    engine: &EngineHandle,
+    deaths: usize,
+    (row, target): (&str, f64),
+) -> Result<()> {
     let stage = calm(Stage::new(engine.url()).await?);
     let ids: Vec<String> = (0..deaths).map(|n| format!("a{n}")).collect();
     for id in &ids {
@@ -53,7 +70,7 @@ async fn on_a_real_engine(report: &mut Report, deaths: usize) -> Result<()> {
         by_policy.push(until_it_runs_again(engine, &floor).await?);
         engine.remove(&floor).await?;
     }
-    report.add(Row::ratio("kill to running, real dockerd; floor: --restart=always", &ours, &by_policy, 0.75));
+    report.add(Row::ratio(row, &ours, &by_policy, target));
     daemon.stop(SOON).await?;
     Ok(())
 }

@@ -54,8 +54,8 @@ const NOT_HEALTHY: [&str; 2] = ["starting", "unhealthy"];
 /// In whose words an engine is asked.
 #[derive(Debug, Default)]
 pub(super) struct Words {
-    /// Which of [`NOT_RUNNING`].
-    kind: usize,
+    /// How many of [`NOT_RUNNING`] were refused, beginning with those of the engine's own kind.
+    refused_kinds: usize,
     /// How many quick lists in a row were refused.
     refusals: usize,
     /// When all of the words had been refused. It rests until the next full list is due, and then another one is tried.
@@ -64,7 +64,7 @@ pub(super) struct Words {
 
 impl Words {
     fn refused(&mut self, at: Moment) {
-        self.kind = (self.kind + 1) % NOT_RUNNING.len();
+        self.refused_kinds += 1;
         self.refusals += 1;
         if self.refusals >= NOT_RUNNING.len() {
             self.refused_at = Some(at);
@@ -108,7 +108,11 @@ impl DockerEngine {
         budget: &Budget,
     ) -> Result<Option<Quick>, CallError> {
         let at = self.now();
-        let words = NOT_RUNNING.get(self.link().ear.words.kind).copied().unwrap_or_default();
+        let words = {
+            let link = self.link();
+            let kind = (usize::from(link.is_podman) + link.ear.words.refused_kinds) % NOT_RUNNING.len();
+            NOT_RUNNING.get(kind).copied().unwrap_or_default()
+        };
         let stopped = serde_json::json!({ "status": words }).to_string();
         let unhealthy = serde_json::json!({ "health": NOT_HEALTHY }).to_string();
         let ask = async |filters: &str| self.list(client, Call::QuickList, Some(filters), budget).await;

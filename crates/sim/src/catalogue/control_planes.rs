@@ -98,6 +98,21 @@ pub(super) fn c04(world: &mut World) -> Oracle {
     }
 }
 
+/// One dies, and for twenty minutes the platform accepts each request to restart it and makes an instance that stays pending. Each of these is
+/// given up after `DEFIB_SETTLE`, and the back-off grows between the requests. One that is made after that time runs.
+pub(super) fn c05(world: &mut World) -> Oracle {
+    const NEVER: Ms = mins(24 * 60);
+    instances(world, 12);
+    let (of, at) = (someone(world, 12), phase(world));
+    world.endpoint = Some(Endpoint { pending_min: NEVER, pending_max: NEVER, ..Endpoint::default() });
+    world.at(mins(20), |world| world.endpoint = world.endpoint.take().map(Endpoint::quick_again));
+    dies(world, of, at);
+    Oracle::deaths(mins(120)).within(mins(60)).at_most(7).check(move |world| {
+        let made = world.endpoint.as_ref().map_or(0, |endpoint| endpoint.accepted_of(of));
+        (made < 3).then(|| format!("{} was made again only {made} times", world.workspaces[of].id))
+    })
+}
+
 fn answers(world: &mut World, conduct: Conduct) {
     if let Some(endpoint) = world.endpoint.as_mut() {
         endpoint.conduct = conduct;

@@ -105,6 +105,7 @@ pub const CONTROL_PLANES: &[Scenario] = scenarios![
     "C02" "storms of 5xx" control_planes::c02: "the control plane and the platform answer 5xx in bursts for half an hour, and two die",
     "C03" "pending" control_planes::c03: "a new instance is pending for a minute while requests to it fail",
     "C04" "said to run" control_planes::c04: "the control plane says that a dead instance runs",
+    "C05" "pending for ever" control_planes::c05: "what is made anew stays pending for twenty minutes, and is not made without end",
 ];
 
 /// The scenario of that number.

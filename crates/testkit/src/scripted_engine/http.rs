@@ -23,10 +23,8 @@ use tokio::time::{Instant, sleep};
 use super::container::{ContainerState, time};
 use super::fault::{Call, Fault};
 use super::feed::Filters;
+use super::versions::Versions;
 use super::world::{CallRecord, Refusal, World};
-
-/// What this engine claims to speak: the version of dockerd 20.10.
-const API_VERSION: &str = "1.41";
 
 type Body = UnsyncBoxBody<Bytes, anyhow::Error>;
 type Shared = Arc<Mutex<World>>;
@@ -45,6 +43,8 @@ struct Question {
     /// As the caller named it.
     container: Option<String>,
     query: String,
+    /// What its path names, such as `1.41`.
+    version: Option<String>,
 }
 
 /// Serves until dropped; then the listener and all connections are gone.
@@ -78,6 +78,10 @@ async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, world: Shared) {
 async fn answer(request: Request<Incoming>, world: Shared) -> anyhow::Result<Response<Body>> {
     let question = Question::read(&request);
     let fault = note(&world, &question);
+    let speaks = lock(&world).speaks;
+    if let Err(message) = speaks.accept(question.call, question.version.as_deref()) {
+        return Ok(error(StatusCode::BAD_REQUEST, &message));
+    }
     match fault {
         Some(Fault::Status(status, body)) => Ok(json_response(StatusCode::from_u16(status)?, body.into())),
         Some(Fault::Garbage(body)) => Ok(json_response(StatusCode::OK, body)),
@@ -134,12 +138,9 @@ async fn exit_later(world: Shared, container: String, delay: Duration, exit_code
 impl Question {
     fn read(request: &Request<Incoming>) -> Self {
         let path = request.uri().path();
-        let is_version = |segment: &str| segment.strip_prefix('v').is_some_and(|rest| rest.starts_with('1'));
         let segments: Vec<&str> = path.split('/').skip(1).collect();
-        let segments = match segments.as_slice() {
-            [version, rest @ ..] if is_version(version) => rest,
-            all => all,
-        };
+        let named = segments[0].strip_prefix('v').filter(|rest| rest.starts_with('1'));
+        let segments = if named.is_some() { &segments[1..] } else { &segments[..] };
         let is_get = matches!(*request.method(), Method::GET | Method::HEAD);
         let (call, container) = match segments {
             ["_ping"] => (Call::Ping, None),
@@ -156,7 +157,8 @@ impl Question {
             _ => (Call::Other, None),
         };
         let container = container.map(percent_decoded);
-        Self { call, container, query: request.uri().query().unwrap_or_default().to_owned() }
+        let version = named.map(str::to_owned);
+        Self { call, container, query: request.uri().query().unwrap_or_default().to_owned(), version }
     }
 
     fn parameter(&self, name: &str) -> Option<String> {
@@ -188,6 +190,7 @@ fn note(world: &Shared, question: &Question) -> Option<Fault> {
         call: question.call,
         container: id,
         query: question.query.clone(),
+        version: question.version.clone(),
     });
     let known_as = found.iter().flat_map(|container| std::iter::once(&container.id).chain(&container.names));
     let names: Vec<&str> = known_as.map(String::as_str).chain(asked_for).collect();
@@ -201,10 +204,12 @@ fn truth(world: &Shared, question: &Question) -> Response<Body> {
     match question.call {
         Call::Ping => {
             let mut response = plain_response(StatusCode::OK, Bytes::from_static(b"OK"));
-            response.headers_mut().insert("Api-Version", hyper::header::HeaderValue::from_static(API_VERSION));
+            if let Ok(newest) = world.speaks.newest().parse() {
+                response.headers_mut().insert("Api-Version", newest);
+            }
             response
         }
-        Call::Version => json_response(StatusCode::OK, version().to_string().into()),
+        Call::Version => json_response(StatusCode::OK, version(world.speaks).to_string().into()),
         Call::Info => json_response(StatusCode::OK, info(&world).to_string().into()),
         Call::List => {
             let all = question.parameter("all").is_some_and(|all| all == "true" || all == "1");
@@ -294,8 +299,14 @@ async fn half_of(response: Response<Body>, then: AfterHalf) -> anyhow::Result<Re
     Ok(Response::from_parts(parts, BodyExt::boxed_unsync(StreamBody::new(frames))))
 }
 
-fn version() -> Value {
-    json!({ "Version": "20.10.24", "ApiVersion": API_VERSION, "MinAPIVersion": "1.12", "Os": "linux", "Arch": "amd64" })
+fn version(speaks: Versions) -> Value {
+    json!({
+        "Version": "20.10.24",
+        "ApiVersion": speaks.newest(),
+        "MinAPIVersion": speaks.oldest(),
+        "Os": "linux",
+        "Arch": "amd64",
+    })
 }
 
 fn info(world: &World) -> Value {

@@ -24,6 +24,7 @@ mod container;
 mod fault;
 mod feed;
 mod http;
+mod versions;
 mod world;
 
 use std::net::Ipv4Addr;
@@ -43,6 +44,7 @@ use crate::net::free_port;
 pub use self::container::{ContainerState, Health, ScriptedContainer};
 pub use self::fault::{Call, Fault, FaultRule};
 pub use self::feed::EventFeed;
+use self::versions::Versions;
 pub use self::world::CallRecord;
 
 /// Tries for a free port, of a machine on which others look for some as well.
@@ -125,6 +127,12 @@ impl ScriptedEngine {
         let listener = listener.with_context(|| format!("listen at {}", self.url()))?;
         *server = Some(tokio::spawn(http::serve(listener, Arc::clone(&self.inner.world))));
         Ok(())
+    }
+
+    /// From now on it speaks these versions of the interface alone, given by what stands behind `1.`, and is strict about them: it refuses a
+    /// call that names another one, and, but for `/version` and `/_ping`, a call that names none.
+    pub fn speak_only(&self, oldest: u32, newest: u32) {
+        self.world().speaks = Versions::only(oldest, newest);
     }
 
     /// Adds a container, or replaces the one with its id, without an event.

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::container::{ContainerState, Health, ScriptedContainer};
 use super::fault::{Call, Fault, FaultBook, Lie};
 use super::feed::{Feed, Filters, has_label};
+use super::versions::Versions;
 
 /// One call that arrived, whatever became of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,12 +22,15 @@ pub struct CallRecord {
     pub container: Option<String>,
     /// The parameters behind the path, as they were sent.
     pub query: String,
+    /// The version of the interface that its path named, such as `1.41`.
+    pub version: Option<String>,
 }
 
 #[derive(Debug)]
 pub(super) struct World {
     pub(super) identity: String,
     pub(super) clock_ahead_seconds: i64,
+    pub(super) speaks: Versions,
     pub(super) faults: FaultBook,
     pub(super) feed: Feed,
     pub(super) calls: Vec<CallRecord>,
@@ -60,6 +64,7 @@ impl World {
         Self {
             identity,
             clock_ahead_seconds: 0,
+            speaks: Versions::default(),
             faults: FaultBook::default(),
             feed: Feed::default(),
             calls: Vec::new(),
