@@ -1,5 +1,12 @@
 //! The engine crate against real Docker engines of the test's own: the one that this machine has installed, and a newer one.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests, which clippy does not take for tests"
+)]
+
 mod support;
 
 use std::time::Duration;

@@ -1,5 +1,12 @@
 //! The engine crate against podman's service, which speaks Docker's interface with words of its own.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests, which clippy does not take for tests"
+)]
+
 mod support;
 
 use std::time::Duration;
@@ -61,7 +68,9 @@ async fn a_container_is_seen_dying_restarting_frozen_and_gone() {
     assert_ne!(third.incarnation(), second.incarnation());
 
     server.client().await.unwrap().pause_container(&id).await.unwrap();
-    for report in [engine.sample_all(std::slice::from_ref(&label)).await, engine.sample_some(&[name.clone()]).await] {
+    for report in
+        [engine.sample_all(std::slice::from_ref(&label)).await, engine.sample_some(std::slice::from_ref(&name)).await]
+    {
         assert_eq!(only(&report), "frozen");
     }
 

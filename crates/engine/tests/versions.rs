@@ -1,5 +1,12 @@
 //! The version of the interface that each call names, to engines that refuse all that they do not speak.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests, which clippy does not take for tests"
+)]
+
 mod support;
 
 use std::time::Duration;

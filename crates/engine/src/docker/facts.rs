@@ -282,7 +282,6 @@ mod tests {
         });
         killed.host_config = Some(HostConfig {
             restart_policy: Some(RestartPolicy { name: Some("always".into()), maximum_retry_count: None }),
-            ..HostConfig::default()
         });
         let Observation::Stopped { exit, .. } = observe(&killed) else { panic!("not stopped") };
         let finished_at = Some(Timestamp(1_709_210_097_000_000));
@@ -315,7 +314,6 @@ mod tests {
                         name: Some(name.into()),
                         maximum_retry_count: Some(tries_max),
                     }),
-                    ..HostConfig::default()
                 }),
                 ..Record::default()
             };

@@ -86,9 +86,8 @@ pub struct DockerEngine {
 /// What is believed of the other end.
 #[derive(Default)]
 struct Link {
-    /// `None` until the first use, and after every failure.
+    /// For which the version of the interface is agreed upon. `None` until the first use, and after every failure.
     client: Option<Docker>,
-    version_agreed: bool,
     is_podman: bool,
     /// The engine was away since the last report that said so.
     outage: bool,
@@ -246,18 +245,17 @@ impl DockerEngine {
     async fn hello(&self, budget: &Budget) -> Result<Docker, CallError> {
         {
             let link = self.link();
-            if let (Some(client), true) = (&link.client, link.version_agreed) {
+            if let Some(client) = &link.client {
                 return Ok(client.clone());
             }
         }
         let Agreed { client, is_podman } = budget.call(Call::Version, client::agree(&self.settings)).await?;
         let mut link = self.link();
-        if let (Some(theirs), true) = (&link.client, link.version_agreed) {
+        if let Some(theirs) = &link.client {
             // Another look was here first, and may have heard the engine's identity already. That must not be forgotten.
             return Ok(theirs.clone());
         }
         link.client = Some(client.clone());
-        link.version_agreed = true;
         link.is_podman = is_podman;
         link.identified = false;
         link.info_asked_at = None;
@@ -306,7 +304,6 @@ impl DockerEngine {
             let mut link = self.link();
             link.outage = true;
             link.client = None;
-            link.version_agreed = false;
             link.identified = false;
             link.ear.forget();
         }
