@@ -7,7 +7,7 @@
 //! `deploy/dev/newer-dockerd.sh` fetches into a directory. Tests that ask for no particular one get the machine's, or the newer one if the variable
 //! `TESTKIT_DOCKERD` is set to `newer`; `make newer-dockerd` runs the whole-program tests so.
 //!
-//! It lives in a mount namespace of its own ([`namespace`](crate::namespace)), which survives a kill of dockerd:
+//! It lives in a mount namespace of its own (module `namespace`), which survives a kill of dockerd:
 //!
 //! ```text
 //! guardian ── holder (unshare --mount; sleeps)      the namespace: /run, /etc/docker, all layers and netns mounts

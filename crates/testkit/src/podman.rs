@@ -4,7 +4,7 @@
 //! restarts. When a container has ended, conmon runs `podman container cleanup`; until that is done, podman says that the container is
 //! `stopped`, a word that Docker does not have. Events are read from a file four times a second, so they come late.
 //!
-//! It lives in a mount namespace of its own ([`namespace`](crate::namespace)), with roots below its private directory:
+//! It lives in a mount namespace of its own (module `namespace`), with roots below its private directory:
 //!
 //! ```text
 //! guardian ── holder (unshare --mount; sleeps)      the namespace: /run, /dev/shm (podman's locks), all layers and netns mounts
