@@ -310,7 +310,7 @@ async fn a_state_that_the_client_does_not_know_blinds_nobody_else() {
     server.add(ScriptedContainer::exited("replaced", 1).label(LABEL, "twin"));
     server.add(ScriptedContainer::running("successor").label(LABEL, "twin"));
     server.set_state("successor", ContainerState::Other("initialized".into())).unwrap();
-    server.set_state("dying", ContainerState::Other("stopped".into())).unwrap();
+    server.set_state("dying", ContainerState::Other("hibernating".into())).unwrap();
     let engine = engine(&server.url());
     let targets = [
         known(by_label("a"), "a"),
