@@ -53,6 +53,13 @@ keys! {
     storm_cooldown: duration, "a duration such as 2m";
 }
 
+/// The settings that are no keys, each with the reason.
+const NOT_REPLACED: [(&str, &str); 3] = [
+    ("mode", "a backtest always asks what would have been restarted"),
+    ("poll_interval", "the recording has the polls that were made, and no others"),
+    ("on_exit_0", "only single workspaces have it, in the policy of their row or in a label"),
+];
+
 fn duration(text: &str) -> Option<Duration> {
     humantime::parse_duration(text).ok()
 }
@@ -91,12 +98,7 @@ impl Changes {
             };
             let lower = given.trim().to_ascii_lowercase();
             let key = lower.strip_prefix("defib_").unwrap_or(&lower);
-            if key == "poll_interval" || key == "mode" {
-                let why = if key == "mode" {
-                    "a backtest always asks what would have been restarted"
-                } else {
-                    "the recording has the polls that were made, and no others"
-                };
+            if let Some((_, why)) = NOT_REPLACED.iter().find(|(name, _)| *name == key) {
                 return Err(Unknown(format!("--set {given} cannot be replaced in a recording: {why}")));
             }
             let Some(place) = KEYS.iter().position(|it| it.name == key) else {
@@ -174,6 +176,21 @@ mod tests {
         assert!(refused("dead_threshold=many").contains("give a whole number"));
         assert!(refused("dead_threshold").contains("has no value"));
         assert!(refused("poll_interval=1s").contains("cannot be replaced"));
+    }
+
+    #[test]
+    fn each_setting_of_the_rules_can_be_replaced_or_is_refused_with_a_reason() {
+        // The derived `Debug` names each field once, at the beginning of a line.
+        let all = format!("{:#?}", Settings::default());
+        let is_field = |line: &&str| line.starts_with("    ") && !line.starts_with("     ");
+        let fields = all.lines().filter(is_field).filter_map(|line| line.trim().split_once(": "));
+        let missing: Vec<&str> = fields
+            .map(|(name, _)| name)
+            .filter(|name| !KEYS.iter().any(|key| key.name == *name))
+            .filter(|name| !parse(&[&format!("{name}=1")]).expect_err("no key").contains("cannot be replaced"))
+            .collect();
+        assert_eq!(missing, Vec::<&str>::new());
+        assert!(all.lines().filter(is_field).count() > 20, "the fields were not found: {all}");
     }
 
     #[test]

@@ -1,4 +1,6 @@
 //! Quick lists against an engine that fails on command: when one suffices, and everything that asks for a full one.
+//!
+//! The file is long because it is the list of these reasons: one test for each.
 
 #![allow(
     clippy::unwrap_used,

@@ -8,11 +8,11 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
-    /// Nothing, not even a verdict of its own.
+    /// Nothing is done, and the workspace does not even get a verdict for it.
     Ignore,
-    /// Say so.
+    /// The verdict is reported, and nothing is restarted.
     Report,
-    /// Say so, and restart it once a second witness agrees.
+    /// The verdict is reported, and the workspace is restarted once a second witness agrees.
     Restart,
 }
 
@@ -20,9 +20,9 @@ pub enum Action {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
-    /// Judge and restart.
+    /// defib judges, and restarts what is dead.
     Enforce,
-    /// Judge and record; touch nothing.
+    /// defib judges and records, and restarts nothing.
     Observe,
 }
 
@@ -41,65 +41,65 @@ impl Mode {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnExit0 {
-    /// It died like any other.
+    /// The workspace died as it would have with any other code, and is restarted.
     #[default]
     Restart,
-    /// It has finished, and is left as it is.
+    /// The workspace has finished its work, and is left as it is.
     Leave,
 }
 
-/// Everything the rules may be tuned by. The names are those of the `DEFIB_*` variables.
+/// Everything by which the rules can be tuned. The fields have the names of the `DEFIB_*` variables.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
-    /// How often the whole fleet is read. A gap of more than two of them makes heartbeats no witness for a while.
+    /// How often the fleet is read. After a gap of more than two intervals between reads, heartbeats are no witness for a while.
     pub poll_interval: Duration,
-    /// Interval assumed of a workspace until its own was learned.
+    /// The heartbeat interval that is assumed of a workspace until its own has been learned.
     pub heartbeat_interval: Duration,
-    /// The fresh window is never shorter.
+    /// The shortest window in which a heartbeat counts as fresh, however often a workspace beats.
     pub recent_min: Duration,
-    /// The fresh window is never longer.
+    /// The longest window in which a heartbeat counts as fresh, however seldom a workspace beats.
     pub recent_max: Duration,
-    /// Spaced misses that convict without the heartbeat's agreement. Fewer than 2 would be a single witness.
+    /// How many spaced misses convict a workspace whose heartbeat does not accuse it as well. A number below 2 would be a single witness.
     pub dead_threshold: u32,
-    /// The misses must lie within this.
+    /// How long a time may lie between the first and the last of these misses.
     pub dead_window: Duration,
-    /// Samples closer than this are one sample.
+    /// Two samples that are closer together than this count as one.
     pub probe_spacing: Duration,
-    /// A probe entry without a new miss is forgotten after this.
+    /// How long the misses of a workspace are remembered when no new one is added.
     pub probe_ttl: Duration,
-    /// Bound of the probe map, in entries.
+    /// How many workspaces the probe map has room for.
     pub probe_map_max: usize,
-    /// How long a container must be missing before that says anything.
+    /// How long a container must be missing before its absence counts as evidence.
     pub missing_grace: Duration,
     /// How long a workspace with active tasks may go without a heartbeat before it is `silent` rather than `busy`.
     pub busy_grace: Duration,
     /// How long a running container may go without a heartbeat before it is `wedged`.
     pub wedged_after: Duration,
-    /// What to do then.
+    /// What is done with a `wedged` workspace.
     pub wedged_action: Action,
-    /// What to do with a failing health check.
+    /// What is done with a workspace whose health check fails.
     pub unhealthy_action: Action,
     /// How long a new incarnation may take until its first heartbeat.
     pub settle: Duration,
-    /// Ceiling of the delay before the second attempt.
+    /// The longest delay before the second attempt. The delay itself is drawn at random.
     pub backoff_initial: Duration,
-    /// Ceiling of any delay.
+    /// The longest delay before any attempt.
     pub backoff_max: Duration,
-    /// Verified health for this long forgets the attempts.
+    /// How long a workspace must have been well before its attempts are forgotten.
     pub backoff_reset: Duration,
-    /// Attempts without a verified recovery after which a workspace is `exhausted`.
+    /// How many attempts in a row may end without a verified recovery before a workspace is `exhausted`.
     pub exhausted_after: u32,
-    /// From then on, one attempt each.
+    /// How long an `exhausted` workspace waits for its next attempt.
     pub exhausted_retry: Duration,
-    /// A storm begins when more than this fraction of the watched die within one dead window,
+    /// A storm begins when more than this fraction of an engine's watched workspaces die within one dead window, and more than `storm_min`.
     pub storm_fraction: f64,
-    /// and more than this many,
+    /// A storm needs more deaths than this, however small the engine is.
     pub storm_min: u32,
-    /// and ends when this passes with nothing new.
+    /// A storm ends when this time has passed without another death.
     pub storm_cooldown: Duration,
-    /// Whether verdicts have consequences.
+    /// Whether verdicts lead to restarts.
     pub mode: Mode,
-    /// What an exit with code 0 means. No knob: only a workspace's own settings change it.
+    /// What an exit with code 0 means. It is no knob of the daemon: only the settings of a single workspace change it.
     pub on_exit_0: OnExit0,
 }
 

@@ -97,10 +97,11 @@ fn holders(how_to: &HowTo) -> BTreeSet<PathBuf> {
     let is_scenario = how_to.heading == "A scenario";
     let is_program = |path: &PathBuf| {
         let text = path.to_string_lossy();
-        let parts =
-            ["crates/policy/src", "crates/store/src", "crates/engine/src", "crates/daemon/src", "deploy", "migrations"];
-        let of_program =
-            parts.iter().any(|part| text.starts_with(part)) || (is_scenario && text.starts_with("crates/sim/src"));
+        let crates = ["policy", "store", "engine", "record", "backtest", "daemon"];
+        let of_crates = crates.iter().any(|name| text.starts_with(&format!("crates/{name}/src")));
+        let of_program = of_crates
+            || ["deploy", "migrations"].iter().any(|part| text.starts_with(part))
+            || (is_scenario && text.starts_with("crates/sim/src"));
         of_program && !["tests.rs", "house_tests", "control_plane/"].iter().any(|part| text.contains(part))
     };
     let holds = |path: &PathBuf| {
