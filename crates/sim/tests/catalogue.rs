@@ -3,19 +3,35 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot find its scenario is broken")]
 
 use std::fmt::Write as _;
+use std::sync::OnceLock;
 
 use defib_sim::catalogue;
-use defib_sim::scenario::{self, Policy};
+use defib_sim::scenario::{self, Policy, Scenario};
 use defib_sim::world::World;
 
 const SEEDS: u64 = 4;
 
-fn broken_seeds(id: &str, seeds: u64, policy: Policy) -> Vec<(u64, Vec<String>)> {
-    let scenario = catalogue::find(id).unwrap();
-    (1..=seeds)
-        .map(|seed| (seed, scenario::run(scenario, seed, policy, false).failures))
-        .filter(|(_, failures)| !failures.is_empty())
-        .collect()
+/// What became of one seed of a scenario.
+struct Ending {
+    scenario: &'static str,
+    seed: u64,
+    failures: Vec<String>,
+    leaves_somebody: bool,
+}
+
+/// The whole catalogue over a few seeds, which is played once for all the tests that ask how it ended.
+fn endings() -> &'static [Ending] {
+    static ENDINGS: OnceLock<Vec<Ending>> = OnceLock::new();
+    ENDINGS.get_or_init(|| {
+        let scenarios = catalogue::ALL.iter().chain(catalogue::CONTROL_PLANES);
+        let seeds = scenarios.flat_map(|scenario| (1..=SEEDS).map(move |seed| (scenario, seed)));
+        let ending = |(scenario, seed): (&'static Scenario, u64)| {
+            let run = scenario::run(scenario, seed, Policy::Defib, false);
+            let leaves_somebody = !run.left_to_the_platform.is_empty();
+            Ending { scenario: scenario.id, seed, failures: run.failures, leaves_somebody }
+        };
+        seeds.map(ending).collect()
+    })
 }
 
 fn is_broken(id: &str, seed: u64, policy: Policy) -> bool {
@@ -32,10 +48,8 @@ fn there_are_seventy_one_incidents_in_order() {
 #[test]
 fn defib_keeps_every_oracle() {
     let mut broken = String::new();
-    for scenario in catalogue::ALL.iter().chain(catalogue::CONTROL_PLANES) {
-        for (seed, failures) in broken_seeds(scenario.id, SEEDS, Policy::Defib) {
-            let _ = writeln!(broken, "--scenario {} --seed {seed}: {failures:#?}", scenario.id);
-        }
+    for Ending { scenario, seed, failures, .. } in endings().iter().filter(|ending| !ending.failures.is_empty()) {
+        let _ = writeln!(broken, "--scenario {scenario} --seed {seed}: {failures:#?}");
     }
     assert!(broken.is_empty(), "{broken}");
 }
@@ -63,10 +77,7 @@ const LEFT_TO_THE_PLATFORM: &[&str] = &["S05", "S39", "S58"];
 
 #[test]
 fn defib_leaves_removed_containers_to_the_platform_and_nothing_else() {
-    let leaves = |id: &str| {
-        let scenario = catalogue::find(id).unwrap();
-        (1..=SEEDS).any(|seed| !scenario::run(scenario, seed, Policy::Defib, false).left_to_the_platform.is_empty())
-    };
+    let leaves = |id: &str| endings().iter().any(|ending| ending.scenario == id && ending.leaves_somebody);
     let left: Vec<&str> = catalogue::ALL.iter().map(|scenario| scenario.id).filter(|id| leaves(id)).collect();
     assert_eq!(left, LEFT_TO_THE_PLATFORM);
 }
