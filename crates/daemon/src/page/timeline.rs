@@ -105,7 +105,15 @@ fn spans(timeline: &[TimelineEntry], now: Timestamp) -> Vec<Span> {
             TimelineWhat::Finished { outcome, .. } if outcome == "succeeded" => {
                 begin(Lane::Restart, "recovers", "aside");
             }
-            TimelineWhat::Finished { .. } | TimelineWhat::Recovered { .. } => end(&mut spans, Lane::Restart, entry.at),
+            // It differs from one that succeeded by its word as well, for those who do not see colours.
+            TimelineWhat::Finished { outcome, .. } => {
+                if let Some(open) = spans.iter_mut().rev().find(|span| span.lane == Lane::Restart && span.is_open) {
+                    (open.to, open.is_open) = (entry.at, false);
+                    open.label = format!("{}: {outcome}", open.label);
+                    open.tone = if outcome == "failed" { "bad" } else { "doubt" };
+                }
+            }
+            TimelineWhat::Recovered { .. } => end(&mut spans, Lane::Restart, entry.at),
             _ => {}
         }
     }
@@ -290,8 +298,12 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_restart_ends_without_a_recovery() {
-        assert_eq!(lanes(&spans(&[claimed(1), finished(4, "failed")], at(9))), [("restart 1", 1, 4, false)]);
+    fn a_failed_restart_ends_without_a_recovery_and_stands_out() {
+        for (outcome, tone) in [("failed", "bad"), ("abandoned", "doubt")] {
+            let spans = spans(&[claimed(1), finished(4, outcome)], at(9));
+            assert_eq!(lanes(&spans), [(format!("restart 1: {outcome}").as_str(), 1, 4, false)]);
+            assert_eq!(spans[0].tone, tone);
+        }
     }
 
     #[test]
