@@ -565,8 +565,7 @@ async fn an_engine_that_refuses_a_filter_is_asked_in_other_words_and_then_for_fu
     let target = [by_label("a")];
     let scene = Scene::with(vec![workspace("a")], &target).await;
     let runs = [("a", "running")];
-    let podman =
-        ["created", "initialized", "running", "paused", "stopping", "stopped", "exited", "removing", "unknown"];
+    let podman = ["created", "initialized", "running", "paused", "stopped", "exited", "removing", "unknown"];
     scene.server.set_state_words(&podman);
     assert_eq!(scene.look(&target).await, said(&runs, "qF"));
     for _ in 0..2 {

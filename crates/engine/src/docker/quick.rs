@@ -44,8 +44,8 @@ use crate::report::Call;
 /// The states other than running, in the words of each kind of engine. An engine refuses a word that it does not know.
 const NOT_RUNNING: [&[&str]; 2] = [
     &["created", "paused", "restarting", "removing", "exited", "dead"],
-    // podman
-    &["created", "initialized", "paused", "stopping", "stopped", "exited", "removing", "unknown"],
+    // podman, whose filter does not know its own state `stopping`: a container in it is asked for by a full list
+    &["created", "initialized", "paused", "stopped", "exited", "removing", "unknown"],
 ];
 
 /// A container that is starting and one that is unhealthy: the others of those that run are well, or have no health check.
