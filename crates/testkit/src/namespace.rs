@@ -19,16 +19,20 @@ use crate::wait::eventually;
 
 /// Makes the directories private, puts what is given in place of something of the machine's, says that it is done by making a file, and
 /// keeps the namespace. A `/run` that holds the private directory itself would hide it, so that is refused.
+///
+/// The shell keeps the namespace by waiting for a line from a pipe that it holds both ends of. A `sleep` beside it would still be loading its
+/// libraries now and then when `/usr` is replaced, and end by those that it finds there, and the namespace with it.
 const HOLD: &str = r#"
 case $1 in /run/*|/var/run/*) echo "TMPDIR must not be below /run" >&2; exit 1;; esac
+mkfifo "$1/never"
+exec 3<>"$1/never"
 mount --no-mtab -t tmpfs -o mode=755 tmpfs /run
 mkdir -p /etc/docker
 mount --no-mtab -t tmpfs -o mode=700 tmpfs /etc/docker
 mount --no-mtab -t tmpfs -o mode=1777 tmpfs /dev/shm
-sleep infinity &
 if [ $# = 3 ]; then mount --no-mtab --bind "$2" "$3"; fi
 : >"$1/held"
-wait
+read -r _ <&3
 "#;
 
 /// The namespace. It ends with the guardian that its holder belongs to.
