@@ -26,6 +26,7 @@ mod account;
 pub mod certificates;
 pub mod dockerd;
 pub mod engine_handle;
+pub mod engine_process;
 pub mod filtering_proxy;
 pub mod guardian;
 mod namespace;

@@ -92,7 +92,7 @@ impl<'a> Frozen<'a> {
     }
 
     fn end(mut self) -> Result<()> {
-        self.0.take().map_or(Ok(()), PrivateDockerd::resume).context("thaw the engine")
+        self.0.take().map_or(Ok(()), |dockerd| dockerd.resume()).context("thaw the engine")
     }
 }
 

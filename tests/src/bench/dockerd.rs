@@ -30,7 +30,7 @@ pub(super) async fn polls(report: &mut Report, containers: usize, ticks: usize) 
     for id in &ids {
         stage.db.add(Workspace::new(id)).await?;
     }
-    let pid = dockerd.dockerd_pid().context("dockerd runs")?;
+    let pid = dockerd.pid().context("dockerd runs")?;
     let socket = engine.url().trim_start_matches("unix://").to_owned();
     let mut floor = Vec::new();
     for _ in 0..ticks {
