@@ -63,8 +63,8 @@ mod worker;
 
 use std::process::ExitCode;
 
-/// A fleet is kept as hundreds of thousands of small allocations, many of which are replaced at each read. The allocator of glibc keeps a fifth
-/// more memory for that, and the one of musl, which the static build would use, takes several times as long.
+/// A fleet is kept as hundreds of thousands of small allocations, many of which are replaced at each read. The allocator of glibc keeps a quarter
+/// more memory for that (256 MiB instead of 200 for 100,000 workspaces), and the one of musl has one lock for all threads.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -168,7 +168,12 @@ impl Memory {
             self.tables.note_clock(unseen, wall(), &self.state.config.replica_id).await?;
         }
         if let Some(comparable_from) = unseen {
-            warn_of_step(comparable_from);
+            warn!(
+                %comparable_from,
+                "the database's clock and this host's are not as far apart as when a daemon last wrote that down, so one of them has \
+                 stepped, or that daemon's host has another time: heartbeats that are stamped up to this prove nothing about a container \
+                 that was started since; if this comes at each start, look at the time service of these hosts"
+            );
         }
         Ok(())
     }
@@ -181,7 +186,11 @@ impl Memory {
         }
         self.tables.note_clock(Some(comparable_from), wall(), &self.state.config.replica_id).await?;
         lock(&self.written).comparable_from = Some(comparable_from);
-        warn_of_step(comparable_from);
+        warn!(
+            %comparable_from,
+            "the database's clock has stepped: heartbeats that are stamped up to this prove nothing about a container that was \
+             started since; if it steps again, look at the time service of the database's host"
+        );
         Ok(())
     }
 
@@ -242,14 +251,6 @@ impl Memory {
         rows.retain(|row| written.rows.get(&row.workspace).is_none_or(|mark| mark.differs(row, now)));
         rows
     }
-}
-
-fn warn_of_step(comparable_from: Timestamp) {
-    warn!(
-        %comparable_from,
-        "the database's clock has stepped: heartbeats that are stamped up to this prove nothing about a container that was \
-         started since; if it steps again, look at the time service of the database's host"
-    );
 }
 
 impl Mark {

@@ -9,9 +9,10 @@
 
 mod support;
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use defib_engine::{Action, EngineCheck, EngineEvent, RestartHow};
+use defib_engine::{Action, Engine, EngineCheck, EngineEvent, RestartHow, Target};
 use defib_testkit::ScriptedEngine;
 use defib_testkit::scripted_engine::{Call, Fault, ScriptedContainer};
 use support::{LABEL, by_label, by_name, call, engine, known, only};
@@ -88,14 +89,20 @@ async fn all_calls_are_accepted(oldest: u32, newest: u32, agreed: &str) {
     tokio::time::timeout(PATIENCE, watch).await.expect("stops").expect("no panic");
 }
 
-#[tokio::test]
-async fn an_engine_that_was_replaced_by_a_newer_one_is_asked_again_what_it_speaks() {
+/// An engine of old versions on which one container was seen to run.
+async fn an_old_engine_that_was_met() -> (ScriptedEngine, Arc<dyn Engine>, [Target; 1]) {
     let server = ScriptedEngine::start().await.expect("scripted engine");
     server.speak_only(12, 41);
     server.add(ScriptedContainer::running("a").label(LABEL, "a"));
     let engine = engine(&server.url());
     let target = [known(by_label("a"), "a")];
     assert_eq!(only(&engine.sample_all(&target).await), "running");
+    (server, engine, target)
+}
+
+#[tokio::test]
+async fn an_engine_that_was_replaced_by_a_newer_one_is_asked_again_what_it_speaks() {
+    let (server, engine, target) = an_old_engine_that_was_met().await;
 
     server.set_fault(Call::List, Fault::Eof);
     assert!(engine.sample_all(&target).await.reach.is_err(), "it is away while it is replaced");
@@ -108,12 +115,7 @@ async fn an_engine_that_was_replaced_by_a_newer_one_is_asked_again_what_it_speak
 
 #[tokio::test]
 async fn an_engine_that_was_replaced_without_an_outage_that_anybody_saw_is_asked_again_what_it_speaks() {
-    let server = ScriptedEngine::start().await.expect("scripted engine");
-    server.speak_only(12, 41);
-    server.add(ScriptedContainer::running("a").label(LABEL, "a"));
-    let engine = engine(&server.url());
-    let target = [known(by_label("a"), "a")];
-    assert_eq!(only(&engine.sample_all(&target).await), "running");
+    let (server, engine, target) = an_old_engine_that_was_met().await;
 
     server.speak_only(44, 52);
     // The first look after that may be refused, and says nothing about anybody. The next one knows better.

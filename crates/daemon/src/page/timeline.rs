@@ -88,11 +88,6 @@ pub(super) fn draw(explanation: &Explanation) -> Markup {
 /// until the heartbeat that proves it.
 fn spans(timeline: &[TimelineEntry], now: Timestamp) -> Vec<Span> {
     let mut spans: Vec<Span> = Vec::new();
-    let end = |spans: &mut Vec<Span>, lane: Lane, at: Timestamp| {
-        if let Some(open) = spans.iter_mut().rev().find(|span| span.lane == lane && span.is_open) {
-            (open.to, open.is_open) = (at, false);
-        }
-    };
     for (number, entry) in timeline.iter().enumerate() {
         let mut begin = |lane, label: &str, tone| {
             end(&mut spans, lane, entry.at);
@@ -107,17 +102,23 @@ fn spans(timeline: &[TimelineEntry], now: Timestamp) -> Vec<Span> {
             }
             // It differs from one that succeeded by its word as well, for those who do not see colours.
             TimelineWhat::Finished { outcome, .. } => {
-                if let Some(open) = spans.iter_mut().rev().find(|span| span.lane == Lane::Restart && span.is_open) {
-                    (open.to, open.is_open) = (entry.at, false);
-                    open.label = format!("{}: {outcome}", open.label);
-                    open.tone = if outcome == "failed" { "bad" } else { "doubt" };
+                if let Some(span) = end(&mut spans, Lane::Restart, entry.at) {
+                    span.label = format!("{}: {outcome}", span.label);
+                    span.tone = if outcome == "failed" { "bad" } else { "doubt" };
                 }
             }
-            TimelineWhat::Recovered { .. } => end(&mut spans, Lane::Restart, entry.at),
+            TimelineWhat::Recovered { .. } => _ = end(&mut spans, Lane::Restart, entry.at),
             _ => {}
         }
     }
     spans
+}
+
+/// Ends the span of a lane that still goes on, and returns it.
+fn end(spans: &mut [Span], lane: Lane, at: Timestamp) -> Option<&mut Span> {
+    let open = spans.iter_mut().rev().find(|span| span.lane == lane && span.is_open)?;
+    (open.to, open.is_open) = (at, false);
+    Some(open)
 }
 
 fn points(timeline: &[TimelineEntry]) -> Vec<Point> {

@@ -67,14 +67,15 @@ impl DockerEngine {
         let info: Info =
             budget.call(Call::Info, client::read(client, "/info".to_owned())).await.map_err(|error| error.fault())?;
 
-        let mut link = self.link();
-        if link.ear.counted(info.living()) {
+        let is_deaf = self.link().ear.counted(info.living());
+        if is_deaf {
             tracing::warn!(
                 engine = %self.name(),
                 "containers of this engine started or stopped, and its event stream told of nothing; the stream is opened anew",
             );
             self.deaf.notify_waiters();
         }
+        let mut link = self.link();
         let identity = info.identity(link.is_podman);
         link.identified = true;
         if let Some(engine_now) = facts::timestamp(info.system_time.as_deref()) {
