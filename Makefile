@@ -138,7 +138,7 @@ docs: ## the pages of docs/ as a small site in target/book
 deb: install ## the Debian package, in target/debian (docs/install.md)
 	@deploy/debian/build.sh
 
-# Alpine's linker is not needed: Rust brings musl along, and musl-gcc compiles the C of ring against it.
+# Alpine's linker is not needed: Rust brings musl along, and musl-gcc compiles the C of ring, zstd and mimalloc against it.
 MUSL = $(shell uname -m)-unknown-linux-musl
 
 .PHONY: static

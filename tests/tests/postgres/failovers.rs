@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use defib_testkit::scripted_engine::Call;
 use defib_testkit::{PgBouncer, PrivatePostgres, ScriptedEngine, StopMode};
 use defib_tests::{Daemon, SOON, Stage};
@@ -160,7 +160,8 @@ async fn a_pooler_that_is_pointed_at_the_new_primary_is_followed() -> Result<()>
     pair.engine.exit("dies", 137)?;
     pooler.point_at(&pair.standby).await?; // too early: it is a standby still
     nobody_is_touched(&daemon, &pair.engine, A_WHILE).await?;
-    judged_afresh_after_the_outage(&mut pair, &daemon).await
+    let judged = judged_afresh_after_the_outage(&mut pair, &daemon).await;
+    judged.with_context(|| format!("the log of pgbouncer ends:\n{}", pooler.log_tail()))
 }
 
 /// A standby has been up for days when it takes over. A daemon that starts only then has seen no outage. Heartbeats could not be written
