@@ -62,6 +62,17 @@ pub struct Callers {
     pub agreed_at: Option<Ms>,
 }
 
+/// When two callers agree that a workspace hangs.
+#[derive(Clone, Copy, Debug)]
+pub struct Agreement {
+    /// What they say within this after its death does not count, because its last heartbeat is still fresh then and refutes them.
+    pub fresh: Ms,
+    /// For how long both must have gone on saying so.
+    pub lasting: Ms,
+    /// Whoever was silent for longer than this begins anew.
+    pub lapse: Ms,
+}
+
 /// The life that ended with a death.
 #[derive(Clone, Copy, Debug)]
 pub struct EndedLife {
@@ -243,20 +254,24 @@ impl Chronicle {
     /// The container of a workspace runs again after a pause: what spoke against it while it was frozen does not count (rule 4.3).
     pub fn unpaused(&mut self, workspace: usize, at: Ms) {
         if let Some(loss) = self.open[workspace] {
-            self.losses[loss].counted_from = at;
+            let loss = &mut self.losses[loss];
+            (loss.counted_from, loss.callers) = (at, Callers::default());
         }
     }
 
-    /// A login says that it could not reach a workspace, which may be dead. Two must have gone on saying so for `lasting`. Whoever was silent
-    /// for longer than `lapse` begins anew.
-    pub fn unreached(&mut self, workspace: usize, login: u8, at: Ms, lasting: Ms, lapse: Ms) {
+    /// A login says that it could not reach a workspace, which may be dead.
+    pub fn unreached(&mut self, workspace: usize, login: u8, at: Ms, agreement: Agreement) {
         let Some(loss) = self.open[workspace] else { return };
-        let callers = &mut self.losses[loss].callers;
+        let loss = &mut self.losses[loss];
+        let callers = &mut loss.callers;
         let Some(own) = callers.spoke.get_mut(usize::from(login)) else { return };
-        let began = own.filter(|(_, last)| at - last <= lapse).map_or(at, |(first, _)| first);
+        if at < loss.counted_from + agreement.fresh {
+            return;
+        }
+        let began = own.filter(|(_, last)| at - last <= agreement.lapse).map_or(at, |(first, _)| first);
         *own = Some((began, at));
         let others = (0..).zip(callers.spoke).filter(|(other, _)| *other != login);
-        let agree = |(_, (first, last)): (u8, (Ms, Ms))| last.saturating_sub(began.max(first)) >= lasting;
+        let agree = |(_, (first, last)): (u8, (Ms, Ms))| last.saturating_sub(began.max(first)) >= agreement.lasting;
         if others.filter_map(|(other, spoke)| Some((other, spoke?))).any(agree) {
             callers.agreed_at.get_or_insert(at);
         }
@@ -400,12 +415,14 @@ mod tests {
     #[test]
     fn two_callers_agree_when_both_have_gone_on_for_long_enough() {
         let mut chronicle = Chronicle { open: vec![None], ..Chronicle::default() };
-        chronicle.unreached(0, 0, 1, 10, 50);
+        let agreement = Agreement { fresh: 5, lasting: 10, lapse: 50 };
+        chronicle.unreached(0, 0, 1, agreement);
         chronicle.death(0, 5, Death::Wedged, 0, EndedLife { began_at: 0, heard: true }, true);
         let mut agreed = |login, at| {
-            chronicle.unreached(0, login, at, 10, 50);
+            chronicle.unreached(0, login, at, agreement);
             chronicle.losses[0].callers.agreed_at
         };
+        assert_eq!(agreed(1, 9), None, "its last heartbeat is still fresh, so this does not count");
         assert_eq!(agreed(0, 10), None);
         assert_eq!(agreed(0, 30), None, "one alone");
         assert_eq!(agreed(1, 31), None, "the second has just begun");

@@ -193,3 +193,26 @@ impl World {
 fn reason(because: Option<&(Rule, String)>) -> String {
     because.map(|(rule, why)| format!(" ({rule:?}: {why})")).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::secs;
+    use crate::workspace::Spec;
+
+    #[test]
+    fn one_that_comes_to_while_the_last_answer_is_on_its_way_is_no_mistake_and_any_earlier_is() {
+        let mut world = World::new(1);
+        world.add_fleet(1, 1, Spec::default());
+        world.db.latency = 50;
+        world.run_until(world.now + secs(60));
+        assert_eq!(world.merit_of(0, How::KillAndStart), Merit::Healthy, "it never hung");
+        world.wedge_for(0, secs(10), true);
+        assert_eq!(world.merit_of(0, How::KillAndStart), Merit::Needed);
+        let comes_to = world.now + secs(10);
+        world.run_until(comes_to + 49);
+        assert_eq!(world.merit_of(0, How::KillAndStart), Merit::Needed, "the database was asked before it came to");
+        world.run_until(comes_to + 50);
+        assert_eq!(world.merit_of(0, How::KillAndStart), Merit::Healthy, "the database was asked after it had come to");
+    }
+}

@@ -7,7 +7,7 @@ use defib_policy::abilities::Abilities;
 use defib_policy::id::EngineName;
 use defib_policy::settings::Settings;
 
-use crate::chronicle::{Before, By, Chronicle, Obstacle};
+use crate::chronicle::{Agreement, Before, By, Chronicle, Obstacle};
 use crate::database::{Database, Report};
 use crate::dice::Dice;
 use crate::endpoint::Endpoint;
@@ -310,10 +310,11 @@ impl World {
         self.wake_all(self.now, Wake::Failed(id(of), proxy));
         let believed = self.discredited.get(&proxy).is_none_or(|until| *until <= self.now);
         if believed && !self.broken_proxies.contains(&proxy) && self.db.up && self.db.writable {
-            // Two windows, of a little more than two intervals each: its own or, if they are longer, those that are configured.
+            // A window is a little more than two intervals: its own or, if they are longer, those that are configured.
             let login = self.logins.get(&proxy).copied().unwrap_or(proxy);
-            let lasting = 5 * self.workspaces[of].spec.interval.max(ms(self.settings.heartbeat_interval));
-            self.chronicle.unreached(of, login, self.now, lasting, ms(self.settings.wedged_after));
+            let two_windows = 5 * self.workspaces[of].spec.interval.max(ms(self.settings.heartbeat_interval));
+            let (fresh, lapse) = (two_windows / 2, ms(self.settings.wedged_after));
+            self.chronicle.unreached(of, login, self.now, Agreement { fresh, lasting: two_windows, lapse });
         }
         if self.db.up && self.db.writable {
             self.requests += 1;
