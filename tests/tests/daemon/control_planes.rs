@@ -1,9 +1,12 @@
-//! `defib check` on control planes: what it understood, what is wrong with a preset, and whom it trusts.
+//! Control planes: instances are judged by the rules of containers, and `defib check` tells what it understood, what is wrong with a preset, and
+//! whom it trusts.
+
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use defib_testkit::scripted_control_plane::{ApiFault, Dialect};
 use defib_testkit::{CertificateAuthority, Guardian, Program, ScriptedControlPlane, ScriptedEngine};
-use defib_tests::{SOON, Stage, Workspace};
+use defib_tests::{SOON, Stage, Workspace, throughout};
 
 const TOKEN: &str = "sh4red-s3cret";
 
@@ -104,6 +107,59 @@ async fn an_authority_that_the_system_trusts_is_trusted_and_no_other() -> Result
     Ok(())
 }
 
+#[tokio::test]
+async fn instances_are_judged_by_the_rules_of_containers() -> Result<()> {
+    let server = ScriptedControlPlane::start(Dialect::Generic).await?;
+    let (stage, _engine) = stage(&format!("cp+{}?preset=generic", server.address())).await?;
+    let stage = stage.knob("POLL_INTERVAL", "1s").knob("HEARTBEAT_INTERVAL", "400ms").knob("RECENT_MIN", "1m");
+    let stage = stage.knob("PROBE_SPACING", "1s").knob("MISSING_GRACE", "500ms").knob("SETTLE", "1h");
+    for (reference, state) in
+        [("lives", "running"), ("boots", "pending"), ("rests", "suspended"), ("odd", "dreaming"), ("dies", "running")]
+    {
+        server.set(reference, state);
+        let id = format!("on-{reference}");
+        stage.db.add(Workspace::new(&id).engine("cloud")).await?;
+        is_on(&stage, &id, reference).await?;
+    }
+    instance(&stage, "gone").await?;
+    let _daemon = stage.run().await?;
+    let expected = [
+        ("on-lives", None),
+        ("on-boots", Some("settling")),
+        ("on-rests", Some("frozen")),
+        ("on-odd", Some("unknown")),
+        ("on-gone", Some("dead")),
+        ("on-dies", None),
+    ];
+    for (id, verdict) in expected {
+        stage.db.wait_for_verdict(id, verdict).await?;
+    }
+
+    // What was alive a moment ago is not convicted by one look.
+    server.set("dies", "stopped");
+    let restart = stage.db.wait_for_restart("on-dies", "succeeded", SOON).await?;
+    ensure!(restart.evidence["rule"] == "stopped_spaced", "{restart:#?}");
+    ensure!(stage.db.history("on-dies").await?.contains(&"suspect".to_owned()), "{restart:#?}");
+    let [asked] = server.restarts().try_into().map_err(|other| anyhow::anyhow!("{other:#?}"))?;
+    ensure!(asked.path == "/instances/dies/start" && asked.headers["idempotency-key"] == restart.id.to_string());
+    ensure!(stage.db.held("on-gone").await?.as_deref() == Some("cannot_recreate"));
+
+    // The whole tenant answers 404, and then 503. That says nothing of anybody.
+    for fault in [ApiFault::status(404), ApiFault::status(503)] {
+        server.set_fault(Some(fault));
+        for (id, _) in expected {
+            stage.db.wait_for_verdict(id, Some("unknown")).await?;
+        }
+        throughout(Duration::from_secs(3), "nothing is asked for", async || match server.restarts().len() {
+            1 => Ok(()),
+            other => Err(format!("{other} restarts")),
+        })
+        .await?;
+    }
+    ensure!(stage.db.all_restarts().await?.len() == 1, "{:#?}", stage.db.all_restarts().await?);
+    Ok(())
+}
+
 /// A fleet with one control plane beside its engine.
 async fn stage(cloud: &str) -> Result<(Stage, ScriptedEngine)> {
     let engine = ScriptedEngine::start().await?;
@@ -115,6 +171,10 @@ async fn stage(cloud: &str) -> Result<(Stage, ScriptedEngine)> {
 async fn instance(stage: &Stage, reference: &str) -> Result<()> {
     let id = format!("on-{reference}");
     stage.db.add(Workspace::new(&id).engine("cloud").silent()).await?;
+    is_on(stage, &id, reference).await
+}
+
+async fn is_on(stage: &Stage, id: &str, reference: &str) -> Result<()> {
     let sql = format!("update defib.workspaces set kind = 'instance', instance_ref = '{reference}' where id = '{id}'");
     stage.db.execute(&sql).await
 }
