@@ -188,6 +188,43 @@ fn in_kubernetes_defib_is_confined_and_watched() -> Result<()> {
     Ok(())
 }
 
+/// What docs/engine-access.md says to change in the sidecar, changed: a cluster takes it, the proxy is the only one of us that has the
+/// engine's socket, and it finds its file and the socket where they are.
+#[test]
+fn in_kubernetes_a_proxy_takes_the_engines_socket_from_defib() -> Result<()> {
+    let page = read("docs/engine-access.md")?;
+    let block = page.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).context("no yaml block")?;
+    let proxy: Value = serde_saphyr::from_str::<Vec<Value>>(block)?.pop().context("no container in the block")?;
+    let mut deployment = deployments()?.pop().context("no sidecar")?.1;
+    let pod = deployment.pointer_mut("/spec/template/spec").context("no pod")?;
+    let containers = pod["containers"].as_array_mut().context("no containers")?;
+    let defib = containers.iter_mut().find(|container| container["name"] == "defib").context("no defib")?;
+    let mounts = defib["volumeMounts"].as_array_mut().context("no mounts")?;
+    mounts.retain(|mount| mount["name"] != "engine-socket");
+    ensure!(!defib.to_string().contains("engine-socket"), "defib still has the socket: {defib:#}");
+    containers.push(proxy.clone());
+    let volumes = pod["volumes"].as_array_mut().context("no volumes")?;
+    volumes.push(json!({"name": "engine-proxy", "configMap": {"name": "engine-proxy"}}));
+    let volumes: BTreeSet<&str> = volumes.iter().filter_map(|volume| volume["name"].as_str()).collect();
+    let of_proxy = array(&proxy, "/volumeMounts")?;
+    ensure!(of_proxy.iter().all(|mount| mount["name"].as_str().is_some_and(|name| volumes.contains(name))));
+
+    let settings = read("deploy/engine-proxy/haproxy.cfg")?;
+    let socket =
+        settings.lines().find_map(|line| line.split_once("unix@")).context("no socket in haproxy.cfg")?.1.trim();
+    let folder =
+        of_proxy.iter().find(|mount| mount["name"] == "engine-socket").context("no socket")?["mountPath"].as_str();
+    ensure!(folder.is_some_and(|folder| socket == format!("{folder}/docker.sock")), "the proxy looks at {socket}");
+    let pod = &deployment["spec"]["template"]["spec"];
+    let engine =
+        array(pod, "/containers")?.iter().find(|container| container["name"] == "engine").context("no engine")?;
+    let group = engine["args"].to_string();
+    ensure!(group.contains(&format!("--group={}", proxy["securityContext"]["runAsGroup"])), "not its group: {group}");
+    let faults = kubernetes_faults(&deployment)?;
+    ensure!(faults.is_empty(), "{}", faults.join("\n"));
+    Ok(())
+}
+
 fn deployments() -> Result<Vec<(String, Value)>> {
     let mut found = Vec::new();
     for file in ["deploy/kubernetes/standalone.yaml", "deploy/kubernetes/sidecar.yaml"] {
@@ -226,6 +263,32 @@ fn compose_accepts_its_file_and_confines_defib() -> Result<()> {
         let build = root().join("deploy/docker").join(text(service, "/build/context")?);
         ensure!(build.join(text(service, "/build/dockerfile")?).is_file(), "{name}: no such Dockerfile");
     }
+    Ok(())
+}
+
+/// `docker compose --profile engine-proxy`, and defib told to ask it.
+#[test]
+fn in_compose_the_proxy_is_told_where_the_socket_is_and_listens_where_defib_asks() -> Result<()> {
+    let compose = yaml_document("deploy/docker/compose.yaml")?;
+    let (proxy, text) = (&compose["services"]["engine-proxy"], read("deploy/docker/compose.yaml")?);
+    ensure!(proxy["profiles"] == json!(["engine-proxy"]) && proxy["ports"].is_null(), "nobody else may reach it");
+    let settings = read("deploy/engine-proxy/haproxy.cfg")?;
+    let line = |word: &str| {
+        settings
+            .lines()
+            .find_map(|line| line.trim().strip_prefix(word))
+            .map(str::trim)
+            .with_context(|| format!("no {word}"))
+    };
+    let port = line("bind :")?;
+    let advice = format!("default=tcp://engine-proxy:{port}");
+    ensure!(text.contains(&advice) && read("docs/engine-access.md")?.contains(&advice), "no {advice}");
+    let socket = line("server engine unix@")?;
+    let mounts: Vec<&str> = array(proxy, "/volumes")?.iter().filter_map(Value::as_str).collect();
+    ensure!(mounts.iter().any(|mount| mount.ends_with(&format!(":{socket}"))), "no {socket} in {mounts:?}");
+    let file = mounts.iter().find_map(|mount| mount.strip_suffix(":/usr/local/etc/haproxy/haproxy.cfg:ro"));
+    let file = root().join("deploy/docker").join(file.context("haproxy is not given its file")?);
+    ensure!(file.is_file(), "there is no {}", file.display());
     Ok(())
 }
 

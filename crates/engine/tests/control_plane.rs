@@ -10,7 +10,7 @@
 mod support;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use defib_engine::{
     Engine, EngineError, EngineSettings, PlatformRestart, RestartBy, RestartCall, RestartHow, Secret, Target,
@@ -127,6 +127,50 @@ async fn each_preset_understands_its_interface() {
 }
 
 #[tokio::test]
+async fn each_preset_restarts_what_hangs() {
+    for (dialect, query, running, asked) in [
+        (Dialect::Molecule, "preset=molecule-core&server=SERVER", "running", &["/workspaces/w-a/restart"][..]),
+        (
+            Dialect::Fly,
+            "preset=fly-machines&app=my-app",
+            "started",
+            &["/v1/apps/my-app/machines/a/restart?force_stop=true"],
+        ),
+        (Dialect::Daytona, "preset=daytona", "started", &["/sandbox/a/stop", "/sandbox/a/start"]),
+        (Dialect::Coder, "preset=coder", "running", &["/api/v2/workspaces/a/builds", "/api/v2/workspaces/a/builds"]),
+        (Dialect::Generic, "preset=generic", "running", &["/instances/a/restart"]),
+    ] {
+        let server = server(dialect).await;
+        server.set("a", running);
+        let plane = plane(&server, &query.replace("SERVER", &server.address()));
+        plane.restart(&call("a", KILL)).await.unwrap_or_else(|error| panic!("{dialect:?}: {error:?}"));
+        let paths: Vec<_> = server.restarts().into_iter().map(|request| request.path).collect();
+        assert_eq!(paths, asked, "{dialect:?}");
+        assert_eq!(server.get("a").as_deref(), Some(running), "{dialect:?}");
+    }
+}
+
+/// What the documentation of each says about a restart of an instance that is changing its state, or cannot be started at all.
+#[tokio::test]
+async fn each_preset_leaves_to_others_what_they_are_at_work_on() {
+    for (dialect, query, state) in [
+        (Dialect::Fly, "preset=fly-machines&app=my-app", "replacing"),
+        (Dialect::Daytona, "preset=daytona", "restoring"),
+        (Dialect::Coder, "preset=coder", "stopping"),
+        (Dialect::Generic, "preset=generic", "running"),
+    ] {
+        let server = server(dialect).await;
+        server.set("a", state);
+        let error = plane(&server, query).restart(&call("a", RestartHow::Start)).await.unwrap_err();
+        assert!(matches!(error, EngineError::Superseded { .. }), "{dialect:?}: {error:?}");
+    }
+    let server = server(Dialect::Daytona).await;
+    server.set("a", "error");
+    let error = plane(&server, "preset=daytona").restart(&call("a", RestartHow::Start)).await.unwrap_err();
+    assert!(matches!(error, EngineError::Restart { .. }) && !error.may_have_happened(), "{error:?}");
+}
+
+#[tokio::test]
 async fn no_fault_is_evidence() {
     let elsewhere = vec![("location", "http://elsewhere.invalid/x".to_owned())];
     for (fault, expected) in [
@@ -164,16 +208,19 @@ async fn no_fault_is_evidence() {
 async fn a_429_pauses_everything_for_as_long_as_it_says() {
     let server = server(Dialect::Molecule).await;
     server.set("a", "running");
-    let plane =
-        plane_within(&server, &format!("preset=molecule-core&server={}", server.address()), Duration::from_millis(500));
-    server.set_fault(Some(ApiFault::Answer(429, vec![("retry-after", "600".into())], String::new())));
-    assert_eq!(only(&plane.sample_some(&[instance("a")]).await), "unknown:engine_error");
-    server.set_fault(None);
-    let asked = server.requests().len();
-    assert_eq!(only(&plane.sample_some(&[instance("a")]).await), "unknown:not_asked");
-    let error = plane.restart(&call("a", RestartHow::Start)).await.unwrap_err();
-    assert!(matches!(error, EngineError::NotSent { .. }) && !error.may_have_happened(), "{error:?}");
-    assert_eq!(server.requests().len(), asked, "nothing was sent");
+    let in_ten_minutes = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(600));
+    for (status, pause) in [(429, "600"), (429, in_ten_minutes.as_str()), (503, "600")] {
+        let query = format!("preset=molecule-core&server={}", server.address());
+        let plane = plane_within(&server, &query, Duration::from_millis(500));
+        server.set_fault(Some(ApiFault::Answer(status, vec![("retry-after", pause.to_owned())], String::new())));
+        assert_eq!(only(&plane.sample_some(&[instance("a")]).await), "unknown:engine_error");
+        server.set_fault(None);
+        let asked = server.requests().len();
+        assert_eq!(only(&plane.sample_some(&[instance("a")]).await), "unknown:not_asked");
+        let error = plane.restart(&call("a", RestartHow::Start)).await.unwrap_err();
+        assert!(matches!(error, EngineError::NotSent { .. }) && !error.may_have_happened(), "{error:?}");
+        assert_eq!(server.requests().len(), asked, "nothing was sent after {status} with {pause}");
+    }
 }
 
 #[tokio::test]
@@ -244,6 +291,38 @@ async fn an_answer_to_a_restart_is_told_from_a_lost_one() {
     server.fail_restart(ApiFault::Hang);
     let error = plane.restart(&hanging).await.unwrap_err();
     assert!(matches!(error, EngineError::TimedOut { .. }) && error.may_have_happened());
+}
+
+/// The headers carry the token, and a restart must not be made twice.
+#[tokio::test]
+async fn a_redirect_is_followed_for_reads_and_on_the_same_host_alone() {
+    let (server, elsewhere) = (server(Dialect::Molecule).await, server(Dialect::Molecule).await);
+    server.set("a", "running");
+    elsewhere.set("a", "stopped");
+    let plane = plane(&server, &format!("preset=molecule-core&server={}", server.address()));
+    let path = "/cp/workspaces/w-a/status?instance_id=a";
+    let to = |status, location: String| ApiFault::Answer(status, vec![("location", location)], String::new());
+    server.script_reads([Some(to(302, path.to_owned())), None]);
+    assert_eq!(only(&plane.sample_some(&[instance("a")]).await), "running");
+    server.script_reads([Some(to(307, format!("{}{path}", elsewhere.address())))]);
+    assert_eq!(only(&plane.sample_some(&[instance("a")]).await), "unknown:engine_error");
+    server.script_reads((0..9).map(|_| Some(to(302, path.to_owned()))));
+    assert_eq!(only(&plane.sample_some(&[instance("a")]).await), "unknown:engine_error", "it goes round in a circle");
+
+    let path = "/workspaces/w-a/restart";
+    for (status, location, may_have_happened) in [
+        (307, format!("{}{path}", elsewhere.address()), false),
+        (308, path.to_owned(), false),
+        (302, path.to_owned(), true),
+        (303, "/workspaces/w-a".to_owned(), true),
+    ] {
+        let before = server.restarts().len();
+        server.fail_restart(to(status, location));
+        let error = plane.restart(&call("a", RestartHow::Start)).await.unwrap_err();
+        assert_eq!(error.may_have_happened(), may_have_happened, "{status}: {error:?}");
+        assert_eq!(server.restarts().len(), before + 1, "{status}: it was asked once");
+    }
+    assert!(elsewhere.requests().is_empty(), "{:?}", elsewhere.requests());
 }
 
 #[tokio::test]

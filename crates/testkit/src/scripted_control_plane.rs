@@ -18,7 +18,6 @@ use hyper_util::rt::TokioIo;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
@@ -26,20 +25,9 @@ use tokio_rustls::{TlsAcceptor, rustls};
 
 use crate::certificates::Certificate;
 
-/// Whose interface is spoken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Dialect {
-    /// molecule-core: its control plane's status, and its server's restart.
-    Molecule,
-    /// Fly Machines.
-    Fly,
-    /// Daytona.
-    Daytona,
-    /// Coder.
-    Coder,
-    /// That of the generic preset.
-    Generic,
-}
+mod dialects;
+
+pub use self::dialects::Dialect;
 
 /// What is answered in place of the truth.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,6 +73,8 @@ struct State {
     fault: Option<ApiFault>,
     /// Answers for the next restarts only.
     restart_faults: VecDeque<ApiFault>,
+    /// Answers for the next reads only. `None`: the truth.
+    read_faults: VecDeque<Option<ApiFault>>,
     page_size: usize,
     requests: Vec<ApiRequest>,
 }
@@ -127,6 +117,7 @@ impl ScriptedControlPlane {
             instances: BTreeMap::new(),
             fault: None,
             restart_faults: VecDeque::new(),
+            read_faults: VecDeque::new(),
             page_size: 2,
             requests: Vec::new(),
         }));
@@ -184,6 +175,11 @@ impl ScriptedControlPlane {
     /// The next restart is answered so, and not made.
     pub fn fail_restart(&self, fault: ApiFault) {
         self.state().restart_faults.push_back(fault);
+    }
+
+    /// The next reads are answered so, one after the other. `None`: the truth.
+    pub fn script_reads(&self, answers: impl IntoIterator<Item = Option<ApiFault>>) {
+        self.state().read_faults.extend(answers);
     }
 
     /// What has come in so far.
@@ -248,8 +244,8 @@ async fn answer(request: Request<Incoming>, state: Arc<Mutex<State>>) -> Result<
     let fault = {
         let mut state = lock(&state);
         state.requests.push(asked.clone());
-        let once = if is_read { None } else { state.restart_faults.pop_front() };
-        once.or_else(|| state.fault.clone())
+        let once = if is_read { state.read_faults.pop_front() } else { state.restart_faults.pop_front().map(Some) };
+        once.unwrap_or_else(|| state.fault.clone())
     };
     if let Some(ApiFault::Late(delay)) = fault {
         tokio::time::sleep(delay).await;
@@ -269,89 +265,4 @@ pub(crate) fn respond(status: u16, headers: &[(&'static str, String)], body: Byt
         response = response.header(*name, value);
     }
     Ok(response.body(Full::new(body))?)
-}
-
-impl State {
-    /// What the interface answers when nothing is wrong.
-    fn truth(&mut self, asked: &ApiRequest) -> (u16, Value) {
-        let (path, query) = asked.path.split_once('?').unwrap_or((&asked.path, ""));
-        let parameter = |name: &str| {
-            form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
-        };
-        let parts: Vec<&str> = path.split('/').skip(1).collect();
-        let (dialect, is_read) = (self.dialect, asked.method == "GET");
-        match (dialect, is_read, parts.as_slice()) {
-            (Dialect::Molecule, true, ["cp", "workspaces", _, "status"]) => {
-                self.one(&parameter("instance_id").unwrap_or_default())
-            }
-            (Dialect::Molecule, false, ["workspaces", _, "restart"]) => (200, json!({"status": "provisioning"})),
-            (Dialect::Fly, true, ["v1", "apps", _, "machines"]) => {
-                (200, self.instances.iter().map(|(name, state)| record(dialect, name, state)).collect())
-            }
-            (Dialect::Fly, true, ["v1", "apps", _, "machines", name])
-            | (Dialect::Daytona, true, ["sandbox", name])
-            | (Dialect::Coder, true, ["api", "v2", "workspaces", name])
-            | (Dialect::Generic, true, ["instances", name]) => self.one(name),
-            (Dialect::Fly, false, ["v1", "apps", _, "machines", name, "start"]) => self.start_one(name, "started", 412),
-            (Dialect::Daytona, false, ["sandbox", name, "start"]) => self.start_one(name, "started", 409),
-            (Dialect::Daytona, false, ["sandbox", name, "stop"]) => {
-                self.instances.insert((*name).to_owned(), "stopped".into());
-                (200, json!({}))
-            }
-            (Dialect::Coder, true, ["api", "v2", "workspaces"]) => {
-                let skipped = parameter("offset").and_then(|offset| offset.parse().ok()).unwrap_or(0);
-                let page: Vec<Value> = self.page(skipped);
-                (200, json!({"workspaces": page, "count": self.instances.len()}))
-            }
-            (Dialect::Coder, false, ["api", "v2", "workspaces", name, "builds"]) => {
-                let wants = if asked.body.contains("\"stop\"") { "stopped" } else { "running" };
-                self.instances.insert((*name).to_owned(), wants.into());
-                (201, json!({"status": "pending"}))
-            }
-            (Dialect::Generic, true, ["instances"]) => {
-                let skipped = parameter("cursor").and_then(|cursor| cursor.parse().ok()).unwrap_or(0);
-                let page = self.page(skipped);
-                let seen = skipped + page.len();
-                let next = (seen < self.instances.len()).then(|| seen.to_string());
-                (200, json!({"instances": page, "next_cursor": next}))
-            }
-            (Dialect::Generic, false, ["instances", name, "start"]) => self.start_one(name, "running", 409),
-            _ => (404, json!({"message": "page not found"})),
-        }
-    }
-
-    fn page(&self, skipped: usize) -> Vec<Value> {
-        let page = self.instances.iter().skip(skipped).take(self.page_size);
-        page.map(|(name, state)| record(self.dialect, name, state)).collect()
-    }
-
-    fn one(&self, name: &str) -> (u16, Value) {
-        match self.instances.get(name) {
-            Some(state) => (200, record(self.dialect, name, state)),
-            None if self.dialect == Dialect::Generic => (404, json!({"error": {"code": "instance_not_found"}})),
-            None => (404, json!({"message": "not found"})),
-        }
-    }
-
-    fn start_one(&mut self, name: &str, running: &str, conflict: u16) -> (u16, Value) {
-        match self.instances.get_mut(name) {
-            Some(state) if state == running => (conflict, json!({"message": "cannot be started from its state"})),
-            Some(state) => {
-                running.clone_into(state);
-                (200, json!({}))
-            }
-            None => (404, json!({"message": "not found"})),
-        }
-    }
-}
-
-fn record(dialect: Dialect, name: &str, state: &str) -> Value {
-    match dialect {
-        Dialect::Molecule => json!({"state": state}),
-        Dialect::Coder => json!({
-            "id": name,
-            "latest_build": {"status": state, "created_at": "2024-02-29T12:34:56Z", "job": {"completed_at": null}},
-        }),
-        Dialect::Fly | Dialect::Daytona | Dialect::Generic => json!({"id": name, "state": state}),
-    }
 }

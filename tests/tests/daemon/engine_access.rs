@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use defib_testkit::filtering_proxy::{FilteringProxy, ListedCall};
-use defib_testkit::{PrivateDockerd, eventually, free_port};
+use defib_testkit::{PrivateDockerd, PrivatePodman, eventually, free_port};
 use defib_tests::{Agent, SOON, Stage, Workspace};
 
 const PAGE: &str = include_str!("../../../docs/engine-access.md");
@@ -31,6 +31,37 @@ async fn the_calls_of_the_list_are_enough_and_each_is_needed() -> Result<()> {
     let unused: BTreeSet<ListedCall> =
         listed().into_iter().collect::<BTreeSet<_>>().difference(&proxy.used()).cloned().collect();
     ensure!(listed().len() > 5 && unused.is_empty(), "on the list, and not needed: {unused:?}");
+    Ok(())
+}
+
+/// podman's service is asked for nothing else than dockerd is.
+#[tokio::test]
+async fn the_calls_of_the_list_are_enough_for_podman_too() -> Result<()> {
+    let podman = PrivatePodman::shared().await?;
+    let proxy = FilteringProxy::before(podman.url(), listed()).await?;
+    let stage = Stage::new(proxy.url()).await?.quick_heartbeats();
+    let dies = Agent::start(podman, "listed-dies").await?;
+    let asked = Agent::start(podman, "listed-asked").await?;
+    for agent in [&dies, &asked] {
+        stage.db.add(Workspace::new(&agent.id).silent()).await?;
+    }
+    let said = stage.defib(&["check"]).await?.stdout;
+    ensure!(said.contains("ok    engine"), "{said}");
+    let _daemon = stage.run().await?;
+    for agent in [&dies, &asked] {
+        stage.db.wait_for_verdict(&agent.id, Some("silent")).await?;
+    }
+    podman.kill_main_process(&dies.container).await?;
+    stage.db.wait_for_restart(&dies.id, "succeeded", SOON).await?;
+    stage.defib(&["restart", &asked.id, "--reason", "it was asked for"]).await?.with_code(0)?;
+    stage.db.wait_for_restart(&asked.id, "succeeded", SOON).await?;
+    let words = "select count(*) from defib.last_words where log is not null";
+    eventually(SOON, "their last words are kept", async || match stage.db.count(words).await {
+        Ok(2) => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await?;
+    ensure!(proxy.refused().is_empty(), "not on the list: {:?}", proxy.refused());
     Ok(())
 }
 

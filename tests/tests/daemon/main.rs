@@ -9,6 +9,7 @@ mod adapter;
 mod attempts;
 mod check;
 mod configuration;
+mod control_planes;
 mod databases;
 mod day;
 mod deaths;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use defib_testkit::scripted_control_plane::ApiFault;
 use defib_testkit::{ScriptedEngine, WebhookReceiver, eventually};
-use defib_tests::{SOON, throughout};
+use defib_tests::{SOON, Workspace, container, throughout};
 
 use crate::{hold, id, stage, told, wait_until_told, wait_until_wanted};
 
@@ -54,6 +54,37 @@ async fn killed_before_it_writes_that_it_sent_it_repeats_that_one() -> Result<()
 #[tokio::test]
 async fn killed_after_that_it_repeats_nothing() -> Result<()> {
     dies_at("message_settled", 1).await
+}
+
+/// The message of a restart is written together with its outcome, so whoever writes the outcome writes the message. The daemon dies at each
+/// step around that, and its successor settles what it has left.
+#[tokio::test]
+async fn the_news_of_a_restart_outlives_the_daemon_that_made_it_and_is_told_once() -> Result<()> {
+    for point in ["claimed", "answered", "before_outcome", "after_outcome"] {
+        let (engine, receiver) = (ScriptedEngine::start().await?, WebhookReceiver::start().await?);
+        let stage = stage(&engine, &receiver).await?.knob("WEBHOOK_EVENTS", "restart.succeeded,restart.failed");
+        let stage = stage.knob("LEASE_TTL", "1s").knob("RESTART_TIMEOUT", "1s").knob("BACKOFF_INITIAL", "100ms");
+        engine.add(container("w1"));
+        stage.db.add(Workspace::new("w1").silent()).await?;
+        let crashing = stage.run_crashing_at("r1", point).await?;
+        wait_until_wanted(&stage).await?;
+        stage.db.wait_for_verdict("w1", Some("silent")).await?;
+        engine.exit("w1", 137)?;
+        let ended = crashing.program.wait_exit(SOON).await?;
+        ensure!(
+            std::os::unix::process::ExitStatusExt::signal(&ended) == Some(6),
+            "{point}: it ended with {ended} and not by its own abort"
+        );
+        let _next = stage.run_as("r1").await?;
+        wait_until_told(&receiver, &["restart.succeeded w1"], TAKEN_OVER).await?;
+        throughout(Duration::from_secs(2), "it is told once", async || match receiver.asked().len() {
+            1 => Ok(()),
+            other => Err(format!("{point}: {other}, {:?}", told(&receiver))),
+        })
+        .await?;
+        ensure!(engine.starts_of("w1") == 1, "{point}: started {} times", engine.starts_of("w1"));
+    }
+    Ok(())
 }
 
 #[tokio::test]

@@ -88,7 +88,7 @@ pub(crate) const fn fault_of(error: &NoAnswer) -> Fault {
         NoAnswer::Unreachable(_) | NoAnswer::BrokenOff(_) => Fault::Unreachable,
         NoAnswer::TimedOut(_) => Fault::TimedOut,
         NoAnswer::Garbled(_) | NoAnswer::TooLarge(_) => Fault::Garbled,
-        NoAnswer::Redirected(_) => Fault::EngineError,
+        NoAnswer::Redirected { .. } => Fault::EngineError,
         NoAnswer::Unsendable(_) => Fault::BadReference,
     }
 }

@@ -51,9 +51,14 @@ pub(crate) enum NoAnswer {
     /// The answer is larger than it may be.
     #[error("the answer is larger than {0} bytes")]
     TooLarge(usize),
-    /// The redirect leads to another host, or there are too many of them.
-    #[error("it redirects to {0}, which is not followed; correct the address")]
-    Redirected(String),
+    /// The redirect leads to another host, or there are too many of them, or it is the answer to a request that is no read.
+    #[error("it redirects to {to}, which is not followed; correct the address")]
+    Redirected {
+        /// The host that it leads to.
+        to: String,
+        /// The status. By 307 and 308 a server says that it has done nothing itself; by any other it may have done what it was asked for.
+        status: u16,
+    },
     /// No request can be made from the address and the reference.
     #[error("no request can be made: {0}")]
     Unsendable(String),
@@ -117,9 +122,10 @@ impl Client {
                 let (head, answer) = self.once(&asking).await?;
                 let Some(target) = redirect(answer.status, &head) else { return Ok(answer) };
                 let next = same_host(&asking.url, &target).filter(|_| asking.method == Method::GET);
-                asking.url = next.ok_or_else(|| NoAnswer::Redirected(shown(&asking.url, &target)))?;
+                let status = answer.status;
+                asking.url = next.ok_or_else(|| NoAnswer::Redirected { to: shown(&asking.url, &target), status })?;
             }
-            Err(NoAnswer::Redirected("one address after the other".into()))
+            Err(NoAnswer::Redirected { to: "one address after the other".into(), status: 302 })
         };
         timeout_at(by, whole).await.unwrap_or_else(|_| Err(NoAnswer::TimedOut(by.saturating_duration_since(begun))))
     }

@@ -28,6 +28,86 @@ fn every_preset_that_ships_can_be_read_for_both_purposes() {
     assert!(error.contains("there are coder, daytona, fly-machines, generic, molecule-core"), "{error}");
 }
 
+/// A meaning, and the interface's words that have it. `None`: they are left unknown on purpose, and the preset says why.
+type Meaning = (Option<State>, &'static [&'static str]);
+
+/// What each documentation says that a state may be.
+const DOCUMENTED: [(&str, &[Meaning]); 4] = [
+    (
+        "fly-machines",
+        &[
+            (Some(State::Running), &["started"]),
+            (Some(State::Stopped), &["stopped", "failed"]),
+            (Some(State::Frozen), &["suspended"]),
+            (
+                Some(State::Transitional),
+                &["created", "creating", "starting", "stopping", "restarting", "suspending", "updating", "replacing"],
+            ),
+            (Some(State::Removing), &["destroying", "launch_failed"]),
+            (None, &["destroyed", "replaced", "migrated"]),
+        ],
+    ),
+    (
+        "daytona",
+        &[
+            (Some(State::Running), &["started"]),
+            (Some(State::Stopped), &["stopped"]),
+            (Some(State::Frozen), &["archived", "archiving", "paused", "pausing"]),
+            (
+                Some(State::Transitional),
+                &[
+                    "creating",
+                    "starting",
+                    "stopping",
+                    "restoring",
+                    "resuming",
+                    "pending_build",
+                    "building_snapshot",
+                    "pulling_snapshot",
+                    "snapshotting",
+                    "forking",
+                    "resizing",
+                ],
+            ),
+            (Some(State::Removing), &["destroying", "destroyed"]),
+            (None, &["error", "build_failed", "unknown"]),
+        ],
+    ),
+    (
+        "coder",
+        &[
+            (Some(State::Running), &["running"]),
+            (Some(State::Stopped), &["stopped"]),
+            (Some(State::Transitional), &["pending", "starting", "stopping", "canceling"]),
+            (Some(State::Removing), &["deleting", "deleted"]),
+            (None, &["failed", "canceled"]),
+        ],
+    ),
+    (
+        "molecule-core",
+        &[
+            (Some(State::Running), &["running"]),
+            (Some(State::Stopped), &["stopped", "terminated"]),
+            (Some(State::Transitional), &["pending", "stopping", "shutting-down"]),
+        ],
+    ),
+];
+
+#[test]
+fn every_documented_state_is_understood_or_left_unknown_on_purpose() {
+    for (name, states) in DOCUMENTED {
+        let api = Preset::built_in(name).unwrap().read(Some("https://h"), &variables(), Purpose::Engine).unwrap();
+        let mut undocumented = api.states.0.clone();
+        for (expected, words) in states {
+            for word in *words {
+                assert_eq!(api.states.0.get(*word), expected.as_ref(), "{word} of {name}");
+                undocumented.remove(*word);
+            }
+        }
+        assert!(undocumented.is_empty(), "{name} names what is not documented: {undocumented:?}");
+    }
+}
+
 #[test]
 fn the_platforms_restart_asks_for_no_variable_that_it_does_not_use() {
     let text = "headers = { A = '${token}' }\n[get]\npath = '/${nope}'\n[restart]\nsteps = [{ method = 'POST', path = '/r' }]\n";

@@ -96,14 +96,22 @@ pub(super) async fn send(
         bytes_max: ANSWER_BYTES_MAX,
         by,
     };
-    let answer = line.client.ask(asking).await.map_err(StepError::NoAnswer)?;
+    let known = |status: u16| match status {
+        _ if step.accept.contains(&status) => Some(StepEnd::Accepted),
+        _ if step.superseded.contains(&status) => Some(StepEnd::Superseded(status)),
+        _ => None,
+    };
+    let answer = match line.client.ask(asking).await {
+        Ok(answer) => answer,
+        // A server may accept a request and then send the client to a page about it.
+        Err(NoAnswer::Redirected { to, status }) => {
+            return known(status).ok_or(StepError::NoAnswer(NoAnswer::Redirected { to, status }));
+        }
+        Err(error) => return Err(StepError::NoAnswer(error)),
+    };
     line.pace.note(answer.status, answer.retry_after);
     let status = answer.status;
-    match status {
-        _ if step.accept.contains(&status) => Ok(StepEnd::Accepted),
-        _ if step.superseded.contains(&status) => Ok(StepEnd::Superseded(status)),
-        _ => Err(StepError::Refused { status, words: words(line, &answer.body) }),
-    }
+    known(status).ok_or_else(|| StepError::Refused { status, words: words(line, &answer.body) })
 }
 
 /// The beginning of what a server said, on one line and without our secrets.
@@ -138,6 +146,13 @@ pub(super) fn error(
         StepError::NoAnswer(NoAnswer::TimedOut(_)) => EngineError::TimedOut { engine, call: asked, after: by },
         StepError::NoAnswer(NoAnswer::Unreachable(_) | NoAnswer::Unsendable(_)) => {
             EngineError::Connect { engine, fault: Fault::Unreachable, source: source() }
+        }
+        // By these two the server says that it has not done it.
+        StepError::NoAnswer(NoAnswer::Redirected { status: 307 | 308, .. }) => {
+            EngineError::Restart { engine, container, fault: Fault::EngineError, source: source() }
+        }
+        StepError::NoAnswer(NoAnswer::Redirected { .. }) => {
+            EngineError::Restart { engine, container, fault: Fault::Garbled, source: source() }
         }
         StepError::NoAnswer(error) => {
             let fault = answer::fault_of(error);
