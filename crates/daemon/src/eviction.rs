@@ -103,6 +103,7 @@ impl Evictor {
 
     /// Tries again what has failed, until `stop`.
     pub(crate) async fn run(self: Arc<Self>, stop: CancellationToken) {
+        self.cache.get_ready().await;
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,

@@ -91,6 +91,31 @@ async fn a_redis_that_hangs_delays_no_restart_and_the_keys_go_later() -> Result<
     Ok(())
 }
 
+/// Redis may end idle connections. That is noticed only when a key is to be deleted, and must not cost that deletion its turn.
+#[tokio::test]
+async fn a_connection_that_redis_has_ended_meanwhile_is_made_anew_before_the_engine_is_called() -> Result<()> {
+    let (redis, engine) = (PrivateRedis::start().await?, ScriptedEngine::start().await?);
+    let stage = stage(&engine, &redis.url()).await?;
+    redis.set("ws:dies", "1").await?;
+    let daemon = stage.run().await?;
+    eventually(SOON, "there was a connection, and it has ended", async || {
+        match redis.command(&["CLIENT", "KILL", "TYPE", "normal"]).await {
+            Ok(Some(killed)) if killed != "0" => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await?;
+    engine.add_fault(FaultRule::new(Call::Start, Fault::Delay(A_WHILE)));
+    engine.exit("dies", 137)?;
+    eventually(SOON, "the engine is called", async || {
+        if engine.count(Call::Start) == 0 { Err("not yet".to_owned()) } else { Ok(()) }
+    })
+    .await?;
+    ensure!(redis.get("ws:dies").await?.is_none(), "the engine was called while the key was there");
+    ensure!(evictions(&daemon, "failed").await? == 0 && evictions(&daemon, "deleted").await? == 1);
+    Ok(())
+}
+
 #[tokio::test]
 async fn nor_does_one_that_is_away() -> Result<()> {
     let (redis, engine) = (PrivateRedis::start().await?, ScriptedEngine::start().await?);

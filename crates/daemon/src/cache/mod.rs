@@ -25,4 +25,7 @@ pub(crate) trait Keys: Send + Sync {
     /// # Errors
     /// Why it is not certain that all of them are gone, in a sentence without secrets. Some may be gone.
     async fn delete(&self, keys: &[String]) -> Result<(), String>;
+
+    /// Gets ready, so that the first deletion does not have to wait for a connection. A failure to do so is found by that deletion.
+    async fn get_ready(&self) {}
 }

@@ -1,4 +1,6 @@
-//! Deletes keys in Redis, over one connection that is made when it is needed, and made anew after every failure.
+//! Deletes keys in Redis, over one connection that is made at the start, and made anew after every failure. A connection that has ended meanwhile
+//! (Redis ends idle ones where `timeout` is set, and all of them when it restarts) is noticed at the next deletion, which then makes another one
+//! and tries once more at once. A deletion that is made twice does no harm.
 
 use std::time::Duration;
 
@@ -93,14 +95,24 @@ impl RedisCache {
 #[async_trait]
 impl Keys for RedisCache {
     async fn delete(&self, keys: &[String]) -> Result<(), String> {
-        // If the caller gives up, the connection stays as it is, and the library ends it by its own time-out.
-        let result = tokio::time::timeout(2 * ANSWER_MAX, self.delete_all(keys)).await;
-        let why = match result {
-            Ok(Ok(())) => return Ok(()),
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => "no answer in time".to_owned(),
-        };
-        *self.connection.lock().await = None;
-        Err(self.address.redacted(&why))
+        let mut was_kept = self.connection.lock().await.is_some();
+        loop {
+            // If the caller gives up, the connection stays as it is, and the library ends it by its own time-out.
+            let result = tokio::time::timeout(2 * ANSWER_MAX, self.delete_all(keys)).await;
+            let (why, has_ended) = match result {
+                Ok(Ok(())) => return Ok(()),
+                Ok(Err(error)) => (error.to_string(), error.is_io_error() && !error.is_timeout()),
+                Err(_) => ("no answer in time".to_owned(), false),
+            };
+            *self.connection.lock().await = None;
+            if !(was_kept && has_ended) {
+                return Err(self.address.redacted(&why));
+            }
+            was_kept = false;
+        }
+    }
+
+    async fn get_ready(&self) {
+        let _ = tokio::time::timeout(2 * ANSWER_MAX, self.connection()).await;
     }
 }
