@@ -111,7 +111,7 @@ fn lintian_finds_nothing_that_is_not_explained() -> Result<()> {
 }
 
 #[test]
-fn it_is_installed_upgraded_removed_and_purged_and_leaves_nothing_behind() -> Result<()> {
+fn the_package_is_installed_upgraded_removed_and_purged_and_leaves_nothing_behind() -> Result<()> {
     let root = CleanRoot::unpack()?;
     let before = root.files()?;
 

@@ -1,4 +1,4 @@
-//! Who is compared: the production policy with some settings, and the policies of others.
+//! The contenders, which are compared: the production policy with some settings, and the policies of others.
 
 use std::collections::{HashMap, HashSet};
 

@@ -86,7 +86,7 @@ impl Report {
             let y = LANE * (n + 1) as f64 + 12.0;
             for (at, outcome) in &result.moments {
                 let at = x(*at);
-                // Told by shape as well as by colour.
+                // The outcomes differ by shape as well as by colour, for readers who do not see colours.
                 let _ = if *outcome == "not_needed" {
                     writeln!(page, "<path class=\"{outcome}\" d=\"M{at:.1} {}l7 12h-14z\"/>", y - 7.0)
                 } else {

@@ -21,7 +21,7 @@ use crate::settings::Changes;
 /// If two reads of the fleet are further apart than this, no workspace was watched between them.
 const READS_APART: i64 = 60_000_000;
 
-/// What a backtest is asked.
+/// The question that a backtest answers.
 #[derive(Clone, Debug)]
 pub struct Request {
     /// Where the recording is.

@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_alive_while_passes_end_whatever_they_say() {
+    fn a_daemon_is_alive_while_passes_end_whatever_they_say() {
         let health = Health::new(at(0), Duration::from_secs(30), std::iter::once("e".into()));
         assert!(health.alive(at(30)).0, "it has just started");
         assert!(!health.alive(at(31)).0);
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_ready_once_the_database_and_an_engine_were_reached() {
+    fn a_daemon_is_ready_once_the_database_and_an_engine_were_reached() {
         let health = Health::new(at(0), Duration::from_secs(30), ["a".into(), "b".into()].into_iter());
         assert!(!health.ready().0);
         assert!(health.database(Ok(())) && !health.database(Ok(())), "news once");

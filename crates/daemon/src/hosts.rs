@@ -17,7 +17,7 @@ use axum::http::uri::Authority;
 /// In the place of a name: all names count, because a proxy with a login stands before the page.
 const ANY: &str = "*";
 
-/// A label of a name has so many characters at most, and a name so many.
+/// How many characters a label of a name may have, and how many a whole name.
 const LABEL_MAX: usize = 63;
 const NAME_MAX: usize = 253;
 

@@ -526,7 +526,7 @@ impl Metrics {
         self.resyncs.with_label_values(&[reason.label()]).inc();
     }
 
-    /// How often that was.
+    /// How often all rows of the fleet were read for this reason.
     #[cfg(test)]
     pub(crate) fn resyncs_for(&self, reason: Resync) -> u64 {
         self.resyncs.with_label_values(&[reason.label()]).get()

@@ -33,7 +33,7 @@ const TURN: Duration = Duration::from_secs(1);
 /// How many orders are looked at in one turn.
 const ORDERS_MAX: i64 = 100;
 
-/// All replicas have looked for orders within this.
+/// Within this time every replica has looked for orders.
 const EVERYBODYS_TURN: Duration = Duration::from_millis(2_500);
 
 /// After this an order that nobody carried out is void, because whoever gave it no longer expects it to be carried out.

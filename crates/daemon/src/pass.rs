@@ -9,10 +9,11 @@
 //! focus:          read their rows         ─► ask the engine ─► their attempts and holds                            ─► judge
 //! ```
 //!
-//! After a read of all rows, a pass over a whole engine judges everybody there. After a read of what has changed, it asks the engine about the
-//! restless workspaces alone, if the engine can tell cheaply that all others run as they did. If it cannot, it is asked about everybody, and
-//! the pass judges the restless ones, those with attempts, and those that the engine shows otherwise than before. All others are what they
-//! were. If one of them is otherwise now, its row was not read lately, so it is read again before anything is said of that workspace.
+//! After a read of all rows, a pass over a whole engine judges everybody there. After a read of what has changed, it asks the engine about
+//! the restless workspaces alone, if the engine can tell cheaply that all others run as they did. If it cannot, it is asked about
+//! everybody, and the pass judges the restless ones, those with attempts, and those that the engine shows otherwise than before. All others
+//! keep the verdict that they had. The row of a workspace that the engine shows otherwise than before was not read lately, so it is read
+//! again before anything is said of that workspace.
 //!
 //! Attempts are read *after* the engine was asked. An engine may take seconds to answer, and a focused pass may restart a workspace
 //! meanwhile. If that workspace were judged by the attempts from before, it would get its first attempt again, without the back-off.

@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_rises_to_eight_falls_to_one_and_stretches_in_between() {
+    fn the_multiplier_rises_to_eight_falls_to_one_and_stretches_in_between() {
         let mut health = LocalHealth::default();
         assert_eq!(health.stretch(Duration::from_secs(3)), Duration::from_secs(3));
         let risen: Vec<u32> = (0..9)

@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn the_words_mean_what_they_say() {
+    fn each_word_of_a_setting_has_its_meaning_and_others_are_refused() {
         for (value, action) in [("report", Action::Report), ("restart", Action::Restart)] {
             assert_eq!(set(&[("wedged_action", value, None)]).0.wedged_action, Some(action));
         }

@@ -1,4 +1,4 @@
-//! Calls to the judge as bytes: what is as it was before is left out.
+//! Writes calls to the judge as bytes. What has not changed since the last call is left out.
 //!
 //! ```text
 //! fleet    [op][whole][at][clock][started]     members  changed rows

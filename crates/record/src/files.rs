@@ -11,7 +11,7 @@ use rustix::fs::{FlockOperation, flock};
 use crate::error::RecordError;
 use crate::segment::{self, Header, Segment, Torn};
 
-/// A segment is ended after this at the latest. Longer: fewer heads, and a replay of the last day begins further back.
+/// The longest time that one segment covers. Longer: fewer heads, and a replay of the last day begins further back.
 const SEGMENT_AGE: Duration = Duration::from_secs(6 * 3_600);
 
 /// One segment may take the bound divided by this. Smaller: fewer heads, and more of the recording is lost when the oldest segment is
@@ -93,7 +93,7 @@ impl Files {
         let mut file = OpenOptions::new().create_new(true).write(true).open(&path)?;
         self.next += 1;
         let begun = segment::begin(&mut file, &header);
-        // However little of it was written, the file counts for the bound, and may be deleted to keep it.
+        // However little of it was written, the file counts towards the bound, and may be deleted when there is too much.
         let bytes = begun.as_ref().copied().unwrap_or_else(|_| size_of(&path));
         self.current = Some(Current { path, file, bytes, begun: Instant::now() });
         begun?;

@@ -59,7 +59,7 @@ pub(crate) const ROW_TASKS: u8 = 4;
 /// Something else has changed, so the whole row is written.
 pub(crate) const ROW_WHOLE: u8 = 8;
 
-/// This bit if `is`, and no bit otherwise.
+/// This bit if `is` is true, and no bit otherwise.
 pub(crate) const fn bit(is: bool, bit: u8) -> u8 {
     if is { bit } else { 0 }
 }

@@ -65,7 +65,7 @@ impl Scene {
         if whole { &self.fleet } else { &self.part }
     }
 
-    /// The looks of a pass, as the judge was given them.
+    /// The looks that the judge was given in a pass.
     #[must_use]
     pub fn looks(&self, pass: &Pass) -> Vec<Look<'_>> {
         pass.members.iter().filter_map(|number| self.look(*number)).collect()

@@ -1,8 +1,8 @@
 //! What the writer remembers of each workspace, so that it writes only what has changed.
 //!
-//! A read of a large fleet brings tens of thousands of rows, and of most of them only the heartbeat has advanced. So what is needed to see that
-//! is one cache line for each workspace, and texts are remembered by their digest: an id by 128 bits, the rest of a row by 64. That two texts
-//! have the same digest is less likely than a fault of the memory that they are kept in.
+//! A read of a large fleet brings tens of thousands of rows, and of most of them only the heartbeat has advanced. So what is needed to see
+//! that is one cache line for each workspace, and texts are remembered by their digest: an id by 128 bits, the rest of a row by 64. Two
+//! texts with the same digest are less likely than a fault of the memory that they are kept in.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -20,7 +20,7 @@ use crate::known::{ROW_ACTIVITY, ROW_BEAT, ROW_TASKS, ROW_WHOLE, bit};
 /// The digest of an id.
 type IdDigest = u128;
 
-/// Stands in a chain of digests for a text that is not there.
+/// Takes the place of a missing text in a chain of digests.
 const ABSENT: u64 = 0x9E37_79B9_7F4A_7C15;
 
 /// A row as it was last written.
@@ -33,7 +33,7 @@ struct Row {
     tasks: i32,
 }
 
-/// What is compared of everybody in each read: no more than a cache line.
+/// What each read compares for every workspace. It fits into a cache line.
 #[derive(Clone, Copy, Debug)]
 #[repr(align(64))]
 struct Brief {
@@ -42,7 +42,7 @@ struct Brief {
     beat: i64,
     activity: i64,
     tasks: i32,
-    /// Who came after it in the last read of what had changed.
+    /// The workspace that came after it in the last read of what had changed.
     next: u32,
     /// Which of the fields above hold something.
     has: u8,

@@ -127,9 +127,9 @@ pub enum Before {
 pub struct Obstacle {
     /// Which workspaces it concerns.
     pub before: Before,
-    /// From
+    /// When it began.
     pub from: Ms,
-    /// until, with the time after it that the rules grant.
+    /// When it no longer counts: its end, and the time after it that the rules grant.
     pub until: Ms,
 }
 
@@ -138,11 +138,11 @@ pub struct Obstacle {
 pub struct Storm {
     /// Whose guard.
     pub replica: u8,
-    /// On this engine; of the fleet without.
+    /// The engine that it is on. `None`: it is the storm of the whole fleet.
     pub engine: Option<usize>,
-    /// When it began,
+    /// When it began.
     pub from: Ms,
-    /// and ended; the end of time while it goes on.
+    /// When it ended. The end of time while it goes on.
     pub until: Ms,
 }
 

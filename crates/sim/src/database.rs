@@ -39,7 +39,7 @@ pub struct Report {
 pub struct ClockNote {
     /// When, by that clock.
     pub noticed_at: Timestamp,
-    /// Up to which stamp those may be from before the step that it has noticed, if it has noticed one.
+    /// Stamps up to this one may be from before the step that it has noticed. `None` if it has noticed none.
     pub comparable_from: Option<Timestamp>,
     /// By how much the clock was ahead of the replica's host's, in microseconds.
     pub ahead: i64,

@@ -25,9 +25,9 @@ pub struct Endpoint {
     pub conduct: Conduct,
     /// It restarts what runs as well.
     pub kills: bool,
-    /// How long what it makes is pending before it runs, at least
+    /// The shortest time for which what it makes is pending before it runs.
     pub pending_min: Ms,
-    /// and at most.
+    /// The longest.
     pub pending_max: Ms,
     /// Whose requests it has accepted, in order.
     pub accepted: Vec<usize>,

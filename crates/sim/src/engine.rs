@@ -24,9 +24,9 @@ pub struct Engine {
     pub list: Ms,
     /// How long an inspect takes.
     pub inspect: Ms,
-    /// How long a start takes, at least
+    /// The shortest time that a start takes.
     pub start_min: Ms,
-    /// and at most.
+    /// The longest.
     pub start_max: Ms,
     /// Starts are refused with an error.
     pub starts_fail: bool,

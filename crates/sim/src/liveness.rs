@@ -75,7 +75,8 @@ pub fn bound(world: &World, loss: &Loss) -> Ms {
     let misses = u64::from(settings.dead_threshold) * ms(settings.probe_spacing);
     let detect = match loss.how {
         Death::Exited => poll + misses + secs(1),
-        // Long enough missing, and a beat overdue: at most a window after the last one, and a poll to see it.
+        // It must have been missing for long enough, and its heartbeat must be overdue: that is at most a window after the last heartbeat,
+        // and a poll has to see it.
         Death::Vanished => {
             poll + ms(settings.missing_grace).max(ms(settings.heartbeat_interval) * 3 / 2 + secs(15)) + secs(1)
         }
@@ -85,11 +86,11 @@ pub fn bound(world: &World, loss: &Loss) -> Ms {
     detect + backoff_ceiling(settings, loss.tries)
 }
 
-/// How much longer a death may wait that was in a storm: until the last of all who died with it runs again.
+/// How much longer a death in a storm may wait: until the last of all that died with it runs again.
 ///
-/// If all of them can be helped, or those that cannot are vetoed, held, missing, or have a call that fails: twice as long as it takes when
-/// all can be helped. Those that are started and do not come back make rounds fail. As whoever was tried waits for all others that were
-/// not, that adds as many failed rounds as it takes to try everybody once.
+/// That is twice the time that it takes when all can be helped, also if some are vetoed, held or missing, or the call to start them fails.
+/// Workspaces that are started and do not come back make rounds fail. A workspace that was tried waits until all others were tried, so the
+/// bound grows by as many failed rounds as it takes to try everybody once.
 #[must_use]
 pub fn in_storms(world: &World, loss: &Loss) -> Ms {
     let (from, until, chronicle) = (loss.counted_from, answered_at(world, loss), &world.chronicle);
@@ -135,8 +136,9 @@ fn tries_of_everybody(settings: &Settings, dead: usize) -> Ms {
     dead.div_ceil(settings.storm_min.max(1) as usize) as Ms
 }
 
-/// How long a wedged one may be silent. One that may still be starting has until half an hour after its start: whoever was never heard of
-/// in its life, and whoever was, if the database's clock has stepped since. Nothing tells then whether the heartbeat was of the life before.
+/// How long a wedged workspace may be silent. One that may still be starting has until half an hour after its start. It may still be
+/// starting if it was never heard of in its present life, or if the database's clock has stepped since it was: then nothing tells whether
+/// that heartbeat was of the life before.
 fn patience(world: &World, loss: &Loss) -> Ms {
     let settings = &world.settings;
     let until = answered_at(world, loss);

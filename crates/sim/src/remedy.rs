@@ -128,7 +128,7 @@ impl World {
         endpoint.accepted.push(of);
         let loses = endpoint.conduct == Conduct::LosesItsAnswer;
         let (low, high) = (endpoint.pending_min, endpoint.pending_max);
-        // It makes a new one, so nothing is idle: one that runs well would be lost.
+        // The platform makes a new container, so no such call is idle: a container that runs well would be lost.
         let merit = self.merit_of(of, How::ByPlatform);
         self.note(of, &format!("RESTART by the platform: {how:?}, {merit:?}{}", reason(because.as_ref())));
         let now = self.now;

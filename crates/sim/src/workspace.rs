@@ -11,9 +11,9 @@ use defib_policy::sample::{Exit, Health, Incarnation, Observation, Sample, Trans
 
 use crate::time::{Ms, span, stamp};
 
-/// How long one run of a health check takes,
+/// How long one run of a health check takes.
 const HEALTH_TAKES: Ms = 400;
-/// and may take, as an engine adds it to what is due.
+/// How long one run may take. An engine adds this to the moment at which the next run is due.
 const HEALTH_TIMEOUT: Ms = 30_000;
 /// Failures after which Docker calls it unhealthy.
 const HEALTH_RETRIES: u64 = 3;
@@ -35,11 +35,11 @@ pub enum Body {
     Removing,
     /// It ended.
     Exited {
-        /// With this code,
+        /// The exit code.
         code: i64,
-        /// killed for memory,
+        /// Whether the kernel killed it for memory.
         oom: bool,
-        /// at this time.
+        /// When it ended.
         at: Ms,
     },
 }
@@ -95,7 +95,7 @@ pub enum Lie {
 pub struct Spec {
     /// Heartbeat interval.
     pub interval: Ms,
-    /// Give or take this many percent.
+    /// By how many percent the interval varies, up or down.
     pub jitter: u64,
     /// Shortest start-up.
     pub boot_min: Ms,

@@ -318,7 +318,7 @@ impl World {
         }
         if self.db.up && self.db.writable {
             self.requests += 1;
-            // Below 256 are the proxies' own names.
+            // The numbers below 256 are the proxies' own names.
             let name = if self.names_requests == Some(proxy) { 255 + self.requests } else { u32::from(proxy) };
             let login = self.logins.get(&proxy).copied().unwrap_or(proxy);
             if self.db.report(Report { of, login, name, at: self.now }) && self.db.notifies {

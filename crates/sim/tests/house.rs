@@ -84,8 +84,8 @@ fn imports() -> Imports {
     imports
 }
 
-/// The circles among the imports: what is left when everybody who imports nobody that is left, or whom nobody that is left imports,
-/// has been taken away, again and again.
+/// The circles among the imports. Modules that import none of the others, or that none of the others imports, are taken away again and
+/// again; the rest are in circles.
 fn circles(mut imports: Imports) -> Imports {
     loop {
         let imported: BTreeSet<String> = imports.values().flatten().cloned().collect();

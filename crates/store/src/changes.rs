@@ -25,12 +25,13 @@ use crate::{Parameter, Store};
 pub struct Changes {
     /// The watched rows that have changed or were asked for.
     pub read: FleetRead,
-    /// Who was asked for or has changed, and is not watched any more: left, parked, of another status, or a row that breaks the contract.
+    /// The workspaces that were asked for or have changed and are not watched any more: they have left the fleet, were parked, have another
+    /// status, or their row breaks the contract.
     pub gone: Vec<WorkspaceId>,
     /// The rows among them that break the contract.
     pub malformed: Vec<Malformed>,
-    /// The view, or a function beside it, is not the one any more that all rows were last read through: what it says of the rows that did
-    /// not come is not known.
+    /// Whether the view, or a function beside it, was replaced since all rows were last read. If so, the rows that did not come may be
+    /// other ones now.
     pub replaced: bool,
     /// How many watched rows the view has, those included that are suspended or break the contract; `None`: they were not counted.
     pub rows: Option<usize>,
@@ -53,7 +54,7 @@ pub struct Wanted<'a> {
     pub count: bool,
 }
 
-/// Rows of every status: one that has left the watched ones has changed as well.
+/// Rows of every status are read, because a workspace that has left the watched statuses has changed as well.
 const NEWER: &str =
     "greatest(f.last_heartbeat_at::timestamptz, f.last_activity_at::timestamptz, f.created_at::timestamptz) > $1";
 
@@ -85,7 +86,7 @@ impl Store {
         let mut connection = self.pool.get().await?;
         let at = (self.clock)();
         let mut rows = Reading::with_capacity(ids.len());
-        // Whoever was asked for and has not come.
+        // The workspaces that were asked for and whose rows have not come yet.
         let mut awaited: HashSet<&str> = ids.iter().copied().collect();
         let mut gone = Vec::new();
         {
@@ -121,7 +122,7 @@ impl Store {
     }
 }
 
-/// Whether it is the row above the fleet's.
+/// Whether it is the row with the clock, which comes before the rows of the fleet.
 fn is_clock(row: &Row) -> Result<bool, Fault> {
     Ok(row.try_get::<_, Option<Instant>>(0)?.is_some())
 }

@@ -151,7 +151,7 @@ impl Store {
                 Ok(have) if have < SCHEMA_VERSION => SchemaState::Older { have, want: SCHEMA_VERSION },
                 Ok(have) if have > SCHEMA_VERSION => SchemaState::Newer { have, want: SCHEMA_VERSION },
                 Ok(_) => SchemaState::Current,
-                // There, and hidden from us: the rights below say so.
+                // The schema exists, and we may not read it. The rights that are listed below show that.
                 Err(Fault::Query(error)) if error.as_db_error().is_some() => SchemaState::Current,
                 Err(fault) => return Err(fault),
             };

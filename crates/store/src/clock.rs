@@ -12,7 +12,7 @@ use crate::error::StoreError;
 /// What is known of the database's clock when a daemon starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClockHistory {
-    /// Up to which stamp those may be from before a step that was noticed lately. `None` when there was none.
+    /// Stamps up to this one may be from before a step of the clock that was noticed lately. `None` if there was no such step.
     pub comparable_from: Option<Timestamp>,
     /// By how many microseconds it was ahead of the clock of a daemon's host when that was last written down. `None` before the first time.
     pub was_ahead: Option<i64>,
@@ -50,7 +50,8 @@ impl Store {
     /// What was written down of the clock's steps that were noticed less than `within` ago, and by how much the clock is ahead of the
     /// caller's, which reads `host_now`.
     ///
-    /// A step that was noticed in what is the future now, while the clock was far ahead, counts no longer than one of the past.
+    /// While the clock was far ahead, a step may have been noticed at a time that is in the future now. It counts for no longer than a step
+    /// of the past.
     pub async fn clock_history(&self, within: Duration, host_now: Timestamp) -> Result<ClockHistory, StoreError> {
         let (within, host_now) = (micros(within), system_time(host_now));
         self.within_deadline(async {

@@ -75,14 +75,15 @@ const DEFINITION: &str = "(
 /// How many watched rows the view has, those included that are suspended or break the contract.
 const COUNT: &str = "(select count(*) from defib.fleet f where f.status::text = any ($3) or f.status is null)";
 
-/// A row of the fleet, below the clock's. Of a policy that is too long to be used only so much is sent that this can be seen.
+/// A row of the fleet, below the clock's. Of a policy that is too long to be used, the server sends one character more than is allowed, so
+/// that we see that it is too long.
 pub(crate) const ROWS: &str = "
     select null::timestamptz, f.workspace_id::text, f.status::text, f.kind::text, f.engine::text, f.container_ref::text,
            f.instance_ref::text, f.suspended, f.last_heartbeat_at::timestamptz, f.last_activity_at::timestamptz,
            f.active_tasks::bigint, f.created_at::timestamptz, left(f.policy::text, 4097)
       from defib.fleet f";
 
-/// The watched rows, and no more of them than the daemon is ready to hold, and one.
+/// The watched rows. The limit is one more than the daemon is ready to hold.
 const WATCHED: &str = "where (f.status::text = any ($1) or f.status is null) %scope% limit $2";
 
 /// A longer policy is not used, and a longer reference leads to no container: such a row breaks the contract.
@@ -93,7 +94,7 @@ const REFERENCE_MAX: usize = 1_024;
 /// cannot be recorded must not stop the recording of all others.
 const ID_LENGTH_MAX: usize = 512;
 
-/// Characters of a malformed row's id that are told.
+/// How many characters of a malformed row's id are reported.
 const ID_SHOWN_MAX: usize = 64;
 
 impl Store {
@@ -104,8 +105,9 @@ impl Store {
     /// look older than they are.
     ///
     /// # Errors
-    /// [`StoreError::ReadFleet`]; then nothing is known about any workspace. A server that takes no writes is one: a standby may lag,
-    /// and nothing could be claimed. So is a fleet of more rows than the store was set up for. All connections to it are given up, so that the next one may find the primary.
+    /// [`StoreError::ReadFleet`]; then nothing is known about any workspace. The read also fails if the fleet has more rows than
+    /// the store was set up for, or if the server takes no writes: a standby may lag, and nothing could be claimed there. In that case all
+    /// connections to the server are given up, so that the next one may find the primary.
     pub async fn read_fleet(
         &self,
         scope: FleetScope<'_>,
@@ -199,9 +201,9 @@ pub(crate) struct Whole {
 pub(crate) enum Asked {
     /// The time.
     Clock,
-    /// And what the view is defined as.
+    /// The time, and what the view is defined as.
     Definition,
-    /// And how many watched rows it has. `$3` of the statement is what statuses are watched.
+    /// The time, what the view is defined as, and how many watched rows it has. The statement's `$3` are the watched statuses.
     DefinitionAndCount,
 }
 
@@ -226,9 +228,10 @@ struct Clock {
 
 /// Promoted servers, by when their process started, and when we first saw them as primaries.
 ///
-/// When a standby takes over, its process has been up for days, and only a superuser is told when the take-over was. By the start of its
-/// process, heartbeats could have been written to it for long. So for us it starts at the moment at which we first see it. A daemon that is
-/// started later waits one window longer than necessary, which delays the restart of a dead workspace by one spacing.
+/// When a standby takes over, its process has been up for days, and only a superuser is told when the take-over was. If we went by the
+/// start of its process, we would believe that heartbeats could be written to it for all that time. So for us it starts at the moment at
+/// which we first see it. A daemon that is started later waits one window longer than necessary, which delays the restart of a dead
+/// workspace by one spacing.
 #[derive(Debug, Default)]
 pub(crate) struct Promotions(Mutex<Option<(Timestamp, Timestamp)>>);
 
@@ -255,11 +258,11 @@ pub(crate) struct Reading {
     pub(crate) count: Option<i64>,
     pub(crate) workspaces: Vec<Workspace>,
     malformed: Vec<Malformed>,
-    /// Rows of the fleet, whatever became of them.
+    /// How many rows of the fleet have arrived, those included that are not used.
     pub(crate) received: usize,
     /// A fleet has few engines: one allocation for each, not for each row.
     engines: HashSet<EngineName>,
-    /// As few statuses.
+    /// A fleet has few different statuses as well.
     statuses: HashSet<Arc<str>>,
 }
 
@@ -325,7 +328,7 @@ impl Reading {
         }
     }
 
-    /// Takes a row that is of no concern.
+    /// Counts a row that the caller has no use for.
     pub(crate) const fn pass_over(&mut self) -> bool {
         self.received += 1;
         false
@@ -352,7 +355,7 @@ impl Reading {
         let engine = match text(4)? {
             Some(engine) if engine.len() > REFERENCE_MAX => return Err("engine is longer than 1024 bytes"),
             Some(engine) => self.engine(engine),
-            // It has none, and its platform may well say so.
+            // An external workspace has no engine, so a platform may leave the column null.
             None if kind == Kind::External => self.engine("external"),
             None => return Err("engine is null"),
         };

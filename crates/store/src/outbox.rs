@@ -235,8 +235,8 @@ const STATE: &str = "
       from defib.webhook w, (select count(*) as pending, min(happened_at) as oldest from defib.outbox) o";
 
 impl Store {
-    /// A daemon that has a webhook starts: from now on messages are written for it. One that the receiver has turned off stays off, unless it is
-    /// another one. Messages that an earlier process of this name had taken are free again.
+    /// A daemon that has a webhook starts: from now on messages are written for it. A webhook that its receiver has turned off stays off;
+    /// another webhook begins anew. Messages that an earlier process of this name had taken are free again.
     pub async fn configure_webhook(&self, webhook: &WebhookRow<'_>) -> Result<(), StoreError> {
         self.within_deadline(async {
             let wanted = micros(WANTED_FOR);
@@ -379,7 +379,7 @@ impl Store {
         .map_err(StoreError::Outbox)
     }
 
-    /// Gives up what is too old, and the oldest of what is too much.
+    /// Gives up the messages that are too old, and the oldest of those that are too many.
     pub async fn bound_outbox(&self) -> Result<GivenUp, StoreError> {
         self.within_deadline(async {
             let mut connection = self.pool.get().await?;
@@ -403,7 +403,8 @@ impl Store {
     }
 }
 
-/// The SQL of the pause after so many failures, if so long a one was asked for.
+/// The SQL of the pause before the next try: the pause after this many failures, or the one that the receiver has asked for if that is
+/// longer.
 fn pause_after(failures: &str, asked: &str) -> String {
     PAUSE.replace("%tries%", failures).replace("%asked%", asked)
 }

@@ -17,8 +17,8 @@ pub struct RetentionSettings {
     pub suspicions: Duration,
     /// Events.
     pub events: Duration,
-    /// Attempts from their end, and holds from theirs. Shorter than the longest back-off: attempts are forgotten and numbers
-    /// start again.
+    /// Attempts, counted from their end, and holds, counted from theirs. If this is shorter than the longest back-off, attempts are
+    /// forgotten too early and their numbers begin again.
     pub attempts: Duration,
     /// How many rows one statement deletes; at least one.
     pub batch: i64,

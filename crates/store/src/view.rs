@@ -246,7 +246,7 @@ const STATUS: &str = "
      %where%
      order by f.workspace_id::text";
 
-/// Of the workspace, and of the engine that it is on.
+/// The events of the workspace, and those of the engine that it is on.
 const EVENTS: &str = "
     (select at, verdict_from, verdict_to, evidence, engine from defib.events where workspace_id = $1 order by id desc limit $2)
     union all

@@ -60,7 +60,7 @@ impl Store {
     }
 }
 
-/// What `mark_dead` makes of this workspace's status, if it changes it. Nothing of it stays.
+/// The status that `mark_dead` gives this workspace, if it changes the status. The call is rolled back.
 async fn written(connection: &mut Connection, workspace: &str, evidence: &Value) -> Result<Option<String>, Fault> {
     connection.begin().await?;
     connection.batch(platform::BOUNDS).await?;

@@ -1,4 +1,4 @@
-//! The user that servers run as which refuse to run as root.
+//! The user for servers that refuse to run as root.
 
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;

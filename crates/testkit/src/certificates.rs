@@ -1,4 +1,4 @@
-//! Certificates, made when they are needed by the `openssl` program: none that expires lies in the repository.
+//! Certificates. The `openssl` program makes them when they are needed, so the repository holds none that could expire.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::guardian::Guardian;
 
-/// Instead of the machine's own configuration, which may say anything.
+/// Stands in for the machine's own configuration of openssl, which may contain anything.
 const CONFIGURATION: &str = "
 [req]
 distinguished_name = nobody

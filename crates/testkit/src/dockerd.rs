@@ -45,13 +45,13 @@ pub enum Release {
 }
 
 impl Release {
-    /// Both, for tests that hold of each.
+    /// Both, for tests that must pass on each.
     pub const ALL: [Self; 2] = [Self::Installed, Self::Newer];
 
     /// The one that the variable `TESTKIT_DOCKERD` chooses.
     ///
     /// # Errors
-    /// When it is set to something that is none.
+    /// When the variable is set to a word that is no release.
     pub fn chosen() -> Result<Self> {
         match std::env::var(CHOICE).as_deref() {
             Err(_) | Ok("" | "installed") => Ok(Self::Installed),
@@ -88,7 +88,8 @@ impl std::ops::Deref for PrivateDockerd {
 }
 
 impl PrivateDockerd {
-    /// A fresh engine without images and containers, ready to be asked. Costs 1 to 2 s. Which release it is, `TESTKIT_DOCKERD` says.
+    /// A fresh engine without images and containers, ready to be asked. Costs 1 to 2 s. The variable `TESTKIT_DOCKERD` says which release
+    /// it is.
     pub async fn start() -> Result<Self> {
         Self::start_release(Release::chosen()?).await
     }

@@ -24,7 +24,7 @@ use crate::process::{self, Signal};
 /// The image that [`EngineHandle::busybox_image`] makes.
 pub const BUSYBOX_IMAGE: &str = "defib-test:latest";
 
-/// In seconds. When 40 containers start on two cores, one of them may take this long.
+/// How many seconds a call may take. When 40 containers start on two cores, one of them may take this long.
 const CALL_TIMEOUT_SECONDS: u64 = 120;
 
 /// Runs for ever, and ends at once when told to. A process 1 without a handler ignores TERM, which costs the 10 s of
@@ -113,7 +113,7 @@ pub struct EngineHandle {
 }
 
 impl EngineHandle {
-    /// An engine by its `DOCKER_HOST` address, `unix://…` or `tcp://…`. Does not look whether it is there.
+    /// An engine by its `DOCKER_HOST` address, `unix://…` or `tcp://…`. Does not check that the engine is there.
     #[must_use]
     pub fn connect(url: impl Into<String>) -> Self {
         Self { url: url.into(), cgroup: None }

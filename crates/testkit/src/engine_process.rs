@@ -39,7 +39,7 @@ impl std::ops::Deref for EngineProcess {
 }
 
 impl EngineProcess {
-    /// One that has not been started yet.
+    /// A process that has not been started yet.
     pub(crate) fn new(program: &'static str, engine: EngineHandle, namespace: Namespace, guardian: Guardian) -> Self {
         Self { program, engine, namespace, child: Mutex::default(), guardian: Some(guardian) }
     }

@@ -67,7 +67,8 @@ impl Guardian {
         &self.directory
     }
 
-    /// The name, relative to each cgroup hierarchy, of the group that containers belong in. Nobody makes it until used.
+    /// The name, relative to each cgroup hierarchy, of the group that containers belong in. The group does not exist until somebody uses
+    /// it.
     #[must_use]
     pub fn cgroup(&self) -> String {
         cgroup_of(&self.directory)

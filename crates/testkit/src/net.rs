@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn never_the_same_port_twice() {
+    fn no_port_is_given_twice() {
         let ports: std::collections::BTreeSet<u16> = (0..100).map(|_| free_port().unwrap()).collect();
         assert_eq!(ports.len(), 100);
     }

@@ -59,8 +59,8 @@ impl PgBouncer {
         Ok(format!("{before}:{}{after}", self.port))
     }
 
-    /// Leads to `server` from now on, as an operator does it after a fail-over: another configuration, and a reload. Server
-    /// connections to the old one end with their transactions.
+    /// Makes the pooler connect to `server` from now on, as an operator does after a fail-over: by another configuration and a reload.
+    /// Server connections to the old one end with their transactions.
     pub async fn point_at(&self, server: &PrivatePostgres) -> Result<()> {
         self.configure(server)?;
         self.admin("RELOAD").await.map(drop)
@@ -123,8 +123,8 @@ impl PgBouncer {
         console.simple_query(command).await.with_context(|| command.to_owned())
     }
 
-    /// Users are looked up where they are, in the server; nobody has a password. A server that cannot be reached is tried
-    /// again after a second, and not after fifteen: tests have no time for that.
+    /// The pooler looks users up in the server, and no user has a password. A server that cannot be reached is tried again after a second,
+    /// and not after fifteen: tests have no time for that.
     fn configure(&self, server: &PrivatePostgres) -> Result<()> {
         let guardian = self.guardian.as_ref().context("it is being dropped")?;
         let (server, port, pool_size) = (server.port(), self.port, self.pool_size);

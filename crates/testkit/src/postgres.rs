@@ -47,7 +47,7 @@ mount --no-mtab -t tmpfs -o "size=$size,mode=700,uid=$uid,gid=$gid" tmpfs "$dire
 exec setpriv --reuid "$uid" --regid "$gid" --clear-groups -- "$@"
 "#;
 
-/// Nothing here survives a power cut, on purpose. Commits stay synchronous, as in production.
+/// With these settings nothing survives a power cut, which is on purpose. Commits stay synchronous, as in production.
 const SETTINGS: &[(&str, &str)] = &[
     ("listen_addresses", "127.0.0.1"),
     ("fsync", "off"),
@@ -64,7 +64,7 @@ pub enum StopMode {
     Fast,
     /// Disconnects without a word; the next start replays the log (`pg_ctl stop -m immediate`).
     Immediate,
-    /// SIGKILL to all processes: the machine fell over.
+    /// Sends SIGKILL to all processes, as if the machine had crashed.
     Kill,
 }
 
@@ -141,7 +141,7 @@ impl PrivatePostgres {
         .await
     }
 
-    /// Makes a standby a primary, whatever has become of its own.
+    /// Makes a standby a primary, whatever has become of its former primary.
     pub async fn promote(&self) -> Result<()> {
         let client = connect(&self.url("postgres")).await?;
         let promoted = client.query_one("select pg_promote(true, 30)", &[]).await.context("pg_promote")?;

@@ -25,7 +25,7 @@ pub fn freeze(pid: u32) -> Result<()> {
     signal(pid, Signal::STOP)?;
     let is_frozen = |task: std::fs::DirEntry| {
         let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
-        // One that has ended meanwhile has no state, or is a zombie.
+        // A thread that has ended meanwhile has no state, or is a zombie.
         stat.rsplit_once(')').is_none_or(|(_, rest)| rest.trim_start().starts_with(['T', 'Z', 'X']))
     };
     for _ in 0..2_000 {

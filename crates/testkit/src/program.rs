@@ -18,8 +18,8 @@ use crate::wait::eventually;
 /// `DOCKER_HOST` above all.
 const INHERITED: &[&str] = &["PATH", "HOME", "LANG", "TMPDIR", "RUST_BACKTRACE", "LLVM_PROFILE_FILE"];
 
-/// A running or ended program. Dropping it kills it and prints what it said to standard error, which test runners show for a
-/// failed test only. (Not just when panicking: a test that fails by `?` does not panic.)
+/// A running or ended program. Dropping it kills it and prints what it wrote to standard error, which test runners show for a failed test
+/// only. This does not depend on a panic, because a test that fails by `?` does not panic.
 #[derive(Debug)]
 pub struct Program {
     name: String,
@@ -33,9 +33,9 @@ pub struct Program {
 /// One line that the program wrote, without its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Line {
-    /// Where to.
+    /// The output that it was written to.
     pub stream: Stream,
-    /// What. Bytes that are not UTF-8 are replaced.
+    /// The text. Bytes that are not UTF-8 are replaced.
     pub text: String,
 }
 

@@ -18,7 +18,7 @@ use crate::net::free_port;
 use crate::process::{self, Signal};
 use crate::wait::eventually;
 
-/// A start takes some milliseconds.
+/// How long a start may take. It usually takes some milliseconds.
 const DEADLINE: Duration = Duration::from_secs(20);
 
 /// The service that the sentinel knows its server by.
@@ -58,7 +58,7 @@ impl PrivateRedis {
         server.started().await
     }
 
-    /// A cluster with one node, which has all slots.
+    /// Starts a cluster with one node, which has all slots.
     pub async fn cluster() -> Result<Self> {
         let server = Self::new(None, &["--cluster-enabled", "yes"])?.started().await?;
         server.command(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]).await?;
@@ -74,7 +74,7 @@ impl PrivateRedis {
     pub async fn sentinel_of(primary: &Self) -> Result<Self> {
         let mut sentinel = Self::new(None, &["--sentinel"])?;
         let guardian = sentinel.guardian.as_ref().context("it is being dropped")?;
-        // A sentinel wants a file that it may write to.
+        // A sentinel needs a configuration file that it may write to.
         let file = guardian.directory().join("sentinel.conf");
         let text = format!("sentinel monitor {SERVICE} 127.0.0.1 {} 1\n", primary.port);
         std::fs::write(&file, text).context("write sentinel.conf")?;

@@ -18,7 +18,7 @@ async fn clients_share_server_connections_by_transactions() -> Result<()> {
 }
 
 #[tokio::test]
-async fn it_can_be_stopped_started_and_pointed_at_another_server() -> Result<()> {
+async fn a_pooler_can_be_stopped_started_and_pointed_at_another_server() -> Result<()> {
     let (one, other) = (PrivatePostgres::start().await?, PrivatePostgres::start().await?);
     let pooler = PgBouncer::before(&one, 2).await?;
     let url = pooler.url(&one.url("postgres"))?;
@@ -53,7 +53,7 @@ async fn a_user_who_is_no_superuser_may_come_through() -> Result<()> {
 }
 
 #[tokio::test]
-async fn nothing_is_left_of_a_dropped_one() -> Result<()> {
+async fn nothing_is_left_of_a_dropped_pooler() -> Result<()> {
     let server = PrivatePostgres::shared().await?;
     let pooler = PgBouncer::before(server, 1).await?;
     let pid = pooler.pid().unwrap();

@@ -14,7 +14,7 @@ fn shell(script: &str) -> Result<Program> {
 }
 
 #[tokio::test]
-async fn it_gets_the_given_environment_and_no_other() -> Result<()> {
+async fn a_program_gets_the_given_environment_and_no_other() -> Result<()> {
     let program = shell("env; exit 3")?;
     assert_eq!(program.wait_exit(SOON).await?.code(), Some(3));
     let output = program.stdout();

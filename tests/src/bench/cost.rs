@@ -22,7 +22,7 @@ struct Spent {
     database: Vec<Duration>,
 }
 
-/// After everybody has beaten: so many polls, until no read of what is new brings those heartbeats again.
+/// How many polls pass after everybody has beaten, until no read of what is new brings those heartbeats again.
 const OVERLAP: u32 = 3;
 
 /// Everything that is measured on the whole fleet, and an idle tick of a tenth of it.

@@ -113,7 +113,7 @@ async fn killed_during_a_slow_restart_that_the_engine_finishes() -> Result<()> {
 
 /// The same on a real engine, at the steps around the call.
 #[tokio::test]
-async fn on_a_real_engine_too() -> Result<()> {
+async fn a_crash_around_the_call_to_a_real_engine_costs_exactly_one_start() -> Result<()> {
     let dockerd = PrivateDockerd::shared().await?;
     for point in ["claimed", "confirmed", "answered", "before_outcome"] {
         let stage = stage(dockerd.url()).await?;

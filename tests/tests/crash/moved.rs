@@ -8,7 +8,7 @@ use defib_tests::{Daemon, Stage, Workspace, container};
 use crate::matrix::{SETTLED, has_crashed, nothing_is_left_open, stage};
 
 #[tokio::test]
-async fn from_an_engine_that_nobody_is_configured_for_any_more() -> Result<()> {
+async fn who_moved_from_an_engine_without_an_owner_is_restarted_where_it_is_now() -> Result<()> {
     let fleet = Fleet::with_an_attempt_on_the_old_engine().await?;
     let engines = format!("default={}", fleet.new.url());
     let _next = fleet.stage.start_with("next", &[("DEFIB_ENGINES", engines.as_str())]).await?;
@@ -16,7 +16,7 @@ async fn from_an_engine_that_nobody_is_configured_for_any_more() -> Result<()> {
 }
 
 #[tokio::test]
-async fn from_an_engine_that_does_not_answer_any_more() -> Result<()> {
+async fn who_moved_from_an_engine_that_does_not_answer_is_restarted_where_it_is_now() -> Result<()> {
     let fleet = Fleet::with_an_attempt_on_the_old_engine().await?;
     fleet.old.refuse_connections(true).await?;
     let _next = fleet.stage.start_with("next", &[]).await?;

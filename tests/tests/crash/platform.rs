@@ -148,7 +148,7 @@ async fn each_attempt_has_a_key_of_its_own() -> Result<()> {
 
 /// A removed container on a real engine, at the steps around the request.
 #[tokio::test]
-async fn on_a_real_engine_too() -> Result<()> {
+async fn a_crash_around_the_request_for_a_real_container_asks_the_platform_once() -> Result<()> {
     let dockerd = PrivateDockerd::shared().await?;
     for point in ["confirmed", "answered"] {
         let server = ScriptedControlPlane::start(Dialect::Molecule).await?;
@@ -193,7 +193,7 @@ impl Platform {
         Self::with_preset(|server| Ok(format!("{server}?preset={preset}"))).await
     }
 
-    /// `url` makes the platform's address, as defib is told it, of the server's.
+    /// `url` turns the address of the server into the platform's address that defib is given.
     async fn with_preset(url: impl FnOnce(&str) -> Result<String>) -> Result<Self> {
         let (engine, server) = (ScriptedEngine::start().await?, ScriptedControlPlane::start(Dialect::Molecule).await?);
         let stage = restarted_by(stage(&engine.url()).await?, &url(&server.address())?);
@@ -231,12 +231,12 @@ impl Platform {
         }
     }
 
-    /// It is asked so often, without doing anything about it.
+    /// Waits until the platform was asked this many times. It does nothing about the requests.
     async fn has_been_asked(&self, times: usize) -> Result<()> {
         eventually(SETTLED, "the platform is asked", async || self.count(times)).await
     }
 
-    /// It works on what it was asked for, until a restart has succeeded and all of its requests are carried out.
+    /// Lets the platform work on its requests, until all of them are carried out and a restart has succeeded.
     async fn is_settled(&self, times: usize) -> Result<()> {
         let settled = "select count(*) from defib.restarts where outcome = 'succeeded'";
         eventually(SETTLED, "it is restarted and its row is settled", async || {
@@ -250,7 +250,8 @@ impl Platform {
         .await
     }
 
-    /// So often in all, and the engine was asked to restart nothing; and the container runs.
+    /// Checks that the platform was asked this many times in all, that the engine was asked to restart nothing, and that the container
+    /// runs.
     async fn was_asked(&self, times: usize) -> Result<()> {
         throughout(AFTERWARDS, "the platform is not asked again, and the container runs", async || {
             self.count(times)?;

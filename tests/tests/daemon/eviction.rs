@@ -25,20 +25,20 @@ async fn a_login_that_may_delete_these_keys_and_nothing_else_is_enough() -> Resu
 }
 
 #[tokio::test]
-async fn in_a_cluster_too() -> Result<()> {
+async fn keys_are_deleted_in_a_cluster_as_on_one_server() -> Result<()> {
     let redis = PrivateRedis::cluster().await?;
     is_evicted_at(&redis, &format!("cluster+redis://{}", redis.host()), &redis).await
 }
 
 #[tokio::test]
-async fn and_on_the_server_that_a_sentinel_names() -> Result<()> {
+async fn keys_are_deleted_on_the_server_that_a_sentinel_names() -> Result<()> {
     let redis = PrivateRedis::start().await?;
     let sentinel = PrivateRedis::sentinel_of(&redis).await?;
     is_evicted_at(&redis, &format!("sentinel+redis://{}/{SERVICE}", sentinel.host()), &sentinel).await
 }
 
 #[tokio::test]
-async fn over_tls_with_its_own_authority_and_not_without() -> Result<()> {
+async fn keys_are_deleted_over_tls_with_its_own_authority_and_not_without_it() -> Result<()> {
     let authority = CertificateAuthority::new("cache")?;
     let redis = PrivateRedis::with_tls(&authority.issue("localhost")?).await?;
     let engine = ScriptedEngine::start().await?;
@@ -117,7 +117,7 @@ async fn a_connection_that_redis_has_ended_meanwhile_is_made_anew_before_the_eng
 }
 
 #[tokio::test]
-async fn nor_does_one_that_is_away() -> Result<()> {
+async fn a_redis_that_is_away_delays_no_restart_and_the_keys_go_later() -> Result<()> {
     let (redis, engine) = (PrivateRedis::start().await?, ScriptedEngine::start().await?);
     let stage = stage(&engine, &redis.url()).await?;
     let daemon = stage.run().await?;
@@ -129,7 +129,7 @@ async fn nor_does_one_that_is_away() -> Result<()> {
 }
 
 #[tokio::test]
-async fn nor_one_that_refuses_the_password_which_is_never_told() -> Result<()> {
+async fn a_refused_password_delays_no_restart_and_is_never_told() -> Result<()> {
     let (redis, engine) = (PrivateRedis::with_password("right").await?, ScriptedEngine::start().await?);
     let stage = stage(&engine, &format!("redis://:wr0ng-s3cret@{}", redis.host())).await?;
     redis.set("ws:dies", "1").await?;

@@ -93,7 +93,7 @@ async fn an_instance_that_nothing_can_restart_is_held_and_everybody_is_told_what
 async fn a_removed_container_is_made_again_by_the_platform_when_an_operator_orders_it() -> Result<()> {
     let (engine, platform) = (ScriptedEngine::start().await?, ScriptedControlPlane::start(Dialect::Molecule).await?);
     engine.add(container("removed"));
-    // For as long as this it would be left to whoever may be making it again.
+    // For this long, defib would leave a missing container to whoever may be making it again.
     let stage = with_platform(Stage::new(&engine.url()).await?, &platform).knob("MISSING_GRACE", "1h");
     stage.db.add(Workspace::new("removed").silent()).await?;
     let _daemon = stage.run().await?;

@@ -8,7 +8,7 @@ use defib_tests::{SOON, Stage, throughout};
 
 use crate::fleet;
 
-/// Whoever was handed back waits with a delay of its own that grows.
+/// A workspace whose order was handed back waits with a growing delay of its own.
 const A_FEW_DELAYS: Duration = Duration::from_secs(60);
 
 #[tokio::test]

@@ -102,7 +102,7 @@ impl Disaster {
         self.stage.db.replace_function_for("mark_dead", &hopeless, "return false;").await
     }
 
-    /// All die, of whom the first so many cannot come back.
+    /// All workspaces die. The first of them, as many as the argument says, cannot come back.
     async fn strikes(&self, hopeless: usize) -> Result<()> {
         let _daemon = self.stage.run().await?;
         for id in ids(0..hopeless) {

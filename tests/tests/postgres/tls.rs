@@ -27,7 +27,7 @@ fn database_line(checked: &Finished) -> Result<&str> {
 }
 
 #[tokio::test]
-async fn the_whole_job_is_done_over_verified_tls() -> Result<()> {
+async fn everything_is_read_and_written_over_verified_tls() -> Result<()> {
     let (server, authority) = (PrivatePostgres::start().await?, CertificateAuthority::new("the right one")?);
     server.serve_tls(&authority.issue("localhost")?).await?;
     let (stage, engine) = stage_with(&server, &["dies", "lives"]).await?;

@@ -20,7 +20,7 @@ async fn beating(flags: &[&str]) -> House {
     house
 }
 
-/// So many polls pass, and everybody who is in the fleet beats before each.
+/// Lets this many polls pass. Every workspace of the fleet beats before each of them.
 async fn beat_for(house: &House, polls: u32) {
     for _ in 0..polls {
         for id in BEATING {

@@ -40,7 +40,7 @@ pub(crate) struct Shown {
     pub(crate) hosts: Arc<Hosts>,
 }
 
-/// So much of a name that is refused is told.
+/// How many characters of a refused name the answer repeats.
 const NAME_SHOWN: usize = 100;
 
 /// What is answered in the place of the status page while it is off.

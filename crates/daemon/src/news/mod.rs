@@ -46,7 +46,7 @@ pub(crate) struct News {
 struct Told {
     database_up: bool,
     heartbeats_usable: bool,
-    /// The rows that break the contract, and how.
+    /// The rows that break the contract, each with what is wrong with it.
     malformed: BTreeSet<(Option<String>, &'static str)>,
     /// Engines whose list could not be read whole.
     spoiled: BTreeSet<EngineName>,

@@ -25,7 +25,7 @@ pub(super) struct Frame<'a> {
     pub(super) links: &'a Links,
     pub(super) place: Place,
     pub(super) title: &'a str,
-    /// What it was drawn from, where that is a picture of the fleet.
+    /// The picture of the fleet that it was drawn from, if it was drawn from one.
     pub(super) picture: Option<&'a FleetPicture>,
     /// The moment that it shows.
     pub(super) at: Option<Timestamp>,

@@ -448,7 +448,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_held_and_one_that_is_alive() {
+    fn explain_says_of_a_held_and_of_a_living_workspace_what_was_approved() {
         let [alive, dead, ..] = &golden::fleet()[..] else { panic!("no fleet") };
         golden::matches("explain-dead", &told(dead.clone()));
         golden::matches("explain-alive", &told(alive.clone()));

@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fleet_with_one_of_each_kind() {
+    fn status_says_of_each_kind_of_workspace_what_was_approved() {
         let picture = picture(golden::said());
         golden::matches("status", &picture.text(&Filter::default()));
         golden::matches("status-troubled", &picture.text(&Filter { troubled: true, ..Filter::default() }));

@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said() {
+    fn each_fault_of_a_template_is_named() {
         for (text, purpose, expected) in [
             ("/{workspace}", Use::Path, "known are {workspace_id}, {instance_ref}, "),
             ("/{workspace_id", Use::Path, "this brace does not begin a known gap"),

@@ -22,7 +22,7 @@ use serde::de::DeserializeOwned;
 use crate::settings::{EngineSettings, TlsPaths};
 use crate::url::EngineUrl;
 
-/// By how much the client library's time-out, in whole seconds, exceeds ours: so that ours decides.
+/// The client library's time-out counts in whole seconds. It is this much longer than ours, so that ours decides.
 const TIMEOUT_SLACK: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// The longest answer, in bytes, that is collected whole. The record of a container with many mounts and health checks has some ten thousand.

@@ -1,8 +1,8 @@
 //! What has been heard of an engine over its event stream, and whether anything may have been missed.
 //!
-//! Quick lists (`quick`) leave out whoever runs, so they cannot show that a container was removed, renamed, or replaced under its name. The
-//! event stream tells of that. Here it is noted which stream is open and how much of what it told concerns our containers. What the last
-//! full list showed (a [`Roster`]) is believed as long as the same stream is open and nothing of that kind has come since.
+//! Quick lists (`quick`) leave out the containers that run, so they cannot show that a container was removed, renamed, or replaced under
+//! its name. The event stream tells of that. Here it is noted which stream is open and how much of what it told concerns our containers.
+//! What the last full list showed (a [`Roster`]) is believed as long as the same stream is open and nothing of that kind has come since.
 //!
 //! ```text
 //! stream 7 open ── full list asked ── answer ───────── quick list ── quick list ── rename of ours ── next: a full list
@@ -25,8 +25,8 @@ use super::DockerEngine;
 use super::quick::Words;
 use super::roster::Roster;
 
-/// So many names and ids are kept of the events that come while a full list is under way. A list takes a few tens of milliseconds. If more
-/// come in that time, another full list follows. Larger: more memory on a host where many containers come and go. Smaller: more full lists there.
+/// How many names and ids of events are kept while a full list is under way. A list takes a few tens of milliseconds. If more come in that
+/// time, another full list follows. Larger: more memory on a host where many containers come and go. Smaller: more full lists there.
 const MEANWHILE_MAX: usize = 1_024;
 
 /// How much has been heard of an engine.
@@ -38,7 +38,7 @@ pub(super) struct Heard {
     changes: u64,
 }
 
-/// What an event says of whom it is about.
+/// What an event says about the container that it is about.
 pub(super) struct About<'a> {
     /// The container's id.
     pub(super) container: &'a str,
@@ -46,8 +46,8 @@ pub(super) struct About<'a> {
     pub(super) name: Option<&'a str>,
     /// It carries the workspace label.
     pub(super) is_labelled: bool,
-    /// It tells of a health check. Quick lists show whoever is not healthy, so nothing is missed without such events; and podman sends one
-    /// for each check of each container.
+    /// It is about a health check. Such events do not count as changes: quick lists show every container that is not healthy, and podman
+    /// sends an event for each check of each container.
     pub(super) is_health: bool,
 }
 
@@ -64,9 +64,9 @@ pub(super) struct Ear {
     messages: u64,
     /// Full lists that are under way.
     full_lists: usize,
-    /// Whom events named meanwhile.
+    /// The names and ids that the events had meanwhile.
     meanwhile: Vec<Box<str>>,
-    /// Some of them were not kept.
+    /// Whether some of these were not kept, because there were too many.
     overflowed: bool,
     census: Option<Census>,
     /// What the last full list showed.
@@ -84,7 +84,7 @@ struct Census {
 }
 
 impl Ear {
-    /// Who answers from now on may be another engine: nothing that was known holds.
+    /// From now on another engine may answer, so nothing that was known before holds any more.
     pub(super) fn forget(&mut self) {
         self.roster = None;
         self.census = None;

@@ -47,8 +47,8 @@ impl Info {
 }
 
 impl DockerEngine {
-    /// Asks for identity and clock when what is known of them is old or of before an outage. A failure is not one of the
-    /// look: it only leaves the identity unknown.
+    /// Asks the engine for its identity and its clock if what is known of them is old, or from before an outage. If that fails, the look
+    /// goes on, and only the identity stays unknown.
     pub(super) async fn refresh_info(&self, client: &Docker, budget: &Budget) {
         let due = self.link().info_asked_at.is_none_or(|at| self.now().since(at) >= INFO_AGE_MAX);
         if due {
@@ -79,7 +79,7 @@ impl DockerEngine {
         let identity = info.identity(link.is_podman);
         link.identified = true;
         if let Some(engine_now) = facts::timestamp(info.system_time.as_deref()) {
-            // An engine reads its clock first and counts its containers after: near the beginning of the call.
+            // An engine reads its clock before it counts its containers, so the reading is from near the beginning of the call.
             link.engine_now = Some((asked_at, engine_now));
         }
         let heard = std::mem::replace(&mut link.identity, identity.clone());

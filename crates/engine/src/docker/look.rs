@@ -107,9 +107,9 @@ fn own_labels(
     targets.iter().filter(|target| target.kind == Kind::Container).filter_map(of).collect()
 }
 
-/// What is known of one target on the way.
+/// What a look has found out about one target so far.
 pub(super) enum Finding {
-    /// All there is to know.
+    /// The look at this target is done, with this sample.
     Done(Sample),
     /// To be inspected.
     Ask(Question),
@@ -128,7 +128,8 @@ pub(super) struct Question {
     if_gone: IfGone,
     /// What stands when there is no answer: what the list said, where it said that the container lives.
     otherwise: Option<Observation>,
-    /// The label of containers of which another one may be the workspace, unseen: only their own list can tell.
+    /// The workspace's label, if another container that carries it may be the workspace and was not seen. Only a list of the containers
+    /// with this label can tell.
     siblings: Option<String>,
 }
 

@@ -44,21 +44,22 @@ use crate::report::Call;
 /// The states other than running, in the words of each kind of engine. An engine refuses a word that it does not know.
 const NOT_RUNNING: [&[&str]; 2] = [
     &["created", "paused", "restarting", "removing", "exited", "dead"],
-    // podman, whose filter does not know its own state `stopping`: a container in it is asked for by a full list
+    // The states of podman. Its filter does not know its own state `stopping`, so a container in that state is found by a full list.
     &["created", "initialized", "paused", "stopped", "exited", "removing", "unknown"],
 ];
 
 /// A container that is starting and one that is unhealthy: the others of those that run are well, or have no health check.
 const NOT_HEALTHY: [&str; 2] = ["starting", "unhealthy"];
 
-/// In whose words an engine is asked.
+/// Which engine's words for states an engine is asked by.
 #[derive(Debug, Default)]
 pub(super) struct Words {
     /// How many of [`NOT_RUNNING`] were refused, beginning with those of the engine's own kind.
     refused_kinds: usize,
     /// How many quick lists in a row were refused.
     refusals: usize,
-    /// When all of the words had been refused. It rests until the next full list is due, and then another one is tried.
+    /// When the engine had refused the words of each kind. Then no quick list is asked for until the next full list is due, and after it
+    /// quick lists are tried again.
     refused_at: Option<Moment>,
 }
 
@@ -144,7 +145,7 @@ impl DockerEngine {
     }
 }
 
-/// A full list that is under way. Its end is noted when this is dropped, be it because the look was given up.
+/// A full list that is under way. Its end is noted when this is dropped, which also happens when the look is given up.
 pub(super) struct FullList<'a> {
     engine: &'a DockerEngine,
     at: Moment,

@@ -47,8 +47,9 @@ pub(crate) enum Status {
     Removing,
     Exited,
     Dead,
-    /// podman's word for what has ended and was not cleaned up yet: mounts and network are still there. That takes some ten milliseconds, and
-    /// for ever if the process that looks after the container was killed. The record tells already how it ended, and podman starts it as it is.
+    /// podman's word for a container that has ended and was not cleaned up yet: its mounts and its network are still there. The clean-up
+    /// takes some ten milliseconds, and never comes if the process that looks after the container was killed. The record already says how
+    /// the container ended, and podman can start a container in this state.
     Stopped,
     /// Any other, such as podman's `stopping` for what runs and has been told to stop.
     Other,

@@ -119,7 +119,7 @@ impl Roster {
     /// names another container by now, one whose container a later look found to be another one, or one that seems to run and has come into
     /// doubt since.
     pub(super) fn places_of(&self, targets: &[Target]) -> Option<Vec<Result<&Place, Fault>>> {
-        // They come in the order of the places, mostly.
+        // The targets mostly come in the order of the places, so the search begins after the last place that was found.
         let mut next = 0;
         let place_of = |target: &Target| {
             let at = match self.places.get(next) {

@@ -46,7 +46,7 @@ mod tests {
     }
 
     #[test]
-    fn it_tells_since_when_how_many_go_at_once_who_is_under_way_and_how_many_wait_where() {
+    fn a_storm_tells_since_when_how_many_go_at_once_who_is_under_way_and_how_many_wait_where() {
         let (x, y) = (EngineName::from("x"), EngineName::from("y"));
         let ids: Vec<WorkspaceId> = (0..6).map(|n| format!("w{n}").into()).collect();
         let mut guard = StormGuard::default();

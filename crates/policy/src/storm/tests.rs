@@ -129,7 +129,7 @@ fn one_that_was_tried_since_the_storm_began_waits_for_the_others_whoever_tried_i
 }
 
 #[test]
-fn it_ends_when_a_cooldown_passes_with_nothing_new_and_nobody_waits_or_is_waited_for() {
+fn a_storm_ends_when_a_cooldown_passes_with_nothing_new_and_nobody_waits_or_is_waited_for() {
     let ends = |guard: &mut StormGuard, seconds| turn(guard, seconds);
     assert!(!ends(&mut storm_of(4, 10), 120));
     let mut over = storm_of(4, 10);

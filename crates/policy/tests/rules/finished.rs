@@ -49,7 +49,7 @@ fn one_that_ended_well_is_left_down_and_any_other_end_is_a_death() {
 }
 
 #[test]
-fn it_says_so_and_one_that_is_started_again_is_judged_again() {
+fn a_workspace_that_finished_is_called_so_and_judged_again_once_it_is_started() {
     let mut world = world(&one(), true, &running());
     world.beat("w");
     world.tick();

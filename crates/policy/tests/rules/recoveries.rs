@@ -24,7 +24,7 @@ fn backoff_holds_the_restart_and_says_when_it_may_go() {
 }
 
 #[test]
-fn exhausted_after_five_and_one_try_each_retry_interval() {
+fn a_workspace_is_exhausted_after_five_attempts_and_tried_once_each_retry_interval() {
     let mut world = World::new(Settings::default()).with("w", Some(-80), stopped(0));
     let failed = |newest: u64| -> Vec<Attempt> {
         (0..5_u32).map(|n| attempt(i64::from(5 - n), newest + u64::from(n) * 60, Some(Outcome::Failed))).collect()

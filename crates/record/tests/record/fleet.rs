@@ -90,9 +90,9 @@ pub(crate) struct Replayed {
     /// Passes in which the judge said something.
     pub(crate) told: usize,
     pub(crate) restarts: usize,
-    /// Those whom passes left out.
+    /// How many workspaces passes have left out.
     pub(crate) left_out: u64,
-    /// Whom reads of what had changed called.
+    /// How many workspaces were called for reads of what had changed.
     pub(crate) called: u64,
     /// Passes in which the replay said something else than the recording, and reads for which it called others.
     pub(crate) differences: usize,

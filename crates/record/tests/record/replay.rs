@@ -94,7 +94,7 @@ fn a_segment_of_changes_can_be_replayed_without_the_ones_before_it() {
 }
 
 #[test]
-fn what_a_week_takes() {
+fn a_week_of_a_thousand_workspaces_takes_less_than_a_gibibyte() {
     let directory = tempfile::tempdir().expect("a directory");
     let mut judge = direct(directory.path(), 1 << 30);
     drive(&mut judge, 20, 0, 3_600);

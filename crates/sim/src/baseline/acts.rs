@@ -112,7 +112,7 @@ impl Fleet for World {
         let workspace = &self.workspaces[of];
         let engine = &self.engines[workspace.engine];
         let answers = engine.fault.is_none() && engine.impostor.is_none() && engine.list < secs(30);
-        // The list filters nothing but the health: a paused container keeps its last one, and is listed.
+        // The list is filtered by health alone. A paused container keeps the health that it had last, so it is listed.
         let listed = matches!(workspace.body, Body::Running | Body::Paused);
         answers && listed && matches!(workspace.health(self.now, engine.offset), Health::Unhealthy { .. })
     }

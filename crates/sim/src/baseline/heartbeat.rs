@@ -5,7 +5,8 @@ use std::collections::VecDeque;
 use super::rule::{Fleet, Rule};
 use crate::time::{Ms, secs};
 
-/// Older than so much by the own wall clock: dead. Checked each 5 s, with one time-out of grace after an own restart.
+/// A workspace counts as dead if its last heartbeat is older than the time-out by this policy's own wall clock. It looks every 5 s, and
+/// gives a workspace that it has restarted one time-out of grace.
 #[derive(Debug)]
 pub(super) struct Fixed {
     timeout: Ms,

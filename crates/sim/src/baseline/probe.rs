@@ -3,7 +3,7 @@
 use super::rule::{Doing, Fleet, Rule, Seen};
 use crate::time::{Ms, mins, secs};
 
-/// Every 15 s: whatever is not running is restarted, errors count as alive.
+/// Every 15 s it restarts whatever is not running. An error counts as alive.
 #[derive(Debug, Default)]
 pub(super) struct Sweep;
 
@@ -21,7 +21,7 @@ impl Rule for Sweep {
     }
 }
 
-/// Every 5 s: whatever the engine lists as unhealthy is restarted, unless it is restarting. No memory.
+/// Every 5 s it restarts whatever the engine lists as unhealthy and not as restarting. It remembers nothing.
 #[derive(Debug, Default)]
 pub(super) struct Autoheal;
 
@@ -80,7 +80,7 @@ impl Rule for Kubelet {
         self.ticks += 1;
         self.pods.resize_with(fleet.size(), Pod::default);
         for of in 0..fleet.size() {
-            // It manages its own pods.
+            // A kubelet knows by itself which pods it manages, and needs no database for that.
             if !fleet.is_managed(of) || fleet.is_external(of) {
                 continue;
             }

@@ -7,7 +7,7 @@ use crate::time::{Ms, secs};
 #[derive(Debug)]
 pub(super) struct Proxy {
     debounce: bool,
-    /// Counters of each process: first observation and how many, by workspace.
+    /// What each process has counted for each workspace: the moment of the first observation, and the number of observations.
     counters: Vec<Vec<(Ms, u32)>>,
 }
 
@@ -18,7 +18,8 @@ impl Proxy {
         Self { debounce: false, counters: Vec::new() }
     }
 
-    /// With a heartbeat of at most 15 s, two observations within 30 s are needed; errors count as alive; each process counts alone.
+    /// If the heartbeat is at most 15 s old, two observations within 30 s are needed. An error counts as alive, and each process counts for
+    /// itself.
     #[must_use]
     pub(super) fn debounced() -> Self {
         Self { debounce: true, counters: Vec::new() }

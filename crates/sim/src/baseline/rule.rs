@@ -15,7 +15,7 @@ pub enum Seen {
     Error,
 }
 
-/// What a container is doing, as the one who manages it knows.
+/// What a container is doing, as its manager knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Doing {
     /// It runs.
@@ -34,7 +34,7 @@ pub trait Fleet {
     fn size(&self) -> usize;
     /// Whether the platform wants it to run, as far as its row tells now. It does not where the database gives no answer.
     fn is_watched(&self, of: usize) -> bool;
-    /// The same for one who keeps the wish himself and needs no database for it.
+    /// The same for a policy that knows by itself what is to run, and needs no database for that.
     fn is_managed(&self, of: usize) -> bool;
     /// The guard of a proxy: whatever is neither removed nor being provisioned may be marked offline, and is then restarted.
     fn may_be_marked(&self, of: usize) -> bool;

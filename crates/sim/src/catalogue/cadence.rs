@@ -9,7 +9,7 @@ use crate::time::{hours, mins, secs};
 use crate::workspace::{Lie, Spec};
 use crate::world::World;
 
-/// Ten false samples an hour for each of 30, stopped and missing, at any phase of the heartbeat.
+/// Each of 30 workspaces gets ten false samples an hour, `stopped` or `missing`, at any phase of its heartbeat.
 pub(super) fn s01(world: &mut World) -> Oracle {
     fleet(world, 30, 2);
     for of in 0..30 {
@@ -57,7 +57,7 @@ pub(super) fn s03(world: &mut World) -> Oracle {
     oracle.at_most(1).within(mins(10) + mins(4))
 }
 
-/// Ten failures in 50 ms.
+/// Ten requests fail within 50 ms.
 pub(super) fn s04(world: &mut World) -> Oracle {
     fleet(world, 5, 1);
     let (of, start) = (someone(world, 5), phase(world));
@@ -70,7 +70,7 @@ pub(super) fn s04(world: &mut World) -> Oracle {
     Oracle::nobody(mins(3))
 }
 
-/// A dead workspace that is called only twice.
+/// A workspace dies, and is called only twice.
 pub(super) fn s05(world: &mut World) -> Oracle {
     world.add_engine();
     let silent = Spec { request_every: 0, ..Spec::default() };
@@ -89,7 +89,7 @@ pub(super) fn s05(world: &mut World) -> Oracle {
     Oracle::deaths(mins(5)).at_most(1)
 }
 
-/// Another daemon answers for ten seconds, then ours, for ten minutes.
+/// For ten minutes, another engine daemon and ours answer by turns on the same socket, ten seconds each.
 pub(super) fn s06(world: &mut World) -> Oracle {
     fleet(world, 8, 1);
     let start = phase(world);
@@ -101,7 +101,7 @@ pub(super) fn s06(world: &mut World) -> Oracle {
     Oracle::nobody(mins(13))
 }
 
-/// Throttled by and by.
+/// The heartbeats of all workspaces are throttled step by step, from one in 35 s to one in 80 s.
 pub(super) fn s07(world: &mut World) -> Oracle {
     fleet(world, 12, 1);
     for of in 0..12 {

@@ -8,7 +8,7 @@ use crate::time::{hours, mins, secs};
 use crate::workspace::Fate;
 use crate::world::World;
 
-/// Away for 300 s; one dies in between and must be found within 45 s of the end.
+/// The database is away for 300 s. One workspace dies meanwhile, and must be found within 45 s of the end of the outage.
 pub(super) fn s24(world: &mut World) -> Oracle {
     fleet(world, 30, 2);
     let restarts = world.dice.chance(0.5);
@@ -87,7 +87,7 @@ pub(super) fn s27(world: &mut World) -> Oracle {
     Oracle::deaths(mins(15)).at_most(1).within(secs(90))
 }
 
-/// Asleep for an hour, with a monotonic clock that slept too, or not. One dies meanwhile.
+/// The host of defib sleeps for an hour. By seed its monotonic clock stands still meanwhile, or goes on. One workspace dies in that hour.
 pub(super) fn s28(world: &mut World) -> Oracle {
     fleet(world, 16, 2);
     let lost = world.dice.chance(0.5);
@@ -137,7 +137,7 @@ pub(super) fn s30(world: &mut World) -> Oracle {
     })
 }
 
-/// The owner is cut off; the other takes over after the lease, and nobody acts twice.
+/// The owner is cut off. The other replica takes over when the lease has ended, and no workspace is restarted twice.
 pub(super) fn s31(world: &mut World) -> Oracle {
     world.replicas = 2;
     fleet(world, 8, 1);
@@ -148,7 +148,7 @@ pub(super) fn s31(world: &mut World) -> Oracle {
     Oracle::deaths(mins(8)).within(secs(35)).at_most(1)
 }
 
-/// Twenty lives of 50 s. One workspace crash-loops, another dies in the middle.
+/// defib itself lives twenty times for 50 s. One workspace crash-loops, and another one dies in the middle.
 pub(super) fn s32(world: &mut World) -> Oracle {
     fleet(world, 8, 1);
     for n in 0..20 {
@@ -176,7 +176,7 @@ pub(super) fn s32(world: &mut World) -> Oracle {
         .within(mins(31))
 }
 
-/// 5,000 a second for three workspaces, one of which has no row any more. Another one dies meanwhile.
+/// 5,000 suspicions a second are reported about three workspaces, one of which has no row any more. Another workspace dies meanwhile.
 pub(super) fn s33(world: &mut World) -> Oracle {
     fleet(world, 20, 2);
     let start = phase(world);

@@ -157,7 +157,7 @@ pub(super) fn s18(world: &mut World) -> Oracle {
     Oracle::deaths(mins(5)).at_most(1).at_most_of(1, 0).ends_as(1, "hibernated")
 }
 
-/// Five attempts, then one per 30 min.
+/// The workspace gets five attempts, and after those one every 30 minutes.
 pub(super) fn s19(world: &mut World) -> Oracle {
     fleet(world, 5, 1);
     let start = phase(world);
@@ -192,7 +192,7 @@ pub(super) fn s21(world: &mut World) -> Oracle {
     Oracle::deaths(mins(40)).not_all_well().at_most(5)
 }
 
-/// No events: the poll finds it.
+/// The engine sends no events, so the poll has to find the death.
 pub(super) fn s22(world: &mut World) -> Oracle {
     fleet(world, 6, 1);
     world.engines[0].events = false;

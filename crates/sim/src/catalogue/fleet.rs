@@ -9,7 +9,7 @@ use crate::time::{hours, mins, secs, stamp};
 use crate::workspace::{EnginePolicy, Fate};
 use crate::world::World;
 
-/// Twenty of fifty on a host that reboots; three of them have no restart policy.
+/// Twenty of fifty workspaces are on a host that reboots. Three of them have no restart policy.
 pub(super) fn s47(world: &mut World) -> Oracle {
     world.add_engine();
     world.add_engine();
@@ -50,7 +50,7 @@ fn set_sick(world: &mut World, n: usize, sick: bool) {
     }
 }
 
-/// Each 30 s the other way, for two hours; by seed with `DEFIB_UNHEALTHY_ACTION=restart`.
+/// For two hours the health of all workspaces changes every 30 s, to unhealthy and back. By seed with `DEFIB_UNHEALTHY_ACTION=restart`.
 pub(super) fn s49(world: &mut World) -> Oracle {
     if world.dice.chance(0.5) {
         world.settings.unhealthy_action = Action::Restart;
@@ -62,7 +62,7 @@ pub(super) fn s49(world: &mut World) -> Oracle {
     Oracle::nobody(hours(2) + mins(5))
 }
 
-/// 43 s without the engine and without the heartbeats of its workspaces.
+/// For 43 s the engine cannot be reached, and the heartbeats of its workspaces do not arrive.
 pub(super) fn s50(world: &mut World) -> Oracle {
     fleet(world, 20, 2);
     let at = phase(world);
@@ -96,7 +96,7 @@ pub(super) fn s51(world: &mut World) -> Oracle {
     })
 }
 
-/// A third of the fleet is no storm.
+/// One workspace dies in a fleet of two or three. That is a third or half of the fleet, and no storm.
 pub(super) fn s52(world: &mut World) -> Oracle {
     let n = if world.dice.chance(0.5) { 2 } else { 3 };
     fleet(world, n, 1);
@@ -105,7 +105,7 @@ pub(super) fn s52(world: &mut World) -> Oracle {
     Oracle::deaths(mins(5)).at_most(1)
 }
 
-/// Sixty of a hundred, one each three minutes: each is recovered, and nobody calls it a storm.
+/// Sixty of a hundred workspaces die, one every three minutes. Each is recovered, and no storm begins.
 pub(super) fn s53(world: &mut World) -> Oracle {
     fleet(world, 100, 4);
     for (n, of) in world.dice.some_of(60, 100).into_iter().enumerate() {
@@ -118,7 +118,7 @@ pub(super) fn s53(world: &mut World) -> Oracle {
     })
 }
 
-/// Forty recreations at once, an engine that answers late, boots of ten minutes.
+/// The platform recreates forty workspaces at once. Their engine answers late, and each of them boots for ten minutes.
 pub(super) fn s54(world: &mut World) -> Oracle {
     fleet(world, 40, 2);
     for of in 0..40 {
@@ -132,7 +132,7 @@ pub(super) fn s54(world: &mut World) -> Oracle {
     Oracle::nobody(mins(20))
 }
 
-/// Well for four minutes each time. Five attempts, then one per 30 min.
+/// The workspace is well for four minutes after each start. It gets five attempts, and after those one every 30 minutes.
 pub(super) fn s55(world: &mut World) -> Oracle {
     fleet(world, 5, 1);
     let at = phase(world);

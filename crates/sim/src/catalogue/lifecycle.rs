@@ -7,7 +7,7 @@ use crate::time::{hours, mins, secs};
 use crate::workspace::{Body, Fate, Spec};
 use crate::world::World;
 
-/// Paused, hibernated, below a parked ancestor: for two hours, with requests each 10 s.
+/// For two hours, workspaces that are paused, hibernated or below a parked ancestor are called every 10 s.
 pub(super) fn s35(world: &mut World) -> Oracle {
     fleet(world, 9, 1);
     for of in 0..9 {
@@ -115,7 +115,7 @@ pub(super) fn s40(world: &mut World) -> Oracle {
     oracle
 }
 
-/// Dead, and deleted a moment later: nothing of it survives.
+/// A workspace dies and is deleted a moment later. Nothing of it may survive.
 pub(super) fn s41(world: &mut World) -> Oracle {
     fleet(world, 12, 1);
     let mut oracle = Oracle::deaths(mins(8));
@@ -133,7 +133,7 @@ pub(super) fn s41(world: &mut World) -> Oracle {
     oracle
 }
 
-/// 626 s of healthy boot, started by somebody else, with a health check that fails meanwhile.
+/// Somebody else starts a workspace. Its boot takes 626 s and is healthy, although its health check fails meanwhile.
 pub(super) fn s42(world: &mut World) -> Oracle {
     fleet(world, 5, 1);
     let spec = &mut world.workspaces[0].spec;
@@ -182,7 +182,7 @@ pub(super) fn s45(world: &mut World) -> Oracle {
     Oracle::nobody(mins(25))
 }
 
-/// Heartbeat only: reported as lost, never touched.
+/// An external workspace, of which only the heartbeat can be seen, is reported as lost and never touched.
 pub(super) fn s46(world: &mut World) -> Oracle {
     fleet(world, 5, 1);
     let spec = Spec { kind: defib_policy::fleet::Kind::External, ..Spec::default() };

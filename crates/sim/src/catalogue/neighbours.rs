@@ -1,4 +1,4 @@
-//! G: what one workspace, one function, one table or one engine does, and must cost nobody else anything.
+//! G: trouble of one workspace, function, table or engine, which must not harm any other workspace.
 
 use super::storms::hold;
 use super::story::{dies, fleet, phase, someone, sometime};
@@ -59,7 +59,7 @@ pub(super) fn s67(world: &mut World) -> Oracle {
     let (of, restarts, at) = (someone(world, 12), world.dice.chance(0.5), phase(world));
     dies(world, of, at);
     world.at(at, move |world| interrupt(world, of, restarts, 8));
-    // Growing delays between the refusals, and the longest of them at the end.
+    // The delays between the refusals grow, up to this one.
     let longest = mins(5);
     Oracle::deaths(hours(1)).within(hours(1)).at_most(1).check(move |world| {
         let last = world.db.ledger.rows_of(of).rfind(|row| row.acting_at.is_none())?;

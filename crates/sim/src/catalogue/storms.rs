@@ -15,7 +15,7 @@ use crate::world::World;
 
 /// How many die together.
 const DEAD: usize = 12;
-/// In a fleet of so many on one engine: a storm.
+/// How many workspaces the fleet has, all on one engine. The deaths are a storm in a fleet of this size.
 const FLEET: usize = 30;
 
 /// What is wrong with one that cannot be helped.
@@ -100,7 +100,7 @@ pub(super) fn s62(world: &mut World) -> Oracle {
     })
 }
 
-/// An operator holds one workspace for so long.
+/// An operator holds one workspace for the time `lasting`.
 pub(super) fn hold(world: &mut World, of: usize, lasting: Ms) {
     let scope = HoldScope::Workspace(world.workspaces[of].id.clone());
     let ends = world.db.clock(world.now).plus(Duration::from_millis(lasting));

@@ -43,7 +43,7 @@ impl Climate {
     }
 }
 
-/// If a storm lasts longer than this, its guard does not end it, whoever in it cannot be helped.
+/// A storm that lasts longer than this is a fault of its guard, however many of its dead cannot be helped.
 const STORM_MAX: Ms = hours(3);
 
 /// What came of it.

@@ -41,7 +41,7 @@ impl Places {
         true
     }
 
-    /// Somebody has ended. Returns who has the place now.
+    /// A restart has ended and gives its place back. Returns the workspace that has the place now.
     fn give_back(&mut self, apart: bool) -> Option<u32> {
         let next = if apart { self.waiting_apart.pop_front() } else { self.waiting.pop_front() };
         if next.is_none() {
@@ -55,7 +55,7 @@ impl Places {
     }
 }
 
-/// Who answers a restart.
+/// What a restart asks, and who answers it.
 trait Outside {
     /// Where the process stands now.
     fn standing(&self, order: &RestartOrder) -> Standing;

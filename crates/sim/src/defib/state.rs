@@ -29,7 +29,8 @@ pub const LEASE_TTL: Ms = 15_000;
 pub(super) const STOP_GRACE: Ms = 10_000;
 /// `DEFIB_RESTART_TIMEOUT`.
 pub(super) const RESTART_TIMEOUT: Ms = 30_000;
-/// Between two looks after a restart whose answer was lost. Longer than the daemon's, for fewer steps in which nothing happens.
+/// The time between two looks after a restart whose answer was lost. It is longer than the daemon's, so that there are fewer steps in which
+/// nothing happens.
 pub(super) const LOOK_AFTER_SPACING: Ms = 1_000;
 /// `DEFIB_RESTART_CONCURRENCY`.
 pub(super) const RESTART_CONCURRENCY: usize = 4;

@@ -48,7 +48,8 @@ pub struct Ledger {
     pub holds: Vec<Hold>,
     rows: Vec<Restart>,
     of: Vec<Vec<usize>>,
-    /// How many of the oldest rows of each workspace are of no interest to any reader, now and for ever: a year has hundreds.
+    /// How many of the oldest rows of each workspace no reader will ever want again. They are passed over, because a year makes hundreds of
+    /// them.
     over: Vec<usize>,
     marks: BTreeMap<usize, Mark>,
     under_way: Vec<usize>,

@@ -52,7 +52,7 @@ impl Walk {
         }
     }
 
-    /// An attempt was found to be of the `owner` of its engine, or not.
+    /// It was read whether an attempt belongs to the `owner` of its engine. If it does, that process must really hold the lease.
     pub(super) fn check_facts(&mut self, id: i64, owner: bool, process: usize, epoch: i64) {
         let clock = stamp(self.now, 0);
         let Some(row) = self.ledger.row(id).filter(|_| owner) else { return };
@@ -106,7 +106,7 @@ impl Walk {
         self.now > call.left_at + call.deadline + ms(rules().look_after_max())
     }
 
-    /// A call stops the life that runs, or starts one that does not: is it the one that it was meant for?
+    /// A call stops a life that runs, or starts a container that does not. Checks that this is the life that the call was meant for.
     pub(super) fn check_effect(&mut self, call: &Call, kills: bool) {
         let of = call.of;
         let (life, starter, began) = {
@@ -124,8 +124,8 @@ impl Walk {
         if life == call.life {
             return;
         }
-        // A start does not hurt whoever runs. What it finds dead was begun by a call of ours that outlived its attempt, or this
-        // call has outlived its own.
+        // A start does no harm to a life that runs. If it finds another life dead than the one that it was meant for, then that life was
+        // begun by a call of ours that outlived its attempt, or this call has outlived its own attempt.
         if !kills && (finished || excused || matches!(starter, Starter::Call { late: true, .. })) {
             self.tally.revived += 1;
             return;

@@ -16,7 +16,7 @@ const _: () = assert!(STATEMENT_TIMEOUT < LEASE_TTL, "a transaction that sleeps 
 pub(super) const RESTART_TIMEOUT: Ms = 30_000;
 /// `DEFIB_STOP_GRACE`.
 pub(super) const STOP_GRACE: Ms = 10_000;
-/// Between two looks after a lost answer. Longer than the daemon's, for fewer steps in which nothing happens.
+/// The time between two looks after a lost answer. It is longer than the daemon's, so that there are fewer steps in which nothing happens.
 const LOOK_AFTER_SPACING: Ms = 2_000;
 
 /// What holds for every restart.

@@ -40,7 +40,7 @@ impl Container {
         self.runs && !self.hangs
     }
 
-    /// What it has beaten by now reaches its row.
+    /// Writes the last heartbeat that it has sent by now into its row.
     pub(super) fn beat(&mut self, now: Ms) {
         let last = now - now % BEAT;
         if self.is_well() && last > self.began {
@@ -134,7 +134,7 @@ impl Walk {
         self.push(call.deadline, Event::Answer(call.job, call.ticket, Answer::CallLost));
     }
 
-    /// How long an engine is at a call.
+    /// How long an engine works on a call.
     fn takes(&mut self, mood: Mood) -> Ms {
         match (self.dice.below(100), mood.slow || mood.silent) {
             (0..=79, false) | (0..=29, true) => self.dice.between(100, 1_000),
@@ -161,7 +161,7 @@ impl Walk {
                 self.note(|| format!("engine stops w{} for attempt {}", call.of, call.row));
             }
             (Deed::Start, false) => {
-                // What it has stopped itself it starts as a part of the same.
+                // If the call itself has stopped the life, the start that follows is a part of the same call.
                 if !call.kills || self.boxes[call.of].life != call.life {
                     self.check_effect(&call, false);
                 }

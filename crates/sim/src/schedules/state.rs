@@ -58,7 +58,7 @@ pub(super) struct Walk {
     pub(super) calls: Vec<Call>,
     /// The process that took each engine last.
     pub(super) takers: BTreeMap<EngineName, usize>,
-    /// Whose each attempt is, and which life it was meant for.
+    /// The process that made each attempt. The field after it has the life that each attempt was meant for.
     pub(super) owners: BTreeMap<i64, usize>,
     pub(super) meant: BTreeMap<i64, u64>,
     pub(super) settled_by_others: BTreeSet<i64>,
@@ -165,11 +165,11 @@ pub(super) struct Process {
     pub(super) stopping: bool,
 }
 
-/// Something that a process is at.
+/// A task that a process works on.
 #[derive(Debug)]
 pub(super) struct Job {
     pub(super) process: usize,
-    /// Which answer it waits for: later ones to the same question are nobody's.
+    /// The number of the answer that it waits for. An answer with another number comes too late, and is dropped.
     pub(super) ticket: u32,
     pub(super) kind: Kind,
 }

@@ -44,9 +44,10 @@ impl Store {
     /// Asks whether attempt `id` may turn to the engine, right before it does. After a yes the attempt is recorded as `acting`, and others
     /// settle it if it has not ended after `within`.
     ///
-    /// Yes while the lease is ours and unexpired, the attempt is under way, its workspace is in the fleet, watched and unsuspended, and
-    /// no hold stands. The status that `mark_dead` has written for this attempt counts as watched. One that was found hanging must not have
-    /// been heard of since, as long as the attempt has not turned to the engine: it has come to.
+    /// Yes while the lease is ours and unexpired, the attempt is under way, its workspace is in the fleet, watched and unsuspended, and no
+    /// hold stands. The status that `mark_dead` has written for this attempt counts as watched. A workspace that was found hanging must not
+    /// have sent a sign of life since, because then it has recovered by itself. This is only asked until the attempt has turned to the
+    /// engine.
     pub async fn may_act(
         &self,
         id: i64,

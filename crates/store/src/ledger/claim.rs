@@ -107,7 +107,7 @@ async fn claim_within(connection: &mut Connection, claim: &Claim<'_>) -> Result<
     } else {
         return Ok(Claimed::Granted { id });
     };
-    // The platform is not told that it is dead.
+    // This also undoes what `mark_dead` has written, so that the platform does not take the workspace for dead.
     connection.batch("rollback to savepoint unmarked").await?;
     let parameters = [(&id as _, Type::INT8), (&"vetoed" as _, Type::TEXT), (&Some(why) as _, Type::TEXT)];
     connection.query(&FINISH.replace("%unasked%", ""), &parameters).await?;

@@ -250,7 +250,7 @@ async fn heartbeats_stay_heap_only_and_fire_no_trigger() {
 
 /// When the adapter is run where something that it needs is missing, it says so, and changes nothing.
 #[tokio::test]
-async fn it_refuses_a_platform_that_is_not_the_one() {
+async fn the_adapter_refuses_a_platform_that_lacks_what_it_needs() {
     let fixture = Fixture::new().await;
     fixture.workspace("w").await;
     fixture.run(&StatusType::Text.tables()).await;

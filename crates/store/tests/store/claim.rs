@@ -321,7 +321,7 @@ async fn a_claim_does_not_outlive_what_it_was_granted_for() {
     }
 }
 
-/// A chaos year had a hanging one that came to while a slow database answered, and was killed all the same.
+/// In a chaos year of the simulator, a hanging workspace recovered by itself while a slow database answered, and was killed all the same.
 #[tokio::test]
 async fn one_that_hung_and_is_heard_of_again_is_not_restarted_unless_that_has_begun() {
     let signs = ["last_heartbeat_at", "last_activity_at"];

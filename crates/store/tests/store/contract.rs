@@ -33,7 +33,7 @@ fn is_right(trial: &Trial) -> bool {
 async fn a_function_that_ships_beside_a_view_of_other_tables_is_found() {
     let fixture = fleet().await;
     let kept = |breaches: &[Breach]| breaches.iter().all(|breach| !matches!(breach, Breach::ShippedFunction { .. }));
-    // Reading through another view, it still is about defib's own table.
+    // The fleet is read through another view here, and still comes from defib's own table.
     fixture.run("create view public.between as select * from defib.workspaces").await;
     let through = |table: &str| {
         format!(

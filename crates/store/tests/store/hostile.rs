@@ -66,7 +66,7 @@ async fn set_the_trap(owner: &Fixture) {
     }
 }
 
-/// The caller's session, and that the trap shuts on whoever looks where it does.
+/// Prepares the caller's session, and checks that each trap is noticed by a statement that looks names up in it.
 async fn fall_in(caller: &Fixture) {
     caller.run(SESSION).await;
     for sql in [
@@ -81,13 +81,13 @@ async fn fall_in(caller: &Fixture) {
     }
 }
 
-/// A caller's call: nothing of the statement itself is theirs.
+/// Calls a function as the caller does. The statement itself names nothing that could be the caller's own.
 async fn call(caller: &Fixture, function: &str) -> Result<Option<bool>, tokio_postgres::Error> {
     Ok(caller.client.query_one(&format!("select defib.{function}"), &[]).await?.get(0))
 }
 
 #[tokio::test]
-async fn a_report_is_what_it_is() {
+async fn a_report_is_kept_as_it_was_said_whatever_the_callers_session_hides() {
     let (fixture, reporter) = adapted_with("defib_reporter").await;
     set_the_trap(&fixture).await;
     fall_in(&reporter).await;
@@ -100,7 +100,7 @@ async fn a_report_is_what_it_is() {
 }
 
 #[tokio::test]
-async fn the_adapters_functions_do_what_they_do() {
+async fn the_adapters_functions_do_the_same_whatever_the_callers_session_hides() {
     let (fixture, daemon) = adapted_with("defib_daemon").await;
     let evidence = fixture.evidence(WORKER).await;
     set_the_trap(&fixture).await;

@@ -239,7 +239,7 @@ async fn a_replica_that_dies_with_a_message_leaves_it_to_another() {
 }
 
 #[tokio::test]
-async fn gone_turns_it_off_until_an_operator_or_another_url() {
+async fn an_answer_of_410_turns_the_webhook_off_until_an_operator_or_another_url() {
     let fixture = told().await;
     fixture.run("select defib.tell('t', 'w', 'default', '{}')").await;
     let message = take(&fixture).await.unwrap();

@@ -47,13 +47,13 @@ pub enum Fault {
     /// The head and the first half of the right answer, and then nothing any more on a connection that stays open. The call is
     /// carried out.
     Stalled,
-    /// Never an answer, and nothing done.
+    /// The call is never answered, and nothing is done.
     Hang,
     /// The right answer, later. As with dockerd, a client that gives up before does not stop the call from being carried out.
     Delay(Duration),
     /// The call is carried out; then the connection is closed without an answer.
     DoneThenEof,
-    /// The call is carried out; then never an answer.
+    /// The call is carried out, and never answered.
     DoneThenHang,
     /// The connection is closed without an answer, and the call is carried out all the same, this much later.
     EofThenDone(Duration),

@@ -15,7 +15,7 @@ const HISTORY_EVENTS_MAX: usize = 256;
 /// Whether events reach their listeners.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EventFeed {
-    /// As they happen.
+    /// Events are sent as they happen.
     Flowing,
     /// Streams are open and stay open, and nothing comes: a frozen engine, a lost network.
     Silent,

@@ -40,7 +40,7 @@ pub(super) enum Listener {
 #[derive(Debug)]
 struct Question {
     call: Call,
-    /// As the caller named it.
+    /// The container, as the caller named it.
     container: Option<String>,
     query: String,
     /// What its path names, such as `1.41`.
@@ -266,7 +266,7 @@ fn falsely_stopped(world: &Shared, question: &Question) -> Response<Body> {
     }
 }
 
-/// What comes when half of an answer was sent.
+/// What follows after half of an answer was sent.
 #[derive(Clone, Copy)]
 enum AfterHalf {
     /// The end of the connection.

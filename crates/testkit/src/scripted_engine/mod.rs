@@ -47,7 +47,7 @@ pub use self::feed::EventFeed;
 use self::versions::Versions;
 pub use self::world::CallRecord;
 
-/// Tries for a free port, of a machine on which others look for some as well.
+/// How many ports are tried, because other processes of the machine look for free ports as well.
 const TRIES_MAX: u32 = 8;
 
 /// A handle on the engine; clones are the same engine. It stops when the last one is dropped.
@@ -177,7 +177,7 @@ impl ScriptedEngine {
         self.world().identity = identity.into();
     }
 
-    /// By which words for states a list may be asked. Any other one is refused. At first these are Docker's.
+    /// Sets the words for states by which a list may be filtered. A list by any other word is refused. At first these are Docker's words.
     pub fn set_state_words(&self, words: &[&str]) {
         self.world().state_words = words.iter().map(|word| (*word).to_owned()).collect();
     }
@@ -192,7 +192,7 @@ impl ScriptedEngine {
         self.world().feed.set_mode(feed);
     }
 
-    /// The event streams that are open now stay open and hear nothing more. New ones hear.
+    /// The event streams that are open now stay open and hear nothing more. Streams that are opened later receive events.
     pub fn deafen_event_streams(&self) {
         self.world().feed.deafen();
     }

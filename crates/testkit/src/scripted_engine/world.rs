@@ -48,7 +48,7 @@ pub(super) struct World {
 /// Docker's words for the states of a container.
 const STATE_WORDS: [&str; 7] = ["created", "running", "paused", "restarting", "removing", "exited", "dead"];
 
-/// What a change was refused for, in Docker's statuses.
+/// Why a change was refused, by Docker's HTTP status.
 #[derive(Debug)]
 pub(super) enum Refusal {
     /// 404
