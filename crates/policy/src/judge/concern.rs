@@ -290,6 +290,7 @@ impl Judge {
         }
         self.probes.clear(id);
         self.suspicions.clear(id);
+        self.endings.forget(id);
         self.forget_in_storms(id);
         let recorded = track.told.is_some_and(|(verdict, ..)| verdict != Verdict::Alive);
         Some(Departed { id: id.clone(), recorded })

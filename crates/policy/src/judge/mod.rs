@@ -10,6 +10,7 @@
 
 mod by_operator;
 mod concern;
+mod endings;
 mod engines;
 mod evidence;
 mod facts;
@@ -43,6 +44,7 @@ pub use crate::track::ReadStamp;
 use crate::track::Track;
 use crate::verdict::{Held, Verdict};
 use concern::Concerns;
+use endings::Endings;
 use engines::EngineTrack;
 pub use facts::{Departed, EngineEvidence, Look, OwnSettings};
 pub use fleet::Told;
@@ -60,6 +62,7 @@ pub struct Judge {
     engines: HashMap<EngineName, EngineTrack>,
     fleet_storm: StormGuard,
     concerns: Concerns,
+    endings: Endings,
     generation: u32,
     watched: usize,
     /// How many of them are on engines that this replica owns. Reports about the others go to other replicas.
@@ -83,6 +86,7 @@ impl Judge {
             engines: HashMap::new(),
             fleet_storm: StormGuard::default(),
             concerns: Concerns::default(),
+            endings: Endings::default(),
             generation: 0,
             watched: 0,
             reported_to_us: 0,
@@ -161,9 +165,10 @@ impl Judge {
             }
             match opinion.conviction {
                 Some(conviction) if !in_flight => {
+                    let attempts = self.endings.aged(&look.workspace.id, look.attempts, now);
                     let incarnation = self.incarnation_of(look, conviction);
                     let allowance = backoff::allowance(
-                        look.attempts,
+                        &attempts,
                         incarnation,
                         self.down_for(now, stamp, look, &opinion),
                         &self.settings,

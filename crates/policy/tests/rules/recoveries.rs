@@ -37,6 +37,18 @@ fn a_workspace_is_exhausted_after_five_attempts_and_tried_once_each_retry_interv
     assert_eq!(world.verdict("w"), Some(Verdict::Exhausted), "the gauge stays up");
 }
 
+/// The database's clock was ahead when the last attempt ended, and has been put right. So that end lies in the future, for hours.
+#[test]
+fn a_clock_that_was_ahead_when_an_attempt_ended_makes_no_wait_longer() {
+    let mut world = World::new(Settings::default()).with("w", Some(-80), stopped(0));
+    let ended_in_the_future = (1..=5).rev().map(|n| attempt(n, 0, Some(Outcome::Failed))).collect();
+    world.attempts.insert("w".into(), ended_in_the_future);
+    assert_eq!(world.run(1_795), [], "the exhausted wait for half an hour");
+    assert_eq!(world.run(10).len(), 1);
+    world.attempts.insert("w".into(), (1..=6).rev().map(|n| attempt(n, 0, Some(Outcome::Failed))).collect());
+    assert_eq!(world.run(1_795), [], "and for as long after the next attempt");
+}
+
 #[test]
 fn an_open_attempt_is_nobody_elses_to_repeat() {
     let mut world = World::new(Settings::default()).with("w", Some(-80), stopped(0));

@@ -115,7 +115,7 @@ fn another_daemon_is_kept_out_and_what_it_would_destroy_is_left() {
     assert!(defib_record::DirectTape::start(settings(directory.path(), 1 << 30)).is_ok());
 }
 
-/// A segment of format 1 that is kept in the repository. If this fails, a value in the calls has changed: count FORMAT up, so that older
+/// A segment of the present format that is kept in the repository. If this fails, a value in the calls has changed: count FORMAT up, so that older
 /// segments are refused by name instead of being misread, and write it anew with `UPDATE_GOLDEN=1`.
 #[test]
 fn a_recording_of_this_format_is_read_whoever_wrote_it() {
