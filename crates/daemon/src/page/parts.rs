@@ -44,8 +44,11 @@ pub(super) fn or_dash(raw: Option<&str>) -> Markup {
 
 /// A moment as its age, with the clock's reading on hover. The script keeps the age right between two pictures.
 pub(super) fn when(at: Timestamp, now: Timestamp) -> Markup {
-    let age =
-        if at > now { format!("in {}", show::age(at.since(now))) } else { format!("{} ago", show::age(now.since(at))) };
+    let age = match now.since(at) {
+        _ if at > now => format!("in {}", show::age(at.since(now))),
+        age if age.as_secs() == 0 => "just now".to_owned(),
+        age => format!("{} ago", show::age(age)),
+    };
     html! { time datetime=(at) title=(show::clock(at)) data-age="" { (age) } }
 }
 
@@ -167,6 +170,14 @@ mod tests {
         let shown = text(&hostile).into_string();
         assert!(shown.starts_with("<bdi>&lt;script&gt;alert(1)&lt;/script&gt;\\u{202e}\\u{1b}[31mxxx"), "{shown}");
         assert!(shown.len() < 600 && shown.ends_with("…</bdi>"), "{shown}");
+    }
+
+    #[test]
+    fn a_moment_of_this_second_is_just_now() {
+        let at = Timestamp(1_700_000_000_000_000);
+        let told = |later: i64| when(at, at.shifted(later)).into_string();
+        assert!(told(0).contains(">just now<") && told(999_999).contains(">just now<"));
+        assert!(told(1_000_000).contains(">1s ago<") && told(-5_000_000).contains(">in 5s<"), "{}", told(-5_000_000));
     }
 
     #[test]

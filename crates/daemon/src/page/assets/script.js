@@ -108,7 +108,8 @@
     const now = serverNow + performance.now() - drawnAt;
     for (const time of document.querySelectorAll("time[data-age]")) {
       const seconds = (now - Date.parse(time.dateTime)) / 1000;
-      const text = time.dataset.age === "for" ? spell(seconds) : seconds < 0 ? "in " + spell(-seconds) : spell(seconds) + " ago";
+      const ago = seconds < 0 ? "in " + spell(-seconds) : seconds < 1 ? "just now" : spell(seconds) + " ago";
+      const text = time.dataset.age === "for" ? spell(seconds) : ago;
       if (time.textContent !== text) time.textContent = text;
     }
   };
