@@ -4,6 +4,7 @@
 //! statement prepared in one is unknown in the next, a session's settings are somebody else's, and LISTEN is answered and then
 //! lost. With a pool of two connections all of that happens within a few statements.
 
+use std::convert::Infallible;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::sync::Mutex;
@@ -99,6 +100,16 @@ impl PgBouncer {
         })
         .await?
         .map_err(|state| anyhow::anyhow!("pgbouncer ended at its start; {state}"))
+    }
+
+    /// Starts it again whenever it has ended, as a service manager does, until this is dropped or a start fails. Version 1.18, which is
+    /// Debian 12's, now and then ends itself with "bad client state: 0" when a client has asked it to cancel a statement and leaves
+    /// (pgbouncer's issue 801).
+    pub async fn start_whenever_it_ends(&self) -> Result<Infallible> {
+        loop {
+            self.start().await?;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
 
     /// How many transactions it has passed on, over all databases: proof that somebody was served.

@@ -154,13 +154,19 @@ async fn a_pooler_that_is_pointed_at_the_new_primary_is_followed() -> Result<()>
     let url = pooler.url(pair.stage.db.url())?;
     pair = pair.at(&url);
     let daemon = pair.stage.run().await?;
-    pair.primary.wait_until_replayed_by(&pair.standby).await?;
-    pair.primary.stop_server_with(StopMode::Kill).await?;
-    daemon.wait_until_unready("database").await?;
-    pair.engine.exit("dies", 137)?;
-    pooler.point_at(&pair.standby).await?; // too early: it is a standby still
-    nobody_is_touched(&daemon, &pair.engine, A_WHILE).await?;
-    let judged = judged_afresh_after_the_outage(&mut pair, &daemon).await;
+    let fail_over = async {
+        pair.primary.wait_until_replayed_by(&pair.standby).await?;
+        pair.primary.stop_server_with(StopMode::Kill).await?;
+        daemon.wait_until_unready("database").await?;
+        pair.engine.exit("dies", 137)?;
+        pooler.point_at(&pair.standby).await?; // too early: it is a standby still
+        nobody_is_touched(&daemon, &pair.engine, A_WHILE).await?;
+        judged_afresh_after_the_outage(&mut pair, &daemon).await
+    };
+    let judged = tokio::select! {
+        judged = fail_over => judged,
+        not_started = pooler.start_whenever_it_ends() => not_started.map(drop),
+    };
     judged.with_context(|| format!("the log of pgbouncer ends:\n{}", pooler.log_tail()))
 }
 
