@@ -67,10 +67,7 @@ build-tests: ## what the tests start, without running them
 
 # How long each test took is written down by a runner of ours.
 TEST_TIMES = $(abspath $(TARGET_DIR))/test-times
-# Most whole-program tests wait for something that takes its time: a lease, a poll, a container that starts. So twice as many run at once as
-# there are cores, and the cores are still idle for half of the time.
-TEST_THREADS = $(shell echo $$((2 * $$(nproc))))
-TIMED = RUST_TEST_THREADS=$(TEST_THREADS) TEST_TIMES=$(TEST_TIMES) CARGO_TARGET_$(shell echo $(subst -,_,$(HOST)) | tr a-z A-Z)_RUNNER=$(CURDIR)/deploy/dev/time-tests.sh
+TIMED = TEST_TIMES=$(TEST_TIMES) CARGO_TARGET_$(shell echo $(subst -,_,$(HOST)) | tr a-z A-Z)_RUNNER=$(CURDIR)/deploy/dev/time-tests.sh
 
 .PHONY: unit-and-e2e
 unit-and-e2e: build-tests
