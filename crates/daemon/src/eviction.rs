@@ -103,7 +103,10 @@ impl Evictor {
 
     /// Tries again what has failed, until `stop`.
     pub(crate) async fn run(self: Arc<Self>, stop: CancellationToken) {
-        self.cache.get_ready().await;
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = self.cache.get_ready() => {}
+        }
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,

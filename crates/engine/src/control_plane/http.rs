@@ -118,14 +118,15 @@ impl Client {
         let begun = Instant::now();
         let by = asking.by;
         let whole = async {
+            let mut status = 0;
             for _ in 0..=REDIRECTS_MAX {
                 let (head, answer) = self.once(&asking).await?;
                 let Some(target) = redirect(answer.status, &head) else { return Ok(answer) };
                 let next = same_host(&asking.url, &target).filter(|_| asking.method == Method::GET);
-                let status = answer.status;
+                status = answer.status;
                 asking.url = next.ok_or_else(|| NoAnswer::Redirected { to: shown(&asking.url, &target), status })?;
             }
-            Err(NoAnswer::Redirected { to: "one address after the other".into(), status: 302 })
+            Err(NoAnswer::Redirected { to: "one address after the other".into(), status })
         };
         timeout_at(by, whole).await.unwrap_or_else(|_| Err(NoAnswer::TimedOut(by.saturating_duration_since(begun))))
     }
