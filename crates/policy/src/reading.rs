@@ -198,7 +198,10 @@ mod tests {
     fn all_rows_are_read_when_it_is_time_after_a_missed_poll_and_when_what_we_speak_for_changes() {
         let (last, ours) = (last(), BTreeSet::from([None]));
         assert_eq!(last.is_too_old(seconds(105), &ours, RHYTHM), None);
-        assert_eq!(last.is_too_old(seconds(108), &ours, RHYTHM), Some(Resync::Interval), "half a poll early");
+        let half_a_poll_early = seconds(107) + Duration::from_millis(500);
+        assert_eq!(last.is_too_old(half_a_poll_early, &ours, RHYTHM), Some(Resync::Interval));
+        assert_eq!(last.is_too_old(half_a_poll_early.minus(Duration::from_millis(1)), &ours, RHYTHM), None);
+        assert_eq!(last.is_too_old(seconds(110), &ours, RHYTHM), Some(Resync::Interval), "two polls are no outage");
         assert_eq!(last.is_too_old(seconds(111), &ours, RHYTHM), Some(Resync::Outage));
         assert_eq!(last.is_too_old(seconds(105), &BTreeSet::new(), RHYTHM), Some(Resync::Lease));
     }

@@ -145,5 +145,6 @@ fn engines_that_were_just_taken_over_do_not_make_a_caller_look_honest() {
     callers.world.engine = "another".into();
     callers.world.tick();
     callers.world.engine = "default".into();
-    assert!(!callers.have_it_restarted_within(300));
+    assert!(!callers.have_it_restarted_within(595), "they would have to accuse others within DEFIB_WEDGED_AFTER");
+    assert!(callers.have_it_restarted_within(5), "ten of fifty are no large part");
 }
