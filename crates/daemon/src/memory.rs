@@ -8,13 +8,13 @@
 //! stamped before the step. It would take a container that is still starting for one that has beaten and hangs. By how much the clock is
 //! ahead of the host's is kept as well, so that the next process also notices a step that was made while none ran.
 
-use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use defib_policy::cadence::Learned;
+use defib_policy::fast_hash::IdMap;
 use defib_policy::id::{ContainerId, WorkspaceId};
 use defib_policy::moment::{Moment, Timestamp};
 use defib_policy::pipeline::{STEP_MATTERS_FOR, unseen_step};
@@ -95,7 +95,7 @@ pub(crate) struct Memory {
 struct Written {
     /// Where the next slice begins.
     next: usize,
-    rows: HashMap<WorkspaceId, Mark>,
+    rows: IdMap<WorkspaceId, Mark>,
     /// The latest stamp that may have been written before a step of the database's clock, as it was last written down.
     comparable_from: Option<Timestamp>,
 }

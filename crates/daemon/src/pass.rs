@@ -18,10 +18,10 @@
 //! Attempts are read *after* the engine was asked. An engine may take seconds to answer, and a focused pass may restart a workspace
 //! meanwhile. If that workspace were judged by the attempts from before, it would get its first attempt again, without the back-off.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use defib_policy::backoff;
+use defib_policy::fast_hash::{IdMap, IdSet};
 use defib_policy::fleet::{FleetRead, Workspace};
 use defib_policy::id::{EngineName, WorkspaceId};
 use defib_policy::judge::{Look, ReadStamp};
@@ -140,7 +140,7 @@ struct Due {
 /// Rows that were read a second time.
 struct Again {
     /// The workspaces that were asked for.
-    asked: HashSet<WorkspaceId>,
+    asked: IdSet<WorkspaceId>,
     read: FleetRead,
 }
 
@@ -264,7 +264,7 @@ impl Passes {
             Rows::Retained(fleet) => {
                 let ids = self.convictable(workspaces, seen, fleet.is_whole());
                 if ids.is_empty() {
-                    return Ok(Due { again: None, attempts: Attempts::new(), holds: Arc::clone(fleet.holds()) });
+                    return Ok(Due { again: None, attempts: Attempts::default(), holds: Arc::clone(fleet.holds()) });
                 }
                 let watched = &self.state.config.watched_statuses;
                 let ((read, _), attempts, holds) = tokio::try_join!(
@@ -335,7 +335,7 @@ impl Passes {
         let mut judge = state.judge();
         let mut plan = judge.judge_concerned(state.now(), stamp, engine, &looks, calm);
         if ours && state.findings().are_awaited() {
-            let judged: HashSet<&WorkspaceId> = looks.iter().map(|look| &look.workspace.id).collect();
+            let judged: IdSet<&WorkspaceId> = looks.iter().map(|look| &look.workspace.id).collect();
             let told = |id: &WorkspaceId| judge.told(id).filter(|_| judged.contains(id));
             state.findings().judged(seen.asked_at, state.now(), told);
         }
@@ -414,7 +414,7 @@ impl Rows {
 /// now, is not judged in this pass, because what the engine said was about something else.
 fn as_they_are_now<'a>(workspaces: &[&'a Workspace], again: Option<&'a Again>) -> Vec<&'a Workspace> {
     let Some(again) = again else { return workspaces.to_vec() };
-    let now: HashMap<&WorkspaceId, &Workspace> = again.read.workspaces.iter().map(|row| (&row.id, row)).collect();
+    let now: IdMap<&WorkspaceId, &Workspace> = again.read.workspaces.iter().map(|row| (&row.id, row)).collect();
     let present = |before: &&'a Workspace| {
         if !again.asked.contains(&before.id) {
             return Some(*before);

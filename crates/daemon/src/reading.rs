@@ -6,9 +6,10 @@
 //! If a read fails, the workers are not woken, and nobody is judged by it. They still have the read before. A workspace that an event or a
 //! suspicion names is judged after its row was read by itself.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
+use defib_policy::fast_hash::IdSet;
 use defib_policy::id::{EngineName, WorkspaceId};
 use defib_policy::judge::Departed;
 use defib_policy::moment::Moment;
@@ -123,11 +124,11 @@ impl Reading {
         };
         let before = self.state.fleet();
         let departed = self.state.judge().observe_changes(&read, floor, &gone);
-        let called: HashSet<WorkspaceId> = called.into_iter().collect();
-        let (fleet, differing) = before.changed(read, &gone, &called, attempts, Holds::new(holds));
+        let called: IdSet<WorkspaceId> = called.into_iter().collect();
+        let fleet = before.changed(read, &gone, &called, attempts, Holds::new(holds));
         {
             let mut judge = self.state.judge();
-            differing.iter().chain(fleet.attempts().keys()).for_each(|id| judge.stir(id));
+            fleet.differing().iter().chain(fleet.attempts().keys()).for_each(|id| judge.stir(id));
         }
         let is_explained = rows.is_none_or(|rows| fleet.explains(rows_before, rows));
         self.publish(fleet, &departed).await?;

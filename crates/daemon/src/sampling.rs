@@ -1,10 +1,12 @@
 //! Asking an engine about its workspaces. Cannot fail: a fault is a sample.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use defib_engine::{Engine, EngineReport, Target};
 use defib_policy::abilities::Abilities;
+use defib_policy::fast_hash::IdMap;
 use defib_policy::fleet::Workspace;
 use defib_policy::id::{EngineName, WorkspaceId};
 use defib_policy::judge::{EngineEvidence, ReadStamp};
@@ -28,11 +30,41 @@ pub(crate) struct Seen {
     pub(crate) asked_at: Moment,
     /// `None` for workspaces that no engine has.
     report: Option<EngineReport>,
-    /// Where each workspace's sample is in the report. Paired by id: nothing depends on the order of a report.
-    places: HashMap<WorkspaceId, usize>,
+    places: Places,
     abilities: Abilities,
     /// A call that takes longer than this is slow. It is half of an engine's time-out.
     slow_after: std::time::Duration,
+}
+
+/// Where each workspace's sample is in a report. They are paired by id: nothing but speed depends on the order of a report. Mostly it is
+/// that of the ids, and it is gone through in that order.
+#[derive(Default)]
+struct Places {
+    /// Only of a report that is not in the order of the ids.
+    by_id: Option<IdMap<WorkspaceId, usize>>,
+    /// The place after the one that was found last.
+    next: AtomicUsize,
+}
+
+impl Places {
+    fn of(samples: &[(WorkspaceId, Sample)]) -> Self {
+        if samples.is_sorted_by(|(one, _), (other, _)| one < other) {
+            return Self::default();
+        }
+        let by_id = samples.iter().enumerate().map(|(place, (id, _))| (id.clone(), place)).collect();
+        Self { by_id: Some(by_id), next: AtomicUsize::default() }
+    }
+
+    fn find<'a>(&self, samples: &'a [(WorkspaceId, Sample)], id: &WorkspaceId) -> Option<&'a Sample> {
+        let next = self.next.load(Ordering::Relaxed);
+        let place = match (samples.get(next), &self.by_id) {
+            (Some((known, _)), _) if known == id => next,
+            (_, Some(by_id)) => *by_id.get(id)?,
+            (_, None) => samples.binary_search_by(|(known, _)| known.cmp(id)).ok()?,
+        };
+        self.next.store(place + 1, Ordering::Relaxed);
+        samples.get(place).map(|(_, sample)| sample)
+    }
 }
 
 impl Sampling {
@@ -68,22 +100,25 @@ impl Sampling {
 
     fn seen(&self, asked_at: Moment, report: Option<EngineReport>, engine: Option<&Arc<dyn Engine>>) -> Seen {
         let samples = report.as_ref().map_or(&[][..], |report| &report.samples);
-        let places = samples.iter().enumerate().map(|(place, (id, _))| (id.clone(), place)).collect();
+        let places = Places::of(samples);
         let abilities = engine.map(|engine| engine.abilities()).unwrap_or_default();
         Seen { asked_at, report, places, abilities, slow_after: self.state.config.engine_timeout / 2 }
     }
 
     fn targets(&self, workspaces: &[&Workspace]) -> Vec<Target> {
         let judge = self.state.judge();
-        let target = |workspace: &&Workspace| Target {
-            workspace: workspace.id.clone(),
-            kind: workspace.kind,
-            container_ref: workspace.container_ref.clone(),
-            instance_ref: workspace.instance_ref.clone(),
-            known: judge.known_container(&workspace.id).cloned(),
-            // A workspace with one of these verdicts may run. Then its health or its start decides, which only an inspect tells.
-            inspect: matches!(judge.verdict(&workspace.id), Some(Verdict::Wedged | Verdict::Unhealthy | Verdict::Dead)),
-            in_doubt: judge.verdict(&workspace.id) != Some(Verdict::Alive),
+        let target = |workspace: &&Workspace| {
+            let (known, verdict) = judge.known(&workspace.id);
+            Target {
+                workspace: workspace.id.clone(),
+                kind: workspace.kind,
+                container_ref: workspace.container_ref.clone(),
+                instance_ref: workspace.instance_ref.clone(),
+                known: known.cloned(),
+                // A workspace with one of these verdicts may run. Then its health or its start decides, which only an inspect tells.
+                inspect: matches!(verdict, Some(Verdict::Wedged | Verdict::Unhealthy | Verdict::Dead)),
+                in_doubt: verdict != Some(Verdict::Alive),
+            }
         };
         workspaces.iter().map(target).collect()
     }
@@ -92,8 +127,7 @@ impl Sampling {
 impl Seen {
     /// What was seen of one workspace; `None` where no engine has it.
     pub(crate) fn of(&self, workspace: &WorkspaceId) -> Option<&Sample> {
-        let place = *self.places.get(workspace)?;
-        self.report.as_ref()?.samples.get(place).map(|(_, sample)| sample)
+        self.places.find(&self.report.as_ref()?.samples, workspace)
     }
 
     /// The whole report of an engine that was asked; `None` where there is none that this replica is configured for.
@@ -124,9 +158,10 @@ impl Seen {
             && let Err(fault) = report.reach
         {
             let unheard = Sample { at: report.at, observation: Observation::Unknown { fault } };
-            let others = workspaces.iter().filter(|workspace| !self.places.contains_key(&workspace.id));
-            report.samples.extend(others.map(|workspace| (workspace.id.clone(), unheard.clone())));
-            self.places = report.samples.iter().enumerate().map(|(place, (id, _))| (id.clone(), place)).collect();
+            let is_there = |workspace: &Workspace| self.places.find(&report.samples, &workspace.id).is_some();
+            let others: Vec<&Workspace> = workspaces.iter().copied().filter(|workspace| !is_there(workspace)).collect();
+            report.samples.extend(others.into_iter().map(|workspace| (workspace.id.clone(), unheard.clone())));
+            self.places = Places::of(&report.samples);
         }
         self
     }

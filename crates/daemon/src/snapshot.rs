@@ -6,11 +6,12 @@
 //! so its cost depends on how many have changed. The indexes of a base are built when they are first needed, and serve until the next read
 //! of all rows.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use defib_engine::ContainerEvent;
 use defib_policy::attempt::Attempt;
+use defib_policy::fast_hash::{IdMap, IdSet};
 use defib_policy::fleet::{FleetRead, Kind, Workspace};
 use defib_policy::id::{EngineName, WorkspaceId};
 use defib_policy::judge::ReadStamp;
@@ -21,7 +22,7 @@ use crate::holds::Holds;
 const ID_PREFIX_MIN: usize = 12;
 
 /// Attempts in the ledger by workspace, newest first.
-pub(crate) type Attempts = HashMap<WorkspaceId, Vec<Attempt>>;
+pub(crate) type Attempts = IdMap<WorkspaceId, Vec<Attempt>>;
 
 /// The fleet as of the last read.
 #[derive(Debug, Default)]
@@ -33,7 +34,9 @@ pub(crate) struct Snapshot {
     /// All rows, as of the last read of all of them.
     base: Arc<Base>,
     /// The rows that have changed since then. `None` for a workspace that is no longer in the fleet.
-    changed: HashMap<WorkspaceId, Option<Arc<Workspace>>>,
+    changed: IdMap<WorkspaceId, Option<Arc<Workspace>>>,
+    /// Those that were new, or differed in more than their stamps, at the last read of what has changed.
+    differing: Vec<WorkspaceId>,
     /// How many rows each engine has (`None`: those that no engine has).
     counts: BTreeMap<Option<EngineName>, usize>,
     attempts: Attempts,
@@ -48,15 +51,15 @@ struct Base {
     rows: Vec<Workspace>,
     /// Their numbers by the engine that judges them (`None`: external ones), in the same order.
     by_engine: BTreeMap<Option<EngineName>, Vec<u32>>,
-    by_id: OnceLock<HashMap<WorkspaceId, u32>>,
+    by_id: OnceLock<IdMap<WorkspaceId, u32>>,
     by_ref: OnceLock<Refs>,
 }
 
 /// From what an engine may call a container to the workspace.
-type Refs = HashMap<(EngineName, Box<str>), WorkspaceId>;
+type Refs = IdMap<(EngineName, Box<str>), WorkspaceId>;
 
 impl Base {
-    fn by_id(&self) -> &HashMap<WorkspaceId, u32> {
+    fn by_id(&self) -> &IdMap<WorkspaceId, u32> {
         self.by_id.get_or_init(|| (0..).zip(&self.rows).map(|(n, row)| (row.id.clone(), n)).collect())
     }
 
@@ -102,16 +105,14 @@ impl Snapshot {
 
     /// This snapshot with what a read of the changes has brought: rows, and workspaces that are no longer in the fleet. A row that differs
     /// only in its stamps is kept only if it is one of `called`; the others are not judged before they are read again.
-    ///
-    /// Also returns the workspaces that are new or differ in more than their stamps.
     pub(crate) fn changed(
         &self,
         read: FleetRead,
         gone: &[WorkspaceId],
-        called: &HashSet<WorkspaceId>,
+        called: &IdSet<WorkspaceId>,
         attempts: Vec<Attempt>,
         holds: Holds,
-    ) -> (Self, Vec<WorkspaceId>) {
+    ) -> Self {
         let (mut changed, mut counts, mut differing) = (self.changed.clone(), self.counts.clone(), Vec::new());
         let mut count = |row: &Workspace, more: bool| {
             let count = counts.entry(judged_on(row).cloned()).or_default();
@@ -138,7 +139,7 @@ impl Snapshot {
             }
         }
         counts.retain(|_, count| *count > 0);
-        let snapshot = Self {
+        Self {
             stamp: Some(ReadStamp { at: read.at, database_now: read.database_now }),
             is_whole: false,
             base: Arc::clone(&self.base),
@@ -147,8 +148,13 @@ impl Snapshot {
             attempts: by_workspace(attempts),
             holds: Arc::new(holds),
             changed_refs: OnceLock::new(),
-        };
-        (snapshot, differing)
+            differing,
+        }
+    }
+
+    /// The workspaces that were new, or differed in more than their stamps, at the last read of what has changed.
+    pub(crate) fn differing(&self) -> &[WorkspaceId] {
+        &self.differing
     }
 
     /// Makes rows of a later read use the ids of this one, so that whoever has kept an id does not keep a second copy of it.
@@ -216,12 +222,12 @@ impl Snapshot {
         self.counts.keys().flatten()
     }
 
-    /// The workspaces that are on another engine than in `earlier`, an older read.
+    /// The workspaces that are on another engine than in `earlier`, the read before this one.
     pub(crate) fn moved_since(&self, earlier: &Self) -> Vec<WorkspaceId> {
         let moved = |row: &&Workspace| earlier.row(&row.id).is_some_and(|before| judged_on(before) != judged_on(row));
-        let changed = self.changed.values().flatten().map(Arc::as_ref).filter(moved).map(|row| row.id.clone());
         if Arc::ptr_eq(&self.base, &earlier.base) {
-            return changed.collect();
+            let differing = self.differing.iter().filter_map(|id| self.row(id));
+            return differing.filter(moved).map(|row| row.id.clone()).collect();
         }
         let (rows, old) = (&self.base.rows, &earlier.base.rows);
         let in_step = rows.len() == old.len() && rows.iter().zip(old).all(|(now, then)| now.id == then.id);
@@ -319,7 +325,7 @@ pub(crate) fn judged_on(row: &Workspace) -> Option<&EngineName> {
 
 /// Attempts by workspace, in the order in which they came.
 pub(crate) fn by_workspace(attempts: Vec<Attempt>) -> Attempts {
-    let mut grouped = Attempts::new();
+    let mut grouped = Attempts::default();
     for attempt in attempts {
         grouped.entry(attempt.workspace.clone()).or_default().push(attempt);
     }

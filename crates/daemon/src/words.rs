@@ -4,7 +4,7 @@
 //! says that the table is true for the engine's workspaces. Where verdicts cannot be written there is no report, and after a while the
 //! engine's workspaces are shown as `not judged`. If a report is lost, the next pass makes another one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -32,8 +32,8 @@ pub(crate) trait WordTables: Send + Sync {
     /// Writes what this replica says of itself.
     async fn report_replica(&self, report: &ReplicaReport<'_>) -> Result<(), StoreError>;
 
-    /// Writes what it says of an engine that it owns. False when it does not own it.
-    async fn report_engine(&self, report: &EngineReportRow<'_>) -> Result<bool, StoreError>;
+    /// Writes what it says of engines. Returns those that it owns; on the others nothing was written.
+    async fn report_engines(&self, reports: &[EngineReportRow<'_>]) -> Result<BTreeSet<String>, StoreError>;
 
     /// Writes what the looks that suspicions asked for have found.
     async fn report_finding(&self, suspicions: &[i64], finding: &str) -> Result<(), StoreError>;
@@ -45,8 +45,8 @@ impl WordTables for Store {
         Self::report_replica(self, report).await
     }
 
-    async fn report_engine(&self, report: &EngineReportRow<'_>) -> Result<bool, StoreError> {
-        Self::report_engine(self, report).await
+    async fn report_engines(&self, reports: &[EngineReportRow<'_>]) -> Result<BTreeSet<String>, StoreError> {
+        Self::report_engines(self, reports).await
     }
 
     async fn report_finding(&self, suspicions: &[i64], finding: &str) -> Result<(), StoreError> {
@@ -103,20 +103,25 @@ impl Words {
     pub(crate) async fn write(&self, words: &Unwritten) -> Result<(), StoreError> {
         let Some(last) = words.values().map(|word| word.at).max() else { return Ok(()) };
         let (config, now) = (&self.state.config, self.state.now());
-        for (engine, word) in words {
-            let row = EngineReportRow {
-                engine: engine.as_ref(),
-                holder: &config.replica_id,
-                fault: word.fault.map(Fault::label),
-                asked_ago: now - word.at,
-                judged: word.judged,
-                storm: self.storm(engine.as_ref(), now),
-                good_for: good_for(config).saturating_sub(now - word.at),
-            };
-            if self.tables.report_engine(&row).await? {
-                lock(&self.written).insert(engine.clone(), word.fault.is_none());
-            } else {
-                lock(&self.written).remove(engine);
+        let rows = words.iter().map(|(engine, word)| EngineReportRow {
+            engine: engine.as_ref(),
+            holder: &config.replica_id,
+            fault: word.fault.map(Fault::label),
+            asked_ago: now - word.at,
+            judged: word.judged,
+            storm: self.storm(engine.as_ref(), now),
+            good_for: good_for(config).saturating_sub(now - word.at),
+        });
+        let rows: Vec<EngineReportRow<'_>> = rows.collect();
+        let ours = self.tables.report_engines(&rows).await?;
+        {
+            let mut written = lock(&self.written);
+            for (engine, word) in words {
+                if ours.contains(engine.as_ref().map_or("", EngineName::as_str)) {
+                    written.insert(engine.clone(), word.fault.is_none());
+                } else {
+                    written.remove(engine);
+                }
             }
         }
         let usable = self.state.judge().heartbeats_usable(now);

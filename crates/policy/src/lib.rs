@@ -9,6 +9,7 @@ pub mod attempt;
 pub mod backoff;
 mod because;
 pub mod cadence;
+pub mod fast_hash;
 pub mod fleet;
 pub mod id;
 pub mod judge;

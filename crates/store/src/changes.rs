@@ -5,9 +5,10 @@
 //! an older stamp has become (parked, moved, deleted, written late) is seen when it is asked for, or by the next read of all rows. Whether one
 //! has come or gone without a new stamp shows in the number of watched rows, which is counted when the caller asks for it.
 
-use std::collections::HashSet;
 use std::pin::pin;
+use std::sync::atomic::Ordering;
 
+use defib_policy::fast_hash::IdSet;
 use defib_policy::fleet::FleetRead;
 use defib_policy::id::WorkspaceId;
 use defib_policy::moment::Timestamp;
@@ -84,10 +85,12 @@ impl Store {
             sql = format!("{sql} union all ({ROWS} where f.workspace_id::text = any ($4) and ({NEWER}) is not true)");
         }
         let mut connection = self.pool.get().await?;
+        connection.begin_for_many_rows().await?;
         let at = (self.clock)();
-        let mut rows = Reading::with_capacity(ids.len());
+        // About as many rows as last time: a growing vector is copied again and again.
+        let mut rows = Reading::with_capacity(ids.len().max(self.last_changes.load(Ordering::Relaxed)));
         // The workspaces that were asked for and whose rows have not come yet.
-        let mut awaited: HashSet<&str> = ids.iter().copied().collect();
+        let mut awaited: IdSet<&str> = ids.iter().copied().collect();
         let mut gone = Vec::new();
         {
             let mut stream = pin!(connection.stream(&sql, parameters).await?);
@@ -110,8 +113,10 @@ impl Store {
             }
         }
         connection.rows_ended();
+        connection.commit().await?;
         drop(connection); // not kept from others while we sort
 
+        self.last_changes.store(rows.workspaces.len(), Ordering::Relaxed);
         gone.extend(awaited.into_iter().map(WorkspaceId::from));
         gone.extend(rows.sort());
         let whole = self.last_whole();

@@ -380,7 +380,14 @@ impl Connection {
     /// instead of walking down every parked tree. A platform's own view may ignore it.
     pub(crate) async fn begin_for_a_few_rows(&mut self) -> Result<(), Fault> {
         self.in_transaction = true;
-        self.batch("begin isolation level read committed; set local defib.walk = 'up'").await
+        self.batch("begin isolation level read committed; set local jit = off; set local defib.walk = 'up'").await
+    }
+
+    /// A transaction that reads the whole fleet. The server would compile the plan of a large fleet, because it is costly; but each row is
+    /// only passed on, so compiling takes longer than it saves. In a transaction the setting ends with it, also behind a pooler.
+    pub(crate) async fn begin_for_many_rows(&mut self) -> Result<(), Fault> {
+        self.in_transaction = true;
+        self.batch("begin isolation level read committed; set local jit = off").await
     }
 
     /// Begins a transaction to which the server sets no time limits.

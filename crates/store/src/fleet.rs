@@ -139,9 +139,13 @@ impl Store {
         let mut connection = self.pool.get().await?;
         if ids.is_some() {
             connection.begin_for_a_few_rows().await?;
+        } else {
+            connection.begin_for_many_rows().await?;
         }
         let at = (self.clock)();
-        let mut rows = Reading::with_capacity(ids.as_ref().map_or(0, Vec::len));
+        // Room for as many as last time and some more: a growing vector would be moved, and in memory twice, again and again.
+        let expected = ids.as_ref().map_or_else(|| self.last_whole().rows * 17 / 16, Vec::len);
+        let mut rows = Reading::with_capacity(expected.min(self.fleet_max));
         {
             let mut stream = pin!(connection.stream(&sql, parameters).await?);
             while let Some(row) = stream.try_next().await? {
@@ -152,9 +156,7 @@ impl Store {
             }
         }
         connection.rows_ended();
-        if ids.is_some() {
-            connection.commit().await?;
-        }
+        connection.commit().await?;
         drop(connection); // not kept from others while we sort
 
         rows.sort();

@@ -50,6 +50,7 @@ mod view;
 mod written_status;
 
 use std::fmt;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -131,6 +132,8 @@ pub struct Store {
     promotions: Arc<fleet::Promotions>,
     /// What is kept of the last read of all rows.
     whole: Arc<Mutex<fleet::Whole>>,
+    /// How many rows the last read of what has changed kept.
+    last_changes: Arc<AtomicUsize>,
     /// How many calls of the platform's functions may be under way: half of the pool.
     platform_turns: Arc<Semaphore>,
 }
@@ -158,6 +161,7 @@ impl Store {
             fleet_max: settings.fleet_max,
             promotions: Arc::default(),
             whole: Arc::default(),
+            last_changes: Arc::default(),
             platform_turns: Arc::new(Semaphore::new((settings.pool_size / 2).max(1))),
         })
     }

@@ -5,6 +5,7 @@
 //! after that it is history, and nobody speaks for the engine's workspaces. The engine with an empty name stands for the workspaces that
 //! are on no engine (kind `external`). The holder of the first lease by name speaks for them.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use defib_policy::id::EngineName;
@@ -121,24 +122,31 @@ const REPORT_REPLICA: &str = "
            heartbeats_usable = $6
      where replica = $1";
 
-/// Writes only while the lease is the holder's, because a late write of a former owner must not be taken for the new owner's report.
+/// Writes a row only while the lease is the holder's, because a late write of a former owner must not be taken for the new owner's report.
 ///
 /// The webhook is told of a storm that begins or ends between the report before and this one, even if the report before was another
 /// replica's. So every storm that was told to begin is also told to end, even if the engine changed its owner meanwhile.
-const REPORT_ENGINE: &str = "
-    with before as materialized (select storm, last_pass_at from defib.engines where engine = $1),
+const REPORT_ENGINES: &str = "
+    with said as materialized (
+             select * from unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::integer[], $6::text[], $7::bigint[])
+                        as it(engine, holder, fault, asked_ago, judged, storm, good_for)),
+         before as materialized (select e.engine, e.storm, e.last_pass_at from defib.engines e where e.engine = any ($1)),
          written as (
     insert into defib.engines (engine, holder, answers, fault, asked_at, judged, storm, last_pass_at, good_until)
-    select $1, $2, $3::text is null, $3, clock_timestamp() - $4 * interval '1 microsecond', $5, $6, clock_timestamp(),
-           clock_timestamp() + $7 * interval '1 microsecond'
-     where $2 = (select l.holder from defib.leases l
-                  where l.expires_at > clock_timestamp() and (l.engine = $1 or $1 = '') order by l.engine limit 1)
+    select said.engine, said.holder, said.fault is null, said.fault,
+           clock_timestamp() - said.asked_ago * interval '1 microsecond', said.judged, said.storm::jsonb, clock_timestamp(),
+           clock_timestamp() + said.good_for * interval '1 microsecond'
+      from said
+     where said.holder = (select l.holder from defib.leases l
+                           where l.expires_at > clock_timestamp() and (l.engine = said.engine or said.engine = '')
+                           order by l.engine limit 1)
         on conflict (engine) do update
        set holder = excluded.holder, answers = excluded.answers, fault = excluded.fault, asked_at = excluded.asked_at,
            judged = excluded.judged, storm = excluded.storm, last_pass_at = excluded.last_pass_at,
            good_until = excluded.good_until
     returning engine, storm)
-    select case when written.engine = '' then null
+    select written.engine,
+           case when written.engine = '' then null
                 when written.storm is not null and before.storm is null then
                     defib.tell('storm.began', null, written.engine, written.storm)
                 when written.storm is null and before.storm is not null then
@@ -147,7 +155,7 @@ const REPORT_ENGINE: &str = "
                         'lasted_seconds', (coalesce((before.storm ->> 'since_seconds')::float8, 0)
                                            + extract(epoch from clock_timestamp() - before.last_pass_at))::bigint))
            end
-      from written left join before on true";
+      from written left join before using (engine)";
 
 const REPLICAS: &str = "
     select replica, engines, mode, version, watched_statuses, started_at, last_pass_at, expires_at, clock_timestamp(), heartbeats_usable
@@ -183,23 +191,34 @@ impl Store {
 
     /// Writes what the owner of an engine says of it. False when the lease is not the holder's; then nothing was written.
     pub async fn report_engine(&self, report: &EngineReportRow<'_>) -> Result<bool, StoreError> {
+        let written = self.report_engines(std::slice::from_ref(report)).await?;
+        Ok(!written.is_empty())
+    }
+
+    /// Writes what the owners of engines say of them, one row for each engine, in one statement. Returns the engines on which something was
+    /// written (the empty name: workspaces on no engine); on the others the lease is not the holder's.
+    pub async fn report_engines(&self, reports: &[EngineReportRow<'_>]) -> Result<BTreeSet<String>, StoreError> {
         self.within_deadline(async {
-            let engine = report.engine.map_or("", EngineName::as_str);
-            let (asked, good) = (micros(report.asked_ago), micros(report.good_for));
-            let judged = i32::try_from(report.judged).unwrap_or(i32::MAX);
-            let fault = report.fault.map(text);
-            let storm = report.storm.as_ref().map(json);
+            let engines: Vec<&str> = reports.iter().map(|it| it.engine.map_or("", EngineName::as_str)).collect();
+            let holders: Vec<&str> = reports.iter().map(|it| it.holder).collect();
+            let faults: Vec<Option<_>> = reports.iter().map(|it| it.fault.map(text)).collect();
+            let asked: Vec<i64> = reports.iter().map(|it| micros(it.asked_ago)).collect();
+            let judged: Vec<i32> = reports.iter().map(|it| i32::try_from(it.judged).unwrap_or(i32::MAX)).collect();
+            let storms: Vec<Option<String>> =
+                reports.iter().map(|it| Some(json(it.storm.as_ref()?).to_string())).collect();
+            let good: Vec<i64> = reports.iter().map(|it| micros(it.good_for)).collect();
             let mut connection = self.pool.get().await?;
             let parameters = [
-                (&engine as _, Type::TEXT),
-                (&report.holder as _, Type::TEXT),
-                (&fault as _, Type::TEXT),
-                (&asked as _, Type::INT8),
-                (&judged as _, Type::INT4),
-                (&storm as _, Type::JSONB),
-                (&good as _, Type::INT8),
+                (&engines as _, Type::TEXT_ARRAY),
+                (&holders as _, Type::TEXT_ARRAY),
+                (&faults as _, Type::TEXT_ARRAY),
+                (&asked as _, Type::INT8_ARRAY),
+                (&judged as _, Type::INT4_ARRAY),
+                (&storms as _, Type::TEXT_ARRAY),
+                (&good as _, Type::INT8_ARRAY),
             ];
-            Ok(connection.query_opt(REPORT_ENGINE, &parameters).await?.is_some())
+            let written = connection.query(REPORT_ENGINES, &parameters).await?;
+            written.iter().map(|row| Ok(row.try_get(0)?)).collect()
         })
         .await
         .map_err(StoreError::Report)

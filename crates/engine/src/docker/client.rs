@@ -12,11 +12,17 @@
 //! asked without a version, because an engine refuses one that it does not speak (dockerd 20.10 all above 1.41, Docker 29 all below 1.44) even
 //! there.
 
+use std::fmt::Write as _;
+use std::path::Path;
+
 use bollard::errors::Error as BollardError;
 use bollard::query_parameters::{RestartContainerOptionsBuilder, StartContainerOptions};
 use bollard::{API_DEFAULT_VERSION, BollardRequest, ClientVersion, Docker};
 use futures_util::{Stream, StreamExt};
 use hyper::Uri;
+use hyper_util::client::legacy::Client as HyperClient;
+use hyper_util::rt::TokioExecutor;
+use hyperlocal::UnixConnector;
 use serde::de::DeserializeOwned;
 
 use crate::settings::{EngineSettings, TlsPaths};
@@ -35,11 +41,15 @@ pub(super) struct Agreed {
     pub(super) is_podman: bool,
 }
 
+/// How much is read from a socket at a time, in bytes, and how long the head of an answer may be. Larger: more memory, because all engines
+/// send their lists at once. Smaller: a list of a megabyte takes more reads.
+const READ_BYTES_MAX: usize = 32 << 10;
+
 /// Makes a client. Opens no connection, but wants to see a socket.
 pub(super) fn connect(settings: &EngineSettings, version: &ClientVersion) -> Result<Docker, BollardError> {
     let timeout = (settings.call_timeout + TIMEOUT_SLACK).as_secs() + 1;
     match (&settings.url, &settings.tls) {
-        (EngineUrl::Unix(path), _) => Docker::connect_with_unix(&path.to_string_lossy(), timeout, version),
+        (EngineUrl::Unix(path), _) => connect_to_socket(path, timeout, version),
         (EngineUrl::Tcp(authority) | EngineUrl::Https(authority), Some(tls)) => {
             let TlsPaths { ca, cert, key } = tls;
             Docker::connect_with_ssl(authority, key, cert, ca, timeout, version)
@@ -52,6 +62,25 @@ pub(super) fn connect(settings: &EngineSettings, version: &ClientVersion) -> Res
             Err(BollardError::UnsupportedURISchemeError { uri: url.to_string() })
         }
     }
+}
+
+/// As the library itself connects to a socket, with a connection for each call, but with a smaller buffer.
+fn connect_to_socket(path: &Path, timeout: u64, version: &ClientVersion) -> Result<Docker, BollardError> {
+    if !path.exists() {
+        return Err(BollardError::SocketNotFoundError(path.to_string_lossy().into_owned()));
+    }
+    let mut builder = HyperClient::builder(TokioExecutor::new());
+    builder.pool_max_idle_per_host(0).http1_max_buf_size(READ_BYTES_MAX);
+    let client = builder.build(UnixConnector);
+    let transport = move |request: BollardRequest| {
+        let asking = client.request(request);
+        async move { asking.await.map_err(BollardError::from) }
+    };
+    let host = path.to_string_lossy().bytes().fold(String::new(), |mut host, byte| {
+        let _ = write!(host, "{byte:02x}");
+        host
+    });
+    Docker::connect_with_custom_transport(transport, Some(format!("unix://{host}")), timeout, version)
 }
 
 /// Makes a client whose every call names the newest version that both sides speak.

@@ -4,12 +4,20 @@
 //! tick. The client library would collect it whole and decode all of it. Here each entry is decoded as soon as it has arrived, and the fields
 //! that nobody uses are dropped, so that only the entry that is arriving is in memory as text.
 //!
+//! **Turns.** The full lists of a hundred engines, asked for in the same moment, would all be in memory at once, each of them half decoded. So
+//! few of them are decoded at a time, and the bytes of the others wait where they are. Nobody waits for an engine that hangs: a turn is taken
+//! when bytes of an answer are there, it is given back when the next ones keep it waiting, and whoever has waited for too long goes on without.
+//!
 //! The client library still makes the connection, sets the deadline for the head of the answer, and turns an error that the engine answers
 //! into its own error type. So a list that fails is treated like any other call that fails. The caller bounds the whole, body included.
 
+use std::time::Duration;
+
 use bollard::Docker;
 use bollard::errors::Error as BollardError;
-use futures_util::StreamExt;
+use futures_util::{Stream, StreamExt};
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::client::{self, garbled};
 use super::entry::{Entry, Sent};
@@ -23,12 +31,43 @@ const ENTRIES_MAX: usize = 100_000;
 /// The most text that is kept of one list, in bytes. An entry keeps about a hundred.
 const KEPT_BYTES_MAX: usize = 64 << 20;
 
+/// How many full lists are decoded at a time, in the whole process. Larger: more memory. Smaller: a machine with many cores decodes them on few.
+const AT_ONCE: usize = 8;
+
+/// Whose turn it is to decode a full list.
+static TURNS: Semaphore = Semaphore::const_new(AT_ONCE);
+
+/// How long one full list may wait for others, as a part of the time that the call may take. Larger: more lists are decoded at once only when
+/// the machine is slower. Smaller: many engines that send slowly, at the same time, make all lists be decoded at once.
+const WAIT_MAX_PARTS: u32 = 10;
+
+/// How long a list keeps its turn while no bytes of it arrive.
+pub(super) const STALL_MAX: Duration = Duration::from_millis(20);
+
+/// How long a list keeps its turn at most. Decoding a thousand entries takes about two milliseconds.
+const TURN_MAX: Duration = Duration::from_millis(200);
+
+/// The turn of a full list: it lasts until what was decoded has been used.
+pub(super) struct Turn {
+    permit: Option<SemaphorePermit<'static>>,
+    ends_at: Instant,
+}
+
 /// A list of containers.
-pub(super) struct Entries {
+pub(super) struct Listed {
     pub(super) entries: Vec<Entry>,
     /// Every entry has an id, names and labels that could be read. Only then does it follow that a container that is not in the list does
     /// not exist.
     pub(super) complete: bool,
+    /// Given back when the list is dropped.
+    turn: Option<Turn>,
+}
+
+impl Listed {
+    /// Lets the next list be decoded, although this one is kept.
+    pub(super) fn give_turn_back(&mut self) {
+        self.turn = None;
+    }
 }
 
 /// The containers that these filters let through, stopped ones included. `filters` is the JSON of Docker's parameter; `None`: all.
@@ -39,18 +78,61 @@ pub(super) async fn list(
     client: &Docker,
     filters: Option<&str>,
     workspace_label: &str,
-) -> Result<Entries, BollardError> {
+    call_timeout: Duration,
+) -> Result<Listed, BollardError> {
     let mut target = "/containers/json?all=true".to_owned();
     if let Some(filters) = filters {
         target.push_str("&filters=");
         target.extend(url::form_urlencoded::byte_serialize(filters.as_bytes()));
     }
-    let mut body = std::pin::pin!(client::get(client, target));
-    let mut reading = Reading::new(workspace_label);
+    let reading = Reading::new(workspace_label);
+    let body = client::get(client, target);
+    if filters.is_none() {
+        return read_in_turns(body, reading, &TURNS, call_timeout / WAIT_MAX_PARTS).await;
+    }
+    read(body, reading).await
+}
+
+/// Reads a list that is short.
+async fn read<B: AsRef<[u8]>>(
+    body: impl Stream<Item = Result<B, BollardError>>,
+    mut reading: Reading<'_>,
+) -> Result<Listed, BollardError> {
+    let mut body = std::pin::pin!(body);
     while let Some(data) = body.next().await {
         reading.take(data?.as_ref())?;
     }
-    reading.end()
+    reading.end(None)
+}
+
+/// Reads a list that may be long. It waits `wait_max` for its turn at most.
+async fn read_in_turns<B: AsRef<[u8]>>(
+    body: impl Stream<Item = Result<B, BollardError>>,
+    mut reading: Reading<'_>,
+    turns: &'static Semaphore,
+    wait_max: Duration,
+) -> Result<Listed, BollardError> {
+    let mut body = std::pin::pin!(body);
+    let mut turn: Option<Turn> = None;
+    loop {
+        let next = if let Some(Turn { permit: Some(_), ends_at }) = &turn {
+            let patience = (Instant::now() + STALL_MAX).min(*ends_at);
+            let Ok(next) = timeout_at(patience, body.next()).await else {
+                turn = None;
+                continue;
+            };
+            next
+        } else {
+            body.next().await
+        };
+        let Some(data) = next else { return reading.end(turn) };
+        let data = data?;
+        if turn.is_none() {
+            let permit = timeout(wait_max, turns.acquire()).await.ok().and_then(Result::ok);
+            turn = Some(Turn { permit, ends_at: Instant::now() + TURN_MAX });
+        }
+        reading.take(data.as_ref())?;
+    }
 }
 
 /// A list that is arriving: `[`, entries with commas between them, `]`.
@@ -154,27 +236,29 @@ impl<'a> Reading<'a> {
     }
 
     /// Ends the list when all of the answer has arrived.
-    fn end(mut self) -> Result<Entries, BollardError> {
+    fn end(mut self, turn: Option<Turn>) -> Result<Listed, BollardError> {
         let rest = std::mem::take(&mut self.rest);
         let used = self.decode(&rest)?;
         if used < rest.len() || self.expects != Expects::Nothing {
             return Err(garbled("the list ends in the middle".to_owned()));
         }
-        Ok(Entries { entries: self.entries, complete: self.complete })
+        Ok(Listed { entries: self.entries, complete: self.complete, turn })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use futures_util::stream;
+
     use super::*;
 
-    fn read<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Result<Entries, String> {
+    fn read<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Result<Listed, String> {
         let mut reading = Reading::new("defib.workspace");
         let taken = parts.into_iter().try_for_each(|part| reading.take(part));
-        taken.and_then(|()| reading.end()).map_err(|error| error.to_string())
+        taken.and_then(|()| reading.end(None)).map_err(|error| error.to_string())
     }
 
-    fn ids(list: Result<Entries, String>) -> Vec<String> {
+    fn ids(list: Result<Listed, String>) -> Vec<String> {
         list.expect("a list").entries.into_iter().map(|entry| entry.id.into()).collect()
     }
 
@@ -237,6 +321,44 @@ mod tests {
         assert_eq!(parts, 99, "thousands of entries");
     }
 
+    fn arriving(
+        text: &'static str,
+        turns: &'static Semaphore,
+        wait_max: Duration,
+        ends: bool,
+    ) -> impl Future<Output = Result<Listed, BollardError>> {
+        let whole = stream::iter([Ok(text.as_bytes())]);
+        let never = stream::iter((!ends).then_some(())).then(|()| std::future::pending());
+        read_in_turns(whole.chain(never), Reading::new("l"), turns, wait_max)
+    }
+
+    #[tokio::test]
+    async fn a_list_that_keeps_its_turn_waiting_gives_it_back() {
+        static ONE: Semaphore = Semaphore::const_new(1);
+        let hour = Duration::from_secs(3_600);
+        let (hangs, comes) =
+            (arriving(r#"[{"Id":"a"}"#, &ONE, hour, false), arriving(r#"[{"Id":"b"}]"#, &ONE, hour, true));
+        let listed = async {
+            tokio::select! {
+                biased; // the one that hangs takes the turn first
+                _ = hangs => panic!("it never ends"),
+                listed = comes => listed.expect("a list"),
+            }
+        };
+        let listed = timeout(Duration::from_secs(60), listed).await.expect("its turn comes");
+        assert_eq!(ONE.available_permits(), 0, "the turn lasts as long as the list is kept");
+        assert_eq!(ids(Ok(listed)), ["b"]);
+        assert_eq!(ONE.available_permits(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_list_that_has_waited_for_long_is_read_out_of_turn() {
+        static ONE: Semaphore = Semaphore::const_new(1);
+        let _others = ONE.acquire().await.expect("a turn");
+        let listed = arriving(r#"[{"Id":"b"}]"#, &ONE, Duration::from_millis(1), true).await;
+        assert_eq!(ids(listed.map_err(|error| error.to_string())), ["b"]);
+    }
+
     #[test]
     fn an_entry_in_tiny_parts_is_not_decoded_over_and_over() {
         let text = format!(r#"[{{"Id":"a","Names":["{}"]}}]"#, "n".repeat(100_000)).into_bytes();
@@ -248,6 +370,6 @@ mod tests {
             tries += usize::from(reading.worth_trying_at != before);
         }
         assert!(tries < 40, "{tries} tries");
-        assert_eq!(ids(reading.end().map_err(|error| error.to_string())), ["a"]);
+        assert_eq!(ids(reading.end(None).map_err(|error| error.to_string())), ["a"]);
     }
 }

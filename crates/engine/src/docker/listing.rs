@@ -13,8 +13,7 @@
 //! A reference comes from a database that others write, and goes into the path of a request. So one that cannot be a
 //! container's name is never sent.
 
-use std::collections::HashMap;
-
+use defib_policy::fast_hash::{IdHash, IdMap};
 use defib_policy::fleet::Kind;
 use defib_policy::id::ContainerId;
 use defib_policy::sample::Fault;
@@ -93,19 +92,19 @@ pub(crate) enum Match<'a> {
 
 /// A list, arranged for lookups.
 pub(crate) struct Listing<'a> {
-    ids: HashMap<&'a str, &'a Entry>,
+    ids: IdMap<&'a str, &'a Entry>,
     /// Without the leading `/`.
-    names: HashMap<&'a str, &'a Entry>,
+    names: IdMap<&'a str, &'a Entry>,
     /// By the value of the workspace label.
-    claims: HashMap<&'a str, &'a Entry>,
+    claims: IdMap<&'a str, &'a Entry>,
 }
 
 impl<'a> Listing<'a> {
     pub(crate) fn new(entries: &'a [Entry]) -> Self {
         let mut listing = Self {
-            ids: HashMap::with_capacity(entries.len()),
-            names: HashMap::with_capacity(entries.len()),
-            claims: HashMap::with_capacity(entries.len()),
+            ids: IdMap::with_capacity_and_hasher(entries.len(), IdHash::default()),
+            names: IdMap::with_capacity_and_hasher(entries.len(), IdHash::default()),
+            claims: IdMap::with_capacity_and_hasher(entries.len(), IdHash::default()),
         };
         for entry in entries {
             if !entry.id.is_empty() {
@@ -157,7 +156,7 @@ impl<'a> Listing<'a> {
 ///
 /// An engine gives an id and a name to one container only, but a list that it writes while a container is renamed or replaced can have
 /// both the old and the new one. Then the stopped one must not hide the one that runs.
-fn keep_liveliest<'a>(entries: &mut HashMap<&'a str, &'a Entry>, key: &'a str, entry: &'a Entry) {
+fn keep_liveliest<'a>(entries: &mut IdMap<&'a str, &'a Entry>, key: &'a str, entry: &'a Entry) {
     let kept = entries.entry(key).or_insert(entry);
     if precedence(entry) > precedence(kept) {
         *kept = entry;

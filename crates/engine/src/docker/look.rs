@@ -38,8 +38,9 @@ use super::client;
 use super::deadline::{Budget, CallError};
 use super::entry::Entry;
 use super::facts::{self, Glance, Liveliness};
-use super::list::Entries;
+use super::list::{Listed, STALL_MAX};
 use super::listing::{self, Handle, Listing, Match, may_have_siblings};
+use super::quick::FullList;
 use super::record::Record;
 use crate::Target;
 use crate::report::{Call, EngineReport, Reached};
@@ -186,22 +187,47 @@ impl<'a> Look<'a> {
         let client = self.engine.hello(&self.budget).await.map_err(|error| error.fault())?;
         let full_list = self.engine.full_list_begins();
         let listed_at = self.engine.now();
-        let (listed, ()) =
-            tokio::join!(self.list(&client, WantedList::Complete), self.engine.refresh_info(&client, &self.budget));
-        match listed {
-            Ok(Entries { entries, complete }) => {
-                let listing = Listing::new(&entries);
-                if complete {
-                    let _ = self.own_labels.set(own_labels(&entries, &listing, targets));
-                    full_list.came(&entries, &listing, targets);
-                }
-                let read = |target| read_list(&listing, complete, target, listed_at);
-                let findings = targets.iter().map(read).collect();
+        match self.list_beside_info(&client).await {
+            Ok(listed) => {
+                let findings = self.read_all(&listed, full_list, targets, listed_at);
+                drop(listed); // its memory is not kept while anything else is waited for
                 Ok(self.settle(&client, listed_at, findings).await)
             }
             Err(error) if error.fault() == Fault::Garbled => self.one_by_one(&client, targets).await,
             Err(error) => Err(error.fault()),
         }
+    }
+
+    /// Asks for a full list, and for `/info` beside it when that is due. A list that has come keeps its turn for a moment only while `/info`
+    /// has not.
+    async fn list_beside_info(&self, client: &Docker) -> Result<Listed, CallError> {
+        let mut info = std::pin::pin!(self.engine.refresh_info(client, &self.budget));
+        let mut listing = std::pin::pin!(self.list(client, WantedList::Complete));
+        let mut informed = false;
+        let mut listed = loop {
+            tokio::select! {
+                listed = &mut listing => break listed,
+                () = &mut info, if !informed => informed = true,
+            }
+        };
+        if !informed && tokio::time::timeout(STALL_MAX, &mut info).await.is_err() {
+            if let Ok(listed) = &mut listed {
+                listed.give_turn_back();
+            }
+            info.await;
+        }
+        listed
+    }
+
+    /// What a full list says of these workspaces.
+    fn read_all(&self, listed: &Listed, full_list: FullList<'_>, targets: &[Target], at: Moment) -> Vec<Finding> {
+        let Listed { entries, complete, .. } = listed;
+        let listing = Listing::new(entries);
+        if *complete {
+            let _ = self.own_labels.set(own_labels(entries, &listing, targets));
+            full_list.came(entries, &listing, targets);
+        }
+        targets.iter().map(|target| read_list(&listing, *complete, target, at)).collect()
     }
 
     /// A few workspaces, from inspects.
@@ -213,7 +239,7 @@ impl<'a> Look<'a> {
         let wanted = self.wanted_list(targets, &findings);
         if wanted != WantedList::None {
             match self.list(&client, wanted).await {
-                Ok(Entries { entries, complete }) => {
+                Ok(Listed { entries, complete, .. }) => {
                     let listing = Listing::new(&entries);
                     for (finding, target) in findings.iter_mut().zip(targets) {
                         if let Finding::NeedsList(inspected) = finding {
@@ -354,7 +380,7 @@ impl<'a> Look<'a> {
     async fn is_alone(&self, client: &Docker, workspace: &str, container_id: &str) -> Result<(), Fault> {
         let label = &self.engine.settings.workspace_label;
         let listed = self.list(client, WantedList::Labelled(format!("{label}={workspace}"))).await;
-        let Entries { entries, complete } = listed.map_err(|error| error.fault())?;
+        let Listed { entries, complete, .. } = listed.map_err(|error| error.fault())?;
         let target = Target::container(workspace.into(), None);
         match Listing::new(&entries).find(&target) {
             Match::Is(entry) if complete && *entry.id == *container_id => Ok(()),
@@ -372,7 +398,7 @@ impl<'a> Look<'a> {
         }
     }
 
-    async fn list(&self, client: &Docker, wanted: WantedList) -> Result<Entries, CallError> {
+    async fn list(&self, client: &Docker, wanted: WantedList) -> Result<Listed, CallError> {
         let filters = match wanted {
             WantedList::Labelled(label) => Some(serde_json::json!({ "label": [label] }).to_string()),
             WantedList::Complete | WantedList::None => None,

@@ -62,7 +62,7 @@ use self::deadline::{Budget, CallError};
 use self::ear::Ear;
 use self::fault::fault_of;
 use self::identity::Info;
-use self::list::Entries;
+use self::list::Listed;
 use crate::report::{Call, EngineReport, Reached};
 use crate::settings::{EngineSettings, TlsPaths};
 use crate::url::EngineUrl;
@@ -227,8 +227,9 @@ impl DockerEngine {
         call: Call,
         filters: Option<&str>,
         budget: &Budget,
-    ) -> Result<Entries, CallError> {
-        budget.call(call, list::list(client, filters, &self.settings.workspace_label)).await
+    ) -> Result<Listed, CallError> {
+        let Self { settings, .. } = self;
+        budget.call(call, list::list(client, filters, &settings.workspace_label, settings.call_timeout)).await
     }
 
     fn now(&self) -> Moment {

@@ -29,7 +29,7 @@ use std::sync::Arc;
 
 use bollard::Docker;
 use defib_policy::moment::Moment;
-use defib_policy::sample::{Fault, Incarnation, Observation, Sample};
+use defib_policy::sample::{Fault, Health, Incarnation, Observation, Sample};
 
 use super::deadline::{Budget, CallError};
 use super::ear::Heard;
@@ -204,9 +204,10 @@ fn read_quick(place: Result<&Place, Fault>, target: &Target, quick: &Quick, at: 
         Err(fault) => return Some(Finding::Done(unknown(at, fault))),
     };
     Some(match &place.found {
-        Found::Runs(container, health) => {
+        Found::Runs { container, is_healthy } => {
+            let health = if *is_healthy { Health::Healthy } else { Health::None };
             let incarnation = Incarnation { container_id: container.clone(), started_at: None };
-            let observation = Observation::Running { incarnation, health: *health };
+            let observation = Observation::Running { incarnation, health };
             if target.inspect {
                 Finding::Ask(Question::of_living(container, observation))
             } else {

@@ -1,11 +1,10 @@
 //! What a full list showed of those who were asked about, kept so that a quick list can be held against it.
 
-use std::collections::{HashMap, HashSet};
-
+use defib_policy::fast_hash::{IdMap, IdSet};
 use defib_policy::fleet::Kind;
 use defib_policy::id::{ContainerId, WorkspaceId};
 use defib_policy::moment::Moment;
-use defib_policy::sample::{Fault, Health};
+use defib_policy::sample::Fault;
 
 use super::ear::Heard;
 use super::entry::{Entry, ListedHealth, State};
@@ -26,11 +25,11 @@ pub(super) struct Roster {
     /// In the order of the workspaces' ids.
     places: Vec<Place>,
     /// The ids of their containers.
-    ids: HashSet<ContainerId>,
+    ids: IdSet<ContainerId>,
     /// Every name by which one of them is asked for, without the `/` in front.
-    references: HashSet<Box<str>>,
+    references: IdSet<Box<str>>,
     /// The containers that matter and are of those that a quick list shows, by id.
-    shown: HashMap<Box<str>, (State, ListedHealth)>,
+    shown: IdMap<Box<str>, (State, ListedHealth)>,
 }
 
 /// Where a workspace was found.
@@ -47,7 +46,7 @@ pub(super) struct Place {
 #[derive(Debug)]
 pub(super) enum Found {
     /// This container, which a quick list leaves out.
-    Runs(ContainerId, Health),
+    Runs { container: ContainerId, is_healthy: bool },
     /// This container, which a quick list shows.
     Shown(ContainerId),
     /// No container has the name.
@@ -70,9 +69,9 @@ impl Roster {
             identity,
             has_checks: false,
             places: Vec::with_capacity(targets.len()),
-            ids: HashSet::with_capacity(targets.len()),
-            references: HashSet::new(),
-            shown: HashMap::new(),
+            ids: IdSet::default(),
+            references: IdSet::default(),
+            shown: IdMap::default(),
         };
         for target in targets {
             roster.add(target, listing);
@@ -99,8 +98,7 @@ impl Roster {
                 self.ids.insert(container.clone());
                 match entry.health {
                     _ if is_shown(entry) => Found::Shown(container),
-                    ListedHealth::Healthy => Found::Runs(container, Health::Healthy),
-                    _ => Found::Runs(container, Health::None),
+                    health => Found::Runs { container, is_healthy: health == ListedHealth::Healthy },
                 }
             }
             // An inspect of the name can tell whether it is still so. Where a label is looked for, only a list can.
@@ -163,11 +161,11 @@ impl Place {
     /// Whether a target is still the one that this is about.
     fn fits(&self, target: &Target) -> bool {
         let is_known = match (&self.found, &target.known) {
-            (Found::Runs(container, _) | Found::Shown(container), Some(known)) => known == container,
+            (Found::Runs { container, .. } | Found::Shown(container), Some(known)) => known == container,
             (Found::NoSuchName, _) | (_, None) => true,
         };
         let is_new_doubt =
-            target.in_doubt && !self.in_doubt && !target.inspect && matches!(self.found, Found::Runs(..));
+            target.in_doubt && !self.in_doubt && !target.inspect && matches!(self.found, Found::Runs { .. });
         is_known && !is_new_doubt && target.kind == Kind::Container && self.container_ref == target.container_ref
     }
 }

@@ -10,15 +10,16 @@
 //! health multiplier; a beat that arrives meanwhile moves it only when it has come. So whoever falls silent is restless at least one poll
 //! before a pass over everybody would say that, and a read brings the row by its id before anything is said of it.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, HashSet};
+use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::deadlines::Deadlines;
 use super::engines::EngineTrack;
 use super::opinion::Opinion;
 use super::{Departed, EngineEvidence, Judge, Look};
 use crate::cadence::BeatRead;
+use crate::fast_hash::IdSet;
 use crate::fleet::{FleetRead, Kind, Workspace};
 use crate::id::{EngineName, WorkspaceId};
 use crate::moment::{Moment, Timestamp};
@@ -35,9 +36,9 @@ const STRAY_READS: u8 = 2;
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Concerns {
     /// By the engine whose passes judge them; `None`: no engine has them.
-    restless: HashMap<Option<EngineName>, HashSet<WorkspaceId>>,
-    /// Those of the calm ones, soonest first. Entries that no longer hold are passed over when their moment comes.
-    deadlines: BinaryHeap<Reverse<(Moment, WorkspaceId)>>,
+    restless: HashMap<Option<EngineName>, IdSet<WorkspaceId>>,
+    /// Those of the calm ones. Entries that no longer hold are passed over when their moment comes.
+    deadlines: Deadlines,
 }
 
 /// What is common to the rows of one read.
@@ -88,12 +89,11 @@ impl Judge {
     /// Whom the next read of the fleet must bring by id: whoever is restless, or would say something new before the read after it.
     pub fn call(&mut self, now: Moment) -> Vec<WorkspaceId> {
         let horizon = now + self.settings.poll_interval;
-        while self.concerns.deadlines.peek().is_some_and(|Reverse((at, _))| *at <= horizon) {
-            let Some(Reverse((at, id))) = self.concerns.deadlines.pop() else { break };
+        for (at, id) in self.concerns.deadlines.take_due(horizon) {
             let Some(track) = self.tracks.get_mut(&id).filter(|track| track.calm_until == at) else { continue };
             if let Some(until) = track.silent_from(&self.settings).filter(|until| *until > horizon) {
                 track.calm_until = until; // it has beaten since
-                self.concerns.deadlines.push(Reverse((until, id)));
+                self.concerns.deadlines.push(until, id);
             } else {
                 track.calm_until = Moment::ZERO;
                 self.concerns.add(track.seat(), &id);
@@ -173,7 +173,7 @@ impl Judge {
         if !track.is_calm() {
             track.calm_until = until;
             self.concerns.remove(track.seat(), id);
-            self.concerns.deadlines.push(Reverse((until, id.clone())));
+            self.concerns.deadlines.push(until, id.clone());
         }
     }
 
@@ -211,10 +211,7 @@ impl Judge {
         let Self { tracks, concerns, engines, settings, pipeline, .. } = self;
         let Reading { previous, outage, whole } = reading;
         let id = &workspace.id;
-        if !tracks.contains_key(id) {
-            tracks.insert(id.clone(), Track { known_since: read.at, ..Track::default() });
-        }
-        let Some(track) = tracks.get_mut(id) else { return };
+        let track = tracks.get_or_insert(id, || Track { known_since: read.at, ..Track::default() });
         track.watched_since.get_or_insert(read.at);
         if whole {
             track.generation = self.generation;
@@ -267,7 +264,7 @@ impl Judge {
                 Some(until) if until >= track.calm_until => {}
                 Some(until) => {
                     track.calm_until = until; // its window has shrunk
-                    concerns.deadlines.push(Reverse((until, id.clone())));
+                    concerns.deadlines.push(until, id.clone());
                 }
                 None => {
                     track.calm_until = Moment::ZERO;

@@ -44,7 +44,7 @@ impl Judge {
                 down_since: down.then_some(since),
                 ..Track::default()
             };
-            self.tracks.insert(id.clone(), track);
+            self.tracks.insert(id, track);
             self.counts[verdict.index()] += 1;
         }
     }

@@ -10,6 +10,7 @@
 
 mod by_operator;
 mod concern;
+mod deadlines;
 mod endings;
 mod engines;
 mod evidence;
@@ -22,6 +23,7 @@ mod opinion;
 mod orders;
 mod portrait;
 mod storms;
+mod tracks;
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -41,7 +43,6 @@ use crate::settings::Settings;
 use crate::storm::StormGuard;
 use crate::suspicion::{Pace, Report, SuspicionLog};
 pub use crate::track::ReadStamp;
-use crate::track::Track;
 use crate::verdict::{Held, Verdict};
 use concern::Concerns;
 use endings::Endings;
@@ -49,12 +50,13 @@ use engines::EngineTrack;
 pub use facts::{Departed, EngineEvidence, Look, OwnSettings};
 pub use fleet::Told;
 use orders::{Call, Standing, Turn};
+use tracks::Tracks;
 
 /// The state of all judging. One per process; its methods take the time and the facts, and never wait.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Judge {
     settings: Settings,
-    tracks: HashMap<WorkspaceId, Track>,
+    tracks: Tracks,
     probes: ProbeMap,
     pipeline: Pipeline,
     health: LocalHealth,
@@ -78,7 +80,7 @@ impl Judge {
         let probes = ProbeMap::new(settings.probe_ttl, settings.probe_map_max);
         Self {
             settings,
-            tracks: HashMap::new(),
+            tracks: Tracks::default(),
             probes,
             pipeline: Pipeline::default(),
             health: LocalHealth::default(),
@@ -123,6 +125,14 @@ impl Judge {
     #[must_use]
     pub fn known_container(&self, id: &WorkspaceId) -> Option<&ContainerId> {
         self.tracks.get(id)?.life.as_ref().map(|life| &life.incarnation.container_id)
+    }
+
+    /// The container last seen for a workspace and the verdict on it: what an engine is asked with, at one look.
+    #[must_use]
+    pub fn known(&self, id: &WorkspaceId) -> (Option<&ContainerId>, Option<Verdict>) {
+        let Some(track) = self.tracks.get(id) else { return (None, None) };
+        let container = track.life.as_ref().map(|life| &life.incarnation.container_id);
+        (container, track.verdict.map(|(verdict, _)| verdict))
     }
 
     /// Drops what has expired. Returns how many probe entries that were.
