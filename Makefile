@@ -16,6 +16,9 @@ BUILD_TESTS := $(CARGO) build --workspace --bins --tests --locked
 # The program that the crash tests let die: the same one with fail points in it, under a name of its own.
 BUILD_FAILPOINTS := $(CARGO) build --workspace --bin defib-failpoints --features defib/failpoints --locked
 
+# The whole-program tests, by name. `--package defib-tests` would resolve features anew and build most dependencies a second time.
+E2E := $(foreach name,$(basename $(notdir $(wildcard tests/tests/*))),--test $(name))
+
 # The agent of the demo is alone in its image, so it must be static. --target keeps what is built with these flags apart
 # from everything else in target/.
 HOST = $(shell rustc --version --verbose | sed -n 's/^host: //p')
@@ -81,12 +84,12 @@ unit: ## all tests but the whole-program ones
 
 .PHONY: e2e
 e2e: install build-tests ## the whole-program tests alone, on a real Postgres and a real Docker engine
-	$(CARGO) test --package defib-tests --locked
+	$(CARGO) test --workspace $(E2E) --locked
 
 # `test` runs the engine crate and a few whole-program tests on both; this runs all of the latter on the newer one.
 .PHONY: newer-dockerd
 newer-dockerd: install build-tests ## the whole-program tests on a newer Docker engine, fetched into target/
-	TESTKIT_DOCKERD=newer $(CARGO) test --package defib-tests --locked
+	TESTKIT_DOCKERD=newer $(CARGO) test --workspace $(E2E) --locked --no-fail-fast
 
 .PHONY: deploy
 deploy: install build-tests ## the files of deploy/ against the program and the published schemas

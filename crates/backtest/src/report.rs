@@ -8,7 +8,7 @@ use defib_policy::settings::Mode;
 use defib_record::Header;
 use serde::Serialize;
 
-use crate::scene::{End, Order, Outcome, Stage};
+use crate::scene::{Death, End, Order, Outcome, Stage};
 
 /// A death that lasted for this long without a restart by a contender was missed by it. A shorter one was ended by somebody else first.
 const MISSED_AFTER: i64 = 60_000_000;
@@ -137,7 +137,9 @@ pub struct Result {
     pub detection_median_seconds: Option<f64>,
     /// The 95th percentile of that time.
     pub detection_p95_seconds: Option<f64>,
-    /// Mistakes in a thousand days of one workspace (Chen, Toueg and Aguilera's mistake rate).
+    /// How often it took one that lives for dead. Of a life that it would have restarted already, each further time counts as well.
+    pub mistakes: usize,
+    /// Mistakes in a thousand days for which a workspace was up (Chen, Toueg and Aguilera's mistake rate).
     pub mistakes_per_1000_workspace_days: f64,
     /// How long a mistake lasted until a sign of life showed that it was one, on average (their mistake duration).
     pub mistake_duration_mean_seconds: Option<f64>,
@@ -219,6 +221,20 @@ impl Report {
     }
 }
 
+impl Report {
+    /// The same report with every text from outside (ids, and sentences that name them) as `shown` shows it. For a terminal or a page, which
+    /// such a text could otherwise command.
+    #[must_use]
+    pub fn with_texts(mut self, shown: impl Fn(&str) -> String) -> Self {
+        for difference in &mut self.differences {
+            difference.workspace = shown(&difference.workspace);
+            difference.because = shown(&difference.because);
+            difference.defib_said = difference.defib_said.iter().map(|said| shown(said)).collect();
+        }
+        self
+    }
+}
+
 fn seconds(micros: i64) -> f64 {
     micros as f64 / 1e6
 }
@@ -233,15 +249,16 @@ fn label(outcome: Option<Outcome>) -> &'static str {
 
 fn result(me: usize, (name, source): &(String, String), stage: &Stage, from: i64) -> Result {
     let mine: Vec<&Order> = stage.orders.iter().filter(|order| order.contender == me && order.at >= from).collect();
-    let count = |label_of: &str| mine.iter().filter(|order| label(order.outcome) == label_of).count();
+    let restarts = || mine.iter().filter(|order| order.is_first);
+    let count = |label_of: &str| restarts().filter(|order| label(order.outcome) == label_of).count();
     let mut result = Result {
         policy: name.clone(),
         source: source.clone(),
-        restarts: mine.len(),
+        restarts: restarts().count(),
         needed: count("needed"),
         not_needed: count("not_needed"),
         untold: count("untold"),
-        moments: mine.iter().map(|order| (seconds(order.at - from), label(order.outcome))).collect(),
+        moments: restarts().map(|order| (seconds(order.at - from), label(order.outcome))).collect(),
         query_accuracy: 1.0,
         ..Result::default()
     };
@@ -269,15 +286,23 @@ fn result(me: usize, (name, source): &(String, String), stage: &Stage, from: i64
         _ => None,
     });
     let lasted: Vec<f64> = lasted.collect();
-    let watched = stage.watched as f64 / 1e6;
-    if watched > 0.0 {
-        result.mistakes_per_1000_workspace_days = result.not_needed as f64 / watched * DAY_SECONDS * 1_000.0;
-        result.query_accuracy = 1.0 - lasted.iter().sum::<f64>() / watched;
+    result.mistakes = lasted.len();
+    let up = up_seconds(stage, from);
+    if up > 0.0 {
+        result.mistakes_per_1000_workspace_days = lasted.len() as f64 / up * DAY_SECONDS * 1_000.0;
+        result.query_accuracy = 1.0 - lasted.iter().sum::<f64>() / up;
     }
     if !lasted.is_empty() {
         result.mistake_duration_mean_seconds = Some(lasted.iter().sum::<f64>() / lasted.len() as f64);
     }
     result
+}
+
+/// For how long the workspaces were watched and were up, summed up. Only then can a detector be mistaken about one.
+fn up_seconds(stage: &Stage, from: i64) -> f64 {
+    let was_down = |death: &&Death| death.from >= from && death.end.is_some_and(|end| end != End::NotDead);
+    let down: i128 = stage.deaths.iter().filter(was_down).map(|death| i128::from(death.until - death.from)).sum();
+    (stage.watched - down).max(0) as f64 / 1e6
 }
 
 /// The value that this share of the values does not exceed.
@@ -370,6 +395,51 @@ fn notes(recording: &Recording, exactness: &Exactness, others: bool) -> Vec<Stri
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A thousand days of one workspace, of which it was down for a hundred.
+    #[test]
+    fn mistakes_are_counted_as_chen_toueg_and_aguilera_define_them() {
+        const HOUR: i64 = 3_600_000_000;
+        let mut stage = Stage::new(1, 0);
+        stage.watched = i128::from(1_000 * 24 * HOUR);
+        stage.deaths.push(Death { from: 0, until: 100 * 24 * HOUR, end: Some(End::Back) });
+        stage.deaths.push(Death { from: 0, until: 100 * 24 * HOUR, end: Some(End::NotDead) }); // it was frozen, and lived
+        let order = |life, at: i64, is_first, outcome| Order {
+            contender: 0,
+            of: 0,
+            at,
+            life,
+            is_first,
+            why: String::new(),
+            death: (outcome == Outcome::Needed).then_some(0),
+            outcome: Some(outcome),
+        };
+        stage.orders.push(order(0, 5, true, Outcome::Needed));
+        stage.orders.push(order(1, 200 * 24 * HOUR, true, Outcome::NotNeeded(HOUR)));
+        stage.orders.push(order(1, 300 * 24 * HOUR, false, Outcome::NotNeeded(3 * HOUR)));
+        let result = result(0, &("p".to_owned(), String::new()), &stage, 0);
+        // Lives: one restart was needed, one was not. Mistakes: it was mistaken twice about the second life.
+        assert_eq!((result.restarts, result.needed, result.not_needed, result.mistakes), (2, 1, 1, 2));
+        assert_eq!((result.deaths, result.answered), (1, 1));
+        let near = |value: f64, wanted: f64| (value - wanted).abs() < 1e-9;
+        assert!(near(result.mistakes_per_1000_workspace_days, 2.0 / 900.0 * 1_000.0), "{result:?}");
+        assert_eq!(result.mistake_duration_mean_seconds, Some(7_200.0));
+        assert!(near(result.query_accuracy, 1.0 - 4.0 / (900.0 * 24.0)), "{result:?}");
+    }
+
+    #[test]
+    fn a_second_mistake_about_the_same_life_is_no_second_restart() {
+        let mut stage = Stage::new(1, 0);
+        let of = stage.place(&"w1".into());
+        stage.order(0, of, |_| String::new());
+        stage.order(0, of, |_| String::new());
+        assert_eq!(stage.orders.len(), 1, "the first one waits for its outcome");
+        stage.end();
+        stage.order(0, of, |_| String::new());
+        stage.gap();
+        stage.order(0, of, |_| String::new());
+        assert_eq!(stage.orders.iter().map(|order| order.is_first).collect::<Vec<_>>(), [true, false, true]);
+    }
 
     #[test]
     fn what_another_policy_has_said_otherwise_is_no_fault_and_does_not_hide_one() {

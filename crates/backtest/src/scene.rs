@@ -38,6 +38,9 @@ pub(crate) struct Order {
     pub(crate) at: i64,
     /// Which life of the workspace it would have ended.
     pub(crate) life: u32,
+    /// Whether it is the contender's first one of that life. What the first would have led to is not known, so the later ones are no
+    /// restarts; but each wrong one is a mistake of its own.
+    pub(crate) is_first: bool,
     /// What was known of the workspace then.
     pub(crate) why: String,
     pub(crate) death: Option<usize>,
@@ -87,6 +90,8 @@ pub(crate) struct Entry {
     death: Option<usize>,
     /// The order of each contender that waits for its outcome.
     pending: Vec<Option<usize>>,
+    /// The last life that each contender has restarted.
+    restarted: Vec<Option<u32>>,
     /// Whether it was seen down in this life.
     was_down: bool,
     /// The moment of a sign of life that was told. The next look decides whether it is of this life, because a restart may lie between the
@@ -156,6 +161,7 @@ impl Stage {
             answered: true,
             death: None,
             pending: vec![None; self.contenders],
+            restarted: vec![None; self.contenders],
             was_down: false,
             beaten: None,
             read: 0,
@@ -410,7 +416,8 @@ impl Stage {
         let entry = &mut self.entries[of];
         entry.pending[contender] = Some(self.orders.len());
         let (life, death) = (entry.life, entry.death);
-        self.orders.push(Order { contender, of, at: self.now, life, why, death, outcome: None });
+        let is_first = entry.restarted[contender].replace(life) != Some(life);
+        self.orders.push(Order { contender, of, at: self.now, life, is_first, why, death, outcome: None });
     }
 
     /// What is known of a workspace now, as a sentence.

@@ -59,7 +59,7 @@ pub(crate) fn database_fault(error: &StoreError) -> String {
 pub(crate) fn printable(text: &str) -> String {
     let hidden = |c: char| {
         c.is_control()
-            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+            || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
     };
     if !text.contains(hidden) {
         return text.to_owned();
@@ -75,6 +75,7 @@ mod tests {
     fn control_characters_and_bidirectional_tricks_become_visible() {
         assert_eq!(printable("plain ü"), "plain ü");
         assert_eq!(printable("a\u{1b}[31mb\nc\u{202e}d"), "a\\u{1b}[31mb\\u{a}c\\u{202e}d");
+        assert_eq!(printable("a\u{61c}b\u{2028}c\u{200f}"), "a\\u{61c}b\\u{2028}c\\u{200f}");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::time::Duration;
 use defib_engine::{Call, EngineReport};
 use defib_policy::attempt::Outcome;
 use defib_policy::id::EngineName;
+use defib_policy::reading::Resync;
 use defib_policy::sample::Observation;
 use defib_policy::settings::Mode;
 use defib_policy::verdict::{Held, Verdict};
@@ -60,57 +61,6 @@ impl PassResult {
             Self::Ok => "ok",
             Self::DatabaseError => "database_error",
             Self::EngineError => "engine_error",
-        }
-    }
-}
-
-/// Why all rows of the fleet are read, and not only what has changed (label `reason`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Resync {
-    /// Nothing was read before.
-    Start,
-    /// `DEFIB_RESYNC_INTERVAL` has passed.
-    Interval,
-    /// The last read failed, or is too long ago.
-    Outage,
-    /// Another server answers, or the same one after a restart.
-    FailOver,
-    /// The database's clock has stepped: stamps from before and after it cannot be compared.
-    ClockStep,
-    /// What this replica speaks for has changed.
-    Lease,
-    /// The view or a function beside it was replaced.
-    Replaced,
-    /// The fleet has more or fewer rows than those that have changed explain.
-    Count,
-    /// So many workspaces are in trouble that reading them one by one would cost more.
-    ManyCalled,
-}
-
-impl Resync {
-    pub(crate) const ALL: [Self; 9] = [
-        Self::Start,
-        Self::Interval,
-        Self::Outage,
-        Self::FailOver,
-        Self::ClockStep,
-        Self::Lease,
-        Self::Replaced,
-        Self::Count,
-        Self::ManyCalled,
-    ];
-
-    pub(crate) const fn label(self) -> &'static str {
-        match self {
-            Self::Start => "start",
-            Self::Interval => "interval",
-            Self::Outage => "outage",
-            Self::FailOver => "fail_over",
-            Self::ClockStep => "clock_step",
-            Self::Lease => "lease",
-            Self::Replaced => "replaced",
-            Self::Count => "count",
-            Self::ManyCalled => "many_called",
         }
     }
 }

@@ -8,40 +8,23 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use defib_policy::fast_hash::IdSet;
 use defib_policy::id::{EngineName, WorkspaceId};
 use defib_policy::judge::Departed;
-use defib_policy::moment::{Moment, Timestamp};
+use defib_policy::moment::Moment;
+use defib_policy::reading::{LastRead, Resync, Rhythm, calls_too_many};
 use defib_store::{Changes, FleetScope, StoreError, Wanted};
 
 use crate::database::FleetTables;
 use crate::holds::Holds;
 use crate::leases::Leases;
-use crate::metrics::{Resync, RowsRead};
+use crate::metrics::RowsRead;
 use crate::news::News;
 use crate::record::Recorder;
 use crate::snapshot::Snapshot;
 use crate::state::State;
 use crate::sync::lock;
-
-/// How far a read of what has changed reaches back beyond the read before it, on the database's clock. This is for stamps whose transaction
-/// had not ended at that read, and for writers whose clock is behind. Larger: more rows come twice. Smaller: more rows have to be called by
-/// their ids.
-const OVERLAP: Duration = Duration::from_secs(2);
-
-/// If the database's clock differs by this much from what our own clock lets expect, it has stepped between two reads. Larger: stamps from
-/// before and after a step are compared with each other. Smaller: a slow read looks like a step, and costs a read of all rows.
-const STEP_MIN: Duration = Duration::from_secs(1);
-
-/// How often in a resync interval the rows are counted, and all of them read if their number is not explained by the rows that have changed.
-/// Larger: the database goes through the whole view more often, and a fleet in which many workspaces are parked and un-parked is read in
-/// whole more often. Smaller: a workspace that is un-parked without a new stamp is found later.
-const COUNTS_PER_RESYNC: u32 = 6;
-
-/// How many rows a read of what has changed may call by their ids, or a quarter of the fleet if that is more.
-const CALLED_MIN: usize = 1_000;
 
 /// Reads the fleet for everybody.
 pub(crate) struct Reading {
@@ -50,21 +33,7 @@ pub(crate) struct Reading {
     leases: Arc<Leases>,
     recorder: Arc<Recorder>,
     news: Arc<News>,
-    last: Mutex<Option<Last>>,
-}
-
-/// The last read that succeeded.
-#[derive(Clone)]
-struct Last {
-    at: Moment,
-    database_now: Timestamp,
-    database_started_at: Timestamp,
-    /// When all rows were read.
-    resynced_at: Moment,
-    /// When they were last read or counted.
-    counted_at: Moment,
-    /// What this replica spoke for.
-    spoken_for: BTreeSet<Option<EngineName>>,
+    last: Mutex<Option<LastRead>>,
 }
 
 impl Reading {
@@ -102,46 +71,37 @@ impl Reading {
     /// The workspaces that a read of what has changed must call by their ids, or why such a read would not be enough.
     fn delta_after<'a>(
         &self,
-        last: Option<&'a Last>,
+        last: Option<&'a LastRead>,
         spoken_for: &BTreeSet<Option<EngineName>>,
         now: Moment,
-    ) -> Result<(&'a Last, Vec<WorkspaceId>), Resync> {
-        let config = &self.state.config;
+    ) -> Result<(&'a LastRead, Vec<WorkspaceId>), Resync> {
         let Some(last) = last else {
             return Err(if self.state.fleet_known() { Resync::Outage } else { Resync::Start });
         };
-        if last.spoken_for != *spoken_for {
-            return Err(Resync::Lease);
-        }
-        if now - last.at > 2 * config.policy.poll_interval {
-            return Err(Resync::Outage);
-        }
-        // A poll comes a little early or late.
-        if now - last.resynced_at + config.policy.poll_interval / 2 >= config.resync_interval {
-            return Err(Resync::Interval);
+        if let Some(reason) = last.is_too_old(now, spoken_for, self.rhythm()) {
+            return Err(reason);
         }
         let (called, watched) = {
             let mut judge = self.state.judge();
             (judge.call(now), judge.watched())
         };
-        if called.len() > CALLED_MIN.max(watched / 4) {
-            return Err(Resync::ManyCalled);
-        }
-        Ok((last, called))
+        if calls_too_many(called.len(), watched) { Err(Resync::ManyCalled) } else { Ok((last, called)) }
+    }
+
+    fn rhythm(&self) -> Rhythm {
+        Rhythm { poll: self.state.config.policy.poll_interval, resync: self.state.config.resync_interval }
     }
 
     /// Reads what has changed. The inner error says why that was not enough.
     async fn read_changes(
         &self,
-        last: &Last,
+        last: &LastRead,
         called: Vec<WorkspaceId>,
         spoken_for: &BTreeSet<Option<EngineName>>,
     ) -> Result<Result<(), Resync>, StoreError> {
         let (watched, reset) = (&self.state.config.watched_statuses, self.state.config.policy.attempts_horizon());
-        let floor = last.database_now.shifted(-i64::try_from(OVERLAP.as_micros()).unwrap_or(i64::MAX));
-        // A poll comes a little early or late.
-        let uncounted_for = self.state.now() - last.counted_at + self.state.config.policy.poll_interval / 2;
-        let count = uncounted_for >= self.state.config.resync_interval / COUNTS_PER_RESYNC;
+        let floor = last.floor();
+        let count = last.wants_count(self.state.now(), self.rhythm());
         let wanted = Wanted { since: floor, called: &called, watched, count };
         let (changes, attempts, holds) = tokio::try_join!(
             self.database.read_changes(wanted),
@@ -155,7 +115,7 @@ impl Reading {
         }
         self.news.malformed(malformed, false);
         let counted_at = if count { read.at } else { last.counted_at };
-        let next = Last {
+        let next = LastRead {
             at: read.at,
             database_now: read.database_now,
             spoken_for: spoken_for.clone(),
@@ -191,7 +151,7 @@ impl Reading {
         self.news.resynced(reason);
         self.news.rows_read(RowsRead::Resync, read.workspaces.len());
         self.news.malformed(malformed, true);
-        let next = Last {
+        let next = LastRead {
             at: read.at,
             database_now: read.database_now,
             database_started_at: read.database_started_at,
@@ -214,26 +174,5 @@ impl Reading {
         // it, and no longer from its row.
         self.recorder.forget(departed.iter().map(|departed| &departed.id));
         self.leases.follow_moves(fleet.moved_since(&before)).await
-    }
-}
-
-impl Last {
-    /// Why a read of what has changed since this one was not enough, as far as the answer of the database shows it.
-    fn misses(
-        &self,
-        replaced: bool,
-        database_started_at: Timestamp,
-        at: Moment,
-        database_now: Timestamp,
-    ) -> Option<Resync> {
-        let expected = self.database_now.plus(at - self.at);
-        let apart = expected.since(database_now).max(database_now.since(expected));
-        if database_started_at != self.database_started_at {
-            Some(Resync::FailOver)
-        } else if apart >= STEP_MIN {
-            Some(Resync::ClockStep)
-        } else {
-            replaced.then_some(Resync::Replaced)
-        }
     }
 }

@@ -21,6 +21,7 @@ pub mod ownership;
 pub mod pipeline;
 pub mod plan;
 pub mod probe;
+pub mod reading;
 pub mod restart;
 pub mod sample;
 pub mod settings;

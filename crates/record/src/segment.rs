@@ -22,7 +22,7 @@ use crate::error::RecordError;
 const MAGIC: &[u8; 8] = b"DEFIBREC";
 
 /// The version of the format. It goes up when an older reader would misread what is written.
-pub const FORMAT: u16 = 2;
+pub const FORMAT: u16 = 3;
 
 /// The ending of the names of segments.
 const ENDING: &str = "defibrec";

@@ -4,8 +4,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use defib_testkit::ScriptedEngine;
+use defib_testkit::scripted_engine::ScriptedContainer;
 use defib_tests::{Pulse, SOON, Stage, Workspace, container};
 use serde_json::Value;
+
+/// The id of a workspace that a terminal and a page must take as text.
+const HOSTILE: &str = "w3\u{1b}[31m\u{202e}<b>";
 
 /// A directory of this test, which is removed with the value.
 struct Scratch(PathBuf);
@@ -43,8 +47,8 @@ async fn what_was_recorded_is_replayed_exactly_also_after_a_kill() -> Result<()>
     let stage = Stage::new(&engine.url()).await?.knob("RECORD_DIR", scratch.text()?);
     // A window of several polls, so that nothing concerns those who beat.
     let stage = stage.knob("HEARTBEAT_INTERVAL", "2s").knob("RECENT_MIN", "3s");
-    for id in ["w1", "w2", "w3"] {
-        engine.add(container(id));
+    for (id, named) in [("w1", "w1"), ("w2", "w2"), (HOSTILE, "c3")] {
+        engine.add(ScriptedContainer { id: named.to_owned(), ..container(id) });
         stage.db.add(Workspace::new(id).silent()).await?;
     }
     let beating = ["w4", "w5", "w6"].map(str::to_owned);
@@ -66,8 +70,8 @@ async fn what_was_recorded_is_replayed_exactly_also_after_a_kill() -> Result<()>
     daemon.kill().await?;
 
     let daemon = stage.run().await?;
-    engine.exit("w3", 1)?;
-    stage.db.wait_for_restart("w3", "succeeded", SOON).await?;
+    engine.exit("c3", 1)?;
+    stage.db.wait_for_restart(HOSTILE, "succeeded", SOON).await?;
     ensure!(daemon.stop(SOON).await?.success());
 
     let report = backtest(&stage, &scratch.0, &["--set", "dead_threshold=5", "--against", "heartbeat-90s"]).await?;
@@ -80,6 +84,18 @@ async fn what_was_recorded_is_replayed_exactly_also_after_a_kill() -> Result<()>
     ensure!(report["recording"]["gaps"] == 1 && report["recording"]["workspaces"] == 6, "{report:#}");
     let names: Vec<&Value> = report["results"].as_array().context("results")?.iter().map(|it| &it["policy"]).collect();
     ensure!(names == ["defib", "defib --set dead_threshold=5", "heartbeat-90s"], "{names:?}");
+
+    // The same for people: in the terminal and as a page, in which an id is text.
+    let page = scratch.0.with_extension("html");
+    let path = page.to_str().context("a path")?;
+    let arguments = ["backtest", "--record", scratch.text()?, "--against", "heartbeat-90s", "--html", path];
+    let told = stage.defib(&arguments).await?.with_code(0)?.stdout;
+    let page = std::fs::read_to_string(&page).and_then(|text| std::fs::remove_file(&page).map(|()| text))?;
+    ensure!(told.contains("w3\\u{1b}[31m\\u{202e}<b>") && told.contains("exact: with the recorded"), "{told}");
+    ensure!(page.contains("w3\\u{1b}[31m\\u{202e}&lt;b&gt;") && page.contains("<svg"), "{page}");
+    for bad in ["\u{1b}", "\u{202e}", "<script", "http"] {
+        ensure!(!told.contains(bad) && !page.contains(bad), "{bad:?} as it came: {told}\n{page}");
+    }
     Ok(())
 }
 

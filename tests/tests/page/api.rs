@@ -77,6 +77,8 @@ async fn every_answer_is_as_the_openapi_file_says() -> Result<()> {
         ("/workspaces/nobody", "/workspaces/{id}", 404),
         ("/restarts", "/restarts", 200),
         ("/restarts?limit=1001", "/restarts", 400),
+        ("/restarts?after=x", "/restarts", 400),
+        ("/workspaces/nobody%00", "/workspaces/{id}", 404),
         ("/holds", "/holds", 200),
         ("/engines", "/engines", 200),
     ] {
@@ -91,8 +93,27 @@ async fn every_answer_is_as_the_openapi_file_says() -> Result<()> {
         ensure!(answered == status, "{path} answers {answered}");
         contract.named("Problem", &value)?;
     }
-    let whole = world.whole("/api/v1/nothing", "").await?;
-    ensure!(whole.contains("content-type: application/problem+json"), "{whole}");
+    // Every refusal has this form, also outside of what is described.
+    for (request, status) in [
+        ("GET /api/v1/nothing", 404),
+        ("GET /api/v1", 404),
+        ("GET /api/v1/", 404),
+        ("GET /api/v2/status", 404),
+        ("POST /api/v1/status", 405),
+        ("DELETE /api/v1/workspaces/w1", 405),
+        ("PUT /api/v1/nothing", 404),
+        ("GET /api/v1/workspaces?limit=9999999999999999999999", 400),
+        ("GET /api/v1/workspaces/%FF", 400),
+        ("GET /api/v1/workspaces/a/b", 404),
+    ] {
+        let answer = world.answer(request, "defib", "").await?;
+        let (head, body) = answer.split_once("\r\n\r\n").context("an answer")?;
+        ensure!(head.starts_with(&format!("HTTP/1.0 {status} ")), "{request}: {answer}");
+        ensure!(head.contains("content-type: application/problem+json"), "{request}: {answer}");
+        let problem: Value = serde_json::from_str(body).with_context(|| answer.clone())?;
+        contract.named("Problem", &problem)?;
+        ensure!(problem["status"] == status, "{request}: {problem}");
+    }
 
     // Asked by the name of another site, every path refuses.
     let described: Vec<String> = contract.file["paths"].as_object().context("paths")?.keys().cloned().collect();
@@ -157,6 +178,53 @@ async fn pages_by_key_have_everybody_once_and_filters_count_right() -> Result<()
         let (_, page) = world.json(&format!("/api/v1/workspaces?verdict={word}")).await?;
         ensure!(page["total"] == status["counts"][word.replace('-', " ")] && page["total"] == 1, "{word}: {page}");
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn pages_by_key_have_those_who_stay_once_while_others_come_and_go() -> Result<()> {
+    let world = World::new(60, 3).await?;
+    let page = async |after: &str| -> Result<(Vec<String>, Option<String>)> {
+        let (_, page) = world.json(&format!("/api/v1/workspaces?limit=10&q=agent{after}")).await?;
+        let rows = page["workspaces"].as_array().context("rows")?;
+        let ids = rows.iter().map(|row| row["workspace_id"].as_str().unwrap_or_default().to_owned()).collect();
+        Ok((ids, page["next"].as_str().map(str::to_owned)))
+    };
+    let total = async || -> Result<i64> {
+        world.json("/api/v1/workspaces?limit=1&q=agent").await?.1["total"].as_i64().context("total")
+    };
+    let (mut ids, mut next) = page("").await?;
+    let mut come_and_gone = 0;
+    while let Some(after) = next {
+        // The one at which the next page begins goes, and one comes on a page that was turned already.
+        come_and_gone += 1;
+        let change = format!(
+            "delete from defib.workspaces where id = '{after}';
+             insert into defib.workspaces (id, name, status, engine) values ('a{come_and_gone}', 'Agent of later', 'online', 'e1')"
+        );
+        world.stage.db.another_connection().await?.batch_execute(&change).await?;
+        eventually(SOON, "the picture has the change", async || {
+            let seen = world
+                .json(&format!("/api/v1/workspaces?q=a{come_and_gone}"))
+                .await
+                .map_err(|error| format!("{error:#}"))?
+                .1;
+            if seen["workspaces"].to_string().contains(&format!("\"a{come_and_gone}\"")) {
+                Ok(())
+            } else {
+                Err(seen.to_string())
+            }
+        })
+        .await?;
+        let (more, then) = page(&format!("&after={after}")).await?;
+        ids.extend(more);
+        next = then;
+    }
+    ensure!(come_and_gone >= 5 && total().await? == 61, "{come_and_gone} pages, {} in all", total().await?);
+    let once: BTreeSet<&String> = ids.iter().collect();
+    ensure!(once.len() == ids.len(), "somebody comes twice: {ids:?}");
+    let staying: Vec<String> = (1..=60).map(|n| format!("w{n}")).collect();
+    ensure!(staying.iter().all(|id| once.contains(id)), "somebody is missing: {ids:?}");
     Ok(())
 }
 

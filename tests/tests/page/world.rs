@@ -72,8 +72,13 @@ impl World {
 
     /// The same, asked by another name.
     pub(crate) async fn whole_of(&self, host: &str, path: &str, headers: &str) -> Result<String> {
+        self.answer(&format!("GET {path}"), host, headers).await
+    }
+
+    /// The whole answer to a request with this method and path.
+    pub(crate) async fn answer(&self, request: &str, host: &str, headers: &str) -> Result<String> {
         let mut stream = TcpStream::connect(self.daemon.address()).await?;
-        stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {host}\r\n{headers}\r\n").as_bytes()).await?;
+        stream.write_all(format!("{request} HTTP/1.0\r\nHost: {host}\r\n{headers}\r\n").as_bytes()).await?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await?;
         Ok(answer)

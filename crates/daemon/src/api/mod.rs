@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use self::problem::Problem;
 use crate::streams::Streams;
 use crate::told::explain;
-use crate::told::names::unknown;
+use crate::told::names::{can_exist, unknown};
 use crate::told::picture::{self, FleetPicture, Word};
 use crate::told::standing::Voices;
 use crate::told::viewer::Viewer;
@@ -52,12 +52,14 @@ pub(crate) fn router(open: Open) -> Router {
         .method_not_allowed_fallback(async || {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "/api/v1 is read-only: ask with GET".to_owned())
         })
-        .fallback(async || {
-            let there =
-                "there are status, workspaces, workspaces/{id}, restarts, holds, engines and events under /api/v1";
-            Problem::new(StatusCode::NOT_FOUND, there.to_owned())
-        })
+        .fallback(async || not_found())
         .with_state(open)
+}
+
+/// The answer to a request for something that is not here.
+pub(crate) fn not_found() -> Response {
+    let there = "there are status, workspaces, workspaces/{id}, restarts, holds, engines and events under /api/v1";
+    Problem::new(StatusCode::NOT_FOUND, there.to_owned()).into_response()
 }
 
 /// The answer to a request that asks by a name that is not this server's.
@@ -155,11 +157,17 @@ fn limit(wanted: Option<i64>) -> Result<i64, Problem> {
 async fn workspace(State(open): State<Open>, id: Result<Path<String>, PathRejection>) -> Answer {
     let Path(id) = id.map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
     let workspace = WorkspaceId::from(id.as_str());
+    let missing = || {
+        let detail = "there is no workspace of that id in defib.fleet, and nothing is recorded about it".to_owned();
+        Problem::new(StatusCode::NOT_FOUND, detail)
+    };
+    if !can_exist(&id) {
+        return Err(missing());
+    }
     let store = open.viewer.store();
     let explanation = store.explain(&workspace, TIMELINE).await?;
     if explanation.workspace.is_none() && explanation.timeline.is_empty() {
-        let detail = "there is no workspace of that id in defib.fleet, and nothing is recorded about it".to_owned();
-        return Err(Problem::new(StatusCode::NOT_FOUND, detail));
+        return Err(missing());
     }
     let voices = Voices::read(store, FleetScope::Some(std::slice::from_ref(&workspace))).await?;
     Ok(answer(explain::as_json(&explanation, &voices)))

@@ -10,6 +10,7 @@ use defib_backtest::{BacktestError, Request, policies};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::{Ended, Format};
+use crate::logging::printable;
 use crate::refused::Refused;
 
 #[derive(Debug, Args)]
@@ -56,14 +57,15 @@ pub(super) fn run(args: &BacktestArgs) -> anyhow::Result<Ended> {
         BacktestError::Nothing(_) => anyhow::Error::from(error),
     })?;
     bar.finish_and_clear();
+    let json = serde_json::to_string_pretty(&report)?;
+    let report = report.with_texts(printable);
     if let Some(file) = &args.html {
         write(file, &report.html())?;
     }
-    let text = match args.format {
-        Format::Json => serde_json::to_string_pretty(&report)?,
-        Format::Table => report.text(),
-    };
-    say!("{text}");
+    match args.format {
+        Format::Json => say!("{json}"),
+        Format::Table => say!("{}", report.text()),
+    }
     Ok(if report.exactness.differing > 0 { Ended::Failed } else { Ended::Well })
 }
 

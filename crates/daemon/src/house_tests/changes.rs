@@ -3,8 +3,9 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use defib_policy::reading::Resync;
+
 use super::fakes::{Foundations, House, POLL};
-use crate::metrics::Resync;
 use crate::sync::lock;
 
 const BEATING: [&str; 3] = ["a-1", "a-2", "a-3"];

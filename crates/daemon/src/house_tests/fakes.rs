@@ -16,6 +16,7 @@ use defib_policy::fleet::{FleetRead, Kind, Workspace};
 use defib_policy::id::{EngineName, WorkspaceId};
 use defib_policy::moment::Timestamp;
 use defib_policy::plan::RestartOrder;
+use defib_policy::reading::Resync;
 use defib_policy::sample::{Exit, Fault, Health as Check, Incarnation, Observation, Sample};
 use defib_store::{
     Changes, EventRow, EventSubject, Fault as StoreFault, FleetScope, Hold, Lease, LeaseProof, LeaseTable, LeaseTurn,
@@ -32,7 +33,7 @@ use crate::driver::{self, Inputs, Parts};
 use crate::health::Health;
 use crate::leases::Leases;
 use crate::marks::Marks;
-use crate::metrics::{Metrics, Resync};
+use crate::metrics::Metrics;
 use crate::news::News;
 use crate::pass::{Passes, Restarts};
 use crate::reading::Reading;

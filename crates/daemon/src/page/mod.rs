@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Path, Query, Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -32,7 +32,9 @@ use serde::Deserialize;
 
 use self::frame::{Frame, Place};
 use self::link::Links;
+use crate::api;
 use crate::logging::database_fault;
+use crate::told::names::can_exist;
 use crate::told::picture;
 use crate::told::picture::{FleetPicture, Word};
 use crate::told::standing::Voices;
@@ -215,6 +217,10 @@ async fn restarts(State(viewer): Seen, headers: HeaderMap, Query(wanted): Query<
 
 async fn workspace(State(viewer): Seen, headers: HeaderMap, Path(id): Path<String>) -> Response {
     let links = Links::of(&headers);
+    let nobody = || missing(&links, "No such workspace", "It is not in defib.fleet, and nothing is recorded about it.");
+    if !can_exist(&id) {
+        return nobody();
+    }
     let workspace = WorkspaceId::from(id.as_str());
     let store = viewer.store();
     let read = async {
@@ -229,7 +235,7 @@ async fn workspace(State(viewer): Seen, headers: HeaderMap, Path(id): Path<Strin
         Err(error) => return unavailable(&links, Place::Workspace, &database_fault(&error)),
     };
     if explanation.workspace.is_none() && explanation.timeline.is_empty() {
-        return missing(&links, "No such workspace", "It is not in defib.fleet, and nothing is recorded about it.");
+        return nobody();
     }
     let frame = Frame {
         links: &links,
@@ -242,7 +248,11 @@ async fn workspace(State(viewer): Seen, headers: HeaderMap, Path(id): Path<Strin
     frame.around(&workspace::draw(&id, &explanation, &voices, &links)).into_response()
 }
 
-async fn not_found(headers: HeaderMap) -> Response {
+/// A program that asks for a version of the API that is not here is answered in the form that it reads.
+async fn not_found(uri: Uri, headers: HeaderMap) -> Response {
+    if uri.path() == "/api" || uri.path().starts_with("/api/") {
+        return api::not_found();
+    }
     missing(
         &Links::of(&headers),
         "There is nothing here",

@@ -9,7 +9,7 @@ use defib_policy::moment::Timestamp;
 use defib_store::{Explanation, TimelineEntry, TimelineWhat};
 use maud::{Markup, html};
 
-use super::parts::{mark, tone};
+use super::parts::{cut, mark, tone};
 use super::restarts::took;
 use super::story::sentence;
 use crate::told::picture::Word;
@@ -20,6 +20,9 @@ const SILENCE: Duration = Duration::from_secs(180);
 
 /// How many episodes are drawn: the newest ones. The timeline in words below the drawing has all of them.
 const DRAWN: usize = 4;
+
+/// How many characters of a verdict or of an outcome stand on a span. A newer defib may have words that this one does not know.
+const LABEL_MAX: usize = 40;
 
 /// Height of a lane with its name, and of a bar.
 const LANE: usize = 44;
@@ -91,7 +94,7 @@ fn spans(timeline: &[TimelineEntry], now: Timestamp) -> Vec<Span> {
     for (number, entry) in timeline.iter().enumerate() {
         let mut begin = |lane, label: &str, tone| {
             end(&mut spans, lane, entry.at);
-            let label = label.to_owned();
+            let label = cut(label, LABEL_MAX);
             spans.push(Span { lane, from: entry.at, to: now.max(entry.at), is_open: true, label, tone, entry: number });
         };
         match &entry.what {
@@ -103,7 +106,7 @@ fn spans(timeline: &[TimelineEntry], now: Timestamp) -> Vec<Span> {
             // It differs from one that succeeded by its word as well, for those who do not see colours.
             TimelineWhat::Finished { outcome, .. } => {
                 if let Some(span) = end(&mut spans, Lane::Restart, entry.at) {
-                    span.label = format!("{}: {outcome}", span.label);
+                    span.label = format!("{}: {}", span.label, cut(outcome, LABEL_MAX));
                     span.tone = if outcome == "failed" { "bad" } else { "doubt" };
                 }
             }
@@ -183,7 +186,7 @@ fn drawing(episode: &Episode, timeline: &[TimelineEntry]) -> Markup {
     let told = |entry: usize| {
         timeline.get(entry).map_or_else(String::new, |entry| {
             let (kind, sentence) = sentence(entry);
-            format!("{}  {kind}: {}", show::clock(entry.at), super::parts::cut(&sentence, 600))
+            format!("{}  {kind}: {}", show::clock(entry.at), cut(&sentence, 600))
         })
     };
     html! {
@@ -207,7 +210,7 @@ fn drawing(episode: &Episode, timeline: &[TimelineEntry]) -> Markup {
                         aria-label={ (span.label) @if !span.is_open { " for " (lasted) } ": " (told(span.entry)) } {
                         svg x=(percent(x)) y=(top(span.lane)) width=(percent(width)) height=(BAR) {
                             rect.bar x="1" y="1" width="100%" height=(BAR - 2) rx="3" {}
-                            @if width > 6.0 { text.label x="7" y="15" { (super::parts::cut(&span.label, 24)) @if width > 16.0 && !span.is_open { tspan.lasted dx="6" { (lasted) } } } }
+                            @if width > 6.0 { text.label x="7" y="15" { (cut(&span.label, 24)) @if width > 16.0 && !span.is_open { tspan.lasted dx="6" { (lasted) } } } }
                         }
                     }
                 }

@@ -40,6 +40,11 @@ fn run(text: &str) -> &str {
     &text[..end]
 }
 
+/// Whether a workspace can have this id. The database has no text with a NUL, and to ask it for one is a fault of the question.
+pub(crate) fn can_exist(id: &str) -> bool {
+    !id.contains('\0')
+}
+
 /// The name that was probably meant, if one is near enough to be worth a question.
 pub(crate) fn nearest<'a>(meant: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let allowed = (meant.chars().count() / 3).clamp(1, 3);

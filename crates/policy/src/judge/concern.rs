@@ -195,7 +195,7 @@ impl Judge {
         let restless = self.concerns.restless.values().flatten().filter_map(|id| self.tracks.get(id));
         let stale = restless.filter(|track| self.is_silent(track, read)).count();
         self.pipeline.weigh(read.at, stale, self.watched);
-        self.count_ours();
+        self.count_ours(read.at);
         departed
     }
 
@@ -245,7 +245,7 @@ impl Judge {
             let seat = track.seat().cloned();
             if let Some(before) = track.engine.replace(workspace.engine.clone()) {
                 concerns.remove(seat.as_ref(), id);
-                leave(engines, &before);
+                leave(engines, &before, track.container_dead);
             } else {
                 self.watched += 1;
             }
@@ -257,6 +257,7 @@ impl Judge {
             }
             if let Some(engine) = engines.get_mut(workspace.engine.as_str()) {
                 engine.watched += 1;
+                engine.down += usize::from(track.container_dead);
             }
         } else if track.is_calm() {
             match track.silent_from(settings).filter(|_| !is_late) {
@@ -278,7 +279,7 @@ impl Judge {
         let track = self.tracks.remove(id)?;
         if let Some(engine) = &track.engine {
             self.watched = self.watched.saturating_sub(1);
-            leave(&mut self.engines, engine);
+            leave(&mut self.engines, engine, track.container_dead);
         }
         self.concerns.remove(track.seat(), id);
         self.exhausted -= usize::from(track.exhausted);
@@ -294,9 +295,10 @@ impl Judge {
     }
 }
 
-/// One workspace less on an engine.
-fn leave(engines: &mut HashMap<EngineName, EngineTrack>, engine: &EngineName) {
+/// One workspace less on an engine; `down` says whether it was down.
+fn leave(engines: &mut HashMap<EngineName, EngineTrack>, engine: &EngineName, down: bool) {
     if let Some(engine) = engines.get_mut(engine.as_str()) {
         engine.watched = engine.watched.saturating_sub(1);
+        engine.down = engine.down.saturating_sub(usize::from(down));
     }
 }

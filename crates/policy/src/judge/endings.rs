@@ -61,3 +61,37 @@ impl Endings {
         self.0.remove(id);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attempt::Outcome;
+
+    /// The database's clock stands still, and ours goes on.
+    #[test]
+    fn an_age_grows_by_our_own_clock_once_the_two_are_more_than_two_seconds_apart() {
+        let (id, mut endings) = (WorkspaceId::from("w"), Endings::default());
+        let ended = Attempt {
+            id: 1,
+            workspace: id.clone(),
+            container_id: None,
+            started_at: None,
+            attempt: 1,
+            claimed_ago: Duration::ZERO,
+            finished_ago: Some(Duration::ZERO),
+            finished_at: None,
+            outcome: Some(Outcome::Failed),
+            recovered_ago: None,
+            asked: true,
+            acknowledged: false,
+        };
+        let first = Moment::ZERO + Duration::from_secs(1_000);
+        let mut age_after = |ms: u64| {
+            let now = first + Duration::from_millis(ms);
+            endings.aged(&id, std::slice::from_ref(&ended), now)[0].finished_ago
+        };
+        assert_eq!(age_after(0), Some(Duration::ZERO));
+        assert_eq!(age_after(2_000), Some(Duration::ZERO));
+        assert_eq!(age_after(2_001), Some(Duration::from_millis(2_001)));
+    }
+}

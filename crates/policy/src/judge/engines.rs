@@ -50,8 +50,10 @@ pub(super) struct EngineTrack {
     pub(super) back_at: Option<Timestamp>,
     /// Its workspaces in the last read of the whole fleet.
     pub(super) watched: usize,
-    /// Whether this replica owned it at the last look.
-    pub(super) is_ours: bool,
+    /// How many of them are down: stopped, missing, or under the engine's hands.
+    pub(super) down: usize,
+    /// Since when this replica has owned it; `None`: it did not at the last look.
+    pub(super) ours_since: Option<Moment>,
     pub(super) storm: StormGuard,
 }
 

@@ -84,20 +84,30 @@ impl Judge {
         let stale = tracks.filter(|track| self.is_silent(track, read)).count();
         let departed = self.forget_unwatched();
         self.pipeline.weigh(read.at, stale, self.watched);
-        self.count_ours();
+        self.count_ours(read.at);
         departed
     }
 
     /// Remembers whether this replica owns the engine.
-    pub(super) fn note_owner(&mut self, name: &EngineName, looks: &[Look<'_>]) {
+    pub(super) fn note_owner(&mut self, name: &EngineName, looks: &[Look<'_>], now: Moment) {
         let (Some(look), Some(engine)) = (looks.first(), self.engines.get_mut(name)) else { return };
-        if std::mem::replace(&mut engine.is_ours, look.ours) != look.ours {
-            self.count_ours();
+        if engine.ours_since.is_some() != look.ours {
+            engine.ours_since = look.ours.then_some(now);
+            self.count_ours(now);
         }
     }
 
-    pub(super) fn count_ours(&mut self) {
-        self.reported_to_us = self.engines.values().filter(|engine| engine.is_ours).map(|engine| engine.watched).sum();
+    /// Counts the workspaces of which a caller with a broken network would accuse a large part to us. Those that are down are not among them,
+    /// because accusations of them are dropped. Neither are those of an engine that we have taken over lately: what was reported of them
+    /// before went to another replica, so a caller would look honest just because it has only accused the workspaces of the engines that we
+    /// had before. An engine counts once we have owned it for half as long as the one that we have owned longest, or for
+    /// `DEFIB_WEDGED_AFTER`.
+    pub(super) fn count_ours(&mut self, now: Moment) {
+        let ours = self.engines.values().filter_map(|engine| Some((now - engine.ours_since?, engine)));
+        let longest = ours.clone().map(|(span, _)| span).max().unwrap_or_default();
+        let enough = self.settings.wedged_after.min(longest / 2);
+        let counted = ours.filter(|(span, _)| *span >= enough);
+        self.reported_to_us = counted.map(|(_, engine)| engine.watched.saturating_sub(engine.down)).sum();
     }
 
     fn forget_unwatched(&mut self) -> Vec<Departed> {

@@ -44,7 +44,13 @@ impl Judge {
             elsewhere = Sample { at: sample.at, observation: Observation::Unknown { fault: Fault::OtherEngine } };
             sample = &elsewhere;
         }
+        let was_down = track.container_dead;
         let new_life = note_sample(track, sample, stamp, offset);
+        if track.container_dead != was_down
+            && let Some(engine) = track.engine.as_ref().and_then(|engine| self.engines.get_mut(engine.as_str()))
+        {
+            engine.down = if was_down { engine.down.saturating_sub(1) } else { engine.down + 1 };
+        }
         if new_life || matches!(sample.observation, Observation::Frozen { .. }) {
             // Reports about an earlier life, or from while the container was frozen, say nothing about this life.
             self.suspicions.clear(&workspace.id);

@@ -67,7 +67,7 @@ pub struct Judge {
     endings: Endings,
     generation: u32,
     watched: usize,
-    /// How many of them are on engines that this replica owns. Reports about the others go to other replicas.
+    /// How many of them are running on engines that this replica has owned for long enough: [`Judge::count_ours`].
     reported_to_us: usize,
     counts: [usize; Verdict::ALL.len()],
     exhausted: usize,
@@ -157,7 +157,7 @@ impl Judge {
         if let Some((name, evidence)) = engine {
             self.observe_engine(name, evidence, stamp, now);
             self.recognise_engine(name, looks);
-            self.note_owner(name, looks);
+            self.note_owner(name, looks, now);
         }
         let mut calls = Vec::new();
         for look in looks {

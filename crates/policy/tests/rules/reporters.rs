@@ -1,6 +1,7 @@
 //! Whose word counts against one that runs: the names are the callers' text, the logins are the database's.
 
 use crate::common::*;
+use defib_policy::fleet::Workspace;
 use defib_policy::sample::Observation;
 use defib_policy::settings::{Action, Settings};
 use defib_policy::verdict::Verdict;
@@ -85,4 +86,65 @@ fn callers_who_accuse_those_that_are_down_are_believed_of_one_that_runs() {
         world.run(5).iter().any(|(_, id)| id == "w")
     });
     assert!(restarted);
+}
+
+/// `w` hangs on the engine of this world, and nine others there beat with each tick, as do those on `another`. Two callers whose networks are broken accuse all ten.
+struct BrokenCallers {
+    world: World,
+}
+
+impl BrokenCallers {
+    const RUNNING: [&str; 9] = ["r0", "r1", "r2", "r3", "r4", "r5", "r6", "r7", "r8"];
+
+    fn new() -> Self {
+        let settings = Settings { wedged_action: Action::Restart, storm_min: 100, ..Settings::default() };
+        let mut world = World::new(settings).with("w", Some(-700), running()).watched();
+        for id in Self::RUNNING {
+            world.add(id, Some(-1), running());
+        }
+        Self { world }
+    }
+
+    /// Whether `w` is restarted within so many seconds.
+    fn have_it_restarted_within(&mut self, seconds: i64) -> bool {
+        (0..seconds / 5).any(|_| {
+            let beats = |row: &&Workspace| row.engine.as_str() == "another" || Self::RUNNING.contains(&row.id.as_str());
+            let beating: Vec<String> = self.world.fleet.values().filter(beats).map(|row| row.id.to_string()).collect();
+            for id in &beating {
+                self.world.beat(id);
+            }
+            for (id, login) in Self::RUNNING.iter().chain(&["w"]).flat_map(|id| [(*id, "one"), (*id, "two")]) {
+                self.world.report(&id.into(), login, "proxy");
+            }
+            self.world.run(5).iter().any(|(_, id)| id == "w")
+        })
+    }
+}
+
+/// A bug that the simulator found. Reports about those that are down are dropped, so broken callers accused a small part of the fleet.
+#[test]
+fn those_that_are_down_do_not_make_a_caller_look_honest_who_accuses_all_that_run() {
+    let mut callers = BrokenCallers::new();
+    for n in 0..40 {
+        callers.world.add(&format!("d{n}"), Some(-700), Observation::Missing);
+    }
+    assert!(!callers.have_it_restarted_within(1_200));
+}
+
+/// A bug that the simulator found. A replica that had just taken over the other engines took two broken callers for honest ones, because
+/// they had not accused anybody there yet.
+#[test]
+fn engines_that_were_just_taken_over_do_not_make_a_caller_look_honest() {
+    let mut callers = BrokenCallers::new();
+    callers.world.engine = "another".into();
+    for n in 0..40 {
+        callers.world.add(&format!("a{n}"), Some(-1), running());
+    }
+    callers.world.engine = "default".into();
+    assert!(!callers.have_it_restarted_within(1_200), "they accuse all that is ours");
+    callers.world.engine = "another".into();
+    callers.world.tick();
+    callers.world.engine = "default".into();
+    assert!(!callers.have_it_restarted_within(595), "they would have to accuse others within DEFIB_WEDGED_AFTER");
+    assert!(callers.have_it_restarted_within(5), "ten of fifty are no large part");
 }

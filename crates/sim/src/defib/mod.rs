@@ -12,6 +12,7 @@ mod clock;
 mod job;
 mod leases;
 mod pass;
+mod read;
 mod state;
 
 use std::collections::BTreeMap;
@@ -46,6 +47,7 @@ impl Defib {
             started_freezing: 0,
             is_cut_off: false,
             sweep_due: 0,
+            last_read: None,
             asked_until: Vec::new(),
             was_late: false,
             ownership: Ownership::default(),
@@ -134,6 +136,7 @@ impl Detector for Defib {
         self.name = format!("replica-{me}.{}", self.processes);
         self.judge.replace(Judge::new(self.settings.clone()));
         self.clock_steps = ClockSteps::default();
+        self.last_read = None;
         self.grow(world);
         self.sweep_due = world.now + 200 + 700 * u64::from(me);
         world.push(self.sweep_due, Event::Wake(me, Wake::Sweep));

@@ -11,7 +11,7 @@ use defib_policy::sample::{Fault, Observation, Sample};
 use defib_policy::suspicion::{self, Report};
 use defib_policy::verdict::Verdict;
 
-use super::state::{Defib, ENGINE_TIMEOUT, Pending, index_of};
+use super::state::{Defib, ENGINE_TIMEOUT, Pending, Sweep, index_of};
 use crate::queue::{Event, Wake};
 use crate::time::{Ms, mins, ms};
 use crate::world::{World, id};
@@ -24,10 +24,7 @@ impl Defib {
         let late = std::mem::take(&mut self.was_late);
         if self.can_read(&world.db) {
             let stamp = read_stamp(world, at);
-            world.db.view.at = at;
-            world.db.view.database_now = stamp.database_now;
-            world.db.view.database_started_at = crate::time::stamp(world.db.started_at, world.db.offset);
-            self.judge.observe_fleet(&world.db.view, true);
+            self.read_fleet(stamp, world);
             self.share_clock_steps(world);
             self.take_suspicions(world);
             if self.can_write(&world.db) {
@@ -53,6 +50,7 @@ impl Defib {
             // One engine of several that is slow is its own trouble; only when all of them are may the trouble be ours.
             self.judge.observe_tick(!late && (asked == 0 || slow < asked));
         } else {
+            self.last_read = None;
             self.judge.observe_tick(false);
         }
         self.sweep_due = now + ms(self.settings.poll_interval);
@@ -98,8 +96,14 @@ impl Defib {
             }
             evidence.fault = None;
             self.fill_attempts(&members, world);
+            let all = self.judges_all(engine, &evidence, self.all_are_read(), world);
+            let concerned = |of: &&usize| all || self.is_concerned(**of, Some(&world.workspaces[**of].listed), world);
+            let judged: Vec<usize> = members.iter().filter(concerned).copied().collect();
+            if !self.all_are_read() {
+                self.read_again(&judged, world);
+            }
             let ours = self.owns(engine, world);
-            let looks: Vec<Look<'_>> = members
+            let looks: Vec<Look<'_>> = judged
                 .iter()
                 .filter_map(|of| {
                     Some(Look {
@@ -114,7 +118,8 @@ impl Defib {
                     })
                 })
                 .collect();
-            let plan = self.judge.judge(stamp.at, stamp, Some((&world.engines[engine].name, &evidence)), &looks);
+            let engine_says = Some((&world.engines[engine].name, &evidence));
+            let plan = self.judge.judge_concerned(stamp.at, stamp, engine_says, &looks, members.len() - looks.len());
             self.carry_out(me, plan, ours, world);
             return world.engines[engine].list;
         }
@@ -171,7 +176,8 @@ impl Defib {
         }
         let rows: Vec<Row> =
             members.iter().filter_map(|of| Some(world.db.view.workspaces[world.db.slots[*of]?].clone())).collect();
-        let pending = Pending { engine, evidence, stamp, rows, samples };
+        let sweep = whole.then_some(Sweep { all_are_read: self.all_are_read() });
+        let pending = Pending { engine, evidence, stamp, rows, samples, sweep };
         if took < 100 {
             self.judge_pending(me, &pending, world);
         } else {
@@ -192,13 +198,26 @@ impl Defib {
         let now = self.moment(world.now);
         let members: Vec<usize> = pending.rows.iter().map(|row| index_of(&row.id)).collect();
         self.fill_attempts(&members, world);
+        let all_are_read = pending.sweep.is_none_or(|sweep| sweep.all_are_read);
+        let all = self.judges_all(pending.engine, &pending.evidence, all_are_read, world);
+        let concerned: Vec<bool> = members
+            .iter()
+            .zip(&pending.samples)
+            .map(|(of, sample)| all || self.is_concerned(*of, Some(sample), world))
+            .collect();
+        if !all_are_read {
+            let judged: Vec<usize> = members.iter().zip(&concerned).filter(|(_, it)| **it).map(|(of, _)| *of).collect();
+            self.read_again(&judged, world);
+        }
         let ours = self.owns(pending.engine, world);
         let looks: Vec<Look<'_>> = pending
             .rows
             .iter()
             .zip(&pending.samples)
             .zip(&members)
-            .map(|((workspace, sample), of)| Look {
+            .zip(&concerned)
+            .filter(|(_, concerned)| **concerned)
+            .map(|(((workspace, sample), of), _)| Look {
                 workspace,
                 sample: Some(sample),
                 attempts: &self.attempts[*of],
@@ -210,7 +229,8 @@ impl Defib {
             })
             .collect();
         let name = &world.engines[pending.engine].name;
-        let plan = self.judge.judge(now, pending.stamp, Some((name, &pending.evidence)), &looks);
+        let left_out = members.len() - looks.len();
+        let plan = self.judge.judge_concerned(now, pending.stamp, Some((name, &pending.evidence)), &looks, left_out);
         self.carry_out(me, plan, ours, world);
     }
 
@@ -220,12 +240,15 @@ impl Defib {
             return;
         }
         let ours = self.ownership.fleet(self.moment(world.now)).is_some();
+        let concerned = |row: &&Row| self.all_are_read() || self.judge.concerns(&row.id, None);
+        let all = world.db.view.workspaces.iter().filter(external).count();
         let looks: Vec<Look<'_>> = world
             .db
             .view
             .workspaces
             .iter()
             .filter(external)
+            .filter(concerned)
             .map(|workspace| Look {
                 workspace,
                 sample: None,
@@ -237,7 +260,7 @@ impl Defib {
                 own: None,
             })
             .collect();
-        let plan = self.judge.judge(stamp.at, stamp, None, &looks);
+        let plan = self.judge.judge_concerned(stamp.at, stamp, None, &looks, all - looks.len());
         self.carry_out(me, plan, ours, world);
     }
 
@@ -300,7 +323,7 @@ impl Defib {
         }
     }
 
-    fn fill_attempts(&mut self, members: &[usize], world: &World) {
+    pub(super) fn fill_attempts(&mut self, members: &[usize], world: &World) {
         let (reset, clock) = (self.settings.attempts_horizon(), world.db.clock(world.now));
         for of in members {
             if world.db.ledger.knows(*of) {
@@ -367,7 +390,7 @@ impl Defib {
     }
 }
 
-fn read_stamp(world: &World, at: Moment) -> ReadStamp {
+pub(super) fn read_stamp(world: &World, at: Moment) -> ReadStamp {
     ReadStamp { at, database_now: world.db.clock(world.now) }
 }
 

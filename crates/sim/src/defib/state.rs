@@ -12,6 +12,7 @@ use defib_policy::judge::{EngineEvidence, ReadStamp};
 use defib_policy::moment::Timestamp;
 use defib_policy::ownership::Ownership;
 use defib_policy::plan::RestartOrder;
+use defib_policy::reading::LastRead;
 use defib_policy::restart::lanes::Lanes;
 use defib_policy::restart::{Answer, Restart, Step};
 use defib_policy::sample::Sample;
@@ -25,6 +26,8 @@ use crate::time::Ms;
 pub(super) const ENGINE_TIMEOUT: Ms = 5_000;
 /// `DEFIB_LEASE_TTL`.
 pub const LEASE_TTL: Ms = 15_000;
+/// `DEFIB_RESYNC_INTERVAL`.
+pub(super) const RESYNC_INTERVAL: Ms = 60_000;
 /// `DEFIB_STOP_GRACE`.
 pub(super) const STOP_GRACE: Ms = 10_000;
 /// `DEFIB_RESTART_TIMEOUT`.
@@ -58,6 +61,8 @@ pub struct Defib {
     pub(super) started_freezing: Ms,
     pub(super) is_cut_off: bool,
     pub(super) sweep_due: Ms,
+    /// The last read of the fleet, unless a later one has failed.
+    pub(super) last_read: Option<LastRead>,
     pub(super) asked_until: Vec<Ms>,
     pub(super) was_late: bool,
     pub(super) ownership: Ownership,
@@ -85,6 +90,15 @@ pub(super) struct Pending {
     pub(super) stamp: ReadStamp,
     pub(super) rows: Vec<Row>,
     pub(super) samples: Vec<Sample>,
+    /// Whom its pass may leave out: `None` for a look at one workspace, which leaves out nobody.
+    pub(super) sweep: Option<Sweep>,
+}
+
+/// The read that a pass over a whole engine follows.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sweep {
+    /// Whether it was of all rows.
+    pub(super) all_are_read: bool,
 }
 
 /// One restart.

@@ -70,6 +70,7 @@ impl Ledger {
         row.run_ended_at = (!outcome.counts(row.acting_at.is_some())).then_some(now);
         let ended = row.clone();
         self.under_way.retain(|open| *open != place);
+        self.note_runs(ended.of);
         self.end_mark(&ended);
         true
     }
@@ -95,6 +96,7 @@ impl Ledger {
                 earlier.run_ended_at.get_or_insert(now);
             }
         }
+        self.note_runs(of);
         self.owe(of);
         true
     }
@@ -110,6 +112,7 @@ impl Ledger {
                 acknowledged += 1;
             }
         }
+        self.note_runs(of);
         acknowledged
     }
 }

@@ -113,6 +113,7 @@ impl Ledger {
         }
         self.of[of].push(place);
         self.pass_over_what_is_over(of, now);
+        self.note_runs(of);
         if open {
             self.under_way.push(place);
         }

@@ -51,11 +51,22 @@ pub struct Ledger {
     /// How many of the oldest rows of each workspace no reader will ever want again. They are passed over, because a year makes hundreds of
     /// them.
     over: Vec<usize>,
+    /// When the last run of each workspace ended. Most of them have no run for days, and every read of attempts asks for it.
+    last_runs: Vec<LastRun>,
     marks: BTreeMap<usize, Mark>,
     under_way: Vec<usize>,
     inserting: Vec<usize>,
     last_id: i64,
     weakening: Option<Weakening>,
+}
+
+/// The last run of attempts of a workspace, of those that were not acknowledged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum LastRun {
+    #[default]
+    Never,
+    Ended(Timestamp),
+    GoesOn,
 }
 
 impl Ledger {
@@ -107,6 +118,16 @@ impl Ledger {
         }
     }
 
+    /// Takes note of what has changed in the rows of a workspace.
+    fn note_runs(&mut self, of: usize) {
+        if self.last_runs.len() <= of {
+            self.last_runs.resize(of + 1, LastRun::Never);
+        }
+        let runs = self.later_rows_of(of).filter(|row| row.acknowledged_at.is_none());
+        let last = runs.map(|row| row.run_ended_at.map_or(LastRun::GoesOn, LastRun::Ended)).max();
+        self.last_runs[of] = last.unwrap_or_default();
+    }
+
     /// Whether there are any.
     #[must_use]
     pub fn knows(&self, of: usize) -> bool {
@@ -132,6 +153,7 @@ impl Ledger {
             shift(&mut row.acknowledged_at);
             shift(&mut row.run_ended_at);
         }
+        (0..self.of.len()).for_each(|of| self.note_runs(of));
         for hold in &mut self.holds {
             shift(&mut hold.expires_at);
         }

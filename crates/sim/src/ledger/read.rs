@@ -7,7 +7,7 @@ use defib_policy::id::EngineName;
 use defib_policy::moment::Timestamp;
 use defib_policy::restart::left_behind;
 
-use super::{Ledger, OpenAttempt};
+use super::{LastRun, Ledger, OpenAttempt};
 
 /// Attempts of a workspace that are read, at most, as in the store.
 const ATTEMPTS_MAX: usize = 20;
@@ -40,11 +40,10 @@ impl Ledger {
     pub fn read_attempts(&self, of: usize, now: Timestamp, reset: Duration, into: &mut Vec<Attempt>) {
         into.clear();
         let lately = |at: Timestamp, span: Duration| at.plus(span) > now;
-        let current = self
-            .later_rows_of(of)
-            .any(|row| row.acknowledged_at.is_none() && row.run_ended_at.is_none_or(|end| lately(end, reset)));
-        if !current {
-            return;
+        match self.last_runs.get(of).copied().unwrap_or_default() {
+            LastRun::Never => return,
+            LastRun::Ended(end) if !lately(end, reset) => return,
+            LastRun::Ended(_) | LastRun::GoesOn => {}
         }
         let (mut counted, mut refused) = (0, 0);
         for row in self.later_rows_of(of).rev().filter(|row| row.acknowledged_at.is_none()) {
