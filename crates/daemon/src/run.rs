@@ -98,7 +98,7 @@ pub(crate) async fn run(config: Config, migrate: bool) -> anyhow::Result<()> {
     let health = Arc::new(Health::new(clock(), turn_within(&config), names.into_iter()));
     let http = http::bind(config.listen_addr).await?;
     let viewer = viewer(&config, &clock)?;
-    let ui = viewer.is_some();
+    let (ui, pages) = (viewer.is_some(), viewer.clone());
     let shown = Shown {
         clock: Arc::clone(&clock),
         health: Arc::clone(&health),
@@ -128,6 +128,9 @@ pub(crate) async fn run(config: Config, migrate: bool) -> anyhow::Result<()> {
     let (ended_sender, ended) = mpsc::unbounded_channel();
     let tape = recording.as_ref().map(|recording| recording.tape());
     let daemon = Arc::new(Daemon::new(config, engines, clock, metrics, Arc::clone(&health), ended_sender, tape)?);
+    if let Some(viewer) = pages {
+        viewer.know(Arc::clone(&daemon.state));
+    }
     let books_stop = CancellationToken::new();
     if let Some(recording) = recording.clone() {
         let (news, stop) = (RecordingNews::new(Arc::clone(&daemon.metrics)), books_stop.clone());

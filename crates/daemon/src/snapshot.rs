@@ -212,6 +212,11 @@ impl Snapshot {
         self.counts.get(&engine.cloned()).copied().unwrap_or(0)
     }
 
+    /// How many rows it has.
+    pub(crate) fn count(&self) -> usize {
+        self.counts.values().sum()
+    }
+
     /// Whether any row is judged on this engine.
     pub(crate) fn has_rows_on(&self, engine: &EngineName) -> bool {
         self.count_on(Some(engine)) > 0
@@ -247,8 +252,13 @@ impl Snapshot {
 
     /// Every workspace in it.
     pub(crate) fn ids(&self) -> impl Iterator<Item = &WorkspaceId> {
+        self.rows().map(|row| &row.id)
+    }
+
+    /// The row of every workspace in it.
+    pub(crate) fn rows(&self) -> impl Iterator<Item = &Workspace> {
         let unchanged = self.base.rows.iter().filter(|row| !self.changed.contains_key(&row.id));
-        unchanged.chain(self.changed.values().flatten().map(Arc::as_ref)).map(|row| &row.id)
+        unchanged.chain(self.changed.values().flatten().map(Arc::as_ref))
     }
 
     /// A slice of the fleet, for a task that goes through it bit by bit: of the rows from the `begin`th on, as of the last read of all

@@ -19,6 +19,18 @@ pub enum Kind {
     External,
 }
 
+impl Kind {
+    /// The word in the database.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Container => "container",
+            Self::Instance => "instance",
+            Self::External => "external",
+        }
+    }
+}
+
 /// One row of `defib.fleet`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Workspace {

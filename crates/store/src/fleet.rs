@@ -11,7 +11,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use defib_policy::fleet::{FleetRead, Kind, Workspace};
+use defib_policy::fleet::{FleetRead, Workspace};
 use defib_policy::id::{EngineName, WorkspaceId};
 use defib_policy::moment::{Moment, Timestamp};
 use futures_util::TryStreamExt;
@@ -20,6 +20,7 @@ use tokio_postgres::types::Type;
 
 use crate::decode::Instant;
 use crate::error::{Fault, StoreError};
+use crate::row::Columns;
 use crate::{Parameter, Store};
 
 /// Which part of the fleet to read.
@@ -85,14 +86,6 @@ pub(crate) const ROWS: &str = "
 
 /// The watched rows. The limit is one more than the daemon is ready to hold.
 const WATCHED: &str = "where (f.status::text = any ($1) or f.status is null) %scope% limit $2";
-
-/// A longer policy is not used, and a longer reference leads to no container: such a row breaks the contract.
-const POLICY_MAX: usize = 4_096;
-const REFERENCE_MAX: usize = 1_024;
-
-/// Longer ids are not judged: they would not fit into the indexes of `defib.events` and `defib.verdicts`, and one row that
-/// cannot be recorded must not stop the recording of all others.
-const ID_LENGTH_MAX: usize = 512;
 
 /// How many characters of a malformed row's id are reported.
 const ID_SHOWN_MAX: usize = 64;
@@ -268,22 +261,6 @@ pub(crate) struct Reading {
     statuses: HashSet<Arc<str>>,
 }
 
-/// Whether a daemon can use a row of the fleet, for those who only show it. The row's columns stand as in the daemon's own read.
-pub(crate) struct Contract(Reading);
-
-impl Default for Contract {
-    fn default() -> Self {
-        Self(Reading::with_capacity(0))
-    }
-}
-
-impl Contract {
-    /// Why a daemon does not read the row; `None`: it does.
-    pub(crate) fn breach(&mut self, row: &Row) -> Option<&'static str> {
-        self.0.workspace(row).err()
-    }
-}
-
 impl Reading {
     pub(crate) fn with_capacity(rows: usize) -> Self {
         let (workspaces, malformed) = (Vec::with_capacity(rows), Vec::new());
@@ -343,51 +320,20 @@ impl Reading {
     }
 
     fn workspace(&mut self, row: &Row) -> Result<Workspace, &'static str> {
-        let text = |column| row.try_get::<_, Option<&str>>(column).map_err(|_| "a text is not valid UTF-8");
-        let id = text(1)?.filter(|id| !id.is_empty()).ok_or("workspace_id is null or empty")?;
-        if id.len() > ID_LENGTH_MAX {
-            return Err("workspace_id is longer than 512 bytes");
-        }
-        let kind = match text(3)?.ok_or("kind is null")? {
-            "container" => Kind::Container,
-            "instance" => Kind::Instance,
-            "external" => Kind::External,
-            _ => return Err("kind is none of container, instance, external"),
-        };
-        let engine = match text(4)? {
-            Some(engine) if engine.len() > REFERENCE_MAX => return Err("engine is longer than 1024 bytes"),
-            Some(engine) => self.engine(engine),
-            // An external workspace has no engine, so a platform may leave the column null.
-            None if kind == Kind::External => self.engine("external"),
-            None => return Err("engine is null"),
-        };
-        let moment = |column, why| match row.try_get::<_, Option<Instant>>(column) {
-            Ok(None) => Ok(None),
-            Ok(Some(Instant::At(at))) => Ok(Some(at)),
-            Ok(Some(Instant::Never)) | Err(_) => Err(why),
-        };
-        let bounded = |column, most, why| match text(column)? {
-            Some(text) if text.len() > most => Err(why),
-            text => Ok(text.map(Box::<str>::from)),
-        };
-        let tasks = row.try_get::<_, Option<i64>>(10).ok().flatten().unwrap_or_default();
-        let status = match text(2)?.ok_or("status is null")? {
-            status if status.len() > REFERENCE_MAX => return Err("status is longer than 1024 bytes"),
-            status => self.status(status),
-        };
+        let columns = Columns::of(row)?;
         Ok(Workspace {
-            id: id.into(),
-            status,
-            kind,
-            engine,
-            container_ref: bounded(5, REFERENCE_MAX, "container_ref is longer than 1024 bytes")?,
-            instance_ref: bounded(6, REFERENCE_MAX, "instance_ref is longer than 1024 bytes")?,
-            suspended: row.try_get::<_, Option<bool>>(7).ok().flatten().ok_or("suspended is null")?,
-            last_heartbeat_at: moment(8, "last_heartbeat_at is infinite")?,
-            last_activity_at: moment(9, "last_activity_at is infinite")?,
-            active_tasks: i32::try_from(tasks.max(0)).unwrap_or(i32::MAX),
-            created_at: moment(11, "created_at is infinite")?,
-            policy: bounded(12, POLICY_MAX, "policy is longer than 4096 bytes")?,
+            id: columns.id.into(),
+            status: self.status(columns.status),
+            kind: columns.kind,
+            engine: self.engine(columns.engine),
+            container_ref: columns.container_ref.map(Box::from),
+            instance_ref: columns.instance_ref.map(Box::from),
+            suspended: columns.suspended,
+            last_heartbeat_at: columns.last_heartbeat_at,
+            last_activity_at: columns.last_activity_at,
+            active_tasks: columns.active_tasks,
+            created_at: columns.created_at,
+            policy: columns.policy.map(Box::from),
         })
     }
 
@@ -472,6 +418,8 @@ fn beginning(workspace: &Workspace) -> u128 {
 
 #[cfg(test)]
 mod tests {
+    use defib_policy::fleet::Kind;
+
     use super::*;
 
     fn workspace(id: &str) -> Workspace {

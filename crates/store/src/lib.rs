@@ -41,6 +41,7 @@ mod outbox;
 mod overview;
 mod platform;
 mod retention;
+mod row;
 mod said;
 mod suspicion;
 mod tls;
@@ -77,7 +78,7 @@ pub use crate::outbox::{
     DIGEST_ABOVE, EXPIRES_AFTER, GATHERED_FOR, GivenUp, Message, NotDelivered, PENDING_MAX, TAKEN_FOR, WANTED_FOR,
     WebhookRow, WebhookState,
 };
-pub use crate::overview::{Entry, Overview, RestartRow};
+pub use crate::overview::{Entry, Overview, Present, RestartRow};
 pub use crate::retention::{RetentionReport, RetentionSettings};
 pub use crate::said::{EngineReportRow, EngineSaid, ReplicaReport, ReplicaSaid, Said};
 pub use crate::suspicion::{NewSuspicion, Pending, Suspicion};

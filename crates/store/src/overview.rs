@@ -8,6 +8,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use defib_policy::fleet::Workspace;
 use defib_policy::moment::Timestamp;
 use futures_util::TryStreamExt;
 use serde_json::Value;
@@ -15,9 +16,10 @@ use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
 use crate::Store;
+use crate::connect::Connection;
 use crate::decode::{Instant, optional_timestamp, timestamp};
 use crate::error::{Fault, StoreError};
-use crate::fleet::Contract;
+use crate::row::Columns;
 use crate::view::{CurrentVerdict, LastRestart};
 
 /// One workspace of the fleet. Its row may break the contract.
@@ -54,6 +56,36 @@ pub struct Overview {
     pub entries: Vec<Entry>,
 }
 
+/// What the tables say at one moment about workspaces whose rows are known already.
+#[derive(Debug)]
+pub struct Present {
+    /// The database's clock.
+    pub now: Timestamp,
+    /// The verdicts that are not `alive`, by workspace.
+    pub verdicts: HashMap<String, CurrentVerdict>,
+}
+
+impl Overview {
+    /// The workspaces that a daemon has in its memory, without their names, with the verdicts of this moment.
+    pub fn of_known<'a>(present: Present, rows: impl Iterator<Item = &'a Workspace>) -> Self {
+        let Present { now, mut verdicts } = present;
+        let mut words = Words::default();
+        let entry = |row: &Workspace| Entry {
+            id: row.id.as_str().into(),
+            name: None,
+            status: Some(Arc::clone(&row.status)),
+            kind: Some(words.share(row.kind.label())),
+            engine: Some(words.share(row.engine.as_str())),
+            suspended: Some(row.suspended),
+            beat_at: row.last_heartbeat_at.max(row.last_activity_at),
+            created_at: row.created_at,
+            verdict: verdicts.remove(row.id.as_str()).map(Box::new),
+            breach: None,
+        };
+        Self { now, entries: rows.map(entry).collect() }
+    }
+}
+
 /// A row of the ledger.
 #[derive(Clone, Debug)]
 pub struct RestartRow {
@@ -87,12 +119,14 @@ pub struct RestartRow {
     pub acknowledged_at: Option<Timestamp>,
 }
 
-/// The columns up to `policy` stand as in the daemon's own read, so that the same code judges whether the row can be used.
+/// The columns after the name stand as in the daemon's own read, so that the same code judges whether the row can be used.
 const FLEET: &str = "
-    select null::timestamptz, f.workspace_id::text, f.status::text, f.kind::text, f.engine::text, f.container_ref::text,
+    select f.name::text, f.workspace_id::text, f.status::text, f.kind::text, f.engine::text, f.container_ref::text,
            f.instance_ref::text, f.suspended, f.last_heartbeat_at::timestamptz, f.last_activity_at::timestamptz,
-           f.active_tasks::bigint, f.created_at::timestamptz, f.policy::text, f.name::text
+           f.active_tasks::bigint, f.created_at::timestamptz, left(f.policy::text, 4097)
       from defib.fleet f";
+
+const SOME: &str = "where f.workspace_id::text = any ($1)";
 
 const VERDICTS: &str = "
     select workspace_id, verdict, since, rule, because, held, updated_at, now() from defib.verdicts";
@@ -112,25 +146,42 @@ impl Store {
     pub async fn overview(&self) -> Result<Overview, StoreError> {
         self.within_deadline(async {
             let mut connection = self.pool.get().await?;
-            let now = timestamp(&connection.query_one("select clock_timestamp()", &[]).await?, 0)?;
-            let mut verdicts: HashMap<String, CurrentVerdict> = HashMap::new();
-            for row in connection.query(VERDICTS, &[]).await? {
-                verdicts.insert(row.try_get(0)?, current(&row)?);
-            }
+            connection.begin_for_many_rows().await?;
+            let Present { now, mut verdicts } = present(&mut connection).await?;
             let mut words = Words::default();
-            let mut contract = Contract::default();
             let mut entries = Vec::new();
             {
                 let mut stream = pin!(connection.stream(FLEET, Vec::new()).await?);
                 while let Some(row) = stream.try_next().await? {
                     let mut entry = entry(&row, &mut words)?;
-                    entry.breach = contract.breach(&row);
-                    entry.verdict = verdicts.remove(&*entry.id).map(Box::new);
+                    if !verdicts.is_empty() {
+                        entry.verdict = verdicts.remove(&*entry.id).map(Box::new);
+                    }
                     entries.push(entry);
                 }
             }
             connection.rows_ended();
+            connection.commit().await?;
             Ok(Overview { now, entries })
+        })
+        .await
+        .map_err(StoreError::Overview)
+    }
+
+    /// The verdicts of this moment, for workspaces whose rows are known already.
+    pub async fn present(&self) -> Result<Present, StoreError> {
+        self.within_deadline(async { present(&mut self.pool.get().await?).await }).await.map_err(StoreError::Overview)
+    }
+
+    /// The rows of a few workspaces, without their verdicts.
+    pub async fn entries(&self, workspaces: &[&str]) -> Result<Vec<Entry>, StoreError> {
+        self.within_deadline(async {
+            let mut connection = self.pool.get().await?;
+            connection.begin_for_a_few_rows().await?;
+            let rows = connection.query(&format!("{FLEET} {SOME}"), &[(&workspaces, Type::TEXT_ARRAY)]).await?;
+            connection.commit().await?;
+            let mut words = Words::default();
+            rows.iter().map(|row| entry(row, &mut words)).collect()
         })
         .await
         .map_err(StoreError::Overview)
@@ -184,36 +235,49 @@ impl Store {
 struct Words(HashSet<Arc<str>>);
 
 impl Words {
-    fn share(&mut self, word: Option<&str>) -> Option<Arc<str>> {
-        let word = word?;
+    fn share(&mut self, word: &str) -> Arc<str> {
         if let Some(known) = self.0.get(word) {
-            return Some(Arc::clone(known));
+            return Arc::clone(known);
         }
         let new: Arc<str> = word.into();
         self.0.insert(Arc::clone(&new));
-        Some(new)
+        new
     }
 }
 
 fn entry(row: &Row, words: &mut Words) -> Result<Entry, Fault> {
+    // Any column may be null in a row that breaks the contract.
+    let text = |column| row.try_get::<_, Option<&str>>(column);
+    let mut shared = |column| -> Result<Option<Arc<str>>, Fault> { Ok(text(column)?.map(|word| words.share(word))) };
     let moment = |column| -> Result<Option<Timestamp>, Fault> {
         Ok(match row.try_get::<_, Option<Instant>>(column)? {
             Some(Instant::At(at)) => Some(at),
             Some(Instant::Never) | None => None,
         })
     };
+    let (beat_at, created_at, breach) = match Columns::of(row) {
+        Ok(columns) => (columns.last_heartbeat_at.max(columns.last_activity_at), columns.created_at, None),
+        Err(why) => (moment(8)?.max(moment(9)?), moment(11)?, Some(why)),
+    };
     Ok(Entry {
-        id: row.try_get::<_, Option<&str>>(1)?.unwrap_or_default().into(),
-        name: row.try_get::<_, Option<&str>>(13)?.map(Into::into),
-        status: words.share(row.try_get(2)?),
-        kind: words.share(row.try_get(3)?),
-        engine: words.share(row.try_get(4)?),
+        id: text(1)?.unwrap_or_default().into(),
+        name: text(0)?.map(Into::into),
+        status: shared(2)?,
+        kind: shared(3)?,
+        engine: shared(4)?,
         suspended: row.try_get(7)?,
-        beat_at: moment(8)?.max(moment(9)?),
-        created_at: moment(11)?,
+        beat_at,
+        created_at,
         verdict: None,
-        breach: None,
+        breach,
     })
+}
+
+async fn present(connection: &mut Connection) -> Result<Present, Fault> {
+    let now = timestamp(&connection.query_one("select clock_timestamp()", &[]).await?, 0)?;
+    let rows = connection.query(VERDICTS, &[]).await?;
+    let verdicts = rows.iter().map(|row| Ok((row.try_get(0)?, current(row)?))).collect::<Result<_, Fault>>()?;
+    Ok(Present { now, verdicts })
 }
 
 fn current(row: &Row) -> Result<CurrentVerdict, Fault> {

@@ -4,15 +4,19 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use super::Plan;
 use super::floor::Floor;
+use super::page::{self, FirstLooks};
 use super::process::{cpu, cpu_since, memory, used};
 use super::report::{Report, Row};
 use super::world::{SHARES, World};
-use super::{Plan, page};
 use crate::Daemon;
 
 /// How often daemons with and without a recorder take turns.
 const TURNS: usize = 2;
+
+/// How many daemons have a first look taken at their page, where the page is measured alone.
+const FIRST_LOOKS: usize = 4;
 
 /// Processor time that was used during polls.
 #[derive(Default)]
@@ -60,6 +64,9 @@ async fn whole(plan: Plan, report: &mut Report) -> Result<Vec<Duration>> {
     let target = |most: f64| (plan.workspaces >= 100_000).then_some(most);
     report.add(Row::size("memory, resident", resident, target(96.0)));
     report.add(Row::size("memory, at its highest", peak, target(128.0)));
+    let mut looks = FirstLooks::default();
+    looks.at(&daemon).await?;
+    looks.report(report);
     page::answers(&mut world, &daemon, report).await.context("the status page")?;
     end(daemon).await?;
 
@@ -87,8 +94,18 @@ pub(super) async fn page_alone(plan: Plan, report: &mut Report) -> Result<()> {
     let mut world = World::new(plan.workspaces, plan.engines, plan.poll).await?;
     let daemon = world.daemon(&[]).await?;
     warm_up(&mut world, &daemon).await?;
+    let mut looks = FirstLooks::default();
+    looks.at(&daemon).await?;
     page::answers(&mut world, &daemon, report).await?;
-    end(daemon).await
+    end(daemon).await?;
+    for _ in 1..FIRST_LOOKS {
+        let daemon = world.daemon(&[]).await?;
+        know_everybody(&mut world, &daemon).await?;
+        looks.at(&daemon).await?;
+        end(daemon).await?;
+    }
+    looks.report(report);
+    Ok(())
 }
 
 /// Steady ticks of daemons that differ only in whether they record, in turn, so that both sides suffer from whatever else runs.

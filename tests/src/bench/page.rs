@@ -17,12 +17,32 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// The longest that 95 of 100 answers may take.
 const MOST: Duration = Duration::from_millis(100);
 
+/// The first looks at daemons at whose page nobody has looked.
+#[derive(Default)]
+pub(super) struct FirstLooks {
+    page: Vec<Duration>,
+    whole: Vec<Duration>,
+}
+
+impl FirstLooks {
+    /// Looks at one of them, and waits until the whole fleet is there as well.
+    pub(super) async fn at(&mut self, daemon: &Daemon) -> Result<()> {
+        let begun = Instant::now();
+        ask(daemon, "/").await?;
+        self.page.push(begun.elapsed());
+        ask(daemon, "/api/v1/status").await?;
+        self.whole.push(begun.elapsed());
+        Ok(())
+    }
+
+    pub(super) fn report(&self, report: &mut Report) {
+        report.add(Row::within("page: the first look after nobody has looked", &self.page, (0.95, MOST)));
+        report.add(Row::told("page: until the whole fleet is there after a first look", &self.whole));
+    }
+}
+
 /// Asks for each place in turn, as browsers would.
 pub(super) async fn answers(world: &mut World, daemon: &Daemon, report: &mut Report) -> Result<()> {
-    let begun = Instant::now();
-    ask(daemon, "/").await?;
-    report.add(Row::told("page: the first look after nobody has looked", &[begun.elapsed()]));
-
     let middle = workspace(world.workspaces / 2);
     let last = world.engines.urls.len() - 1;
     let places = [

@@ -5,7 +5,8 @@ use std::time::Duration;
 use defib_store::{Hold, ReplicaSaid, RestartRow, StatusRow};
 use serde_json::{Map, Value, json};
 
-use crate::told::picture::{Counts, FleetPicture, Group, Word};
+use crate::told::groups::Group;
+use crate::told::picture::{Counts, FleetPicture, Word};
 use crate::told::standing::Voices;
 use crate::told::status;
 

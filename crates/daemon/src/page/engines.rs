@@ -8,7 +8,8 @@ use super::link::Links;
 use super::list;
 use super::parts::{ago, count, mark, number, text, tone};
 use crate::logging::printable;
-use crate::told::picture::{FleetPicture, Group, Query};
+use crate::told::groups::Group;
+use crate::told::picture::{FleetPicture, Query};
 use crate::told::show;
 use crate::told::status;
 

@@ -6,11 +6,10 @@ use super::grid::{self, Layout};
 use super::link::Links;
 use super::list;
 use super::parts::{badge, count, mark, number, text, tone};
-use crate::told::picture::{FleetPicture, Group, Query};
+use crate::told::groups::Group;
+use crate::told::picture::{FleetPicture, Query};
 use crate::told::status;
-
-/// How many workspaces in trouble are named on this page.
-const NAMED: usize = 12;
+use crate::told::viewer::NAMED;
 
 pub(super) fn draw(picture: &FleetPicture, links: &Links) -> Markup {
     let troubled = picture.troubled.len();
@@ -22,7 +21,7 @@ pub(super) fn draw(picture: &FleetPicture, links: &Links) -> Markup {
             @for (word, count) in picture.counts.present() {
                 li { a.(tone(word)) href=(links.word(word)) { (mark(word.label())) b { (number(count)) } " " (word.label()) } }
             }
-            @if total > 0 { li.total { a href=(links.to("/workspaces")) { b { (number(total)) } " in all" } } }
+            @if total > 0 { li.total { a href=(links.to("/workspaces")) { b { (number(total)) } @if picture.is_part { " so far" } @else { " in all" } } } }
         }
         @for (engine, storm) in storms(picture) {
             p.notice { (mark("suspect")) b { (text(engine)) } ": " (text(storm.trim_start_matches("; "))) }
@@ -40,7 +39,7 @@ pub(super) fn draw(picture: &FleetPicture, links: &Links) -> Markup {
                 }
             }
         }
-        @if total == 0 {
+        @if total == 0 && !picture.is_part {
             p { "There are no workspaces: " code { "defib.fleet" } " is empty." }
         }
         section aria-labelledby="by-engine" {
@@ -54,6 +53,7 @@ pub(super) fn draw(picture: &FleetPicture, links: &Links) -> Markup {
 fn headline(picture: &FleetPicture) -> Markup {
     let total = picture.counts.total();
     match u32::try_from(picture.troubled.len()).unwrap_or(u32::MAX) {
+        0 if picture.is_part => html! { "Nobody in trouble so far" },
         0 if total == 0 => html! { "No workspaces yet" },
         0 => html! { "Nobody is in trouble" },
         1 => {

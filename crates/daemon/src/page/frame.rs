@@ -51,6 +51,10 @@ impl Frame<'_> {
                     title { (parts::cut(self.title, 80)) " · defib" }
                     link rel="icon" type="image/svg+xml" href=(self.links.to("/assets/icon.svg"));
                     link rel="stylesheet" href=(self.links.to("/assets/style.css"));
+                    @if self.picture.is_some_and(|picture| picture.is_part) {
+                        // The script is told when the whole picture is there. Without it the browser asks again.
+                        noscript { meta http-equiv="refresh" content="2"; }
+                    }
                     script src=(self.links.to("/assets/script.js")) defer
                         data-events=(self.links.to("/api/v1/events")) {}
                 }
@@ -95,6 +99,13 @@ impl Frame<'_> {
                 }
             }
             @if let Some(picture) = self.picture {
+                @if picture.is_part {
+                    p.notice {
+                        (parts::mark("settling")) b { "The fleet is being read." }
+                        " So far there are the workspaces that this daemon watches. Those that are suspended or not watched, and rows that \
+                         break the contract, follow in a moment."
+                    }
+                }
                 @if picture.voices.living().next().is_none() {
                     p.notice.bad {
                         (parts::mark("not judged")) b { "No defib is running." }

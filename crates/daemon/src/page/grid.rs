@@ -11,7 +11,8 @@ use maud::{Markup, html};
 
 use super::link::Links;
 use super::parts::{count, number};
-use crate::told::picture::{FleetPicture, Group, Word};
+use crate::told::groups::Group;
+use crate::told::picture::{FleetPicture, Word};
 
 /// The side of a cell.
 const CELL: usize = 10;

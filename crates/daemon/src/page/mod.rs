@@ -108,8 +108,18 @@ async fn of_picture(
     title: &str,
     draw: impl FnOnce(&FleetPicture, &Links) -> Markup,
 ) -> Response {
+    of_shot(viewer.look().await, headers, place, title, draw)
+}
+
+fn of_shot(
+    looked: Result<Arc<Shot>, Unread>,
+    headers: &HeaderMap,
+    place: Place,
+    title: &str,
+    draw: impl FnOnce(&FleetPicture, &Links) -> Markup,
+) -> Response {
     let links = Links::of(headers);
-    let (shot, fault): (Option<Arc<Shot>>, Option<String>) = match viewer.look().await {
+    let (shot, fault): (Option<Arc<Shot>>, Option<String>) = match looked {
         Ok(shot) => (Some(shot), None),
         Err(Unread { why, last }) => (last, Some(why)),
     };
@@ -128,7 +138,7 @@ fn unavailable(links: &Links, place: Place, why: &str) -> Response {
 }
 
 async fn fleet(State(viewer): Seen, headers: HeaderMap) -> Response {
-    of_picture(&viewer, &headers, Place::Fleet, "Fleet", fleet::draw).await
+    of_shot(viewer.glance().await, &headers, Place::Fleet, "Fleet", fleet::draw)
 }
 
 async fn engines(State(viewer): Seen, headers: HeaderMap) -> Response {

@@ -5,7 +5,9 @@
 pub(crate) mod explain;
 #[cfg(test)]
 pub(crate) mod golden;
+pub(crate) mod groups;
 pub(crate) mod names;
+pub(crate) mod natural;
 pub(crate) mod picture;
 pub(crate) mod show;
 pub(crate) mod standing;

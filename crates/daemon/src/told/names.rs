@@ -1,44 +1,10 @@
-//! Names of workspaces and engines: the order in which they are shown, and which name was probably meant if somebody types one that does
-//! not exist.
-
-use std::cmp::Ordering;
+//! Names of workspaces and engines: which name was probably meant if somebody types one that does not exist.
 
 use defib_store::{HoldScope, Store};
 
+use super::natural::natural;
 use crate::logging::printable;
 use crate::refused::Refused;
-
-/// Sorts as people do, `w2` before `w10`. Names that differ only in leading zeros are sorted as texts.
-pub(crate) fn natural(left: &str, right: &str) -> Ordering {
-    let (mut a, mut b) = (left, right);
-    loop {
-        let (first, second) = (run(a), run(b));
-        if first.is_empty() || second.is_empty() {
-            return first.len().cmp(&second.len()).then_with(|| left.cmp(right));
-        }
-        let order = if is_number(first) && is_number(second) {
-            let (x, y) = (first.trim_start_matches('0'), second.trim_start_matches('0'));
-            x.len().cmp(&y.len()).then_with(|| x.cmp(y))
-        } else {
-            first.cmp(second)
-        };
-        if order.is_ne() {
-            return order;
-        }
-        (a, b) = (&a[first.len()..], &b[second.len()..]);
-    }
-}
-
-fn is_number(text: &str) -> bool {
-    text.starts_with(|first: char| first.is_ascii_digit())
-}
-
-/// The digits, or the text up to the next digit, that it begins with.
-fn run(text: &str) -> &str {
-    let number = is_number(text);
-    let end = text.find(|next: char| next.is_ascii_digit() != number).unwrap_or(text.len());
-    &text[..end]
-}
 
 /// Whether a workspace can have this id. The database has no text with a NUL, and to ask it for one is a fault of the question.
 pub(crate) fn can_exist(id: &str) -> bool {
@@ -100,15 +66,6 @@ pub(crate) fn reason(text: &str) -> Result<&str, Refused> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn numbers_in_names_are_sorted_as_numbers() {
-        let mut names = ["w10", "w2", "w1", "a", "w", "w1b", "w01", "10", "9", "w1a2", "w1a10", ""];
-        names.sort_by(|a, b| natural(a, b));
-        assert_eq!(names, ["", "9", "10", "a", "w", "w01", "w1", "w1a2", "w1a10", "w1b", "w2", "w10"]);
-        assert_eq!(natural("99999999999999999999999998", "99999999999999999999999999"), Ordering::Less);
-        assert_eq!(natural("ä2", "ä10"), Ordering::Less);
-    }
 
     #[test]
     fn a_slip_is_recognised_and_another_name_is_not() {

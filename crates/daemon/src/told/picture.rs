@@ -2,14 +2,14 @@
 //! poll interval.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, HashMap};
 
 use defib_policy::moment::Timestamp;
 use defib_policy::verdict::Verdict;
 use defib_store::{Entry, Hold, HoldScope, Overview, Said, StatusRow};
 
-use super::names::natural;
-use super::standing::{EXTERNAL, NOT_JUDGED, NOT_WATCHED, SUSPENDED, Voices};
+use super::groups::{Group, Parts};
+use super::natural::{self, natural};
+use super::standing::{EXTERNAL, Facts, NOT_JUDGED, NOT_WATCHED, SUSPENDED, Voices};
 
 /// How many words there are for a workspace: the verdicts, the three for those without one, and one for the verdicts of a newer defib.
 pub(crate) const WORDS: usize = Verdict::ALL.len() + 4;
@@ -96,7 +96,7 @@ impl Counts {
         present
     }
 
-    fn add(&mut self, word: Word) {
+    pub(super) fn add(&mut self, word: Word) {
         self.0[word.index()] += 1;
     }
 }
@@ -108,17 +108,6 @@ pub(crate) struct Seen {
     pub(crate) word: Word,
     /// Whether somebody should look.
     pub(crate) is_trouble: bool,
-}
-
-/// The workspaces of one engine.
-#[derive(Debug)]
-pub(crate) struct Group {
-    /// The engine; empty for the workspaces on no engine.
-    pub(crate) engine: String,
-    /// Their places in [`FleetPicture::rows`], in order.
-    pub(crate) rows: Vec<u32>,
-    pub(crate) counts: Counts,
-    pub(crate) troubled: u32,
 }
 
 /// The whole fleet at one moment.
@@ -136,6 +125,8 @@ pub(crate) struct FleetPicture {
     pub(crate) groups: Vec<Group>,
     /// The places of those in trouble, the most urgent first.
     pub(crate) troubled: Vec<u32>,
+    /// Whether it has only the workspaces that this daemon watches, because the others have not been read yet.
+    pub(crate) is_part: bool,
 }
 
 /// Which workspaces to list.
@@ -168,7 +159,7 @@ impl FleetPicture {
     pub(crate) fn of(overview: Overview, said: Said, holds: Vec<Hold>) -> Self {
         let at = overview.now;
         let mut entries = overview.entries;
-        entries.sort_by(|a, b| natural(&a.id, &b.id));
+        natural::sort(&mut entries, |entry| &entry.id);
         for n in 1..entries.len() {
             if entries[n].id == entries[n - 1].id && !entries[n].id.is_empty() {
                 entries[n].breach = Some("workspace_id is in more than one row");
@@ -178,41 +169,42 @@ impl FleetPicture {
         let broken = entries.iter().filter_map(|entry| Some((entry.id.to_string(), entry.breach?)));
         let voices = Voices::of_a_picture(said, broken.collect());
         let mut counts = Counts::default();
-        let mut by_engine: HashMap<String, Group> = HashMap::new();
-        let group = |engine: &str| Group {
-            engine: engine.to_owned(),
-            rows: Vec::new(),
-            counts: Counts::default(),
-            troubled: 0,
-        };
+        let mut parts = Parts::new(&voices);
         let (mut rows, mut troubled) = (Vec::with_capacity(entries.len()), Vec::new());
         for (place, entry) in (0_u32..).zip(entries) {
-            let row = status_row(&entry, at);
-            let standing = voices.of(&row);
+            let part = parts.of(engine_of(&entry));
+            let facts = Facts {
+                id: &entry.id,
+                status: entry.status.as_deref(),
+                suspended: entry.suspended == Some(true),
+                created_ago: entry.created_at.map(|created| at.since(created)),
+                verdict: entry.verdict.as_deref(),
+            };
+            let unnamed = is_unnamed(&entry).then(|| voices.judge("", false));
+            let standing = voices.of_judged(&facts, unnamed.as_ref().unwrap_or(&part.judge).as_ref());
             let (word, is_trouble) = (Word::of(standing.word()), standing.is_trouble());
             counts.add(word);
-            let engine = engine_of(&entry);
-            if !by_engine.contains_key(engine) {
-                by_engine.insert(engine.to_owned(), group(engine));
-            }
-            if let Some(group) = by_engine.get_mut(engine) {
-                group.rows.push(place);
-                group.counts.add(word);
-                group.troubled += u32::from(is_trouble);
-            }
+            part.group.rows.push(place);
+            part.group.counts.add(word);
+            part.group.troubled += u32::from(is_trouble);
             if is_trouble {
                 troubled.push(place);
             }
             rows.push(Seen { entry, word, is_trouble });
         }
-        for engine in spoken_of(&voices) {
-            by_engine.entry(engine.clone()).or_insert_with(|| group(&engine));
-        }
-        let mut groups: Vec<Group> = by_engine.into_values().collect();
-        groups
-            .sort_by(|a, b| a.engine.is_empty().cmp(&b.engine.is_empty()).then_with(|| natural(&a.engine, &b.engine)));
+        let groups = parts.groups();
         troubled.sort_by_key(|place| Reverse(rows.get(*place as usize).map_or(0, |row: &Seen| row.word.urgency())));
-        Self { at, rows, voices, holds, counts, groups, troubled }
+        Self { at, rows, voices, holds, counts, groups, troubled, is_part: false }
+    }
+
+    /// Puts what is shown of a few workspaces in its place: their names, and when they last beat.
+    pub(crate) fn show(&mut self, read: Vec<Entry>) {
+        for entry in read {
+            let place = self.rows.partition_point(|seen| natural(&seen.entry.id, &entry.id).is_lt());
+            if let Some(seen) = self.rows.get_mut(place).filter(|seen| seen.entry.id == entry.id) {
+                (seen.entry.name, seen.entry.beat_at) = (entry.name, entry.beat_at);
+            }
+        }
     }
 
     /// A row as `defib status` takes it, with the ages of the picture's moment.
@@ -306,11 +298,10 @@ fn engine_of(entry: &Entry) -> &str {
     if entry.kind.as_deref() == Some(EXTERNAL) { "" } else { entry.engine.as_deref().unwrap_or_default() }
 }
 
-/// The engines that a lease or a running replica names.
-fn spoken_of(voices: &Voices) -> BTreeSet<String> {
-    let leased = voices.said.leases.iter().map(|lease| lease.engine.to_string());
-    let configured = voices.living().flat_map(|replica| replica.engines.iter().cloned());
-    leased.chain(configured).collect()
+/// Whether it is a workspace that should be on an engine, and whose row does not name one. It is listed with those on no engine, and the
+/// replica that judges those does not judge it.
+fn is_unnamed(entry: &Entry) -> bool {
+    entry.engine.as_deref().is_none_or(str::is_empty) && entry.kind.as_deref() != Some(EXTERNAL)
 }
 
 fn status_row(entry: &Entry, at: Timestamp) -> StatusRow {
@@ -331,6 +322,8 @@ fn status_row(entry: &Entry, at: Timestamp) -> StatusRow {
 
 #[cfg(test)]
 mod tests {
+    use defib_store::EngineSaid;
+
     use super::*;
     use crate::told::golden;
 
@@ -390,6 +383,34 @@ mod tests {
         let picture = picture(&[("w1", None), ("w1", None), ("w2", None)]);
         let words: Vec<&str> = picture.rows.iter().map(|seen| seen.word.label()).collect();
         assert_eq!(words, [NOT_JUDGED, NOT_JUDGED, "alive"]);
+    }
+
+    #[test]
+    fn a_workspace_whose_row_names_no_engine_is_not_taken_for_an_external_one() {
+        let at = golden::said().now;
+        let entry = |kind: &str, engine: Option<&str>| Entry {
+            id: kind.into(),
+            name: None,
+            status: Some("online".into()),
+            kind: Some(kind.into()),
+            engine: engine.map(Into::into),
+            suspended: Some(false),
+            beat_at: Some(at),
+            created_at: None,
+            verdict: None,
+            breach: None,
+        };
+        let mut said = golden::said();
+        let without = EngineSaid { name: String::new(), ..said.engines[0].clone() };
+        said.engines.push(without);
+        let entries = vec![entry("external", None), entry("container", Some("")), entry("instance", None)];
+        let picture = FleetPicture::of(Overview { now: at, entries }, said, Vec::new());
+        let told: Vec<(&str, &str)> = picture.rows.iter().map(|seen| (&*seen.entry.id, seen.word.label())).collect();
+        assert_eq!(told, [("container", NOT_JUDGED), ("external", "alive"), ("instance", NOT_JUDGED)]);
+        for (place, (_, word)) in (0..).zip(told) {
+            let row = picture.status_row(place).unwrap();
+            assert_eq!(picture.voices.of(&row).word(), word, "the list says what the counts say");
+        }
     }
 
     #[test]

@@ -48,6 +48,20 @@ pub(crate) enum Standing<'a> {
     Judged(Judged<'a>),
 }
 
+/// The replica that speaks for an engine, with its last report on it.
+pub(crate) type Judge<'a> = (&'a ReplicaSaid, &'a EngineSaid);
+
+/// What decides what is said of a workspace, wherever it is kept.
+#[derive(Debug)]
+pub(crate) struct Facts<'a> {
+    pub(crate) id: &'a str,
+    pub(crate) status: Option<&'a str>,
+    pub(crate) suspended: bool,
+    pub(crate) created_ago: Option<Duration>,
+    /// The row of `defib.verdicts`.
+    pub(crate) verdict: Option<&'a CurrentVerdict>,
+}
+
 /// What a running daemon says of one workspace.
 #[derive(Debug)]
 pub(crate) struct Judged<'a> {
@@ -112,48 +126,55 @@ impl Voices {
 
     /// What is said of a workspace.
     pub(crate) fn of<'a>(&'a self, row: &'a StatusRow) -> Standing<'a> {
-        if row.suspended == Some(true) {
+        let external = row.kind.as_deref() == Some(EXTERNAL);
+        let judge = self.judge(if external { "" } else { row.engine.as_deref().unwrap_or_default() }, external);
+        let facts = Facts {
+            id: &row.id,
+            status: row.status.as_deref(),
+            suspended: row.suspended == Some(true),
+            created_ago: row.created_ago,
+            verdict: row.verdict.as_ref(),
+        };
+        self.of_judged(&facts, judge.as_ref())
+    }
+
+    /// What is said of a workspace on an engine whose judge is known: whoever asks about a whole fleet looks for each judge once.
+    pub(crate) fn of_judged<'a>(&'a self, facts: &Facts<'a>, judge: Result<&Judge<'a>, &String>) -> Standing<'a> {
+        if facts.suspended {
             return Standing::Suspended;
         }
-        let judge = self.judge_of(row);
         let watched = judge.as_ref().ok().and_then(|(by, _)| by.watched_statuses.as_ref()).or(self.watched.as_ref());
-        if watched.is_some_and(|watched| !watched.iter().any(|status| Some(status) == row.status.as_ref())) {
+        if watched.is_some_and(|watched| !watched.iter().any(|status| Some(status.as_str()) == facts.status)) {
             return Standing::NotWatched;
         }
         let (by, word) = match judge {
-            Ok(judge) => judge,
-            Err(why) => return Standing::NotJudged(why),
+            Ok(judge) => *judge,
+            Err(why) => return Standing::NotJudged(why.clone()),
         };
-        if let Some(why) = self.malformed.get(&row.id) {
+        if let Some(why) = self.malformed.get(facts.id) {
             return Standing::NotJudged(format!("its row breaks the contract of defib.fleet: {why}"));
         }
-        if self.read.as_ref().is_some_and(|read| !read.contains(&row.id)) {
+        if self.read.as_ref().is_some_and(|read| !read.contains(facts.id)) {
             return Standing::NotJudged(
                 "its row breaks the contract of defib.fleet (`defib check` says how)".to_owned(),
             );
         }
-        let is_new = row.created_ago.is_some_and(|ago| ago < word.last_pass_ago);
-        if row.verdict.is_none() && is_new {
+        let is_new = facts.created_ago.is_some_and(|ago| ago < word.last_pass_ago);
+        if facts.verdict.is_none() && is_new {
             return Standing::NotJudged(format!("it is newer than the last pass of {}", printable(&by.name)));
         }
         Standing::Judged(Judged {
-            verdict: row.verdict.as_ref().map_or("alive", |current| &current.verdict),
-            current: row.verdict.as_ref(),
+            verdict: facts.verdict.map_or("alive", |current| &current.verdict),
+            current: facts.verdict,
             by,
             at: word.last_pass_at,
             ago: word.last_pass_ago,
         })
     }
 
-    /// The replica that judges a workspace, with its last report on the engine; or why there is none.
-    fn judge_of(&self, row: &StatusRow) -> Result<(&ReplicaSaid, &EngineSaid), String> {
-        let external = row.kind.as_deref() == Some(EXTERNAL);
-        self.judge(if external { "" } else { row.engine.as_deref().unwrap_or_default() }, external)
-    }
-
     /// The replica that speaks for an engine (`external`: for the workspaces on no engine), with its last report on it; or why there is
     /// none.
-    pub(crate) fn judge(&self, engine: &str, external: bool) -> Result<(&ReplicaSaid, &EngineSaid), String> {
+    pub(crate) fn judge(&self, engine: &str, external: bool) -> Result<Judge<'_>, String> {
         if self.living().next().is_none() {
             return Err(self.nobody_runs());
         }

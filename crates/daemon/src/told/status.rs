@@ -8,7 +8,8 @@ use defib_policy::verdict::Held;
 use defib_store::{EngineSaid, FleetScope, Hold, HoldScope, ReplicaSaid, StatusRow, Store, WebhookState};
 use serde_json::{Value, json};
 
-use super::names::{NoSuch, natural, unknown};
+use super::names::{NoSuch, unknown};
+use super::natural;
 use super::show;
 use super::standing::{NOT_JUDGED, NOT_WATCHED, SUSPENDED, Standing, Voices};
 use super::webhook;
@@ -60,7 +61,7 @@ impl Filter<'_> {
 impl Picture {
     pub(crate) async fn take(store: &Store) -> anyhow::Result<Self> {
         let mut rows = store.status().await?;
-        rows.sort_by(|a, b| natural(&a.id, &b.id));
+        natural::sort(&mut rows, |row| &row.id);
         Ok(Self {
             rows,
             holds: store.holds().await?,

@@ -3,23 +3,36 @@
 //! A request gets the present picture if that is younger than a poll interval. If the picture is a little older, the request still gets it,
 //! and a new one is made meanwhile. If the picture is too old, the request waits for the new one. So however many browsers are open, the
 //! fleet is read at most once in an interval. While nobody looks, it is not read at all, and the memory of the picture is freed.
+//!
+//! So the first look finds no picture, and a read of a large fleet takes longer than a person should wait. The first page is then drawn from
+//! the rows that the daemon has in its memory and from what the tables say of them at this moment, which is little. It says of itself that
+//! it is a part, and the whole picture takes its place as soon as it is read.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use defib_store::Store;
+use defib_store::{Overview, Store};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::picture::{Change, FleetPicture};
 use crate::logging::database_fault;
+use crate::snapshot::Snapshot;
+use crate::state::State;
 
 /// A picture up to this many intervals old is shown while the next one is made.
 const STALE_INTERVALS: u32 = 3;
 
 /// When nobody has looked for this long, the picture is dropped.
 const KEPT_FOR: Duration = Duration::from_secs(60);
+
+/// From so many workspaces on, a first look gets a part of the picture. Larger: the first page of a fleet comes later. Smaller: it says of
+/// itself that it is a part, although the whole one would have been there as soon.
+const PART_MIN: usize = 10_000;
+
+/// How many workspaces in trouble the first page lists, so for that many a part of a picture has what is shown of each.
+pub(crate) const NAMED: usize = 12;
 
 /// Changes from one picture to the next that are told one by one, at most.
 pub(crate) const CHANGES_MAX: usize = 500;
@@ -52,13 +65,29 @@ pub(crate) struct Viewer {
     /// Held while the fleet is read. What went wrong the last time, and when.
     reading: tokio::sync::Mutex<Option<(Instant, String)>>,
     looked: Mutex<Instant>,
+    /// What the daemon knows. Not set in a process that has only begun to start.
+    known: OnceLock<Arc<State>>,
+    /// The part of a picture that is shown while there is none. Held while it is made.
+    part: tokio::sync::Mutex<Option<Arc<Shot>>>,
 }
 
 impl Viewer {
     /// `every`: the poll interval, before which there is nothing new.
     pub(crate) fn new(store: Store, every: Duration) -> Self {
-        let looked = Mutex::new(Instant::now());
-        Self { store, every, shots: watch::Sender::new(None), reading: tokio::sync::Mutex::new(None), looked }
+        Self {
+            store,
+            every,
+            shots: watch::Sender::new(None),
+            reading: tokio::sync::Mutex::default(),
+            looked: Mutex::new(Instant::now()),
+            known: OnceLock::new(),
+            part: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// Lets first looks use what this daemon knows.
+    pub(crate) fn know(&self, state: Arc<State>) {
+        let _ = self.known.set(state); // the first one stays
     }
 
     /// For what is asked of a few workspaces.
@@ -76,9 +105,65 @@ impl Viewer {
         self.shots.subscribe()
     }
 
+    /// The present picture. While there is none yet, the part of it that can be had at once; the whole one is being read then.
+    pub(crate) async fn glance(self: &Arc<Self>) -> Result<Arc<Shot>, Unread> {
+        self.note_look();
+        if !self.has_picture()
+            && let Some(part) = self.part().await
+        {
+            let viewer = Arc::clone(self);
+            tokio::spawn(async move { viewer.read().await });
+            return Ok(part);
+        }
+        self.look().await
+    }
+
+    fn note_look(&self) {
+        *self.looked.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    fn has_picture(&self) -> bool {
+        self.shots.borrow().as_ref().is_some_and(|shot| shot.taken.elapsed() < self.every * STALE_INTERVALS)
+    }
+
+    /// The part of a picture that has the workspaces that this daemon watches. `None`: the whole picture is there meanwhile, or the daemon's
+    /// rows are few or too old, or the tables give no answer, which the read of the whole fleet then tells.
+    async fn part(&self) -> Option<Arc<Shot>> {
+        let mut part = self.part.lock().await;
+        if self.has_picture() {
+            return None;
+        }
+        if let Some(shot) = part.as_ref().filter(|shot| shot.taken.elapsed() < self.every) {
+            return Some(Arc::clone(shot));
+        }
+        let has_failed = self.reading.try_lock().is_ok_and(|failure| failure.is_some());
+        let fleet = self.known.get().filter(|_| !has_failed).and_then(|state| recent(state, self.every * 2))?;
+        let shot = Arc::new(self.take_part(fleet).await?);
+        *part = Some(Arc::clone(&shot));
+        Some(shot)
+    }
+
+    async fn take_part(&self, fleet: Arc<Snapshot>) -> Option<Shot> {
+        let taken = Instant::now();
+        let present = self.store.present().await.ok()?;
+        let (said, holds) = (self.store.said().await.ok()?, self.store.holds().await.ok()?);
+        let judging = tokio::task::spawn_blocking(move || {
+            FleetPicture::of(Overview::of_known(present, fleet.rows()), said, holds)
+        });
+        let mut picture = judging.await.ok()?;
+        let shown = picture.troubled.iter().take(NAMED).filter_map(|place| picture.rows.get(*place as usize));
+        let ids: Vec<&str> = shown.map(|seen| &*seen.entry.id).collect();
+        if !ids.is_empty() {
+            let read = self.store.entries(&ids).await.ok()?;
+            picture.show(read);
+        }
+        picture.is_part = true;
+        Some(Shot { picture, changes: Vec::new(), more_changes: 0, taken })
+    }
+
     /// The present picture.
     pub(crate) async fn look(self: &Arc<Self>) -> Result<Arc<Shot>, Unread> {
-        *self.looked.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        self.note_look();
         let last = self.shots.borrow().clone();
         if let Some(shot) = last {
             let age = shot.taken.elapsed();
@@ -112,6 +197,7 @@ impl Viewer {
                 *failure = None;
                 let shot = Arc::new(shot);
                 self.shots.send_replace(Some(Arc::clone(&shot)));
+                self.drop_part();
                 Ok(shot)
             }
             Err(why) => {
@@ -146,9 +232,24 @@ impl Viewer {
                 () = tokio::time::sleep(KEPT_FOR / 2) => {}
             }
             let looked = *self.looked.lock().unwrap_or_else(PoisonError::into_inner);
-            if looked.elapsed() >= KEPT_FOR.max(self.every * STALE_INTERVALS) && self.shots.borrow().is_some() {
+            if looked.elapsed() >= KEPT_FOR.max(self.every * STALE_INTERVALS) {
                 self.shots.send_replace(None);
+                self.drop_part();
             }
         }
     }
+
+    fn drop_part(&self) {
+        // Whoever holds it is making a part, and sees the picture that is there then.
+        if let Ok(mut part) = self.part.try_lock() {
+            *part = None;
+        }
+    }
+}
+
+/// The daemon's last read of a large fleet, if it is at most this old.
+fn recent(state: &State, age_max: Duration) -> Option<Arc<Snapshot>> {
+    let fleet = state.fleet();
+    let is_recent = fleet.stamp().is_some_and(|stamp| state.now() - stamp.at <= age_max);
+    (is_recent && fleet.count() >= PART_MIN).then_some(fleet)
 }
