@@ -296,6 +296,11 @@ async fn a_large_fleet_on_a_hundred_engines_is_drawn_small_and_not_read_anew_for
     }
     // An unoptimised program among others on a busy machine: a read of the fleet for each look would take ten times as long.
     ensure!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
-    ensure!(reads().await? <= 3, "the page has connections of its own, three at most");
+    // A statement that was given up on a busy machine leaves a connection behind that the server ends a moment later.
+    eventually(SOON, "the page has three connections of its own at most", async || {
+        let connections = reads().await.map_err(|error| format!("{error:#}"))?;
+        if connections <= 3 { Ok(()) } else { Err(format!("{connections} connections")) }
+    })
+    .await?;
     Ok(())
 }
