@@ -55,12 +55,15 @@ pub(crate) fn sort<T>(items: &mut Vec<T>, id: impl Fn(&T) -> &str) {
     let common = (1..count).fold(first.len(), |common, place| alike(&first[..common], key(place)));
     // Most keys differ within the sixteen bytes after what all of them have in common. These bytes stand side by side in memory.
     let mut order: Vec<(u128, u32)> = (0..count).map(|place| (head(&key(place)[common..]), place)).collect();
-    order.sort_by(|(a_head, a), (b_head, b)| {
-        a_head
-            .cmp(b_head)
-            .then_with(|| key(*a).cmp(key(*b)))
-            .then_with(|| id(&items[*a as usize]).cmp(id(&items[*b as usize])))
-    });
+    let compare = |(a_head, a): &(u128, u32), (b_head, b): &(u128, u32)| {
+        let same_head = || key(*a).cmp(key(*b)).then_with(|| id(&items[*a as usize]).cmp(id(&items[*b as usize])));
+        a_head.cmp(b_head).then_with(same_head)
+    };
+    // Rows mostly come in the order of their ids. Then nothing has to be moved.
+    if order.is_sorted_by(|a, b| compare(a, b).is_le()) {
+        return;
+    }
+    order.sort_by(compare);
     let mut unsorted: Vec<Option<T>> = std::mem::take(items).into_iter().map(Some).collect();
     items.reserve_exact(order.len());
     items.extend(order.into_iter().filter_map(|(_, place)| unsorted[place as usize].take()));
