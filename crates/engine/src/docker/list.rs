@@ -6,7 +6,8 @@
 //!
 //! **Turns.** The full lists of a hundred engines, asked for in the same moment, would all be in memory at once, each of them half decoded. So
 //! few of them are decoded at a time, and the bytes of the others wait where they are. Nobody waits for an engine that hangs: a turn is taken
-//! when bytes of an answer are there, it is given back when the next ones keep it waiting, and whoever has waited for too long goes on without.
+//! when bytes of an answer are there, it is given back when the next ones keep it waiting, and a list that has waited for too long, all of its turns
+//! together, goes on without one.
 //!
 //! The client library still makes the connection, sets the deadline for the head of the answer, and turns an error that the engine answers
 //! into its own error type. So a list that fails is treated like any other call that fails. The caller bounds the whole, body included.
@@ -37,7 +38,7 @@ const AT_ONCE: usize = 8;
 /// Whose turn it is to decode a full list.
 static TURNS: Semaphore = Semaphore::const_new(AT_ONCE);
 
-/// How long one full list may wait for others, as a part of the time that the call may take. Larger: more lists are decoded at once only when
+/// How long one full list may wait for others, all of its turns together, as a part of the time that the call may take. Larger: more lists are decoded at once only when
 /// the machine is slower. Smaller: many engines that send slowly, at the same time, make all lists be decoded at once.
 const WAIT_MAX_PARTS: u32 = 10;
 
@@ -105,7 +106,7 @@ async fn read<B: AsRef<[u8]>>(
     reading.end(None)
 }
 
-/// Reads a list that may be long. It waits `wait_max` for its turn at most.
+/// Reads a list that may be long. It waits `wait_max` for its turns at most, however often it loses one because its engine sends slowly.
 async fn read_in_turns<B: AsRef<[u8]>>(
     body: impl Stream<Item = Result<B, BollardError>>,
     mut reading: Reading<'_>,
@@ -113,7 +114,7 @@ async fn read_in_turns<B: AsRef<[u8]>>(
     wait_max: Duration,
 ) -> Result<Listed, BollardError> {
     let mut body = std::pin::pin!(body);
-    let mut turn: Option<Turn> = None;
+    let (mut turn, mut may_wait): (Option<Turn>, Duration) = (None, wait_max);
     loop {
         let next = if let Some(Turn { permit: Some(_), ends_at }) = &turn {
             let patience = (Instant::now() + STALL_MAX).min(*ends_at);
@@ -128,7 +129,9 @@ async fn read_in_turns<B: AsRef<[u8]>>(
         let Some(data) = next else { return reading.end(turn) };
         let data = data?;
         if turn.is_none() {
-            let permit = timeout(wait_max, turns.acquire()).await.ok().and_then(Result::ok);
+            let waits_since = Instant::now();
+            let permit = timeout(may_wait, turns.acquire()).await.ok().and_then(Result::ok);
+            may_wait = may_wait.saturating_sub(waits_since.elapsed());
             turn = Some(Turn { permit, ends_at: Instant::now() + TURN_MAX });
         }
         reading.take(data.as_ref())?;
@@ -357,6 +360,41 @@ mod tests {
         let _others = ONE.acquire().await.expect("a turn");
         let listed = arriving(r#"[{"Id":"b"}]"#, &ONE, Duration::from_millis(1), true).await;
         assert_eq!(ids(listed.map_err(|error| error.to_string())), ["b"]);
+    }
+
+    /// Others hold the only turn for a tenth of a second each, and one engine sends its list in forty parts with a pause before each.
+    #[tokio::test(start_paused = true)]
+    async fn a_list_that_arrives_slowly_waits_for_others_once_and_not_before_each_part() {
+        static ONE: Semaphore = Semaphore::const_new(1);
+        let pause = 2 * STALL_MAX;
+        let parts = (0..40).map(|n| {
+            if n == 0 {
+                "["
+            } else if n == 39 {
+                "]"
+            } else {
+                " "
+            }
+        });
+        let slow = stream::iter(parts).then(|part| async move {
+            tokio::time::sleep(pause).await;
+            Ok(part.as_bytes())
+        });
+        let others = async {
+            loop {
+                let turn = ONE.acquire().await.expect("a turn");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                drop(turn);
+            }
+        };
+        let (wait_max, begun) = (Duration::from_millis(300), Instant::now());
+        tokio::select! {
+            () = others => {}
+            listed = read_in_turns(slow, Reading::new("l"), &ONE, wait_max) => {
+                assert_eq!(ids(listed.map_err(|error| error.to_string())), [""; 0]);
+            }
+        }
+        assert!(begun.elapsed() <= 40 * pause + wait_max + STALL_MAX, "{:?}", begun.elapsed());
     }
 
     #[test]
