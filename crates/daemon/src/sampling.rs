@@ -196,3 +196,30 @@ fn not_configured(name: &EngineName, workspaces: &[&Workspace], at: Moment) -> E
         calls: Vec::new(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each sample of a report, with a moment that tells it from the others.
+    fn samples(ids: &[&str]) -> Vec<(WorkspaceId, Sample)> {
+        let sample = |n: u64| Sample { at: Moment::from(n), observation: Observation::Missing };
+        (0..).zip(ids).map(|(n, id)| ((*id).into(), sample(n))).collect()
+    }
+
+    /// A sample of somebody else could convict a workspace that is well.
+    #[test]
+    fn a_workspace_is_paired_with_its_own_sample_in_whatever_order_a_report_comes_and_is_asked() {
+        for ids in [["a", "b", "c", "d"], ["c", "a", "d", "b"]] {
+            let report = samples(&ids);
+            for asked in [["a", "b", "c", "d"], ["d", "c", "b", "a"], ["b", "b", "a", "d"]] {
+                let places = Places::of(&report);
+                for id in asked {
+                    let own = report.iter().find(|(known, _)| known.as_str() == id).map(|(_, sample)| sample.at);
+                    assert_eq!(places.find(&report, &id.into()).map(|sample| sample.at), own, "{id} in {ids:?}");
+                    assert!(places.find(&report, &format!("{id}x").as_str().into()).is_none());
+                }
+            }
+        }
+    }
+}
