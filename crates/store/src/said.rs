@@ -189,12 +189,6 @@ impl Store {
         .map_err(StoreError::Report)
     }
 
-    /// Writes what the owner of an engine says of it. False when the lease is not the holder's; then nothing was written.
-    pub async fn report_engine(&self, report: &EngineReportRow<'_>) -> Result<bool, StoreError> {
-        let written = self.report_engines(std::slice::from_ref(report)).await?;
-        Ok(!written.is_empty())
-    }
-
     /// Writes what the owners of engines say of them, one row for each engine, in one statement. Returns the engines on which something was
     /// written (the empty name: workspaces on no engine); on the others the lease is not the holder's.
     pub async fn report_engines(&self, reports: &[EngineReportRow<'_>]) -> Result<BTreeSet<String>, StoreError> {

@@ -82,9 +82,9 @@ async fn everything_happens(fixture: &Fixture) {
     let (evidence, engine) = (fixture.evidence("x").await, "default".into());
     assert!(store.mark_lost(&"x".into(), &evidence, lease(&engine)).await.unwrap());
     assert!(store.mark_lost(&"x".into(), &evidence, lease(&engine)).await.unwrap(), "it stands, and is not told twice");
-    store.report_engine(&word(true)).await.unwrap();
-    store.report_engine(&word(true)).await.unwrap();
-    store.report_engine(&word(false)).await.unwrap();
+    store.report_engines(&[word(true)]).await.unwrap();
+    store.report_engines(&[word(true)]).await.unwrap();
+    store.report_engines(&[word(false)]).await.unwrap();
     let hold = NewHold { scope: HoldScope::Workspace("w".into()), owner: "ana", reason: "looking", expires_in: None };
     store.hold(&hold).await.unwrap();
     assert_eq!(store.release(&hold.scope).await.unwrap(), 1);
@@ -263,7 +263,7 @@ async fn an_answer_of_410_turns_the_webhook_off_until_an_operator_or_another_url
 #[tokio::test]
 async fn a_storm_of_five_hundred_is_one_digest_and_a_few_are_told_one_by_one() {
     let fixture = told().await;
-    fixture.store.report_engine(&word(true)).await.unwrap();
+    fixture.store.report_engines(&[word(true)]).await.unwrap();
     fixture
         .run("select defib.tell('restart.succeeded', 'w' || lpad(n::text, 3, '0'), 'default', '{}') from generate_series(1, 500) n;
               select defib.tell('restart.failed', 'w' || n, 'default', '{}') from generate_series(1, 3) n;
@@ -276,7 +276,7 @@ async fn a_storm_of_five_hundred_is_one_digest_and_a_few_are_told_one_by_one() {
         assert_eq!(message.kind, expected);
         fixture.store.message_delivered(message.id, "replica-1", "200").await.unwrap();
     }
-    fixture.store.report_engine(&word(false)).await.unwrap();
+    fixture.store.report_engines(&[word(false)]).await.unwrap();
     assert_eq!(take(&fixture).await, None, "its end is not told before what came before it");
     assert_eq!(fixture.store.gather_messages().await.unwrap(), 1);
     let digest = take(&fixture).await.unwrap();
@@ -298,7 +298,7 @@ async fn a_storm_of_five_hundred_is_one_digest_and_a_few_are_told_one_by_one() {
 #[tokio::test]
 async fn a_storm_that_goes_on_is_told_each_minute() {
     let fixture = told().await;
-    fixture.store.report_engine(&word(true)).await.unwrap();
+    fixture.store.report_engines(&[word(true)]).await.unwrap();
     fixture
         .run("select defib.tell('restart.succeeded', 'w' || n, 'default', '{}') from generate_series(1, 11) n")
         .await;
@@ -339,11 +339,11 @@ fn keys(data: &Value) -> BTreeSet<String> {
 async fn the_examples_of_the_documentation_have_the_keys_of_what_is_told() {
     let fixture = told().await;
     everything_happens(&fixture).await;
-    fixture.store.report_engine(&word(true)).await.unwrap();
+    fixture.store.report_engines(&[word(true)]).await.unwrap();
     fixture
         .run("select defib.tell('restart.succeeded', 'v' || n, 'default', '{}') from generate_series(1, 11) n")
         .await;
-    fixture.store.report_engine(&word(false)).await.unwrap();
+    fixture.store.report_engines(&[word(false)]).await.unwrap();
     fixture.store.gather_messages().await.unwrap();
     let mut told = BTreeMap::new();
     let rows = "select type, data, workspace_id, engine from defib.outbox order by id";

@@ -29,17 +29,23 @@ fn word<'a>(engine: Option<&'a EngineName>, holder: &'a str) -> EngineReportRow<
     }
 }
 
+/// Reports on one engine. Whether anything was written.
+async fn is_written(fixture: &Fixture, report: &EngineReportRow<'_>) -> bool {
+    let written = fixture.store.report_engines(std::slice::from_ref(report)).await.unwrap();
+    written.contains(report.engine.map_or("", EngineName::as_str))
+}
+
 #[tokio::test]
 async fn the_word_of_an_owner_counts_while_it_has_the_lease_and_its_next_pass_is_not_overdue() {
     let fixture = Fixture::new().await;
     let engine = EngineName::from("default");
-    assert!(!fixture.store.report_engine(&word(Some(&engine), "replica-2")).await.unwrap(), "it has no lease");
+    assert!(!is_written(&fixture, &word(Some(&engine), "replica-2")).await, "it has no lease");
     assert!(fixture.store.said().await.unwrap().engines.is_empty());
 
     let storm = json!({ "since_seconds": 4, "batch": 3, "canaries": ["a"], "waiting": 7 });
     let stormy =
         EngineReportRow { fault: Some("refused\0"), storm: Some(storm.clone()), ..word(Some(&engine), "replica-1") };
-    assert!(fixture.store.report_engine(&stormy).await.unwrap());
+    assert!(is_written(&fixture, &stormy).await);
     let said = fixture.store.said().await.unwrap();
     let [of_default] = said.engines.as_slice() else { panic!("{said:?}") };
     assert_eq!((of_default.name.as_str(), of_default.holder.as_str()), ("default", "replica-1"));
@@ -48,21 +54,47 @@ async fn the_word_of_an_owner_counts_while_it_has_the_lease_and_its_next_pass_is
     assert!(of_default.last_pass_ago < MINUTE && of_default.overdue_for.is_none(), "{of_default:?}");
 
     let hasty = EngineReportRow { good_for: Duration::ZERO, ..word(Some(&engine), "replica-1") };
-    assert!(fixture.store.report_engine(&hasty).await.unwrap());
+    assert!(is_written(&fixture, &hasty).await);
     let said = fixture.store.said().await.unwrap();
     assert!(said.engines[0].overdue_for.is_some() && said.engines[0].fault.is_none(), "{said:?}");
 
     fixture.run("update defib.leases set holder = 'replica-2', epoch = epoch + 1").await;
     assert!(fixture.store.said().await.unwrap().engines.is_empty(), "the former owner's word");
-    assert!(!fixture.store.report_engine(&word(Some(&engine), "replica-1")).await.unwrap());
+    assert!(!is_written(&fixture, &word(Some(&engine), "replica-1")).await);
+}
+
+#[tokio::test]
+async fn of_several_engines_only_those_are_written_that_the_holder_owns_each_with_its_own_words() {
+    let fixture = Fixture::new().await;
+    fixture
+        .run(
+            "insert into defib.leases (engine, holder, expires_at)
+             values ('a', 'replica-1', 'infinity'), ('b', 'replica-2', 'infinity'), ('c', 'replica-1', 'infinity')",
+        )
+        .await;
+    let [a, b, c] = ["a", "b", "c"].map(EngineName::from);
+    let storm = json!({ "since_seconds": 4, "batch": 3, "canaries": [], "waiting": 7 });
+    let reports = [
+        EngineReportRow { fault: Some("refused"), judged: 1, ..word(Some(&a), "replica-1") },
+        EngineReportRow { judged: 2, ..word(Some(&b), "replica-1") },
+        EngineReportRow { judged: 3, storm: Some(storm.clone()), ..word(Some(&c), "replica-1") },
+    ];
+    let written = fixture.store.report_engines(&reports).await.unwrap();
+    assert_eq!(written.iter().map(String::as_str).collect::<Vec<_>>(), ["a", "c"]);
+    let said = fixture.store.said().await.unwrap();
+    let told = |name: &str| said.engines.iter().find(|engine| engine.name == name);
+    assert!(told("b").is_none());
+    let (a, c) = (told("a").unwrap(), told("c").unwrap());
+    assert_eq!((a.fault.as_deref(), a.judged, &a.storm), (Some("refused"), 1, &None));
+    assert_eq!((c.fault.as_deref(), c.judged, &c.storm), (None, 3, &Some(storm)));
 }
 
 #[tokio::test]
 async fn for_those_without_an_engine_the_holder_of_the_first_lease_speaks() {
     let fixture = Fixture::new().await;
     fixture.run("insert into defib.leases (engine, holder, expires_at) values ('a', 'replica-2', 'infinity')").await;
-    assert!(!fixture.store.report_engine(&word(None, "replica-1")).await.unwrap());
-    assert!(fixture.store.report_engine(&word(None, "replica-2")).await.unwrap());
+    assert!(!is_written(&fixture, &word(None, "replica-1")).await);
+    assert!(is_written(&fixture, &word(None, "replica-2")).await);
     let said = fixture.store.said().await.unwrap();
     assert_eq!(said.engines.iter().map(|engine| engine.name.as_str()).collect::<Vec<_>>(), [""]);
     fixture.run("update defib.leases set expires_at = now() where engine = 'a'").await;
