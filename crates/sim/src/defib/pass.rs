@@ -11,7 +11,7 @@ use defib_policy::sample::{Fault, Observation, Sample};
 use defib_policy::suspicion::{self, Report};
 use defib_policy::verdict::Verdict;
 
-use super::state::{Defib, ENGINE_TIMEOUT, Pending, Sweep, index_of};
+use super::state::{Defib, ENGINE_TIMEOUT, Pending, index_of};
 use crate::queue::{Event, Wake};
 use crate::time::{Ms, mins, ms};
 use crate::world::{World, id};
@@ -176,8 +176,8 @@ impl Defib {
         }
         let rows: Vec<Row> =
             members.iter().filter_map(|of| Some(world.db.view.workspaces[world.db.slots[*of]?].clone())).collect();
-        let sweep = whole.then_some(Sweep { all_are_read: self.all_are_read() });
-        let pending = Pending { engine, evidence, stamp, rows, samples, sweep };
+        let all_are_read = !whole || self.all_are_read();
+        let pending = Pending { engine, evidence, stamp, rows, samples, all_are_read };
         if took < 100 {
             self.judge_pending(me, &pending, world);
         } else {
@@ -198,14 +198,13 @@ impl Defib {
         let now = self.moment(world.now);
         let members: Vec<usize> = pending.rows.iter().map(|row| index_of(&row.id)).collect();
         self.fill_attempts(&members, world);
-        let all_are_read = pending.sweep.is_none_or(|sweep| sweep.all_are_read);
-        let all = self.judges_all(pending.engine, &pending.evidence, all_are_read, world);
+        let all = self.judges_all(pending.engine, &pending.evidence, pending.all_are_read, world);
         let concerned: Vec<bool> = members
             .iter()
             .zip(&pending.samples)
             .map(|(of, sample)| all || self.is_concerned(*of, Some(sample), world))
             .collect();
-        if !all_are_read {
+        if !pending.all_are_read {
             let judged: Vec<usize> = members.iter().zip(&concerned).filter(|(_, it)| **it).map(|(of, _)| *of).collect();
             self.read_again(&judged, world);
         }

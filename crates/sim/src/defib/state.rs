@@ -90,14 +90,7 @@ pub(super) struct Pending {
     pub(super) stamp: ReadStamp,
     pub(super) rows: Vec<Row>,
     pub(super) samples: Vec<Sample>,
-    /// Whom its pass may leave out: `None` for a look at one workspace, which leaves out nobody.
-    pub(super) sweep: Option<Sweep>,
-}
-
-/// The read that a pass over a whole engine follows.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Sweep {
-    /// Whether it was of all rows.
+    /// Whether all of these rows were read just before, so that the pass leaves out nobody.
     pub(super) all_are_read: bool,
 }
 
