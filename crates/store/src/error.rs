@@ -293,7 +293,7 @@ store_errors! {
     Explain = "cannot read the history of a workspace",
     /// [`configure_webhook`](crate::Store::configure_webhook), [`take_message`](crate::Store::take_message) and what becomes of a message.
     Outbox = "cannot read or write what the webhook is owed",
-    /// [`report_replica`](crate::Store::report_replica) and [`report_engine`](crate::Store::report_engine).
+    /// [`report_replica`](crate::Store::report_replica) and [`report_engines`](crate::Store::report_engines).
     Report = "cannot record what this replica says of itself and of its engines",
     /// [`said`](crate::Store::said).
     Said = "cannot read what the replicas say of themselves and of their engines",
