@@ -3,12 +3,16 @@
 //! The page keeps one picture of the fleet for all who look at it. It holds a hundred thousand workspaces, so a row of it is small:
 //! words that many share are shared, and evidence stays in the database until somebody asks for one workspace.
 
-use std::collections::{HashMap, HashSet};
+use std::borrow::Borrow;
+use std::collections::HashMap;
+use std::hash::Hash;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use defib_policy::fast_hash::IdSet;
 use defib_policy::fleet::Workspace;
+use defib_policy::id::{EngineName, WorkspaceId};
 use defib_policy::moment::Timestamp;
 use futures_util::TryStreamExt;
 use serde_json::Value;
@@ -26,7 +30,7 @@ use crate::view::{CurrentVerdict, LastRestart};
 #[derive(Clone, Debug)]
 pub struct Entry {
     /// `workspace_id`; empty where the row has none.
-    pub id: Box<str>,
+    pub id: WorkspaceId,
     /// `name`.
     pub name: Option<Box<str>>,
     /// `status`.
@@ -34,7 +38,7 @@ pub struct Entry {
     /// `kind`.
     pub kind: Option<Arc<str>>,
     /// `engine`.
-    pub engine: Option<Arc<str>>,
+    pub engine: Option<EngineName>,
     /// `suspended`.
     pub suspended: Option<bool>,
     /// The last sign of life: heartbeat or activity, the later.
@@ -66,23 +70,25 @@ pub struct Present {
 }
 
 impl Overview {
-    /// The workspaces that a daemon has in its memory, without their names, with the verdicts of this moment.
-    pub fn of_known<'a>(present: Present, rows: impl Iterator<Item = &'a Workspace>) -> Self {
+    /// The workspaces that a daemon has in its memory, `count` or so, without their names, with the verdicts of this moment.
+    pub fn of_known<'a>(present: Present, rows: impl Iterator<Item = &'a Workspace>, count: usize) -> Self {
         let Present { now, mut verdicts } = present;
-        let mut words = Words::default();
+        let mut kinds = Shared::<Arc<str>>::default();
         let entry = |row: &Workspace| Entry {
-            id: row.id.as_str().into(),
+            id: row.id.clone(),
             name: None,
             status: Some(Arc::clone(&row.status)),
-            kind: Some(words.share(row.kind.label())),
-            engine: Some(words.share(row.engine.as_str())),
+            kind: Some(kinds.share(row.kind.label())),
+            engine: Some(row.engine.clone()),
             suspended: Some(row.suspended),
             beat_at: row.last_heartbeat_at.max(row.last_activity_at),
             created_at: row.created_at,
-            verdict: verdicts.remove(row.id.as_str()).map(Box::new),
+            verdict: if verdicts.is_empty() { None } else { verdicts.remove(row.id.as_str()).map(Box::new) },
             breach: None,
         };
-        Self { now, entries: rows.map(entry).collect() }
+        let mut entries = Vec::with_capacity(count);
+        entries.extend(rows.map(entry));
+        Self { now, entries }
     }
 }
 
@@ -155,7 +161,7 @@ impl Store {
                 while let Some(row) = stream.try_next().await? {
                     let mut entry = entry(&row, &mut words)?;
                     if !verdicts.is_empty() {
-                        entry.verdict = verdicts.remove(&*entry.id).map(Box::new);
+                        entry.verdict = verdicts.remove(entry.id.as_str()).map(Box::new);
                     }
                     entries.push(entry);
                 }
@@ -232,23 +238,35 @@ impl Store {
 
 /// Words that many rows share. Each word is allocated once, and not once for each row.
 #[derive(Default)]
-struct Words(HashSet<Arc<str>>);
+struct Words {
+    statuses_and_kinds: Shared<Arc<str>>,
+    engines: Shared<EngineName>,
+}
 
-impl Words {
-    fn share(&mut self, word: &str) -> Arc<str> {
+struct Shared<T>(IdSet<T>);
+
+impl<T> Default for Shared<T> {
+    fn default() -> Self {
+        Self(IdSet::default())
+    }
+}
+
+impl<T: Borrow<str> + Clone + Eq + Hash + for<'a> From<&'a str>> Shared<T> {
+    fn share(&mut self, word: &str) -> T {
         if let Some(known) = self.0.get(word) {
-            return Arc::clone(known);
+            return known.clone();
         }
-        let new: Arc<str> = word.into();
-        self.0.insert(Arc::clone(&new));
+        let new = T::from(word);
+        self.0.insert(new.clone());
         new
     }
 }
 
-fn entry(row: &Row, words: &mut Words) -> Result<Entry, Fault> {
+fn entry(row: &Row, Words { statuses_and_kinds, engines }: &mut Words) -> Result<Entry, Fault> {
     // Any column may be null in a row that breaks the contract.
     let text = |column| row.try_get::<_, Option<&str>>(column);
-    let mut shared = |column| -> Result<Option<Arc<str>>, Fault> { Ok(text(column)?.map(|word| words.share(word))) };
+    let mut shared =
+        |column| -> Result<Option<Arc<str>>, Fault> { Ok(text(column)?.map(|word| statuses_and_kinds.share(word))) };
     let moment = |column| -> Result<Option<Timestamp>, Fault> {
         Ok(match row.try_get::<_, Option<Instant>>(column)? {
             Some(Instant::At(at)) => Some(at),
@@ -260,11 +278,11 @@ fn entry(row: &Row, words: &mut Words) -> Result<Entry, Fault> {
         Err(why) => (moment(8)?.max(moment(9)?), moment(11)?, Some(why)),
     };
     Ok(Entry {
-        id: text(1)?.unwrap_or_default().into(),
+        id: WorkspaceId::from(text(1)?.unwrap_or_default()),
         name: text(0)?.map(Into::into),
         status: shared(2)?,
         kind: shared(3)?,
-        engine: shared(4)?,
+        engine: text(4)?.map(|engine| engines.share(engine)),
         suspended: row.try_get(7)?,
         beat_at,
         created_at,

@@ -57,10 +57,10 @@ fn headline(picture: &FleetPicture) -> Markup {
         0 if total == 0 => html! { "No workspaces yet" },
         0 => html! { "Nobody is in trouble" },
         1 => {
-            let first = picture.troubled.first().and_then(|place| picture.rows.get(*place as usize));
+            let first = picture.troubled.first().and_then(|place| picture.at_place(*place));
             html! {
                 @if let Some(seen) = first {
-                    a href="#troubled" { (text(&seen.entry.id)) } " is " (badge(seen.word))
+                    a href="#troubled" { (text(seen.entry.id.as_str())) } " is " (badge(seen.word))
                 }
             }
         }

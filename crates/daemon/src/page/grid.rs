@@ -94,10 +94,10 @@ pub(super) fn field(group: &Group, picture: &FleetPicture, layout: Layout, links
             }
             @if let Some(links) = links {
                 @for (cell, (word, place)) in linked {
-                    @if let Some(seen) = picture.rows.get(*place as usize) {
+                    @if let Some(seen) = picture.at_place(*place) {
                         @let (x, y) = at(&cell);
-                        a href=(links.workspace(&seen.entry.id)) aria-label={ (super::parts::cut(&seen.entry.id, 80)) ", " (word.label()) } {
-                            title { (super::parts::cut(&seen.entry.id, 80)) ": " (word.label()) }
+                        a href=(links.workspace(seen.entry.id.as_str())) aria-label={ (super::parts::cut(seen.entry.id.as_str(), 80)) ", " (word.label()) } {
+                            title { (super::parts::cut(seen.entry.id.as_str(), 80)) ": " (word.label()) }
                             rect.hit x=(x) y=(y) width=(CELL) height=(CELL) rx="5" {}
                         }
                     }
@@ -117,10 +117,12 @@ pub(super) fn said(group: &Group) -> String {
 
 /// The most urgent word of each cell, and the place of a workspace that has it.
 fn cells(group: &Group, picture: &FleetPicture, each: usize) -> Vec<(Word, u32)> {
-    let word = |place: u32| picture.rows.get(place as usize).map_or(Word::ALIVE, |seen| seen.word);
     let urgent = |places: &[u32]| {
-        let most = places.iter().copied().max_by_key(|place| (word(*place).urgency(), word(*place) != Word::ALIVE));
-        most.map(|place| (word(place), place))
+        let most = places.iter().copied().max_by_key(|place| {
+            let word = picture.word_at(*place);
+            (word.urgency(), word != Word::ALIVE)
+        });
+        most.map(|place| (picture.word_at(place), place))
     };
     group.rows.chunks(each).filter_map(urgent).collect()
 }

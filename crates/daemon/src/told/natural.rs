@@ -7,14 +7,20 @@ use std::cmp::Ordering;
 
 /// Sorts as people do, `w2` before `w10`. Names that differ only in leading zeros are sorted as texts.
 pub(crate) fn natural(left: &str, right: &str) -> Ordering {
-    let (mut a, mut b) = (left, right);
+    let (a, b) = (left.as_bytes(), right.as_bytes());
+    // What both begin with decides nothing, except for the number in whose middle they begin to differ, or the last byte of a text: whether
+    // a text goes on is known only from it.
+    let common = alike(a, b);
+    let digits = a[..common].iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
+    let begin = common - if digits == 0 { common.min(1) } else { digits };
+    let (mut a, mut b) = (&a[begin..], &b[begin..]);
     loop {
         let (first, second) = (run(a), run(b));
         if first.is_empty() || second.is_empty() {
             return first.len().cmp(&second.len()).then_with(|| left.cmp(right));
         }
         let order = if is_number(first) && is_number(second) {
-            let (x, y) = (first.trim_start_matches('0'), second.trim_start_matches('0'));
+            let (x, y) = (without_zeros(first), without_zeros(second));
             x.len().cmp(&y.len()).then_with(|| x.cmp(y))
         } else {
             first.cmp(second)
@@ -26,22 +32,44 @@ pub(crate) fn natural(left: &str, right: &str) -> Ordering {
     }
 }
 
-fn is_number(text: &str) -> bool {
-    text.starts_with(|first: char| first.is_ascii_digit())
+fn is_number(text: &[u8]) -> bool {
+    text.first().is_some_and(u8::is_ascii_digit)
 }
 
 /// The digits, or the text up to the next digit, that it begins with.
-fn run(text: &str) -> &str {
+fn run(text: &[u8]) -> &[u8] {
     let number = is_number(text);
-    let end = text.find(|next: char| next.is_ascii_digit() != number).unwrap_or(text.len());
+    let end = text.iter().position(|next| next.is_ascii_digit() != number).unwrap_or(text.len());
     &text[..end]
 }
 
+fn without_zeros(number: &[u8]) -> &[u8] {
+    &number[number.iter().take_while(|digit| **digit == b'0').count()..]
+}
+
 /// Sorts in [`natural`] order. Those with the same id keep their order.
-pub(crate) fn sort<T>(items: &mut Vec<T>, id: impl Fn(&T) -> &str) {
+pub(crate) fn sort<T>(items: &mut [T], id: impl Fn(&T) -> &str) {
+    // Rows mostly come in the order of their ids. Where that is the natural order as well, nothing has to be done.
+    if items.is_sorted_by(|a, b| natural(id(a), id(b)).is_le()) {
+        return;
+    }
+    let mut order = order(items, id);
+    // Each item is swapped into its place. The one that was there waits where the other came from.
+    for place in 0..items.len() {
+        let mut from = order[place] as usize;
+        while from < place {
+            from = order[from] as usize;
+        }
+        order[place] = u32::try_from(from).unwrap_or(u32::MAX);
+        items.swap(place, from);
+    }
+}
+
+/// The places of the items in natural order of their ids.
+fn order<T>(items: &[T], id: impl Fn(&T) -> &str) -> Vec<u32> {
     let mut keys = Vec::with_capacity(items.iter().map(|item| id(item).len()).sum());
     let mut ends = Vec::with_capacity(items.len());
-    for item in &*items {
+    for item in items {
         write_key(id(item), &mut keys);
         ends.push(keys.len());
     }
@@ -55,18 +83,11 @@ pub(crate) fn sort<T>(items: &mut Vec<T>, id: impl Fn(&T) -> &str) {
     let common = (1..count).fold(first.len(), |common, place| alike(&first[..common], key(place)));
     // Most keys differ within the sixteen bytes after what all of them have in common. These bytes stand side by side in memory.
     let mut order: Vec<(u128, u32)> = (0..count).map(|place| (head(&key(place)[common..]), place)).collect();
-    let compare = |(a_head, a): &(u128, u32), (b_head, b): &(u128, u32)| {
+    order.sort_by(|(a_head, a), (b_head, b)| {
         let same_head = || key(*a).cmp(key(*b)).then_with(|| id(&items[*a as usize]).cmp(id(&items[*b as usize])));
         a_head.cmp(b_head).then_with(same_head)
-    };
-    // Rows mostly come in the order of their ids. Then nothing has to be moved.
-    if order.is_sorted_by(|a, b| compare(a, b).is_le()) {
-        return;
-    }
-    order.sort_by(compare);
-    let mut unsorted: Vec<Option<T>> = std::mem::take(items).into_iter().map(Some).collect();
-    items.reserve_exact(order.len());
-    items.extend(order.into_iter().filter_map(|(_, place)| unsorted[place as usize].take()));
+    });
+    order.into_iter().map(|(_, place)| place).collect()
 }
 
 /// Writes bytes that compare as the name does in natural order. A text is followed by a zero, which no text of the database has, so that the

@@ -3,6 +3,7 @@
 
 use std::cmp::Reverse;
 
+use defib_policy::id::EngineName;
 use defib_policy::moment::Timestamp;
 use defib_policy::verdict::Verdict;
 use defib_store::{Entry, Hold, HoldScope, Overview, Said, StatusRow};
@@ -102,9 +103,9 @@ impl Counts {
 }
 
 /// A workspace in the picture.
-#[derive(Debug)]
-pub(crate) struct Seen {
-    pub(crate) entry: Entry,
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seen<'a> {
+    pub(crate) entry: &'a Entry,
     pub(crate) word: Word,
     /// Whether somebody should look.
     pub(crate) is_trouble: bool,
@@ -116,7 +117,9 @@ pub(crate) struct FleetPicture {
     /// The database's clock.
     pub(crate) at: Timestamp,
     /// In natural order of their ids.
-    pub(crate) rows: Vec<Seen>,
+    entries: Vec<Entry>,
+    /// What is said of each of them, and whether somebody should look.
+    said: Vec<(Word, bool)>,
     pub(crate) voices: Voices,
     /// The holds that stand.
     pub(crate) holds: Vec<Hold>,
@@ -159,9 +162,9 @@ impl FleetPicture {
     pub(crate) fn of(overview: Overview, said: Said, holds: Vec<Hold>) -> Self {
         let at = overview.now;
         let mut entries = overview.entries;
-        natural::sort(&mut entries, |entry| &entry.id);
+        natural::sort(&mut entries, |entry| entry.id.as_str());
         for n in 1..entries.len() {
-            if entries[n].id == entries[n - 1].id && !entries[n].id.is_empty() {
+            if entries[n].id == entries[n - 1].id && !entries[n].id.as_str().is_empty() {
                 entries[n].breach = Some("workspace_id is in more than one row");
                 entries[n - 1].breach = entries[n].breach;
             }
@@ -170,17 +173,17 @@ impl FleetPicture {
         let voices = Voices::of_a_picture(said, broken.collect());
         let mut counts = Counts::default();
         let mut parts = Parts::new(&voices);
-        let (mut rows, mut troubled) = (Vec::with_capacity(entries.len()), Vec::new());
-        for (place, entry) in (0_u32..).zip(entries) {
-            let part = parts.of(engine_of(&entry));
+        let (mut said, mut troubled) = (Vec::with_capacity(entries.len()), Vec::new());
+        for (place, entry) in (0_u32..).zip(&entries) {
+            let part = parts.of(engine_of(entry));
             let facts = Facts {
-                id: &entry.id,
+                id: entry.id.as_str(),
                 status: entry.status.as_deref(),
                 suspended: entry.suspended == Some(true),
                 created_ago: entry.created_at.map(|created| at.since(created)),
                 verdict: entry.verdict.as_deref(),
             };
-            let unnamed = is_unnamed(&entry).then(|| voices.judge("", false));
+            let unnamed = is_unnamed(entry).then(|| voices.judge("", false));
             let standing = voices.of_judged(&facts, unnamed.as_ref().unwrap_or(&part.judge).as_ref());
             let (word, is_trouble) = (Word::of(standing.word()), standing.is_trouble());
             counts.add(word);
@@ -190,26 +193,47 @@ impl FleetPicture {
             if is_trouble {
                 troubled.push(place);
             }
-            rows.push(Seen { entry, word, is_trouble });
+            said.push((word, is_trouble));
         }
         let groups = parts.groups();
-        troubled.sort_by_key(|place| Reverse(rows.get(*place as usize).map_or(0, |row: &Seen| row.word.urgency())));
-        Self { at, rows, voices, holds, counts, groups, troubled, is_part: false }
+        let urgency = |place: u32| said.get(place as usize).map_or(0, |(word, _): &(Word, bool)| word.urgency());
+        troubled.sort_by_key(|place| Reverse(urgency(*place)));
+        Self { at, entries, said, voices, holds, counts, groups, troubled, is_part: false }
     }
 
     /// Puts what is shown of a few workspaces in its place: their names, and when they last beat.
     pub(crate) fn show(&mut self, read: Vec<Entry>) {
         for entry in read {
-            let place = self.rows.partition_point(|seen| natural(&seen.entry.id, &entry.id).is_lt());
-            if let Some(seen) = self.rows.get_mut(place).filter(|seen| seen.entry.id == entry.id) {
-                (seen.entry.name, seen.entry.beat_at) = (entry.name, entry.beat_at);
+            let place = self.entries.partition_point(|shown| natural(shown.id.as_str(), entry.id.as_str()).is_lt());
+            if let Some(shown) = self.entries.get_mut(place).filter(|shown| shown.id == entry.id) {
+                (shown.name, shown.beat_at) = (entry.name, entry.beat_at);
             }
         }
     }
 
+    /// All workspaces, in natural order of their ids.
+    pub(crate) fn all(&self) -> impl Iterator<Item = Seen<'_>> {
+        self.entries.iter().zip(&self.said).map(|(entry, (word, is_trouble))| Seen {
+            entry,
+            word: *word,
+            is_trouble: *is_trouble,
+        })
+    }
+
+    /// The workspace at a place in that order.
+    pub(crate) fn at_place(&self, place: u32) -> Option<Seen<'_>> {
+        let (word, is_trouble) = *self.said.get(place as usize)?;
+        Some(Seen { entry: self.entries.get(place as usize)?, word, is_trouble })
+    }
+
+    /// What is said of the workspace at a place.
+    pub(crate) fn word_at(&self, place: u32) -> Word {
+        self.said.get(place as usize).map_or(Word::ALIVE, |(word, _)| *word)
+    }
+
     /// A row as `defib status` takes it, with the ages of the picture's moment.
     pub(crate) fn status_row(&self, place: u32) -> Option<StatusRow> {
-        self.rows.get(place as usize).map(|seen| status_row(&seen.entry, self.at))
+        self.entries.get(place as usize).map(|entry| status_row(entry, self.at))
     }
 
     /// The workspaces of the engine; with an empty name, those on no engine.
@@ -220,28 +244,28 @@ impl FleetPicture {
     /// The workspaces that a query matches, beginning after its key.
     pub(crate) fn page(&self, query: &Query) -> Page {
         let needle = query.text.trim().to_lowercase();
-        let fits = |seen: &&Seen| {
+        let fits = |seen: &Seen<'_>| {
             query.word.is_none_or(|word| seen.word == word)
                 && (!query.troubled || seen.is_trouble)
-                && query.engine.as_deref().is_none_or(|engine| engine_of(&seen.entry) == engine)
+                && query.engine.as_deref().is_none_or(|engine| engine_of(seen.entry) == engine)
                 && (needle.is_empty()
-                    || seen.entry.id.to_lowercase().contains(&needle)
+                    || seen.entry.id.as_str().to_lowercase().contains(&needle)
                     || seen.entry.name.as_ref().is_some_and(|name| name.to_lowercase().contains(&needle)))
         };
         let begin = query
             .after
             .as_deref()
-            .map_or(0, |after| self.rows.partition_point(|seen| natural(&seen.entry.id, after).is_le()));
+            .map_or(0, |after| self.entries.partition_point(|entry| natural(entry.id.as_str(), after).is_le()));
         let mut page = Page { rows: Vec::new(), next: None, total: 0 };
         let mut last = None;
-        for (place, seen) in (0_u32..).zip(&self.rows).filter(|(_, seen)| fits(seen)) {
+        for (place, seen) in (0_u32..).zip(self.all()).filter(|(_, seen)| fits(seen)) {
             page.total += 1;
             if (place as usize) < begin {
                 continue;
             }
             if page.rows.len() < query.limit {
                 page.rows.push(place);
-                last = Some(&*seen.entry.id);
+                last = Some(seen.entry.id.as_str());
             } else if page.next.is_none() {
                 page.next = last.map(str::to_owned);
             }
@@ -261,13 +285,13 @@ impl FleetPicture {
     /// Whose word has changed since an earlier picture, in order: the id, the engine, the word before and the word now (`None`: it was not
     /// there, or is gone).
     pub(crate) fn changes_since(&self, earlier: &Self) -> Vec<Change> {
-        let (mut changes, mut old, mut new) = (Vec::new(), earlier.rows.iter().peekable(), self.rows.iter().peekable());
+        let (mut changes, mut old, mut new) = (Vec::new(), earlier.all().peekable(), self.all().peekable());
         loop {
             let order = match (old.peek(), new.peek()) {
                 (None, None) => return changes,
                 (Some(_), None) => std::cmp::Ordering::Less,
                 (None, Some(_)) => std::cmp::Ordering::Greater,
-                (Some(old), Some(new)) => natural(&old.entry.id, &new.entry.id),
+                (Some(old), Some(new)) => natural(old.entry.id.as_str(), new.entry.id.as_str()),
             };
             let before = if order.is_le() { old.next() } else { None };
             let now = if order.is_ge() { new.next() } else { None };
@@ -275,7 +299,7 @@ impl FleetPicture {
             if from != to
                 && let Some(seen) = now.or(before)
             {
-                let (id, engine) = (seen.entry.id.to_string(), engine_of(&seen.entry).to_owned());
+                let (id, engine) = (seen.entry.id.to_string(), engine_of(seen.entry).to_owned());
                 changes.push(Change { id, engine, from, to });
             }
         }
@@ -295,13 +319,13 @@ pub(crate) struct Change {
 
 /// The engine of a workspace; empty if it is on no engine.
 fn engine_of(entry: &Entry) -> &str {
-    if entry.kind.as_deref() == Some(EXTERNAL) { "" } else { entry.engine.as_deref().unwrap_or_default() }
+    if entry.kind.as_deref() == Some(EXTERNAL) { "" } else { entry.engine.as_ref().map_or("", EngineName::as_str) }
 }
 
 /// Whether it is a workspace that should be on an engine, and whose row does not name one. It is listed with those on no engine, and the
 /// replica that judges those does not judge it.
 fn is_unnamed(entry: &Entry) -> bool {
-    entry.engine.as_deref().is_none_or(str::is_empty) && entry.kind.as_deref() != Some(EXTERNAL)
+    entry.engine.as_ref().is_none_or(|engine| engine.as_str().is_empty()) && entry.kind.as_deref() != Some(EXTERNAL)
 }
 
 fn status_row(entry: &Entry, at: Timestamp) -> StatusRow {
@@ -311,7 +335,7 @@ fn status_row(entry: &Entry, at: Timestamp) -> StatusRow {
         name: entry.name.as_deref().map(str::to_owned),
         status: word(&entry.status),
         kind: word(&entry.kind),
-        engine: word(&entry.engine),
+        engine: entry.engine.as_ref().map(ToString::to_string),
         suspended: entry.suspended,
         heartbeat_ago: entry.beat_at.map(|beat| at.since(beat)),
         created_ago: entry.created_at.map(|created| at.since(created)),
@@ -345,7 +369,7 @@ mod tests {
     }
 
     fn ids(picture: &FleetPicture, page: &Page) -> Vec<String> {
-        page.rows.iter().map(|place| picture.rows[*place as usize].entry.id.to_string()).collect()
+        page.rows.iter().map(|place| picture.entries[*place as usize].id.to_string()).collect()
     }
 
     #[test]
@@ -381,7 +405,7 @@ mod tests {
     #[test]
     fn an_id_in_two_rows_is_judged_by_nobody() {
         let picture = picture(&[("w1", None), ("w1", None), ("w2", None)]);
-        let words: Vec<&str> = picture.rows.iter().map(|seen| seen.word.label()).collect();
+        let words: Vec<&str> = picture.all().map(|seen| seen.word.label()).collect();
         assert_eq!(words, [NOT_JUDGED, NOT_JUDGED, "alive"]);
     }
 
@@ -405,7 +429,7 @@ mod tests {
         said.engines.push(without);
         let entries = vec![entry("external", None), entry("container", Some("")), entry("instance", None)];
         let picture = FleetPicture::of(Overview { now: at, entries }, said, Vec::new());
-        let told: Vec<(&str, &str)> = picture.rows.iter().map(|seen| (&*seen.entry.id, seen.word.label())).collect();
+        let told: Vec<(&str, &str)> = picture.all().map(|seen| (seen.entry.id.as_str(), seen.word.label())).collect();
         assert_eq!(told, [("container", NOT_JUDGED), ("external", "alive"), ("instance", NOT_JUDGED)]);
         for (place, (_, word)) in (0..).zip(told) {
             let row = picture.status_row(place).unwrap();

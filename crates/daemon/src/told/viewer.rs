@@ -148,11 +148,11 @@ impl Viewer {
         let present = self.store.present().await.ok()?;
         let (said, holds) = (self.store.said().await.ok()?, self.store.holds().await.ok()?);
         let judging = tokio::task::spawn_blocking(move || {
-            FleetPicture::of(Overview::of_known(present, fleet.rows()), said, holds)
+            FleetPicture::of(Overview::of_known(present, fleet.rows(), fleet.count()), said, holds)
         });
         let mut picture = judging.await.ok()?;
-        let shown = picture.troubled.iter().take(NAMED).filter_map(|place| picture.rows.get(*place as usize));
-        let ids: Vec<&str> = shown.map(|seen| &*seen.entry.id).collect();
+        let shown = picture.troubled.iter().take(NAMED).filter_map(|place| picture.at_place(*place));
+        let ids: Vec<&str> = shown.map(|seen| seen.entry.id.as_str()).collect();
         if !ids.is_empty() {
             let read = self.store.entries(&ids).await.ok()?;
             picture.show(read);
