@@ -68,6 +68,10 @@ build-tests: ## what the tests start, without running them
 	$(BUILD_TESTS)
 	$(BUILD_FAILPOINTS)
 
+# The whole-program tests wait more than they compute, so four at once are done much sooner on two processors. The variable is the library's,
+# and whoever sets it decides.
+export RUST_TEST_THREADS ?= 4
+
 # How long each test took is written down by a runner of ours.
 TEST_TIMES = $(abspath $(TARGET_DIR))/test-times
 TIMED = TEST_TIMES=$(TEST_TIMES) CARGO_TARGET_$(shell echo $(subst -,_,$(HOST)) | tr a-z A-Z)_RUNNER=$(CURDIR)/deploy/dev/time-tests.sh
