@@ -39,7 +39,7 @@ demo: ## the main job for real, in about a minute; KEEP=1 leaves it running unti
 	@exec env KEEP="$(KEEP)" ENGINE="$(ENGINE)" AGENT="$(TARGET_DIR)/$(HOST)/debug/defib-demo-agent" "$(TARGET_DIR)/debug/defib-demo"
 
 .PHONY: test
-test: install fmt clippy doc unit-and-e2e ## everything that must hold
+test: install fmt build-tests halves ## everything that must hold
 
 .PHONY: install
 install: toolchain ## what is missing of the Debian packages in deploy/dev/packages.txt
@@ -68,19 +68,34 @@ build-tests: ## what the tests start, without running them
 	$(BUILD_TESTS)
 	$(BUILD_FAILPOINTS)
 
-# The whole-program tests wait more than they compute, so four at once are done much sooner on two processors. The variable is the library's,
-# and whoever sets it decides.
+# The whole-program tests wait more than they compute, so several at once are done much sooner on two processors. The variable is the
+# library's, and whoever sets it decides.
 export RUST_TEST_THREADS ?= 4
 
 # How long each test took is written down by a runner of ours.
 TEST_TIMES = $(abspath $(TARGET_DIR))/test-times
 TIMED = TEST_TIMES=$(TEST_TIMES) CARGO_TARGET_$(shell echo $(subst -,_,$(HOST)) | tr a-z A-Z)_RUNNER=$(CURDIR)/deploy/dev/time-tests.sh
 
-.PHONY: unit-and-e2e
-unit-and-e2e: build-tests
+# For the same reason there are two halves that run at the same time. What compiles in the second one gives way to the tests.
+FIRST_HALF := daemon neighbours postgres webhook
+SECOND_HALF := $(filter-out $(FIRST_HALF),$(sort $(basename $(notdir $(wildcard tests/tests/*.rs crates/*/tests/*.rs))) \
+	$(notdir $(patsubst %/main.rs,%,$(wildcard tests/tests/*/main.rs crates/*/tests/*/main.rs)))))
+
+.PHONY: halves
+halves: build-tests
 	@: >$(TEST_TIMES)
-	$(TIMED) $(CARGO) test --workspace --locked
+	@deploy/dev/side-by-side.sh $(TEST_TIMES).second-half '$(MAKE) --no-print-directory first-half' \
+		'nice -n 19 $(MAKE) --no-print-directory clippy doc && $(MAKE) --no-print-directory second-half'
 	@deploy/dev/slowest-tests.sh <$(TEST_TIMES)
+
+.PHONY: first-half
+first-half:
+	$(TIMED) $(CARGO) test --workspace --locked $(FIRST_HALF:%=--test %)
+
+.PHONY: second-half
+second-half:
+	$(TIMED) $(CARGO) test --workspace --locked --lib --bins $(SECOND_HALF:%=--test %)
+	$(CARGO) test --workspace --locked --doc
 
 .PHONY: unit
 unit: ## all tests but the whole-program ones

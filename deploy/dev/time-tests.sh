@@ -9,6 +9,8 @@ case $1 in
     */deps/*) ;;
     *) exec "$@" ;; # an example of the documentation, which knows no options
 esac
-RUSTC_BOOTSTRAP=1 "$@" -Z unstable-options --report-time | tee "$TEST_TIMES.running"
 program=$(basename -- "$1")
-sed -n "s/^test \(.*\) \.\.\. ok <\([0-9.]*\)s>\$/\2 ${program%-*}::\1/p" "$TEST_TIMES.running" >>"$TEST_TIMES"
+said=$TEST_TIMES.$program
+RUSTC_BOOTSTRAP=1 "$@" -Z unstable-options --report-time | tee "$said"
+sed -n "s/^test \(.*\) \.\.\. ok <\([0-9.]*\)s>\$/\2 ${program%-*}::\1/p" "$said" >>"$TEST_TIMES"
+rm -f "$said"

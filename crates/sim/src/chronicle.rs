@@ -163,8 +163,10 @@ pub struct Chronicle {
     pub storms: Vec<Storm>,
     /// The places of the storms that go on.
     pub storming: Vec<usize>,
-    /// When the clock of the database stepped.
-    pub clock_steps: Vec<Ms>,
+    /// When the clock of the database stepped, and by how far it was put back. Zero: it was put forward.
+    pub clock_steps: Vec<(Ms, Ms)>,
+    /// When the process of a detector ended, and when it began again.
+    pub process_changes: Vec<Ms>,
     /// The timeline, if it is wanted.
     pub trace: Option<Vec<(Ms, String)>>,
     /// Restart calls by anybody else.

@@ -15,7 +15,7 @@ use crate::world::World;
 pub enum Within {
     /// This long.
     Exactly(Ms),
-    /// This long, and what [`in_storms`] adds to it.
+    /// This long, and what [`in_storms`] and [`put_back`] add to it.
     BesideStorms(Ms),
 }
 
@@ -45,7 +45,8 @@ pub fn late(world: &World, loss: &Loss, within: Within) -> Option<String> {
     if counted <= bound {
         return None;
     }
-    let bound = if within == Within::Exactly(bound) { bound } else { bound + in_storms(world, loss) };
+    let beside = in_storms(world, loss) + put_back(world, loss);
+    let bound = if within == Within::Exactly(bound) { bound } else { bound + beside };
     (counted > bound).then(|| {
         let name = &world.workspaces[loss.workspace].id;
         let at = clock(loss.at, world.zero);
@@ -118,6 +119,21 @@ pub fn in_storms(world: &World, loss: &Loss) -> Ms {
     2 * mass_recovery(&world.settings, dead) + rounds * (back_within + ms(world.settings.storm_cooldown))
 }
 
+/// How much longer a death may wait because the database's clock was ahead when an attempt ended, was put back, and then a process of defib began
+/// anew. Only a process that was told of the attempt before knows that it ended longer ago than its stamp says. The new one lets a back-off pass
+/// from its own start at most.
+#[must_use]
+pub fn put_back(world: &World, loss: &Loss) -> Ms {
+    let (until, chronicle) = (answered_at(world, loss), &world.chronicle);
+    let own_tries = || chronicle.restarts_between(loss.at, until).iter().filter(|it| it.workspace == loss.workspace);
+    let tries = || loss.tries.saturating_add(u32::try_from(own_tries().count()).unwrap_or(u32::MAX));
+    let from = loss.at.saturating_sub(ms(world.settings.exhausted_retry));
+    let forgotten = |at: Ms| chronicle.process_changes.iter().any(|change| (at..=until).contains(change));
+    let steps = chronicle.clock_steps.iter().filter(|(at, back)| *back > 0 && (from..=until).contains(at));
+    let back = steps.filter(|(at, _)| forgotten(*at)).map(|(_, back)| *back).max();
+    back.map_or(0, |back| back.min(backoff_ceiling(&world.settings, tries())))
+}
+
 /// How long it takes until the last of `dead` who died together runs again, when nobody is hopeless: until every heartbeat is stale,
 /// and then in rounds of which each is twice as large as the one before.
 #[must_use]
@@ -142,7 +158,7 @@ fn tries_of_everybody(settings: &Settings, dead: usize) -> Ms {
 fn patience(world: &World, loss: &Loss) -> Ms {
     let settings = &world.settings;
     let until = answered_at(world, loss);
-    let stepped = world.chronicle.clock_steps.iter().any(|at| (loss.began_at..=until).contains(at));
+    let stepped = world.chronicle.clock_steps.iter().any(|(at, _)| (loss.began_at..=until).contains(at));
     let may_be_starting = if !loss.heard || stepped { (loss.began_at + mins(30)).saturating_sub(loss.at) } else { 0 };
     ms(settings.wedged_after).max(may_be_starting)
 }
@@ -196,5 +212,23 @@ mod tests {
         let allowed: Vec<Ms> = world.chronicle.losses.iter().map(|loss| in_storms(&world, loss)).collect();
         let three = 2 * mass_recovery(&world.settings, 3);
         assert_eq!(allowed, [three, 0, three, three], "number 1 is on the other engine");
+    }
+
+    #[test]
+    fn a_clock_that_was_put_back_and_a_process_that_began_after_it_allow_as_much_more_as_it_was_put_back() {
+        let mut world = World::new(1);
+        world.add_fleet(1, 1, Spec::default());
+        world.step_clock(200_000_000);
+        world.exit(0, 1, false);
+        world.chronicle.losses[0].tries = 4;
+        world.run_until(world.now + mins(1));
+        world.step_clock(0);
+        let allowed = |world: &World| put_back(world, &world.chronicle.losses[0]);
+        assert_eq!(allowed(&world), 0, "whoever was told of the attempts still runs");
+        world.restart_detector(0);
+        let longest = backoff_ceiling(&world.settings, 4);
+        assert_eq!((allowed(&world), longest < secs(200)), (longest, true), "no back-off is longer than this");
+        world.chronicle.losses[0].tries = world.settings.exhausted_after;
+        assert_eq!(allowed(&world), secs(200));
     }
 }

@@ -186,6 +186,18 @@ impl World {
         self.detectors[place] = Some(detector);
     }
 
+    /// Kills the process of a detector, with all that it remembers.
+    pub fn crash_detector(&mut self, number: u8) {
+        self.chronicle.process_changes.push(self.now);
+        self.with_detector(number, |detector, _| detector.crash());
+    }
+
+    /// Begins a new process of a detector, instead of the one that runs if there is one.
+    pub fn restart_detector(&mut self, number: u8) {
+        self.crash_detector(number);
+        self.with_detector(number, |detector, world| detector.start(number, world));
+    }
+
     /// Schedules a step this long after the scenario's beginning.
     pub fn at(&mut self, after_zero: Ms, step: impl FnOnce(&mut Self) + 'static) {
         self.schedule(self.zero + after_zero, step);
@@ -285,8 +297,9 @@ impl World {
 
     /// The clock of the database steps, and is ahead by these microseconds from now on.
     pub fn step_clock(&mut self, ahead: i64) {
+        let back = Ms::try_from((self.db.offset - ahead) / 1_000).unwrap_or_default();
         self.db.offset = ahead;
-        self.chronicle.clock_steps.push(self.now);
+        self.chronicle.clock_steps.push((self.now, back));
         self.remark(&format!("the clock of the database steps, and is ahead by {} ms", ahead / 1_000));
     }
 

@@ -29,20 +29,56 @@ struct Spent {
 /// How many polls pass after everybody has beaten, until no read of what is new brings those heartbeats again.
 const OVERLAP: u32 = 3;
 
-/// Everything that is measured on the whole fleet, and an idle tick of a tenth of it.
+/// Everything that is measured on the whole fleet, and how that grows with the fleet.
 pub(super) async fn costs(plan: Plan, report: &mut Report) -> Result<()> {
     let large = whole(plan, report).await.context("the fleet")?;
     let what = "ten times the fleet, idle tick, CPU; floor: a tenth of it";
-    if !plan.tenth {
+    if !plan.smaller {
         report.leave_out(what, "a quick run has one fleet");
         return Ok(());
     }
-    let mut world = World::new(plan.workspaces / 10, (plan.engines / 10).max(1), plan.poll).await?;
+    let tenth = smaller(plan, 10, report).await.context("a tenth of the fleet")?;
+    report.add(Row::ratio(what, &large, &tenth, 2.5));
+    smaller(plan, 100, report).await.context("a hundredth of the fleet")?;
+    Ok(())
+}
+
+/// What a fleet of so many times fewer workspaces on fewer engines costs. Returns the processor time of idle ticks.
+async fn smaller(plan: Plan, times: usize, report: &mut Report) -> Result<Vec<Duration>> {
+    let (workspaces, engines) = (plan.workspaces / times, (plan.engines / times).max(1));
+    let mut world = World::new(workspaces, engines, plan.poll).await?;
     let daemon = world.daemon(&[]).await?;
     warm_up(&mut world, &daemon).await?;
-    let small = idle(&mut world, &daemon, plan.ticks).await.context("a tenth of the fleet")?;
-    report.add(Row::ratio(what, &large, &small.defib, 2.5));
-    end(daemon).await
+    let steady = ticks(&mut world, &daemon, plan.ticks, true).await?;
+    let idle = idle(&mut world, &daemon, plan.ticks).await?;
+    let of = format!("{workspaces} workspaces on {engines} engines");
+    report.add(Row::told(&format!("{of}: steady tick, CPU"), &steady.defib));
+    report.add(Row::told(&format!("{of}: tick in which nothing changed, CPU"), &idle.defib));
+    let (resident, peak) = memory(daemon.program.pid())?;
+    report.add(Row::size(&format!("{of}: memory, resident"), resident, None));
+    report.add(Row::size(&format!("{of}: memory, at its highest"), peak, None));
+    end(daemon).await?;
+    Ok(idle.defib)
+}
+
+/// What a replica that owns nothing costs beside the one that owns every engine, in the same polls.
+async fn observer(world: &mut World, owner: &Daemon, plan: Plan, report: &mut Report) -> Result<()> {
+    let watching = world.replica("bench-observer", &[]).await?;
+    for _ in 0..SHARES + 2 {
+        world.beat().await?;
+        tokio::time::sleep(world.poll).await;
+    }
+    let (mut owners, mut observers) = (Vec::new(), Vec::new());
+    for _ in 0..plan.ticks {
+        let (of_owner, of_observer) = (cpu(owner.program.pid())?, cpu(watching.program.pid())?);
+        world.beat().await?;
+        tokio::time::sleep(world.poll).await;
+        owners.push(cpu_since(owner.program.pid(), of_owner)?);
+        observers.push(cpu_since(watching.program.pid(), of_observer)?);
+    }
+    let what = "steady tick of a replica that owns nothing, CPU; floor: the owner's";
+    report.add(Row::ratio(what, &observers, &owners, 0.2));
+    end(watching).await
 }
 
 /// Returns the processor time of idle ticks.
@@ -68,6 +104,7 @@ async fn whole(plan: Plan, report: &mut Report) -> Result<Vec<Duration>> {
     looks.at(&daemon).await?;
     looks.report(report);
     page::answers(&mut world, &daemon, report).await.context("the status page")?;
+    observer(&mut world, &daemon, plan, report).await.context("a replica that owns nothing")?;
     end(daemon).await?;
 
     // Another daemon, each of whose ticks is a resync.

@@ -31,8 +31,8 @@ pub struct Plan {
     pub workspaces: usize,
     /// Engines.
     pub engines: usize,
-    /// Whether an idle tick of a tenth of the fleet is measured as well.
-    pub tenth: bool,
+    /// Whether a tenth and a hundredth of the fleet are measured as well.
+    pub smaller: bool,
     /// Ticks that are measured for each figure.
     pub ticks: usize,
     /// `DEFIB_POLL_INTERVAL`.
@@ -48,7 +48,7 @@ impl Plan {
     #[must_use]
     pub const fn full() -> Self {
         let (workspaces, engines, poll) = (100_000, 100, Duration::from_secs(5));
-        Self { workspaces, engines, tenth: true, ticks: 12, poll, deaths: 30, containers: 300 }
+        Self { workspaces, engines, smaller: true, ticks: 12, poll, deaths: 30, containers: 300 }
     }
 
     /// Less than three minutes.
@@ -56,7 +56,7 @@ impl Plan {
     pub const fn quick() -> Self {
         // The poll is not shorter, because a heartbeat of the last two seconds is read again by every poll.
         let (workspaces, engines, poll) = (10_000, 10, Duration::from_secs(2));
-        Self { workspaces, engines, tenth: false, ticks: 6, poll, deaths: 8, containers: 0 }
+        Self { workspaces, engines, smaller: false, ticks: 6, poll, deaths: 8, containers: 0 }
     }
 }
 

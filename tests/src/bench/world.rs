@@ -52,7 +52,12 @@ impl World {
 
     /// Starts the daemon with knobs that differ from the others', and waits until it has looked at everything.
     pub(super) async fn daemon(&self, knobs: &[(&str, &str)]) -> Result<Daemon> {
-        let daemon = self.stage.start_with("bench", knobs).await?.quiet();
+        self.replica("bench", knobs).await
+    }
+
+    /// The same for a replica with a name of its own. Where another one has the leases, it owns nothing.
+    pub(super) async fn replica(&self, name: &str, knobs: &[(&str, &str)]) -> Result<Daemon> {
+        let daemon = self.stage.start_with(name, knobs).await?.quiet();
         daemon
             .wait_for_metric("defib_ticks_total{result=\"ok\",scope=\"fleet\"}", |ticks| ticks >= 1.0, READY_MAX)
             .await?;

@@ -149,7 +149,7 @@ pub(crate) struct Query {
 /// A part of a list.
 #[derive(Debug)]
 pub(crate) struct Page {
-    /// Places in [`FleetPicture::rows`].
+    /// Places in the order of [`FleetPicture::all`].
     pub(crate) rows: Vec<u32>,
     /// The id after which the next page begins; `None`: this is the last one.
     pub(crate) next: Option<String>,

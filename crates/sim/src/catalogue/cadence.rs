@@ -124,10 +124,7 @@ pub(super) fn s08(world: &mut World) -> Oracle {
                 world.db.suspicions.push(Report { of, login: 0, name: 0, at });
             }
         }
-        world.with_detector(0, |detector, world| {
-            detector.crash();
-            detector.start(0, world);
-        });
+        world.restart_detector(0);
     });
     for _ in 0..6 {
         let (of, at) = (someone(world, 150), sometime(world, secs(20)));

@@ -123,13 +123,11 @@ pub(super) fn s30(world: &mut World) -> Oracle {
     dies(world, 0, at);
     let (wait, stalls) = (world.dice.below(2_500), world.dice.chance(0.5));
     world.at(at + wait, move |world| {
-        world.with_detector(0, |detector, world| {
-            if stalls {
-                detector.freeze(world.now, world.now + secs(20), false);
-            } else {
-                detector.crash();
-            }
-        });
+        if stalls {
+            world.with_detector(0, |detector, world| detector.freeze(world.now, world.now + secs(20), false));
+        } else {
+            world.crash_detector(0);
+        }
     });
     Oracle::deaths(mins(8)).within(secs(15 + 40 + 30)).check(|world| {
         let lives = world.workspaces[0].life;
@@ -152,12 +150,7 @@ pub(super) fn s31(world: &mut World) -> Oracle {
 pub(super) fn s32(world: &mut World) -> Oracle {
     fleet(world, 8, 1);
     for n in 0..20 {
-        world.at(secs(50) * n, |world| {
-            world.with_detector(0, |detector, world| {
-                detector.crash();
-                detector.start(0, world);
-            });
-        });
+        world.at(secs(50) * n, |world| world.restart_detector(0));
     }
     let start = phase(world);
     world.at(start, |world| {

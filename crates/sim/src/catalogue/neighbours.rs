@@ -75,7 +75,7 @@ fn interrupt(world: &mut World, of: usize, restarts: bool, times: u32) {
     let open = world.db.ledger.rows_of(of).any(|row| row.finished_at.is_none() && row.acting_at.is_none());
     let (times, wait) = if open { (times - 1, secs(4)) } else { (times, 100) };
     if open && restarts {
-        world.with_detector(0, |detector, _| detector.crash());
+        world.crash_detector(0);
         world.later(500, |world| world.with_detector(0, |detector, world| detector.start(0, world)));
     } else if open {
         world.db.writable = false;

@@ -39,12 +39,7 @@ pub(super) fn s68(world: &mut World) -> Oracle {
         world.at(at, move |world| world.foreign_restart(of));
     }
     let wait = secs(20) + sometime(world, mins(9));
-    world.at(wait, |world| {
-        world.with_detector(0, |detector, world| {
-            detector.crash();
-            detector.start(0, world);
-        });
-    });
+    world.at(wait, |world| world.restart_detector(0));
     Oracle::nobody(mins(40))
 }
 

@@ -238,13 +238,8 @@ fn stumble(world: &mut World) {
             world.with_detector(which, |detector, world| detector.freeze(world.now, world.now + lasting, lost));
         }
         1 => {
-            world.with_detector(which, |detector, _| detector.crash());
-            world.later(lasting, move |world| {
-                world.with_detector(which, |detector, world| {
-                    detector.crash();
-                    detector.start(which, world);
-                });
-            });
+            world.crash_detector(which);
+            world.later(lasting, move |world| world.restart_detector(which));
         }
         _ => {
             world.with_detector(which, |detector, _| detector.cut_off(true));

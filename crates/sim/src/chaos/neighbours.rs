@@ -217,12 +217,7 @@ fn boots_at_our_start(world: &mut World) {
     for which in 0..world.detectors() {
         let wait = world.dice.between(secs(1), mins(2));
         world.obstacle(None, wait, grace);
-        world.later(wait, move |world| {
-            world.with_detector(which, |detector, world| {
-                detector.crash();
-                detector.start(which, world);
-            });
-        });
+        world.later(wait, move |world| world.restart_detector(which));
     }
 }
 
