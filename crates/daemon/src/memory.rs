@@ -8,14 +8,15 @@
 //! stamped before the step. It would take a container that is still starting for one that has beaten and hangs. By how much the clock is
 //! ahead of the host's is kept as well, so that the next process also notices a step that was made while none ran.
 
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::hash::BuildHasher as _;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use defib_policy::cadence::Learned;
-use defib_policy::fast_hash::IdMap;
-use defib_policy::id::{ContainerId, WorkspaceId};
+use defib_policy::fast_hash::{IdHash, IdMap};
+use defib_policy::id::WorkspaceId;
+use defib_policy::judge::Portrait;
 use defib_policy::moment::{Moment, Timestamp};
 use defib_policy::pipeline::{STEP_MATTERS_FOR, unseen_step};
 use defib_store::{CadenceRow, ClockHistory, Store, StoreError};
@@ -28,7 +29,7 @@ use crate::state::State;
 use crate::sync::lock;
 
 /// Workspaces that are looked at with each poll. Larger: the judge is locked for longer. Smaller: a large fleet is written later.
-const SLICE: usize = 2_000;
+const SLICE: usize = 1_000;
 
 /// Rows that are read at the start, at most.
 const RECALLED_MAX: i64 = 250_000;
@@ -96,6 +97,7 @@ struct Written {
     /// Where the next slice begins.
     next: usize,
     rows: IdMap<WorkspaceId, Mark>,
+    hash: IdHash,
     /// The latest stamp that may have been written before a step of the database's clock, as it was last written down.
     comparable_from: Option<Timestamp>,
 }
@@ -103,9 +105,16 @@ struct Written {
 /// What was last written about one workspace: as much as is needed to tell whether it has changed.
 #[derive(Clone, Copy)]
 struct Mark {
-    facts: u64,
-    window: Duration,
+    facts: Facts,
     at: Moment,
+}
+
+/// What tells whether a row is worth writing.
+#[derive(Clone, Copy)]
+struct Facts {
+    /// The part that changes seldom, as a hash.
+    hash: u64,
+    window: Duration,
 }
 
 impl Memory {
@@ -201,101 +210,115 @@ impl Memory {
         if rows.is_empty() {
             return Ok(());
         }
+        let (rows, facts): (Vec<CadenceRow>, Vec<Facts>) = rows.into_iter().unzip();
         self.tables.save_cadences(&rows).await?;
         let now = self.state.now();
         let mut written = lock(&self.written);
-        for row in rows {
-            let mark = Mark { facts: facts(&row), window: row.window.unwrap_or_default(), at: now };
-            written.rows.insert(row.workspace, mark);
+        for (row, facts) in rows.into_iter().zip(facts) {
+            written.rows.insert(row.workspace, Mark { facts, at: now });
         }
         Ok(())
     }
 
-    fn changed(&self) -> Vec<CadenceRow> {
+    /// The rows of the next slice of the fleet that are worth writing.
+    fn changed(&self) -> Vec<(CadenceRow, Facts)> {
         let (voice, now) = (self.state.voice(), self.state.now());
         let fleet = voice.fleet();
-        let ids: Vec<&WorkspaceId> = {
+        let (ids, hash) = {
             let mut written = lock(&self.written);
             let begin = if fleet.slice(written.next, SLICE).is_some() { written.next } else { 0 };
             written.next = begin + SLICE;
             if begin == 0 {
                 written.rows.retain(|id, _| fleet.has(id));
             }
-            fleet.slice(begin, SLICE).into_iter().flatten().collect()
+            (fleet.slice(begin, SLICE).into_iter().flatten(), written.hash.clone())
         };
-        let mut rows: Vec<CadenceRow> = {
+        // Nearly all of them are as they were written. So no more is taken from the judge at first than tells that.
+        let mut looks: Vec<(&WorkspaceId, Facts)> = {
             let judge = self.state.judge();
-            let portraits = ids.into_iter().filter_map(|id| Some((id, judge.portrait(id)?)));
-            portraits
-                .map(|(id, portrait)| {
-                    let unlearned = Learned { mean_ms: 0.0, deviation_ms: 0.0, intervals: 0 };
-                    let learned = portrait.learned.unwrap_or(unlearned);
-                    CadenceRow {
-                        workspace: id.clone(),
-                        mean_ms: learned.mean_ms,
-                        deviation_ms: learned.deviation_ms,
-                        intervals: learned.intervals.into(),
-                        window: Some(portrait.window),
-                        container_id: portrait.life.map(|life| life.container_id.clone()),
-                        started_at: portrait.life.and_then(|life| life.started_at),
-                        own_settings: Vec::new(),
-                    }
-                })
-                .collect()
+            ids.filter_map(|id| Some((id, Facts::of(&judge.portrait(id)?, &hash)))).collect()
         };
-        rows.retain(|row| voice.speaks_for_its_row(&row.workspace));
-        for row in &mut rows {
+        looks.retain_mut(|(id, facts)| {
+            *facts = facts.with(&self.state.described_settings(id), &hash);
+            voice.speaks_for_its_row(id)
+        });
+        {
+            let written = lock(&self.written);
+            looks.retain(|(id, facts)| written.rows.get(*id).is_none_or(|mark| mark.differs(facts, now)));
+        }
+        let mut rows: Vec<(CadenceRow, Facts)> = {
+            let judge = self.state.judge();
+            let differing = looks.into_iter().filter_map(|(id, facts)| Some((row(id, &judge.portrait(id)?), facts)));
+            differing.collect()
+        };
+        for (row, _) in &mut rows {
             row.own_settings = self.state.described_settings(&row.workspace);
         }
-        let written = lock(&self.written);
-        rows.retain(|row| written.rows.get(&row.workspace).is_none_or(|mark| mark.differs(row, now)));
         rows
+    }
+}
+
+fn row(id: &WorkspaceId, portrait: &Portrait<'_>) -> CadenceRow {
+    let unlearned = Learned { mean_ms: 0.0, deviation_ms: 0.0, intervals: 0 };
+    let learned = portrait.learned.unwrap_or(unlearned);
+    CadenceRow {
+        workspace: id.clone(),
+        mean_ms: learned.mean_ms,
+        deviation_ms: learned.deviation_ms,
+        intervals: learned.intervals.into(),
+        window: Some(portrait.window),
+        container_id: portrait.life.map(|life| life.container_id.clone()),
+        started_at: portrait.life.and_then(|life| life.started_at),
+        own_settings: Vec::new(),
+    }
+}
+
+impl Facts {
+    /// Those of a workspace without settings of its own.
+    fn of(portrait: &Portrait<'_>, hash: &IdHash) -> Self {
+        let life = portrait.life.map(|life| (life.container_id.as_str(), life.started_at.map(|at| at.0)));
+        let is_learned = portrait.learned.is_some_and(|learned| learned.intervals > 0);
+        Self { hash: hash.hash_one((life, is_learned)), window: portrait.window }
+    }
+
+    /// The same of a workspace with these settings of its own.
+    fn with(self, own_settings: &[String], hash: &IdHash) -> Self {
+        if own_settings.is_empty() { self } else { Self { hash: hash.hash_one((self.hash, own_settings)), ..self } }
     }
 }
 
 impl Mark {
     /// Whether what was written is worth writing anew.
-    fn differs(&self, row: &CadenceRow, now: Moment) -> bool {
-        let window = row.window.unwrap_or_default();
-        self.facts != facts(row) || self.window.abs_diff(window) > self.window / 5 || now - self.at >= REWRITTEN_AFTER
+    fn differs(&self, facts: &Facts, now: Moment) -> bool {
+        let window = self.facts.window;
+        self.facts.hash != facts.hash || window.abs_diff(facts.window) > window / 5 || now - self.at >= REWRITTEN_AFTER
     }
-}
-
-/// The part that changes seldom, as a hash.
-fn facts(row: &CadenceRow) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    row.container_id.as_ref().map(ContainerId::as_str).hash(&mut hasher);
-    row.started_at.map(|at| at.0).hash(&mut hasher);
-    row.own_settings.hash(&mut hasher);
-    (row.intervals == 0).hash(&mut hasher);
-    hasher.finish()
 }
 
 #[cfg(test)]
 mod tests {
+    use defib_policy::id::ContainerId;
+    use defib_policy::sample::Incarnation;
+
     use super::*;
 
     #[test]
     fn what_hardly_changes_is_not_written_again() {
-        let row = CadenceRow {
-            workspace: "w".into(),
-            mean_ms: 10.0,
-            deviation_ms: 1.0,
-            intervals: 9,
-            window: Some(Duration::from_secs(30)),
-            container_id: Some("c".into()),
-            started_at: None,
-            own_settings: Vec::new(),
+        let hash = IdHash::default();
+        let learned = |intervals| Some(Learned { mean_ms: 10.0, deviation_ms: 1.0, intervals });
+        let life = |container: &str| Incarnation { container_id: ContainerId::from(container), started_at: None };
+        let facts = |intervals, container: &str, window| {
+            let (life, window) = (life(container), Duration::from_secs(window));
+            Facts::of(&Portrait { learned: learned(intervals), window, life: Some(&life) }, &hash)
         };
         let (then, day) = (Moment::after(Duration::from_secs(5)), Duration::from_secs(86_400));
-        let mark = Mark { facts: facts(&row), window: Duration::from_secs(30), at: then };
-        assert!(!mark.differs(&row, then));
-        assert!(
-            !mark.differs(&CadenceRow { window: Some(Duration::from_secs(35)), mean_ms: 12.0, ..row.clone() }, then)
-        );
-        assert!(mark.differs(&CadenceRow { window: Some(Duration::from_secs(37)), ..row.clone() }, then));
-        assert!(mark.differs(&CadenceRow { container_id: Some("d".into()), ..row.clone() }, then));
-        assert!(mark.differs(&CadenceRow { own_settings: vec!["x".to_owned()], ..row.clone() }, then));
-        assert!(mark.differs(&row, Moment::after(Duration::from_secs(5) + day)));
+        let mark = Mark { facts: facts(9, "c", 30), at: then };
+        assert!(!mark.differs(&facts(9, "c", 30), then));
+        assert!(!mark.differs(&facts(12, "c", 35), then));
+        assert!(mark.differs(&facts(9, "c", 37), then));
+        assert!(mark.differs(&facts(9, "d", 30), then));
+        assert!(mark.differs(&facts(0, "c", 30), then));
+        assert!(mark.differs(&facts(9, "c", 30).with(&["x".to_owned()], &hash), then));
+        assert!(mark.differs(&facts(9, "c", 30), then + day));
     }
 }
