@@ -12,6 +12,7 @@ mod engines;
 mod floor;
 mod latency;
 mod page;
+mod peers;
 mod process;
 mod report;
 mod world;
@@ -92,6 +93,7 @@ pub async fn bench(plan: Plan, part: Part) -> Result<Report> {
 async fn halves(plan: Plan, part: Part, report: &mut Report) -> Result<()> {
     if part != Part::Costs {
         latency::latencies(report, plan.deaths).await.context("latencies")?;
+        peers::unhealthy(report, plan.deaths.min(12)).await.context("unhealthy containers, beside others")?;
     }
     if part != Part::Latencies {
         cost::costs(plan, report).await.context("costs")?;

@@ -29,6 +29,8 @@ enum Rule {
     Within { quantile: f64, most: f64 },
     /// The largest median.
     AtMost(f64),
+    /// Nothing; the ratio of the two medians is told.
+    Beside,
     /// Nothing.
     Told,
 }
@@ -62,6 +64,13 @@ impl Row {
         Self { what: what.to_owned(), unit: "ms", measured: millis(measured), floor: Vec::new(), rule }
     }
 
+    /// Times beside those of somebody else, which are no target.
+    #[must_use]
+    pub fn beside(what: &str, measured: &[Duration], others: &[Duration]) -> Self {
+        let (measured, floor) = (millis(measured), millis(others));
+        Self { what: what.to_owned(), unit: "ms", measured, floor, rule: Rule::Beside }
+    }
+
     /// Times that are told for orientation.
     #[must_use]
     pub fn told(what: &str, measured: &[Duration]) -> Self {
@@ -78,7 +87,7 @@ impl Row {
     /// What is held against the target.
     fn value(&self) -> f64 {
         match self.rule {
-            Rule::Ratio(_) => quantile(&self.measured, 0.5) / quantile(&self.floor, 0.5),
+            Rule::Ratio(_) | Rule::Beside => quantile(&self.measured, 0.5) / quantile(&self.floor, 0.5),
             Rule::Beyond { quantile: at, .. } | Rule::Within { quantile: at, .. } => quantile(&self.measured, at),
             Rule::AtMost(_) | Rule::Told => quantile(&self.measured, 0.5),
         }
@@ -89,7 +98,7 @@ impl Row {
             Rule::Ratio(most) | Rule::Beyond { most, .. } | Rule::Within { most, .. } | Rule::AtMost(most) => {
                 Some(most)
             }
-            Rule::Told => None,
+            Rule::Told | Rule::Beside => None,
         }
     }
 
@@ -114,7 +123,7 @@ impl Row {
                 json!({ "n": values.len(), "median": quantile(values, 0.5), "min": quantile(values, 0.0), "max": quantile(values, 1.0) })
             }
         };
-        let ratio = matches!(self.rule, Rule::Ratio(_)).then(|| self.value());
+        let ratio = matches!(self.rule, Rule::Ratio(_) | Rule::Beside).then(|| self.value());
         let held = self.target().map(|_| self.value());
         json!({
             "what": self.what, "unit": self.unit, "measured": spread(&self.measured), "floor": spread(&self.floor),
@@ -139,6 +148,7 @@ impl Row {
             Rule::Beyond { most, .. } => (String::new(), format!("all {most} {unit} over it")),
             Rule::Within { quantile, most } => (String::new(), format!("p{:.0} {most} {unit}", quantile * 100.0)),
             Rule::AtMost(most) => (String::new(), format!("{most} {unit}")),
+            Rule::Beside => (format!("{:.2}", self.value()), String::new()),
             Rule::Told => (String::new(), String::new()),
         };
         let measured = match self.rule {
