@@ -163,9 +163,8 @@ impl LastRead {
 
 /// Whether so many rows were called by their ids, in a fleet of `watched`, that reading all of them costs less.
 #[must_use]
-pub const fn calls_too_many(called: usize, watched: usize) -> bool {
-    let quarter = watched / 4;
-    called > if quarter > CALLED_MIN { quarter } else { CALLED_MIN }
+pub fn calls_too_many(called: usize, watched: usize) -> bool {
+    called > (watched / 4).max(CALLED_MIN)
 }
 
 /// A poll comes a little early or late.
@@ -195,6 +194,13 @@ mod tests {
     }
 
     #[test]
+    fn each_reason_has_a_name_of_its_own() {
+        let names: BTreeSet<&str> = Resync::ALL.iter().map(|reason| reason.label()).collect();
+        assert_eq!(names.len(), Resync::ALL.len());
+        assert!(names.iter().all(|name| name.chars().all(|c| c.is_ascii_lowercase() || c == '_') && name.len() > 3));
+    }
+
+    #[test]
     fn all_rows_are_read_when_it_is_time_after_a_missed_poll_and_when_what_we_speak_for_changes() {
         let (last, ours) = (last(), BTreeSet::from([None]));
         assert_eq!(last.is_too_old(seconds(105), &ours, RHYTHM), None);
@@ -204,6 +210,7 @@ mod tests {
         assert_eq!(last.is_too_old(seconds(110), &ours, RHYTHM), Some(Resync::Interval), "two polls are no outage");
         assert_eq!(last.is_too_old(seconds(111), &ours, RHYTHM), Some(Resync::Outage));
         assert_eq!(last.is_too_old(seconds(105), &BTreeSet::new(), RHYTHM), Some(Resync::Lease));
+        assert!(!last.is_whole() && LastRead { resynced_at: last.at, ..last }.is_whole());
     }
 
     #[test]

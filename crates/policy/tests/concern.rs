@@ -18,6 +18,7 @@ use defib_policy::settings::{Action, Settings};
 use defib_policy::suspicion::Report;
 use defib_policy::verdict::Verdict;
 use proptest::prelude::*;
+use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 
 const FLEET: usize = 8;
 /// The last of them has no container.
@@ -415,13 +416,24 @@ proptest! {
         events in proptest::collection::vec(event(), 1..80),
         restarts in any::<bool>(),
     ) {
-        let action = if restarts { Action::Restart } else { Action::Report };
-        let settings = Settings { wedged_action: action, unhealthy_action: action, ..Settings::default() };
-        let mut pair = Pair::new(&settings);
-        for event in &events {
-            pair.apply(event)?;
-        }
+        play(&events, restarts)?;
     }
+}
+
+fn play(events: &[Event], restarts: bool) -> Result<(), TestCaseError> {
+    let action = if restarts { Action::Restart } else { Action::Report };
+    let settings = Settings { wedged_action: action, unhealthy_action: action, ..Settings::default() };
+    let mut pair = Pair::new(&settings);
+    events.iter().try_for_each(|event| pair.apply(event))
+}
+
+/// The histories above are drawn anew in each run. These are the same each time, so what they notice is noticed for sure (docs/mutants.md).
+#[test]
+fn the_same_histories_each_time_need_nobody_whom_nothing_concerns() {
+    let config = ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() };
+    let mut runner = TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha));
+    let histories = (proptest::collection::vec(event(), 1..80), any::<bool>());
+    runner.run(&histories, |(events, restarts)| play(&events, restarts)).expect("both say the same");
 }
 
 /// Otherwise the histories above would prove nothing.
@@ -455,6 +467,73 @@ fn one_whose_stamps_always_come_late_is_read_by_its_id_and_is_not_taken_to_beat_
     let (thorough, sparing) = (mean(&pair.thorough), mean(&pair.sparing));
     assert!((thorough - sparing).abs() < thorough / 10.0, "{thorough} ms, {sparing} ms");
     assert!(pair.sparing.call(moment_at(pair.world.now_ms)).contains(&id), "it is read with every poll");
+}
+
+#[test]
+fn the_restless_of_an_engine_and_those_that_no_engine_has_are_told_apart() {
+    let mut pair = Pair::new(&Settings::default());
+    pair.apply(&Event::Steady(60)).expect("both say the same");
+    let (engine, judge) = (pair.world.engine.clone(), &mut pair.sparing);
+    let [contained, external] = [0, EXTERNAL].map(|n| pair.world.rows[n].id.clone());
+    assert_eq!((judge.restless_on(Some(&engine)), judge.restless_on(None)), (Vec::new(), Vec::new()));
+    assert!(judge.is_calm(&contained) && judge.is_calm(&external));
+    judge.stir(&contained);
+    judge.stir(&external);
+    assert!(!judge.is_calm(&contained) && !judge.is_calm(&external));
+    assert_eq!((judge.restless_on(Some(&engine)), judge.restless_on(None)), (vec![contained], vec![external]));
+}
+
+#[test]
+fn one_with_attempts_or_with_an_order_under_way_is_looked_at_with_every_poll() {
+    let mut pair = Pair::new(&Settings::default());
+    pair.apply(&Event::Steady(60)).expect("both say the same");
+    let [tried, ordered] = [0, 1].map(|n| pair.world.rows[n].id.clone());
+    let attempt = Attempt {
+        id: 1,
+        workspace: tried.clone(),
+        container_id: None,
+        started_at: None,
+        attempt: 1,
+        claimed_ago: seconds(60),
+        finished_ago: Some(seconds(50)),
+        finished_at: None,
+        outcome: Some(Outcome::Succeeded),
+        recovered_ago: Some(seconds(20)),
+        asked: true,
+        acknowledged: false,
+    };
+    pair.world.attempts.insert(tried.clone(), vec![attempt]);
+    pair.world.in_flight.push(ordered.clone());
+    pair.apply(&Event::Steady(1)).expect("both say the same");
+    assert!(!pair.sparing.is_calm(&tried) && !pair.sparing.is_calm(&ordered));
+}
+
+#[test]
+fn an_engine_that_was_another_one_is_asked_about_everybody() {
+    let mut pair = Pair::new(&Settings::default());
+    pair.apply(&Event::Steady(60)).expect("both say the same");
+    let (engine, said) = (pair.world.engine.clone(), pair.world.evidence.clone());
+    assert!(!pair.sparing.must_see_all(&engine, &said));
+    (0..FLEET).for_each(|n| _ = pair.world.shown.insert(n, Shown::Missing));
+    for event in [Event::Other(true), Event::Steady(1)] {
+        pair.apply(&event).expect("both say the same");
+    }
+    let nameless = EngineEvidence { identity: None, ..said };
+    assert!(pair.sparing.must_see_all(&engine, &nameless), "it is not known to be the right one again");
+}
+
+#[test]
+fn whose_silence_begins_with_the_next_read_is_called_by_this_one() {
+    let mut pair = Pair::new(&Settings::default());
+    pair.apply(&Event::Steady(60)).expect("both say the same");
+    pair.world.now_ms += POLL_MS;
+    pair.world.rows[0].last_heartbeat_at = Some(clock_at(pair.world.now_ms));
+    pair.poll().expect("both say the same");
+    let id = pair.world.rows[0].id.clone();
+    let window = pair.sparing.portrait(&id).expect("it is known").window;
+    let last_chance = (moment_at(pair.world.now_ms) + window).minus(pair.settings.poll_interval);
+    assert!(!pair.sparing.call(last_chance.minus(std::time::Duration::from_nanos(1))).contains(&id));
+    assert!(pair.sparing.call(last_chance).contains(&id));
 }
 
 #[test]

@@ -159,7 +159,7 @@ impl Judge {
             Some(_) => false,
             None => look.workspace.kind == Kind::External,
         };
-        let idle = look.attempts.is_empty() && !look.in_flight && !look.queued;
+        let idle = look.attempts.is_empty() && !look.in_flight;
         let alive = opinion.verdict == Verdict::Alive && opinion.heartbeat.witness == Witness::Fresh;
         let awaited = self.fleet_storm.awaits(id)
             || self.engines.get(engine.as_str()).is_some_and(|engine| engine.storm.awaits(id));
