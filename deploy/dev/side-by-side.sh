@@ -5,10 +5,11 @@
 # usage: deploy/dev/side-by-side.sh LOG FIRST SECOND
 set -uo pipefail
 log=$1
+set -m # the second gets a process group of its own, which can be stopped as a whole
 bash -c "$3" >"$log" 2>&1 &
 second=$!
-# An interrupt from the terminal reaches both commands; a signal to this script alone has to be passed on.
-trap 'kill "$second" 2>/dev/null' INT TERM
+set +m
+trap 'kill -TERM -- "-$second" 2>/dev/null; exit 130' INT TERM
 bash -c "$2"
 status=$?
 if kill -0 "$second" 2>/dev/null; then
