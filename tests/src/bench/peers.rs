@@ -78,9 +78,9 @@ async fn until_each_runs_anew(
         let before = engine.started_at(id).await?;
         std::fs::write(states.join(id).join("sick"), "").context("make a container sick")?;
         eventually(SOON, "its health check fails", async || {
-            let state = engine.inspect(id).await.map_err(|error| format!("{error:#}"))?.state;
-            let status = state.and_then(|state| state.health).and_then(|health| health.status);
-            (status == Some(HealthStatusEnum::UNHEALTHY)).then_some(()).ok_or_else(|| format!("{status:?}"))
+            let inspected = engine.inspect(id).await.map_err(|error| format!("{error:#}"))?;
+            let health = inspected.state.and_then(|now| now.health).and_then(|health| health.status);
+            (health == Some(HealthStatusEnum::UNHEALTHY)).then_some(()).ok_or_else(|| format!("{health:?}"))
         })
         .await?;
         let noticed_at = SystemTime::now();
