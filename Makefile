@@ -77,7 +77,7 @@ TEST_TIMES = $(abspath $(TARGET_DIR))/test-times
 TIMED = TEST_TIMES=$(TEST_TIMES) CARGO_TARGET_$(shell echo $(subst -,_,$(HOST)) | tr a-z A-Z)_RUNNER=$(CURDIR)/deploy/dev/time-tests.sh
 
 # For the same reason there are two halves that run at the same time. What compiles in the second one gives way to the tests.
-FIRST_HALF := crash daemon neighbours postgres webhook
+FIRST_HALF := crash daemon neighbours postgres store webhook
 SECOND_HALF := $(filter-out $(FIRST_HALF),$(sort $(basename $(notdir $(wildcard tests/tests/*.rs crates/*/tests/*.rs))) \
 	$(notdir $(patsubst %/main.rs,%,$(wildcard tests/tests/*/main.rs crates/*/tests/*/main.rs)))))
 

@@ -26,7 +26,7 @@ where=("${@/#/crates/policy/src/}")
 for place in "${where[@]}"; do
     [[ -e $place ]] || { echo "no $place: name files or folders of crates/policy/src" >&2; exit 2; }
 done
-build=(cargo test --quiet --locked --package defib-policy --lib --test rules)
+build=(cargo test --quiet --locked --package defib-policy --lib --test rules --test concern)
 tests=(timeout 60 "${build[@]}") # they take two seconds; a mutant may make one run for ever
 "${build[@]}" >/dev/null
 

@@ -28,6 +28,8 @@ const POLL_MS: i64 = 5_000;
 const RESYNC: u32 = 12;
 /// How far a read of changes reaches back before the one before it.
 const OVERLAP_MS: i64 = 2_000;
+/// How long after the read of the fleet a pass judges.
+const PASS_MS: i64 = 40;
 
 #[derive(Clone, Debug)]
 enum Event {
@@ -182,7 +184,7 @@ impl World {
             .collect();
         let (external, contained): (Vec<Look<'_>>, Vec<Look<'_>>) =
             looks.into_iter().partition(|look| look.workspace.kind == Kind::External);
-        let now = moment_at(self.now_ms + 40);
+        let now = moment_at(self.now_ms + PASS_MS);
         let plan = judge.judge(now, stamp, Some((&self.engine, &self.evidence)), &contained);
         (plan, judge.judge(now, stamp, None, &external))
     }
@@ -534,6 +536,23 @@ fn whose_silence_begins_with_the_next_read_is_called_by_this_one() {
     let last_chance = (moment_at(pair.world.now_ms) + window).minus(pair.settings.poll_interval);
     assert!(!pair.sparing.call(last_chance.minus(std::time::Duration::from_nanos(1))).contains(&id));
     assert!(pair.sparing.call(last_chance).contains(&id));
+}
+
+#[test]
+fn whose_silence_would_begin_with_the_next_pass_does_not_rest() {
+    for (early_ms, rests) in [(0, false), (1, true)] {
+        let mut pair = Pair::new(&Settings { recent_min: seconds(60), ..Settings::default() });
+        pair.apply(&Event::Steady(60)).expect("both say the same");
+        pair.world.now_ms += POLL_MS;
+        pair.world.rows[0].last_heartbeat_at = Some(clock_at(pair.world.now_ms));
+        pair.poll().expect("both say the same");
+        let row = pair.world.rows[0].clone();
+        assert_eq!(pair.sparing.portrait(&row.id).expect("it is known").window, seconds(60));
+        pair.sparing.stir(&row.id);
+        pair.world.now_ms += 60_000 - POLL_MS - PASS_MS - early_ms;
+        pair.world.judge(&mut pair.sparing, &[&row]);
+        assert_eq!(pair.sparing.is_calm(&row.id), rests, "{early_ms} ms earlier");
+    }
 }
 
 #[test]

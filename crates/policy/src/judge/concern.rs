@@ -3,8 +3,8 @@
 //! Most workspaces run, beat, and are `alive` in each pass. Of such a one it is known beforehand until when no pass can say anything new:
 //! while its heartbeat is fresh, whatever else happens in the fleet, the verdict stays `alive`. It is *calm* until then, and passes leave it
 //! out, unless its engine shows something else than the container that ran, or its row has changed in more than its stamps.
-//! Everybody else is *restless*, and every pass looks at them: whoever has another verdict, was never judged, has attempts in the ledger, has
-//! begun a life that has not settled in, or is a canary of a storm.
+//! Everybody else is *restless*, and every pass looks at them: whoever has another verdict, was never judged, has attempts in the ledger, or
+//! has begun a life that has not settled in. A canary of a storm is restless until it is `alive`, which ends its part in the storm.
 //!
 //! A deadline is never too late. It is the moment at which the heartbeat that was seen last leaves the window, unstretched by the local
 //! health multiplier; a beat that arrives meanwhile moves it only when it has come. So whoever falls silent is restless at least one poll
@@ -26,7 +26,7 @@ use crate::moment::{Moment, Timestamp};
 use crate::sample::{Health, Incarnation, Observation, Sample};
 use crate::settings::Settings;
 use crate::track::Track;
-use crate::verdict::{Verdict, Witness};
+use crate::verdict::Verdict;
 
 /// Reads of all rows for which one is read with every poll after its stamp came too late for a read of what is new. Larger: one that is
 /// late once costs more reads. Smaller: one whose stamps are often late is read late now and then.
@@ -151,22 +151,21 @@ impl Judge {
         }
     }
 
-    /// Lets one rest of whom a look has just said that it is alive, if nothing but its silence can say anything else.
+    /// Lets one rest of whom a look has just said that it is alive, if nothing but its silence can say anything else. Its heartbeat is fresh,
+    /// because the window in which it was seen to beat ends after the next poll.
     pub(super) fn rest(&mut self, now: Moment, look: &Look<'_>, opinion: &Opinion) {
-        let (id, engine) = (&look.workspace.id, &look.workspace.engine);
+        let id = &look.workspace.id;
         let runs_well = match look.sample.map(|sample| &sample.observation) {
             Some(Observation::Running { health, .. }) => !matches!(health, Health::Unhealthy { .. }),
             Some(_) => false,
             None => look.workspace.kind == Kind::External,
         };
         let idle = look.attempts.is_empty() && !look.in_flight;
-        let alive = opinion.verdict == Verdict::Alive && opinion.heartbeat.witness == Witness::Fresh;
-        let awaited = self.fleet_storm.awaits(id)
-            || self.engines.get(engine.as_str()).is_some_and(|engine| engine.storm.awaits(id));
+        let alive = opinion.verdict == Verdict::Alive;
         let horizon = now + self.settings.poll_interval;
         let Some(track) = self.tracks.get_mut(id) else { return };
         let settled = track.has_settled_in() && !track.exhausted && track.stray_for == 0;
-        let rests = runs_well && idle && alive && settled && !awaited && opinion.look_at.is_none();
+        let rests = runs_well && idle && alive && settled && opinion.look_at.is_none();
         let Some(until) = track.silent_from(&self.settings).filter(|until| rests && *until > horizon) else {
             return self.stir(id);
         };
