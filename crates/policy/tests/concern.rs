@@ -469,6 +469,20 @@ fn one_whose_stamps_always_come_late_is_read_by_its_id_and_is_not_taken_to_beat_
     let (thorough, sparing) = (mean(&pair.thorough), mean(&pair.sparing));
     assert!((thorough - sparing).abs() < thorough / 10.0, "{thorough} ms, {sparing} ms");
     assert!(pair.sparing.call(moment_at(pair.world.now_ms)).contains(&id), "it is read with every poll");
+    for _ in 0..120 {
+        pair.world.now_ms += POLL_MS;
+        (1..FLEET).for_each(|n| pair.world.beat_in_time(n, 300));
+        if pair.world.now_ms.rem_euclid(20_000) < POLL_MS {
+            pair.world.rows[0].last_heartbeat_at = Some(clock_at(pair.world.now_ms - 12_000));
+        }
+        pair.poll().expect("both say the same");
+    }
+    let (thorough, sparing) = (mean(&pair.thorough), mean(&pair.sparing));
+    assert!((thorough - 20_000.0).abs() < 1_000.0, "{thorough} ms");
+    assert!(
+        (thorough - sparing).abs() < thorough / 10.0,
+        "{thorough} ms, {sparing} ms: what is read each time teaches"
+    );
 }
 
 #[test]

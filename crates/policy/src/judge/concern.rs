@@ -301,3 +301,84 @@ fn leave(engines: &mut HashMap<EngineName, EngineTrack>, engine: &EngineName, do
         engine.down = engine.down.saturating_sub(usize::from(down));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn moment(seconds: u64) -> Moment {
+        Moment::after(Duration::from_secs(1_000 + seconds))
+    }
+
+    /// The database's clock shows the same seconds.
+    fn stamp(seconds: i64) -> Timestamp {
+        Timestamp(1_000_000_000).shifted(seconds * 1_000_000)
+    }
+
+    fn row(id: &str, engine: &str, beat: i64) -> Workspace {
+        Workspace {
+            id: id.into(),
+            status: "online".into(),
+            kind: Kind::Container,
+            engine: engine.into(),
+            container_ref: None,
+            instance_ref: None,
+            suspended: false,
+            last_heartbeat_at: Some(stamp(beat)),
+            last_activity_at: None,
+            active_tasks: 0,
+            created_at: None,
+            policy: None,
+        }
+    }
+
+    fn read(seconds: u32, workspaces: Vec<Workspace>) -> FleetRead {
+        FleetRead {
+            at: moment(seconds.into()),
+            database_now: stamp(seconds.into()),
+            database_started_at: stamp(-100_000),
+            workspaces,
+        }
+    }
+
+    #[test]
+    fn whoever_moves_or_leaves_is_counted_where_it_is() {
+        let mut judge = Judge::new(Settings::default());
+        let counts = |judge: &Judge, engine: &str| judge.engines.get(engine).map(|track| (track.watched, track.down));
+        judge.observe_fleet(&read(0, vec![row("a", "one", 0), row("b", "one", 0)]), true);
+        judge.tracks.get_mut(&"a".into()).unwrap().container_dead = true;
+        judge.engines.get_mut("one").unwrap().down = 1;
+        assert_eq!(counts(&judge, "one"), Some((2, 1)));
+        judge.observe_changes(&read(5, vec![row("a", "two", 5)]), stamp(-2), &[]);
+        assert_eq!((counts(&judge, "one"), counts(&judge, "two")), (Some((1, 0)), Some((1, 1))));
+        judge.observe_changes(&read(10, Vec::new()), stamp(3), &["a".into()]);
+        assert_eq!((counts(&judge, "one"), counts(&judge, "two")), (Some((1, 0)), Some((0, 0))));
+    }
+
+    /// It was parked, say, and its agent has not run for ten minutes.
+    #[test]
+    fn one_that_is_new_with_an_old_stamp_was_not_seen_to_beat() {
+        let mut judge = Judge::new(Settings::default());
+        judge.observe_fleet(&read(0, vec![row("a", "one", 0)]), true);
+        judge.observe_changes(&read(5, Vec::new()), stamp(-2), &[]);
+        judge.observe_changes(&read(10, vec![row("b", "one", -600)]), stamp(3), &[]);
+        let seen = |id: &str| judge.tracks.get(&id.into()).unwrap().cadence.sighted_at();
+        assert_eq!((seen("a"), seen("b")), (None, None));
+    }
+
+    #[test]
+    fn a_beat_in_time_adds_no_deadline_to_that_of_one_that_is_calm() {
+        let mut judge = Judge::new(Settings::default());
+        judge.observe_fleet(&read(0, vec![row("a", "one", 0)]), true);
+        judge.observe_changes(&read(5, vec![row("a", "one", 5)]), stamp(-2), &[]);
+        let track = judge.tracks.get_mut(&"a".into()).unwrap();
+        let until = track.silent_from(&judge.settings).unwrap();
+        track.calm_until = until;
+        judge.concerns.deadlines.push(until, "a".into());
+        judge.observe_changes(&read(10, vec![row("a", "one", 10)]), stamp(3), &[]);
+        assert_eq!(judge.tracks.get(&"a".into()).unwrap().calm_until, until);
+        assert_eq!(judge.concerns.deadlines.take_due(moment(10_000)).len(), 1);
+    }
+}
