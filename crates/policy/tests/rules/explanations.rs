@@ -4,6 +4,7 @@ use crate::common::*;
 use defib_policy::id::ContainerId;
 use defib_policy::sample::{Fault, Observation, Transition};
 use defib_policy::settings::Settings;
+use defib_policy::verdict::Verdict;
 
 /// The sentence of the last change after `observation` was seen of a workspace with a heartbeat of that age.
 fn sentence(settings: Settings, beat: Option<i64>, observation: Observation, reporters: &[&str]) -> String {
@@ -71,6 +72,9 @@ fn the_order_names_the_life_that_was_convicted() {
     world.row("w").container_ref = Some("agent".into());
     world.tick();
     assert_eq!(world.judge.known_container(&"w".into()).map(ContainerId::as_str), Some("container"));
+    let (container, verdict) = world.judge.known(&"w".into());
+    assert_eq!((container.map(ContainerId::as_str), verdict), (Some("container"), Some(Verdict::Silent)));
+    assert_eq!(world.judge.known(&"nobody".into()), (None, None));
     world.see("w", stopped(0));
     let plan = world.tick();
     let order = &plan.restarts[0];
