@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use defib_engine::{Engine, EngineSettings, PlatformRestart, TlsPaths, WithPlatform};
 use defib_policy::id::EngineName;
-use defib_store::{ListenSettings, Store, StoreSettings};
+use defib_store::{ListenSettings, Store, StoreSettings, check_url};
 
 use crate::cache::RedisCache;
 use crate::clock::Clock;
@@ -92,10 +92,12 @@ pub(crate) fn engines(config: &Config, clock: &Clock) -> Result<BTreeMap<EngineN
 }
 
 /// How to LISTEN, which takes a connection of its own.
-pub(crate) fn listen_settings(config: &Config) -> ListenSettings {
-    ListenSettings {
-        url: config.listen_database_url.expose().to_owned(),
+pub(crate) fn listen_settings(config: &Config) -> Result<ListenSettings, Refused> {
+    let url = config.listen_database_url.expose();
+    check_url(url).map_err(|error| Refused(format!("DEFIB_LISTEN_DATABASE_URL: {}", chain(&error))))?;
+    Ok(ListenSettings {
+        url: url.to_owned(),
         application_name: "defib listen".to_owned(),
         connect_timeout: CONNECT_TIMEOUT,
-    }
+    })
 }

@@ -71,6 +71,9 @@ pub(crate) trait PlatformMarks: Send + Sync {
     /// The workspaces of which the platform must be told now that they live. With `engines`, only those on these engines.
     async fn owed_marks(&self, engines: Option<&[EngineName]>, limit: i64) -> Result<Vec<OwedMark>, StoreError>;
 
+    /// The workspaces with a mark that stands although nothing is said of them.
+    async fn standing_marks(&self, engines: Option<&[EngineName]>, limit: i64) -> Result<Vec<WorkspaceId>, StoreError>;
+
     /// Tells the platform that a workspace lives, if it must be told. False if not.
     async fn take_back(&self, workspace: &WorkspaceId, evidence: &Value) -> Result<bool, StoreError>;
 }
@@ -161,6 +164,10 @@ impl PlatformMarks for Store {
 
     async fn owed_marks(&self, engines: Option<&[EngineName]>, limit: i64) -> Result<Vec<OwedMark>, StoreError> {
         self.owed_marks(engines, limit).await
+    }
+
+    async fn standing_marks(&self, engines: Option<&[EngineName]>, limit: i64) -> Result<Vec<WorkspaceId>, StoreError> {
+        self.standing_marks(engines, limit).await
     }
 
     async fn take_back(&self, workspace: &WorkspaceId, evidence: &Value) -> Result<bool, StoreError> {

@@ -7,7 +7,7 @@
 //! interval ─► read the fleet ─► every worker: a pass over its engine   (worker.rs; events of its engine go there directly)
 //! LISTEN ───► take suspicions ─► the worker of each suspect's engine
 //! restarter ─► an order ended ─► the judge, and the worker of its engine
-//! a third of DEFIB_LEASE_TTL ─► a turn at the leases
+//! a third of DEFIB_LEASE_TTL, and when a lease of another replica ends ─► a turn at the leases
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,7 +24,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use crate::leases::Leases;
+use crate::leases::{Leases, TurnTaken};
 use crate::left_behind::LeftBehind;
 use crate::logging::database_fault;
 use crate::news::{News, Round};
@@ -44,6 +44,10 @@ const LEASE_CHANNEL: &str = "defib_lease";
 
 /// How many turns at the leases are taken within one `DEFIB_LEASE_TTL`. Two of them may fail before a lease is lost.
 const TURNS_PER_TTL: u32 = 3;
+
+/// How long after the end of another replica's lease the turn is taken that finds it ended. Larger: a take-over is later by so much. Smaller:
+/// the turn may be a moment too early, and the next one is the one that takes over.
+const AFTER_ITS_END: Duration = Duration::from_millis(20);
 
 /// For how many poll intervals or spacings a suspicion limits further looks at its workspace. After that it is forgotten.
 const REMEMBERED: u32 = 16;
@@ -77,8 +81,7 @@ enum Done {
         took: Duration,
     },
     Suspicions(Result<(Vec<WorkspaceId>, bool), StoreError>),
-    /// Whether an engine has become ours.
-    Leases(Result<bool, StoreError>),
+    Leases(Result<TurnTaken, StoreError>),
     LeftBehind(Result<(), StoreError>),
 }
 
@@ -139,6 +142,12 @@ pub(crate) async fn run(parts: Parts, inputs: Inputs, stop: CancellationToken) -
                 Ok(Done::Leases(turned)) => {
                     if driver.turned_leases(&turned) {
                         interval.reset_immediately();
+                    }
+                    // An owner that does not renew is gone or hangs, and its engines need not wait for our next third.
+                    if let Some(end) = turned.ok().and_then(|taken| taken.others_end_in)
+                        && end < turns.period()
+                    {
+                        turns.reset_after(end + AFTER_ITS_END);
                     }
                 }
                 Ok(done) => driver.done(done),
@@ -335,9 +344,9 @@ impl Driver {
     }
 
     /// Returns whether the whole fleet should be looked at now, because a part of it has become ours.
-    fn turned_leases(&mut self, turned: &Result<bool, StoreError>) -> bool {
+    fn turned_leases(&mut self, turned: &Result<TurnTaken, StoreError>) -> bool {
         self.turning_leases = false;
-        let gained = *turned.as_ref().unwrap_or(&false);
+        let gained = turned.as_ref().is_ok_and(|taken| taken.gained);
         self.suspicions_wait |= gained;
         gained && self.parts.state.fleet_known()
     }

@@ -145,6 +145,10 @@ impl Evictor {
                 worked
             };
             let worked = join_all(next.into_iter().map(one)).await;
+            if worked.contains(&true) {
+                // It may still refuse some keys, as where one of its shards is down. The other restarts need not do without their deletion.
+                self.away.store(false, Ordering::Relaxed);
+            }
             if worked.contains(&false) {
                 return false;
             }

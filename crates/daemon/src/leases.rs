@@ -10,7 +10,7 @@ use std::time::Duration;
 use defib_policy::id::{EngineName, WorkspaceId};
 use defib_policy::verdict::Verdict;
 use defib_store::{LeaseTurn, StoreError, StoredVerdict};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::database::{LeaseTables, VerdictTables};
 use crate::logging::database_fault;
@@ -21,6 +21,20 @@ use crate::sync::lock;
 
 /// How long the end of a clean stop may wait for the database. Others take over by themselves when the lease ends.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long a turn may wait for what other replicas have said of the workspaces that become ours, and a read of the fleet for what they have said
+/// of those that moved. Larger: a lock on `defib.verdicts` keeps the dead of such an engine dead for longer, or delays each pass by more. Smaller:
+/// on a slow database, some changes are told twice.
+const SAID_MAX: Duration = Duration::from_secs(1);
+
+/// What a turn has come to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct TurnTaken {
+    /// An engine has become ours, or is ours again.
+    pub(crate) gained: bool,
+    /// When the first of the leases of others ends, if nobody renews it.
+    pub(crate) others_end_in: Option<Duration>,
+}
 
 /// Returns the engines on which this process has a restart under way. They are not given up for the sake of an even spread.
 pub(crate) type Busy = Box<dyn Fn() -> BTreeSet<EngineName> + Send + Sync>;
@@ -58,15 +72,13 @@ impl Leases {
     }
 
     /// Takes our turn at the leases, and takes over from the tables what has become ours to say.
-    ///
-    /// Returns whether an engine has become ours, or is ours again.
-    pub(crate) async fn turn(&self) -> Result<bool, StoreError> {
+    pub(crate) async fn turn(&self) -> Result<TurnTaken, StoreError> {
         let turned = self.take_turn().await;
         self.news.turned_leases(&turned);
         turned
     }
 
-    async fn take_turn(&self) -> Result<bool, StoreError> {
+    async fn take_turn(&self) -> Result<TurnTaken, StoreError> {
         let _turn = self.turning.lock().await;
         let (owned, lapsed) = {
             let (ownership, now) = (self.state.ownership(), self.state.now());
@@ -87,6 +99,8 @@ impl Leases {
 
         // From here on nothing is recorded for the engines that were lost. For the engines that were gained, recording begins as soon as it
         // is known what other replicas have recorded.
+        let others = table.leases.iter().filter(|lease| lease.holder != config.replica_id);
+        let others_end_in = others.map(|lease| lease.expires_in).min();
         let now = self.state.now();
         let (change, speaks) = {
             let mut ownership = self.state.ownership();
@@ -97,12 +111,27 @@ impl Leases {
             self.hand_over(&change.lost);
         }
         if change.gained.is_empty() {
-            return Ok(lapsed && speaks);
+            return Ok(TurnTaken { gained: lapsed && speaks, others_end_in });
         }
-        let recorded = self.verdicts.read_verdicts().await?;
+        // Restarts come before history. What was said there before only keeps us from saying it again.
+        let recorded = self.said_before().await.unwrap_or_else(|why| {
+            warn!(
+                why,
+                "what was said before of the workspaces of engines that are ours now could not be read: some changes will be told twice"
+            );
+            Vec::new()
+        });
         self.take_over(&change.gained, recorded);
         self.state.ownership().catch_up(change.gained);
-        Ok(true)
+        Ok(TurnTaken { gained: true, others_end_in })
+    }
+
+    /// What `defib.verdicts` says. Nobody waits for it for long, because somebody may have locked it.
+    async fn said_before(&self) -> Result<Vec<StoredVerdict>, String> {
+        match tokio::time::timeout(SAID_MAX, self.verdicts.read_verdicts()).await {
+            Ok(read) => read.map_err(|error| database_fault(&error)),
+            Err(_) => Err("defib.verdicts is locked, or the database is slow".to_owned()),
+        }
     }
 
     /// The engines that this replica can act on. A replica that only observes can act on none. No replica can act on an engine that has not
@@ -155,18 +184,23 @@ impl Leases {
 
     /// For workspaces that have moved to another engine: stops or begins speaking for them, depending on who owns that engine.
     ///
-    /// This includes workspaces that moved one read ago, because their former owner may have written something after we took them over.
-    pub(crate) async fn follow_moves(&self, moved: Vec<WorkspaceId>) -> Result<(), StoreError> {
+    /// This includes workspaces that moved one read ago, because their former owner may have written something after we took them over. If what
+    /// was said of them cannot be read, the next read of the fleet tries again; no pass waits for it.
+    pub(crate) async fn follow_moves(&self, moved: Vec<WorkspaceId>) {
         let before = std::mem::replace(&mut *lock(&self.moved), moved.clone());
         let moved: BTreeSet<WorkspaceId> = moved.into_iter().chain(before).collect();
         if moved.is_empty() {
-            return Ok(());
+            return;
         }
-        let recorded = match self.verdicts.read_verdicts().await {
+        let recorded = match self.said_before().await {
             Ok(recorded) => recorded,
-            Err(error) => {
-                lock(&self.moved).extend(moved); // for the next read
-                return Err(error);
+            Err(why) => {
+                debug!(
+                    why,
+                    "what was said of workspaces that moved to another engine could not be read; tried again with the next read"
+                );
+                lock(&self.moved).extend(moved);
+                return;
             }
         };
         let (now, fleet) = (self.state.now(), self.state.fleet());
@@ -189,7 +223,6 @@ impl Leases {
         }
         self.recorder.hand_over(ours.into_iter());
         self.recorder.take_over(&recorded, now);
-        Ok(())
     }
 
     /// Gives up what is ours: at the beginning of a clean stop the engines on which nothing is under way, at its end the rest.

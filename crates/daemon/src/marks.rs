@@ -9,7 +9,8 @@
 //! ```text
 //! recovery proved ─► ledger: recovered ─► owed ─┐
 //! external back ───► owed ──────────────────────┼─► take_back ─► mark_recovered()
-//! vetoed after the mark, rows left behind ─► owed (by the store) ─┘
+//! vetoed after the mark, rows left behind ─► owed (by the store) ─┤
+//! alive, and its attempts no longer count ─► owed ───────────────┘
 //! external lost ───► mark_lost ─► mark_dead()
 //! ```
 //!
@@ -43,6 +44,10 @@ const ERRANDS_MAX: usize = 20_000;
 
 /// How many marks that have to be taken back are read at once.
 const OWED_MAX: i64 = 200;
+
+/// How many polls pass between two looks for marks that stand although their workspaces live. That is rare, and nobody is restarted or left dead
+/// by it. Larger: the platform is told later. Smaller: more reads that find nothing.
+const POLLS_PER_LOOK: u32 = 6;
 
 /// The delay after the first failure of an errand; it doubles with each, up to [`RETRY_MAX`].
 const RETRY_FIRST: Duration = Duration::from_secs(10);
@@ -169,10 +174,18 @@ impl Marks {
     async fn read_owed(&self) {
         let mut poll = tokio::time::interval(self.state.config.policy.poll_interval);
         poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut polls = 0;
         loop {
             poll.tick().await;
+            polls = (polls + 1) % POLLS_PER_LOOK;
             let fleet = self.state.fleet();
             lock(&self.told_lost).retain(|id| fleet.has(id));
+            // Nobody need be told any more that somebody who has left the fleet is lost.
+            if self.state.fleet_known() {
+                lock(&self.errands).retain(|id, errand| {
+                    errand.under_way || fleet.has(id) || !matches!(errand.what, What::Lost { .. })
+                });
+            }
             if self.state.only_observes() {
                 continue;
             }
@@ -192,7 +205,26 @@ impl Marks {
             for mark in due.into_iter().flatten() {
                 self.add_owed(&mark.workspace);
             }
+            if polls == 0
+                && let Err(error) = self.owe_the_living(engines).await
+            {
+                self.news.recorded("marks", Some(&error));
+            }
         }
+    }
+
+    /// A mark is owed when an attempt has brought its workspace back. If that attempt no longer counts (an operator has acknowledged it, or it is
+    /// too old), nobody would notice that the workspace lives again. So the marks of those that are alive, beat, and have no attempts that
+    /// count are owed here.
+    async fn owe_the_living(&self, engines: Option<&[EngineName]>) -> Result<(), StoreError> {
+        for workspace in self.tables.standing_marks(engines, OWED_MAX).await? {
+            let lives = self.state.judge().is_calm(&workspace);
+            if lives {
+                self.tables.owe(&workspace).await?;
+                self.add_owed(&workspace);
+            }
+        }
+        Ok(())
     }
 
     /// The table decides when a mark is due, and not the delay that is remembered here.

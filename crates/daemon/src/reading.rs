@@ -131,7 +131,7 @@ impl Reading {
             fleet.differing().iter().chain(fleet.attempts().keys()).for_each(|id| judge.stir(id));
         }
         let is_explained = rows.is_none_or(|rows| fleet.explains(rows_before, rows));
-        self.publish(fleet, &departed).await?;
+        self.publish(fleet, &departed).await;
         // A workspace has come or gone without a new stamp.
         if !is_explained {
             return Ok(Err(Resync::Count));
@@ -161,18 +161,18 @@ impl Reading {
         };
         self.state.fleet().share_ids_with(&mut read.workspaces);
         let departed = self.state.judge().observe_fleet(&read, true);
-        self.publish(Snapshot::new(read, attempts, Holds::new(holds)), &departed).await?;
+        self.publish(Snapshot::new(read, attempts, Holds::new(holds)), &departed).await;
         *lock(&self.last) = Some(next);
         Ok(())
     }
 
-    async fn publish(&self, fleet: Snapshot, departed: &[Departed]) -> Result<(), StoreError> {
+    async fn publish(&self, fleet: Snapshot, departed: &[Departed]) {
         self.state.forget_settings(departed.iter().map(|departed| &departed.id));
         let fleet = Arc::new(fleet);
         let before = self.state.publish(Arc::clone(&fleet));
         // This comes after the new read was published: whether a workspace that is not in it is ours then follows from what is recorded of
         // it, and no longer from its row.
         self.recorder.forget(departed.iter().map(|departed| &departed.id));
-        self.leases.follow_moves(fleet.moved_since(&before)).await
+        self.leases.follow_moves(fleet.moved_since(&before)).await;
     }
 }

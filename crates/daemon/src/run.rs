@@ -198,6 +198,7 @@ impl Daemon {
         let store =
             |pool| connect::store_with(&config.database_url, "defib", pool, config.fleet_max, Arc::clone(&clock));
         let (reads, ledger, books) = (store(READS_POOL)?, store(LEDGER_POOL)?, store(BOOKS_POOL)?);
+        connect::listen_settings(&config)?; // it is not used before the schema is there
         let tables = books.clone();
         let ownership = Arc::default();
         let ledger = StoreLedger {
@@ -293,7 +294,7 @@ impl Daemon {
             () = stop.cancelled() => return Ok(()),
             ready = self.wait_for_schema(migrate) => ready?,
         }
-        let listener = listen(&connect::listen_settings(&self.state.config), driver::CHANNELS)
+        let listener = listen(&connect::listen_settings(&self.state.config)?, driver::CHANNELS)
             .map_err(|error| Refused(format!("DEFIB_LISTEN_DATABASE_URL: {}", chain(&error))))?;
         let inputs = Inputs { notifications: notifications(listener), engines: self.listen_to_engines(&stop), ended };
         tokio::spawn(Arc::new(self.orders()).run(stop.clone()));

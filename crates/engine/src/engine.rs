@@ -128,9 +128,20 @@ pub enum RestartHow {
     Recreate,
 }
 
+/// One result of a health check.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CheckResult {
+    /// How the check ended: zero is well.
+    pub exit_code: i64,
+    /// What it printed, as the engine passes it on.
+    pub output: String,
+}
+
 /// The end of a log.
 #[derive(Debug)]
 pub struct LastLines {
+    /// The last results of its health check, the oldest first. None if it has no health check, or if they could not be read.
+    pub health: Vec<CheckResult>,
     /// As it was written: any bytes.
     pub bytes: Vec<u8>,
     /// Why the rest of the log could not be read. `None` if it was read to its end.

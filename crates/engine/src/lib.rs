@@ -48,7 +48,9 @@ pub mod url;
 pub mod with_platform;
 
 pub use control_plane::platform::{PlatformError, PlatformRestart};
-pub use engine::{AnswerSeen, Engine, EngineCheck, Explanation, LastLines, RestartCall, RestartHow, connect};
+pub use engine::{
+    AnswerSeen, CheckResult, Engine, EngineCheck, Explanation, LastLines, RestartCall, RestartHow, connect,
+};
 pub use error::EngineError;
 pub use event::{Action, ContainerEvent, EngineEvent};
 pub use post::{NotPosted, Posted, Poster};

@@ -33,6 +33,10 @@ const KEEPALIVES_RETRIES: u32 = 3;
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a transaction waits for one lock, unless it says otherwise.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(750);
+
+/// How long a transaction that reads, or that lets an attempt act, may wait for our next statement. Larger: when a host vanishes in the middle
+/// of one, its replica's successor waits for longer. Smaller: a process that was not scheduled for so long loses its transaction.
+const SILENCE_MAX: Duration = Duration::from_millis(2_500);
 /// Where Debian's and most others' servers have their socket, for a URL that names no host.
 const SOCKET_DIRECTORY: &str = "/var/run/postgresql";
 
@@ -378,16 +382,30 @@ impl Connection {
 
     /// A transaction that reads a few rows of the fleet: the shipped view then walks up from each of them to see whether an ancestor is parked,
     /// instead of walking down every parked tree. A platform's own view may ignore it.
+    ///
+    /// The server ends it, in case it no longer hears from us: what it has locked by then are rows and tables of others.
     pub(crate) async fn begin_for_a_few_rows(&mut self) -> Result<(), Fault> {
         self.in_transaction = true;
-        self.batch("begin isolation level read committed; set local jit = off; set local defib.walk = 'up'").await
+        let bounds = self.bounds();
+        self.batch(&format!(
+            "begin isolation level read committed; set local jit = off; set local defib.walk = 'up'; {bounds}"
+        ))
+        .await
     }
 
     /// A transaction that reads the whole fleet. The server would compile the plan of a large fleet, because it is costly; but each row is
     /// only passed on, so compiling takes longer than it saves. In a transaction the setting ends with it, also behind a pooler.
     pub(crate) async fn begin_for_many_rows(&mut self) -> Result<(), Fault> {
         self.in_transaction = true;
-        self.batch("begin isolation level read committed; set local jit = off").await
+        let bounds = self.bounds();
+        self.batch(&format!("begin isolation level read committed; set local jit = off; {bounds}")).await
+    }
+
+    /// The server's time limits of a transaction that may wait for locks for as long as our call lasts.
+    fn bounds(&self) -> String {
+        let statement = self.statement_timeout.as_millis().max(1);
+        let silence = SILENCE_MAX.min(self.statement_timeout).as_millis().max(1);
+        format!("set local statement_timeout = {statement}; set local idle_in_transaction_session_timeout = {silence}")
     }
 
     /// Begins a transaction to which the server sets no time limits.

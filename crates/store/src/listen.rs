@@ -108,6 +108,14 @@ pub fn listen(settings: &ListenSettings, channels: &'static [&'static str]) -> R
     Ok(Listener { events, task: tokio::spawn(subscription.run()) })
 }
 
+/// Whether a connection can be made from this URL, as far as that is known without making one.
+///
+/// # Errors
+/// [`StoreError::Settings`]: what is wrong with it.
+pub fn check_url(url: &str) -> Result<(), StoreError> {
+    Connector::new(url, "defib", Duration::from_secs(1)).map(drop).map_err(StoreError::Settings)
+}
+
 /// Tries once whether notifications arrive. The error says in words why they do not.
 pub async fn can_listen(settings: &ListenSettings, channels: &'static [&'static str]) -> Result<(), String> {
     let connector = Connector::new(&settings.url, &settings.application_name, settings.connect_timeout)

@@ -66,6 +66,14 @@ const OWED: &str = "
      where owed and next_at <= clock_timestamp() and ($1::text[] is null or engine = any ($1))
      order by next_at, workspace_id limit $2";
 
+/// Whoever is alive has no row in `defib.verdicts`. A mark that has just been made is left alone, because the verdict on its workspace may not
+/// be written yet.
+const STANDING: &str = "
+    select m.workspace_id from defib.marks m
+     where not m.owed and m.marked_at < clock_timestamp() - interval '5 seconds' and ($1::text[] is null or m.engine = any ($1))
+       and not exists (select from defib.verdicts v where v.workspace_id = m.workspace_id)
+     order by m.marked_at, m.workspace_id limit $2";
+
 /// Ten seconds after the first failure, then twice as long each time, to ten minutes.
 const LATER: &str = "
     update defib.marks
@@ -131,6 +139,24 @@ impl Store {
             rows.iter()
                 .map(|row| Ok(OwedMark { workspace: row.try_get::<_, &str>(0)?.into(), attempt_id: row.try_get(1)? }))
                 .collect()
+        })
+        .await
+        .map_err(StoreError::Marks)
+    }
+
+    /// The workspaces with a mark that stands although they have no verdict but `alive`, those that were marked first first. With `engines`,
+    /// only workspaces on these. Such a mark is left where the attempt that made it no longer counts: an operator has acknowledged it, or it
+    /// is too old to be read.
+    pub async fn standing_marks(
+        &self,
+        engines: Option<&[EngineName]>,
+        limit: i64,
+    ) -> Result<Vec<WorkspaceId>, StoreError> {
+        self.within_deadline(async {
+            let engines: Option<Vec<&str>> = engines.map(|names| names.iter().map(EngineName::as_str).collect());
+            let mut connection = self.pool.get().await?;
+            let rows = connection.query(STANDING, &[(&engines, Type::TEXT_ARRAY), (&limit, Type::INT8)]).await?;
+            rows.iter().map(|row| Ok(row.try_get::<_, &str>(0)?.into())).collect()
         })
         .await
         .map_err(StoreError::Marks)

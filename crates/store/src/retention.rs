@@ -9,6 +9,8 @@ use tokio_postgres::types::Type;
 use crate::Store;
 use crate::decode::micros;
 use crate::error::{Fault, StoreError};
+use crate::ledger::ATTEMPTS_MAX;
+use crate::outbox::EXPIRES_AFTER;
 
 /// How long rows are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,8 +19,8 @@ pub struct RetentionSettings {
     pub suspicions: Duration,
     /// Events.
     pub events: Duration,
-    /// Attempts, counted from their end, and holds, counted from theirs. If this is shorter than the longest back-off, attempts are
-    /// forgotten too early and their numbers begin again.
+    /// Attempts, counted from the end of their run, and holds and orders, counted from theirs. Attempts of a run that goes on are kept for as
+    /// long as the back-off reads them. Also the marks of workspaces that are no longer in the fleet, counted from when they were marked.
     pub attempts: Duration,
     /// How many rows one statement deletes; at least one.
     pub batch: i64,
@@ -35,6 +37,12 @@ pub struct RetentionReport {
     pub attempts: u64,
     /// From `defib.holds`.
     pub holds: u64,
+    /// From `defib.orders`.
+    pub orders: u64,
+    /// From `defib.marks`.
+    pub marks: u64,
+    /// From `defib.outbox`.
+    pub messages: u64,
 }
 
 /// Ids grow with time, more or less. So the batch with the smallest ids is looked at, and the work ends with the first batch that holds a
@@ -49,26 +57,60 @@ const EVENTS: &str = "
         select id from (select id, at from defib.events order by id limit $2) oldest
          where at < now() - $1 * interval '1 microsecond'))";
 
+/// While the run of a workspace goes on, its newest attempts are the reason for its back-off, and for `exhausted`. When it has left the fleet,
+/// they are the reason for nothing.
 const ATTEMPTS: &str = "
     delete from defib.restarts where id = any (array(
-        select id from defib.restarts where finished_at < now() - $1 * interval '1 microsecond' limit $2))";
+        select r.id from defib.restarts r
+         where r.finished_at < now() - $1 * interval '1 microsecond'
+           and (r.run_ended_at < now() - $1 * interval '1 microsecond'
+                or r.run_ended_at is null
+                   and (r.id not in (select n.id from defib.restarts n
+                                      where n.workspace_id = r.workspace_id and n.run_ended_at is null
+                                      order by n.id desc limit %kept%)
+                        or not exists (select from defib.fleet f where f.workspace_id::text = r.workspace_id)))
+         limit $2))";
 
 const HOLDS: &str = "
     delete from defib.holds where id = any (array(
         select id from defib.holds where coalesce(released_at, expires_at) < now() - $1 * interval '1 microsecond' limit $2))";
+
+const ORDERS: &str = "
+    delete from defib.orders where id = any (array(
+        select id from defib.orders where ended_at < now() - $1 * interval '1 microsecond' limit $2))";
+
+/// The mark of a workspace that is in the fleet is taken back when that workspace lives again.
+const MARKS: &str = "
+    delete from defib.marks where workspace_id = any (array(
+        select m.workspace_id from defib.marks m
+         where m.marked_at < now() - $1 * interval '1 microsecond'
+           and not exists (select from defib.fleet f where f.workspace_id::text = m.workspace_id)
+         limit $2))";
+
+/// What nobody sends any more, because no daemon has a webhook. Where one has, the daemon that sends gives messages up, and counts them.
+const MESSAGES: &str = "
+    delete from defib.outbox where id = any (array(
+        select id from defib.outbox
+         where happened_at < now() - $1 * interval '1 microsecond' and coalesce(taken_until <= clock_timestamp(), true)
+           and not exists (select from defib.webhook where wanted_until > clock_timestamp())
+         order by id limit $2))";
 
 impl Store {
     /// Deletes what is older than `settings` say. Each batch has the deadline of a call. After a failure, the batches before it stay
     /// deleted.
     pub async fn retain(&self, settings: RetentionSettings) -> Result<RetentionReport, StoreError> {
         let batch = settings.batch.max(1);
+        let attempts = ATTEMPTS.replace("%kept%", &ATTEMPTS_MAX.to_string());
         let remove = |sql, age| self.remove_in_batches(sql, age, batch);
         let report = async {
             Ok(RetentionReport {
                 suspicions: remove(SUSPICIONS, settings.suspicions).await?,
                 events: remove(EVENTS, settings.events).await?,
-                attempts: remove(ATTEMPTS, settings.attempts).await?,
+                attempts: remove(&attempts, settings.attempts).await?,
                 holds: remove(HOLDS, settings.attempts).await?,
+                orders: remove(ORDERS, settings.attempts).await?,
+                marks: remove(MARKS, settings.attempts).await?,
+                messages: remove(MESSAGES, EXPIRES_AFTER).await?,
             })
         };
         report.await.map_err(StoreError::Retain)

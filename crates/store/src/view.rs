@@ -253,7 +253,7 @@ const EVENTS: &str = "
     (select at, verdict_from, verdict_to, evidence, engine from defib.events where engine = $3 order by id desc limit $2)";
 const ATTEMPTS: &str = "
     select r.id, r.attempt, r.container_id, r.verdict, r.claimed_by, r.evidence, r.claimed_at, r.finished_at, r.outcome, r.error,
-           r.recovered_at, r.acknowledged_at, w.taken_at, w.exit_code, w.oom_killed, w.finished_at, w.log, w.log_fault
+           r.recovered_at, r.acknowledged_at, w.taken_at, w.exit_code, w.oom_killed, w.finished_at, w.log, w.log_fault, w.health
       from defib.restarts r left join defib.last_words w on w.attempt_id = r.id
      where r.workspace_id = $1 order by r.id desc limit $2";
 const SUSPICIONS: &str = "
@@ -441,6 +441,7 @@ fn attempt_entries(row: &Row) -> Result<Vec<TimelineEntry>, Fault> {
             finished_at: optional_timestamp(row, 15)?,
             log: row.try_get(16)?,
             log_fault: row.try_get(17)?,
+            health: row.try_get(18)?,
         };
         entries.push(TimelineEntry { at, what: TimelineWhat::LastWords { id, words } });
     }

@@ -9,7 +9,7 @@ use defib_engine::RestartBy;
 use defib_policy::id::WorkspaceId;
 use defib_policy::moment::Timestamp;
 use defib_policy::settings::Mode;
-use defib_store::{CheckFacts, FleetFacts, SchemaState, Store, can_listen};
+use defib_store::{CheckFacts, FleetFacts, ListenSettings, SchemaState, Store, can_listen};
 
 use super::findings::{Findings, brief};
 use super::mapping::{self, Rows};
@@ -29,6 +29,7 @@ pub(super) async fn run(config: &Config, strict: bool) -> anyhow::Result<Ended> 
     let clock = clock::monotonic();
     let store =
         connect::store_with(&config.database_url, "defib check", connect::POOL_SIZE, config.fleet_max, clock.clone())?;
+    let listening = connect::listen_settings(config)?;
     let now = check_database(&mut findings, config, &store).await;
     let (mut judged, mut all) = (Vec::new(), Vec::new());
     if let Some(facts) = now.as_ref().filter(|facts| facts.schema != SchemaState::Missing) {
@@ -37,7 +38,7 @@ pub(super) async fn run(config: &Config, strict: bool) -> anyhow::Result<Ended> 
         all = store.status().await.unwrap_or_default();
     }
     if now.is_some() {
-        check_listening(&findings, config).await;
+        check_listening(&findings, config, &listening).await;
     }
     let engines = connect::engines(config, &clock)?;
     mapping::check(&mut findings, config, &engines, &Rows { judged: &judged, all: &all }).await;
@@ -129,8 +130,8 @@ async fn check_database(findings: &mut Findings, config: &Config, store: &Store)
 }
 
 /// Everything works without it, only later. So it is a note, and no failure.
-async fn check_listening(findings: &Findings, config: &Config) {
-    match can_listen(&connect::listen_settings(config), driver::CHANNELS).await {
+async fn check_listening(findings: &Findings, config: &Config, listening: &ListenSettings) {
+    match can_listen(listening, driver::CHANNELS).await {
         Ok(()) => findings.well("listening", "suspicions are heard at once"),
         Err(why) => findings.note(
             "listening",

@@ -344,6 +344,13 @@ impl<'a> Reader<'a> {
         let text = text.unwrap_or_default();
         if let Err(error) = tracing_subscriber::EnvFilter::builder().parse(&text) {
             self.faults.push(format!("{called}={} is not a log filter: {error}", text.escape_debug()));
+        } else if let Some(word) = misspelt_level(&text) {
+            self.faults.push(format!(
+                "{called}={}: {} is no level. Write off, error, warn, info, debug or trace, and for one module its name and a level, such as \
+                 defib_engine=debug",
+                text.escape_debug(),
+                word.escape_debug()
+            ));
         }
         text
     }
@@ -384,6 +391,17 @@ impl<'a> Reader<'a> {
         }
         engines
     }
+}
+
+/// A word of a log filter that stands alone and is no level. The filter would take it for the name of a module, and would then log
+/// nothing of all others. `None`: there is none. What is in brackets is not looked at.
+fn misspelt_level(filter: &str) -> Option<&str> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    let is_level = |word: &str| {
+        LEVELS.iter().any(|level| word.eq_ignore_ascii_case(level)) || matches!(word, "0" | "1" | "2" | "3" | "4" | "5")
+    };
+    let mut words = filter.split(',').map(str::trim).filter(|word| !word.is_empty());
+    words.find(|word| !word.contains(['=', '[', ']', '{', '}', ':']) && !is_level(word))
 }
 
 /// Kubernetes puts `<SERVICE>_SERVICE_HOST` and `<SERVICE>_PORT_…` into every container, and a service may be called defib.

@@ -63,6 +63,22 @@ fn every_fault_is_named_and_all_at_once() {
 }
 
 #[test]
+fn a_log_level_that_does_not_exist_is_refused_and_a_level_of_one_module_is_not() {
+    let log = |filter: &str| configured(&[], &[DATABASE, ("DEFIB_LOG", filter)]);
+    for filter in ["warning", "verbose", "info,debgu", "defib"] {
+        let faults = log(filter).expect_err(filter);
+        let word = filter.rsplit(',').next().expect("a word");
+        let told = format!("DEFIB_LOG={filter}: {word} is no level. Write off, error, warn, info, debug or trace");
+        assert!(faults.len() == 1 && faults[0].starts_with(&told), "{faults:?}");
+    }
+    for filter in
+        ["info", "WARN", "off", "3", "info,defib_engine=debug", "info,defib_daemon[span{a=1}]=trace", " debug , "]
+    {
+        assert!(log(filter).is_ok(), "{filter}");
+    }
+}
+
+#[test]
 fn combinations_that_cannot_work_are_refused() {
     let faults = configured(&[], &[DATABASE, ("DEFIB_DEAD_WINDOW", "1s")]).expect_err("impossible");
     assert!(faults[0].contains("DEFIB_DEAD_WINDOW"), "{faults:?}");

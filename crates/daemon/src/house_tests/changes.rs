@@ -161,3 +161,14 @@ async fn a_row_with_a_new_stamp_and_one_that_has_left_explain_the_number_of_rows
     beat_for(&house, 3).await;
     assert_eq!(house.resyncs(Resync::Count), before);
 }
+
+/// This was a bug: the attempt that had marked it was acknowledged, or was too old to be read, so nobody noticed the recovery.
+#[tokio::test(start_paused = true)]
+async fn the_mark_of_one_that_lives_is_taken_back_although_no_attempt_of_it_counts() {
+    let house = beating(&[]).await;
+    house.dies("a", "a-3");
+    beat_for(&house, 2).await;
+    lock(&house.database.standing).extend(["a-1", "a-3"].map(Into::into));
+    beat_for(&house, 8).await;
+    assert_eq!((house.database.calls_for("a-1"), house.database.calls_for("a-3")), (1, 0));
+}

@@ -69,6 +69,14 @@ pub(super) struct FakeDatabase {
     /// The fleet cannot be read.
     pub(super) away: AtomicBool,
     pub(super) owed: Mutex<BTreeSet<WorkspaceId>>,
+    /// Marks that nobody owes anything for.
+    pub(super) standing: Mutex<Vec<WorkspaceId>>,
+    /// `defib.verdicts` cannot be read: somebody has locked the table.
+    pub(super) verdicts_locked: AtomicBool,
+    /// When the lease of another replica ends, as each turn tells it.
+    pub(super) others_end_in: Mutex<Option<Duration>>,
+    /// The turns at the leases.
+    pub(super) turns: AtomicUsize,
     pub(super) recovered: Mutex<Vec<WorkspaceId>>,
     /// Every call of a function of the platform, as `function workspace`.
     pub(super) calls: Mutex<Vec<String>>,
@@ -205,6 +213,11 @@ impl FleetTables for FakeDatabase {
 #[async_trait]
 impl VerdictTables for FakeDatabase {
     async fn read_verdicts(&self) -> Result<Vec<StoredVerdict>, StoreError> {
+        if self.verdicts_locked.load(Ordering::SeqCst) {
+            let deadline = Duration::from_secs(10);
+            tokio::time::sleep(deadline).await;
+            return Err(StoreError::ReadVerdicts(StoreFault::Timeout(deadline)));
+        }
         Ok(lock(&self.verdicts).values().cloned().collect())
     }
 
@@ -267,6 +280,10 @@ impl PlatformMarks for FakeDatabase {
         Ok(())
     }
 
+    async fn standing_marks(&self, _: Option<&[EngineName]>, _: i64) -> Result<Vec<WorkspaceId>, StoreError> {
+        Ok(lock(&self.standing).clone())
+    }
+
     async fn owed_marks(&self, _: Option<&[EngineName]>, _: i64) -> Result<Vec<OwedMark>, StoreError> {
         let mark = |workspace: &WorkspaceId| OwedMark { workspace: workspace.clone(), attempt_id: None };
         Ok(lock(&self.owed).iter().map(mark).collect())
@@ -277,6 +294,7 @@ impl PlatformMarks for FakeDatabase {
             return Ok(false);
         }
         self.call("mark_recovered", workspace).map_err(StoreError::TakeBack)?;
+        lock(&self.standing).retain(|standing| standing != workspace);
         Ok(lock(&self.owed).remove(workspace))
     }
 }
@@ -291,7 +309,14 @@ impl LeaseTables for FakeDatabase {
             epoch: 1,
             expires_in: turn.ttl,
         };
-        let leases = self.engines.iter().map(lease).collect();
+        self.turns.fetch_add(1, Ordering::SeqCst);
+        let other = lock(&self.others_end_in).map(|expires_in| Lease {
+            engine: "another".into(),
+            holder: "another".to_owned(),
+            epoch: 1,
+            expires_in,
+        });
+        let leases = self.engines.iter().map(lease).chain(other).collect();
         Ok(LeaseTable { at: (self.clock)(), owned, leases, usurped: Vec::new() })
     }
 
@@ -488,6 +513,10 @@ impl Foundations {
             books_locked: AtomicBool::new(false),
             away: AtomicBool::new(false),
             owed: Mutex::default(),
+            standing: Mutex::default(),
+            verdicts_locked: AtomicBool::new(false),
+            others_end_in: Mutex::default(),
+            turns: AtomicUsize::default(),
             recovered: Mutex::default(),
             calls: Mutex::default(),
             raises: Mutex::default(),

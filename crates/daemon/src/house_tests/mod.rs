@@ -60,6 +60,51 @@ async fn restarts_go_on_while_the_tables_are_locked_and_the_verdicts_are_right_o
     assert_eq!(house.metric("defib_database_up"), 1.0);
 }
 
+/// This was a bug: the read of the fleet waited for what had been said of a workspace that had moved, and failed with that, again and again.
+#[tokio::test(start_paused = true)]
+async fn while_what_was_said_cannot_be_read_a_workspace_that_moves_stops_no_pass() {
+    let house = house(&[]).await;
+    house.after(2 * POLL).await;
+    house.database.verdicts_locked.store(true, Ordering::SeqCst);
+    for row in lock(&house.database.rows).values_mut().filter(|row| row.id.as_str() == "on-a") {
+        row.engine = "b".into();
+    }
+    house.after(POLL).await;
+    house.dies("b", "on-b");
+    house.after(2 * POLL).await;
+    assert_eq!(house.restarts.of("on-b"), [1]);
+    assert!(house.news.health().ready().0, "{}", house.news.health().ready().1);
+}
+
+/// This was a bug: the leases were held, and nobody was restarted.
+#[tokio::test(start_paused = true)]
+async fn a_daemon_that_starts_while_what_was_said_cannot_be_read_restarts_all_the_same() {
+    let foundations = Foundations::lay(&["a"], &[]);
+    foundations.database.add("w", "a", Duration::from_secs(3_600));
+    foundations.database.verdicts_locked.store(true, Ordering::SeqCst);
+    let house = foundations.build().await;
+    house.after(2 * POLL).await;
+    house.dies("a", "w");
+    house.after(3 * POLL).await;
+    assert_eq!(house.restarts.of("w"), [1]);
+}
+
+/// Whoever does not renew its lease is gone or hangs. Its engines wait for the end of the lease and not for a third of one more.
+#[tokio::test(start_paused = true)]
+async fn a_turn_is_taken_when_the_lease_of_another_replica_ends() {
+    let house = house(&[]).await;
+    let turns_in_a_minute = async |others_end_in| {
+        *lock(&house.database.others_end_in) = Some(others_end_in);
+        house.after(Duration::from_secs(5)).await;
+        let before = house.database.turns.load(Ordering::SeqCst);
+        house.after(Duration::from_secs(60)).await;
+        house.database.turns.load(Ordering::SeqCst) - before
+    };
+    assert_eq!(turns_in_a_minute(Duration::from_secs(12)).await, 12, "it was renewed: a turn with each third");
+    let turns = turns_in_a_minute(Duration::from_secs(2)).await;
+    assert!((28..=30).contains(&turns), "{turns} turns");
+}
+
 /// This was a bug: verdicts were written once, when they changed, so a write that was lost stayed lost until the next change.
 #[tokio::test(start_paused = true)]
 async fn what_the_table_says_wrongly_is_made_good_within_a_poll() {

@@ -73,14 +73,15 @@ fn shape(what: &TimelineWhat) -> &str {
 
 /// By what name the evidence of an entry is opened.
 const fn evidence_name(what: &TimelineWhat) -> &'static str {
-    if matches!(what, TimelineWhat::LastWords { .. }) { "The end of its log" } else { "Evidence" }
+    if matches!(what, TimelineWhat::LastWords { .. }) { "Its last words" } else { "Evidence" }
 }
 
 /// The evidence of an entry, laid out for people.
 fn evidence(what: &TimelineWhat) -> Option<String> {
     if let TimelineWhat::LastWords { words, .. } = what {
-        let log = words.log.as_ref().filter(|log| !log.is_empty())?;
-        return Some(log.split('\n').map(printable).collect::<Vec<_>>().join("\n"));
+        let told = words.health.iter().chain(&words.log).filter(|text| !text.is_empty());
+        let lines: Vec<String> = told.flat_map(|text| text.split('\n')).map(printable).collect();
+        return (!lines.is_empty()).then(|| lines.join("\n"));
     }
     let (TimelineWhat::Verdict { evidence, .. }
     | TimelineWhat::Engine { evidence, .. }

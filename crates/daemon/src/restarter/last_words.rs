@@ -1,4 +1,4 @@
-//! The last words of a container: how it ended and the end of its log, kept beside the attempt that restarts it.
+//! The last words of a container: how it ended, what its health check said and the end of its log, kept beside the attempt that restarts it.
 //!
 //! ```text
 //! claimed ─┬─ look ── may act? ── call ── …         a start waits for nothing: a container keeps its log when it is started
@@ -11,11 +11,11 @@
 
 use std::time::Duration;
 
-use defib_engine::{EngineError, LastLines};
+use defib_engine::{CheckResult, EngineError, LastLines};
 use defib_policy::fleet::Kind;
 use defib_policy::plan::{Remedy, RestartOrder};
 use defib_policy::sample::{Exit, Observation};
-use defib_store::{LAST_WORDS_MAX, LastWords};
+use defib_store::{HEALTH_MAX, LAST_WORDS_MAX, LastWords};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -28,6 +28,9 @@ const BEFORE_CALL_MAX: Duration = Duration::from_millis(500);
 
 /// Bytes of a log that are read: more than are kept, because a line that is left out may be long.
 const READ_MAX: usize = 4 * LAST_WORDS_MAX;
+
+/// Bytes that are kept of one result of a health check. The engine itself keeps five results.
+const CHECK_MAX: usize = HEALTH_MAX / 5 - 8;
 
 type Read = Result<Option<LastLines>, EngineError>;
 
@@ -71,21 +74,47 @@ impl Capture {
             Observation::Stopped { exit, .. } => exit.clone(),
             _ => Exit::default(),
         };
-        let (log, log_fault) = match read {
+        let (log, log_fault, health) = match read {
             Ok(None) => return None,
-            Ok(Some(LastLines { bytes, broke_off })) => {
-                (Some(readable(&bytes, self.lines)), broke_off.map(|error| chain(&error)))
+            Ok(Some(LastLines { health, bytes, broke_off })) => {
+                let fault = broke_off.map(|error| chain(&error));
+                let log = (fault.is_none() || !bytes.is_empty()).then(|| readable(&bytes, self.lines));
+                (log, fault, checks(&health))
             }
-            Err(error) => (None, Some(chain(&error))),
+            Err(error) => (None, Some(chain(&error)), None),
         };
         Some(LastWords {
             exit_code: exit.exit_code,
             oom_killed: exit.oom_killed,
             finished_at: exit.finished_at,
+            health,
             log,
             log_fault,
         })
     }
+}
+
+/// The results of a health check as text of at most [`HEALTH_MAX`] bytes, a line or more each, the last ones last. What does not fit is left out,
+/// the oldest results first. `None`: there are none.
+fn checks(results: &[CheckResult]) -> Option<String> {
+    let mut told: Vec<String> = Vec::new();
+    let mut length = 0;
+    for result in results.iter().rev() {
+        let output: Vec<String> = result.output.trim_end().lines().map(printable).collect();
+        let mut line = format!("health check, exit code {}: {}", result.exit_code, output.join(" | "));
+        if line.len() > CHECK_MAX {
+            let to = (0..=CHECK_MAX).rev().find(|at| line.is_char_boundary(*at)).unwrap_or(0);
+            line.truncate(to);
+            line.push('…');
+        }
+        length += line.len() + 1;
+        if length > HEALTH_MAX {
+            break;
+        }
+        told.push(line);
+    }
+    told.reverse();
+    (!told.is_empty()).then(|| told.join("\n"))
 }
 
 /// The last lines of a log as text of at most [`LAST_WORDS_MAX`] bytes in which nothing is hidden: control characters and bytes that are no
@@ -136,6 +165,22 @@ mod tests {
         );
         assert_eq!(readable(b"", 50), "");
         assert_eq!(readable(b"\n", 50), "");
+    }
+
+    #[test]
+    fn the_results_of_a_health_check_are_told_last_ones_last_and_within_the_bound() {
+        let result = |exit_code, output: &str| CheckResult { exit_code, output: output.to_owned() };
+        assert_eq!(checks(&[]), None);
+        assert_eq!(
+            checks(&[result(0, "well\n"), result(1, "no answer\non port 80\x1b\n")]).as_deref(),
+            Some("health check, exit code 0: well\nhealth check, exit code 1: no answer | on port 80\\u{1b}")
+        );
+        for output in ["a".repeat(10_000), "ü".repeat(10_000), "\x00".repeat(10_000)] {
+            let many: Vec<CheckResult> = (0..9).map(|n| result(n, &output)).collect();
+            let told = checks(&many).unwrap();
+            assert!(told.len() <= HEALTH_MAX && told.contains("exit code 8") && told.contains("exit code 4"), "{told}");
+            assert!(!told.contains("exit code 3"), "{told}");
+        }
     }
 
     #[test]

@@ -30,7 +30,7 @@ use defib_store::crash_point;
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use self::last_words::Capture;
 pub(crate) use self::ledger::{Ledger, StoreLedger};
@@ -43,6 +43,10 @@ use crate::sync::lock;
 
 /// The set of workspaces with a restart under way.
 pub(crate) type InFlight = HashSet<WorkspaceId>;
+
+/// How many last words may wait to be written, each with up to 64 KiB of a log. Those of any more restarts are lost. Larger: more memory in a
+/// mass death while the table is locked. Smaller: more are lost then.
+const WORDS_MAX: usize = 256;
 
 /// The knobs of restarts.
 #[derive(Clone, Copy, Debug)]
@@ -100,6 +104,8 @@ pub(crate) struct Restarter {
     log_lines: u32,
     /// Last words are written one after the other: while their table is locked, they hold one connection and no more.
     writing_words: Arc<Semaphore>,
+    /// Places for last words that wait to be written.
+    waiting_words: Arc<Semaphore>,
     /// The engines that are ours since the last turn at the leases.
     ownership: Arc<Mutex<Ownership>>,
     in_flight: Mutex<InFlight>,
@@ -149,6 +155,7 @@ impl Restarter {
             longest: any.longest(),
             log_lines: knobs.log_lines,
             writing_words: Arc::new(Semaphore::new(1)),
+            waiting_words: Arc::new(Semaphore::new(WORDS_MAX)),
             ownership,
             in_flight: Mutex::default(),
             queued: Mutex::default(),
@@ -349,9 +356,17 @@ impl Restarter {
 
     /// Keeps the last words of its container, beside the restart.
     fn keep_last_words(&self, order: &RestartOrder, attempt: i64, capture: Capture, seen: Observation) {
+        let Ok(place) = Arc::clone(&self.waiting_words).try_acquire_owned() else {
+            debug!(
+                workspace = %printable(order.workspace.as_str()),
+                "the last words of its container are lost, because those of many others wait to be written"
+            );
+            return;
+        };
         let (ledger, workspace) = (Arc::clone(&self.ledger), order.workspace.clone());
         let (writing, stop) = (Arc::clone(&self.writing_words), self.stop.clone());
         self.tasks.spawn(async move {
+            let _place = place;
             let Some(words) = capture.words(&seen).await else { return };
             // A process that stops does not wait for the last words of others.
             let turn = tokio::select! {

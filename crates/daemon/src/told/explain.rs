@@ -335,6 +335,10 @@ fn last_words(words: &LastWords) -> String {
     };
     let fault = words.log_fault.as_deref().map_or_else(String::new, |fault| format!(" ({})", printable(fault)));
     let mut text = format!("last words {exit}{oom}{finished}{log}{fault}");
+    for line in words.health.iter().flat_map(|health| health.split('\n')) {
+        text.push_str("\n        ");
+        text.push_str(&printable(line));
+    }
     for line in words.log.iter().filter(|log| !log.is_empty()).flat_map(|log| log.split('\n')) {
         text.push_str("\n        | ");
         text.push_str(&printable(line));
@@ -362,7 +366,7 @@ pub(crate) fn as_json(explanation: &Explanation, voices: &Voices) -> Value {
             }),
             TimelineWhat::LastWords { id, words } => json!({
                 "what": "last_words", "attempt_id": id, "exit_code": words.exit_code, "oom_killed": words.oom_killed,
-                "finished_at": words.finished_at, "log": words.log, "log_fault": words.log_fault
+                "finished_at": words.finished_at, "health": words.health, "log": words.log, "log_fault": words.log_fault
             }),
             TimelineWhat::Finished { id, outcome, error } => {
                 json!({ "what": "finished", "attempt_id": id, "outcome": outcome, "error": error })

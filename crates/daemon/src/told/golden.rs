@@ -221,6 +221,7 @@ pub(crate) fn explanation(row: StatusRow) -> Explanation {
                         exit_code: Some(137),
                         oom_killed: true,
                         finished_at: Some(Timestamp(NOW.0 - 301_000_000)),
+                        health: Some("health check, exit code 1: no answer on port 80".to_owned()),
                         log: Some("loading the model\nallocating 4 GiB".to_owned()),
                         log_fault: None,
                     },

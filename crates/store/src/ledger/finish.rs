@@ -41,7 +41,7 @@ pub(super) const FINISH: &str = "
          forgotten as (
         delete from defib.marks m using idle where m.workspace_id = idle.workspace_id and not idle.wrote)
     select pg_notify('defib_events', json_build_object(
-               'event', 'restart', 'id', id, 'workspace_id', left(workspace_id, 200), 'engine', left(engine, 200),
+               'event', 'restart', 'id', id, 'workspace_id', workspace_id, 'engine', left(engine, 200),
                'outcome', outcome)::text) is null,
            case when outcome in ('succeeded', 'failed') or outcome = 'abandoned' and acting_at is not null
                 then defib.tell(

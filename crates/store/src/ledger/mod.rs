@@ -35,7 +35,8 @@ use tokio_postgres::types::Type;
 use crate::connect::Connection;
 use crate::error::Fault;
 
-pub use self::words::{LAST_WORDS_MAX, LastWords};
+pub(crate) use self::read::ATTEMPTS_MAX;
+pub use self::words::{HEALTH_MAX, LAST_WORDS_MAX, LastWords};
 
 /// A restart to be claimed.
 #[derive(Clone, Debug)]
@@ -160,7 +161,7 @@ pub(crate) async fn holds_lease(connection: &mut Connection, lease: LeaseProof<'
 }
 
 const NOTIFY: &str = "
-    select pg_notify('defib_events', json_build_object('event', $1, 'workspace_id', left($2, 200))::text) is null";
+    select pg_notify('defib_events', json_build_object('event', $1, 'workspace_id', $2)::text) is null";
 
 /// Tells `defib_events`; delivered when the transaction commits.
 pub(crate) async fn notify(connection: &mut Connection, event: &str, workspace: &str) -> Result<(), Fault> {

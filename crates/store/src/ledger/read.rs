@@ -14,7 +14,8 @@ use crate::error::{Fault, StoreError};
 use crate::fleet::FleetScope;
 
 /// Attempts of a workspace that are read, at most: more than any exhaustion threshold.
-const ATTEMPTS_MAX: i64 = 20;
+pub(crate) const ATTEMPTS_MAX: i64 = 20;
+
 /// Refused attempts of a workspace (vetoed, superseded, or ended before the engine was asked) that are read, at most. The delay between
 /// them grows with their number and has reached its limit by then. They must not crowd out those that count.
 const REFUSALS_MAX: i64 = 8;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use defib_policy::attempt::Outcome;
-use defib_policy::id::WorkspaceId;
+use defib_policy::id::{EngineName, WorkspaceId};
 use defib_store::{Claimed, MayAct, OwedMark};
 use serde_json::json;
 
@@ -230,4 +230,25 @@ async fn marks_of_an_older_version_are_made_up_from_the_ledger() {
     assert!(fixture.store.recovered(2, &"w".into()).await.unwrap());
     assert!(take_back(&fixture).await);
     assert_eq!(status(&fixture).await, "online");
+}
+
+/// An attempt that was acknowledged counts no more, so no recovery of it is found. Its mark stands until somebody sees that the workspace lives.
+#[tokio::test]
+async fn a_mark_that_stands_on_one_of_whom_nothing_is_said_is_told() {
+    let fixture = Fixture::new().await;
+    fixture
+        .run(
+            "insert into defib.marks (workspace_id, engine, marked_at, owed) values
+                ('alive', 'a', now() - interval '6 seconds', false), ('dead', 'a', now() - interval '6 seconds', false),
+                ('new', 'a', now(), false), ('owed', 'a', now() - interval '6 seconds', true),
+                ('elsewhere', 'b', now() - interval '7 seconds', false);
+             insert into defib.verdicts (workspace_id, engine, verdict, rule, because, evidence, since)
+             values ('dead', 'a', 'dead', 'r', 'b', '{}', now())",
+        )
+        .await;
+    let standing =
+        async |engines: Option<&[EngineName]>, limit| fixture.store.standing_marks(engines, limit).await.unwrap();
+    assert_eq!(standing(None, 9).await, ["elsewhere".into(), "alive".into()] as [WorkspaceId; 2]);
+    assert_eq!(standing(None, 1).await, ["elsewhere".into()] as [WorkspaceId; 1]);
+    assert_eq!(standing(Some(&["a".into()]), 9).await, ["alive".into()] as [WorkspaceId; 1]);
 }

@@ -155,7 +155,7 @@ impl Engine for Fake {
     async fn last_lines(&self, _: &ContainerId, _: u32, _: usize) -> Result<Option<LastLines>, EngineError> {
         let takes = lock(&self.world).takes.get(&Kind::Log).copied();
         tokio::time::sleep(takes.unwrap_or_default()).await;
-        Ok(Some(LastLines { bytes: b"out of cheese\n".to_vec(), broke_off: None }))
+        Ok(Some(LastLines { health: Vec::new(), bytes: b"out of cheese\n".to_vec(), broke_off: None }))
     }
 
     async fn restart(&self, call: &RestartCall) -> Result<(), EngineError> {
