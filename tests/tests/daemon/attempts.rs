@@ -107,6 +107,30 @@ async fn one_that_no_restart_helps_is_exhausted_until_it_is_acknowledged() -> Re
     Ok(())
 }
 
+/// Attempts that were acknowledged count no more, so a heartbeat shows no recovery of theirs. The platform must hear that it lives all the same.
+#[tokio::test]
+async fn the_mark_of_one_that_was_acknowledged_and_then_started_by_hand_is_taken_back() -> Result<()> {
+    let (stage, engine) = one_silent_workspace().await?;
+    let stage = stage.knob("BACKOFF_INITIAL", "1h").knob("BACKOFF_MAX", "1h").knob("POLL_INTERVAL", "300ms");
+    engine.set_fault(Call::Start, Fault::server_error("scripted"));
+    let _daemon = stage.run().await?;
+    engine.exit("w1", 1)?;
+    stage.db.wait_for_restart("w1", "failed", SOON).await?;
+    stage.db.wait_for_status("w1", "offline").await?;
+    engine.set_state("w1", ContainerState::Running)?;
+    stage.defib(&["ack", "w1"]).await?.with_code(0)?;
+    defib_testkit::eventually(2 * SOON, "the platform is told that it lives", async || {
+        stage.db.beat("w1").await.map_err(|error| format!("{error:#}"))?;
+        match stage.db.status("w1").await {
+            Ok(status) if status == "online" => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await?;
+    ensure!(stage.db.count("select count(*) from defib.marks").await? == 0, "the mark is still there");
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_container_that_is_gone_is_dead_once_its_grace_is_over_and_nobody_is_asked_for_it() -> Result<()> {
     let (stage, engine) = one_silent_workspace().await?;

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use bollard::models::HealthConfig;
 use defib_testkit::scripted_engine::{Call, Fault, FaultRule};
 use defib_testkit::{PrivateDockerd, ScriptedEngine, WorkspaceContainer, eventually};
 use defib_tests::{SOON, Stage, Workspace, container, throughout};
@@ -24,6 +25,36 @@ async fn what_a_real_container_wrote_and_how_it_ended_is_explained() -> Result<(
     ensure!(words["log"] == "line 3\nline 4\nred \\u{1b}[31m", "{words}");
     let said = stage.defib(&["explain", id]).await?.stdout;
     ensure!(said.contains("last words exit code 42") && said.contains("\n        | line 4\n"), "{said}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_a_failing_health_check_printed_is_kept_in_the_ledger_when_it_leads_to_a_restart() -> Result<()> {
+    let dockerd = PrivateDockerd::shared().await?;
+    let stage = Stage::new(dockerd.url()).await?.knob("UNHEALTHY_ACTION", "restart").knob("SETTLE", "1s");
+    let id = "fails-its-check";
+    let agent = WorkspaceContainer::new(id).label("defib.workspace", id).command([
+        "sh",
+        "-c",
+        "echo serving; trap 'exit 0' TERM; while :; do sleep 3600 & wait $!; done",
+    ]);
+    let healthcheck = HealthConfig {
+        test: Some(vec!["CMD-SHELL".to_owned(), "echo port 80 is closed; exit 1".to_owned()]),
+        interval: Some(1_000_000_000),
+        retries: Some(1),
+        ..HealthConfig::default()
+    };
+    dockerd.run_workspace(WorkspaceContainer { healthcheck: Some(healthcheck), ..agent }).await?;
+    stage.db.add(Workspace::new(id).silent()).await?;
+    let _daemon = stage.run().await?;
+    stage.db.wait_for_claim(id).await?;
+    let told = words(&stage, id).await?;
+    let health = told["health"].as_str().context("what its health check printed")?;
+    ensure!(health.lines().all(|line| line == "health check, exit code 1: port 80 is closed"), "{told}");
+    let rows =
+        stage.db.query("select last_words from defib.restarts where last_words is not null limit 1", &[]).await?;
+    let in_ledger: &str = rows.first().context("a row with last words")?.get(0);
+    ensure!(in_ledger.contains("port 80 is closed") && in_ledger.ends_with("serving"), "{in_ledger}");
     Ok(())
 }
 

@@ -59,9 +59,44 @@ async fn what_one_engines_workspaces_are_delayed_by_delays_no_other_engine() -> 
     engine.refuse_connections(true).await?; // forty verdicts to write
     stage.db.wait_for_lock().await?;
     another.exit("elsewhere", 137)?;
-    eventually(PROMPTLY, "the other engine's workspace runs again", async || {
-        if is_running(&another, "elsewhere") { Ok(()) } else { Err("it is down".to_owned()) }
-    })
+    runs(&another, "elsewhere").await
+}
+
+/// `vacuum full` and `alter table` lock a table so that it cannot even be read.
+#[tokio::test]
+async fn while_the_verdicts_cannot_be_read_one_that_moves_and_a_new_owner_keep_nobody_dead() -> Result<()> {
+    let (stage, engine, _pulse) = fleet(3).await?;
+    let another = ScriptedEngine::start().await?;
+    another.set_event_feed(EventFeed::Silent); // only a pass over the fleet sees the death
+    another.add(container("elsewhere"));
+    let stage = stage.engine("another", &another.url()).knob("STORM_MIN", "1000");
+    stage.db.add(Workspace::new("elsewhere").engine("another").silent()).await?;
+    let daemon = stage.run().await?;
+    daemon.wait_for_passes(2).await?;
+    let mut other = stage.db.another_connection().await?;
+    let locked = other.transaction().await?;
+    locked.batch_execute("lock table defib.verdicts in access exclusive mode").await?;
+    stage.db.execute("update defib.workspaces set engine = 'another' where id = 'w00'").await?;
+    stage.db.wait_for_lock().await?;
+    another.exit("elsewhere", 137)?;
+    runs(&another, "elsewhere").await?;
+    daemon.kill().await?;
+
+    let _daemon = stage.run_as("successor").await?;
+    engine.exit("w01", 137)?;
+    runs(&engine, "w01").await?;
+    locked.rollback().await?;
+    stage.db.wait_for_verdict("w01", None).await
+}
+
+async fn runs(engine: &ScriptedEngine, id: &str) -> Result<()> {
+    eventually(
+        PROMPTLY,
+        "it runs again",
+        async || {
+            if is_running(engine, id) { Ok(()) } else { Err("it is down".to_owned()) }
+        },
+    )
     .await
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use defib_store::{FleetScope, Store, StoreError};
+use defib_store::{FleetScope, MayAct, Store, StoreError};
 use defib_testkit::{PrivatePostgres, eventually};
 
 use crate::fixture::{Fixture, SOON, clock, settings, shown, watched};
@@ -94,4 +94,24 @@ async fn nothing_shows_the_password() {
     let shown = format!("{settings:?} {store:?} {error:?} {}", shown(&error));
     assert!(!shown.contains("hunter2"), "{shown}");
     assert!(matches!(error, StoreError::Ping(_)));
+}
+
+/// A host that vanishes after an attempt was allowed to act holds the lock on its row, and nobody could settle that attempt.
+#[tokio::test]
+async fn whoever_may_act_is_not_waited_for_without_end_by_the_server() {
+    let fixture = Fixture::new().await;
+    fixture.workspace("w").await;
+    let id = fixture.grant("w", 1, 1).await;
+    fixture
+        .run(
+            "create or replace function defib.hold_reason(of_workspace text, of_engine text) returns text language plpgsql as $$
+             begin
+                 if current_setting('idle_in_transaction_session_timeout') = '0' or current_setting('statement_timeout') = '0' then
+                     raise exception 'this transaction is not bounded';
+                 end if;
+                 return null;
+             end $$",
+        )
+        .await;
+    assert_eq!(fixture.may_act(id).await, MayAct::Yes);
 }
