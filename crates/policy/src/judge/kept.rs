@@ -11,3 +11,16 @@ impl Judge {
         Self { settings, probes, ..self }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn from_now_on_it_judges_by_the_other_settings() {
+        let other = Settings { settle: Duration::from_secs(7), probe_map_max: 3, ..Settings::default() };
+        assert_eq!(Judge::new(Settings::default()).with_settings(other.clone()).settings(), &other);
+    }
+}

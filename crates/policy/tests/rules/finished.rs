@@ -1,6 +1,6 @@
 //! `on_exit_0: leave`: one whose process ends with code 0 has finished, and is left down.
 
-use defib_policy::attempt::Outcome;
+use defib_policy::attempt::{Attempt, Outcome};
 use defib_policy::judge::OwnSettings;
 use defib_policy::sample::{Exit, Observation};
 use defib_policy::settings::{OnExit0, Settings};
@@ -57,6 +57,7 @@ fn a_workspace_that_finished_is_called_so_and_judged_again_once_it_is_started() 
     world.wait_ms(5_000);
     let plan = world.tick();
     assert_eq!(rule_of(&plan, "w"), Some(Rule::Finished));
+    assert!(plan.looks.is_empty(), "it is not looked at again before the next poll: {:?}", plan.looks);
     let because = &plan.changes[0].evidence.because;
     assert!(
         because.ends_with("an exit with code 0 means that it has finished (on_exit_0=leave), so it is left as it is"),
@@ -66,6 +67,24 @@ fn a_workspace_that_finished_is_called_so_and_judged_again_once_it_is_started() 
     world.wait_ms(5_000);
     world.tick();
     assert_eq!(world.verdict("w"), Some(Verdict::Settling));
+}
+
+/// The container and the start that an attempt was made on, whether it asked the engine, and whether the workspace has finished.
+#[test]
+fn only_an_attempt_that_asked_the_engine_for_this_very_life_may_have_ended_it() {
+    for (container, started_ms, asked, left) in [
+        ("container", -3_600_000, true, false),
+        ("container", -3_600_000, false, true),
+        ("container", -7_200_000, true, true),
+        ("another", -3_600_000, true, true),
+    ] {
+        let mut world = world(&one(), true, &exited(Some(0), false));
+        let made = attempt(1, 3_000, Some(Outcome::Succeeded));
+        let started_at = Some(clock_at(started_ms));
+        let made = Attempt { container_id: Some(container.into()), started_at, asked, ..made };
+        world.attempts.insert("w".into(), vec![made]);
+        assert_eq!(world.run(60).is_empty(), left, "{container} {started_ms} {asked}");
+    }
 }
 
 #[test]

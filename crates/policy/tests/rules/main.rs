@@ -8,6 +8,7 @@
 
 mod boots;
 mod bounds;
+mod by_operator;
 mod common;
 mod crash_loops;
 mod explanations;
