@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::clock::wall;
-use crate::logging::database_fault;
+use crate::logging::{database_fault, printable};
 use crate::state::State;
 use crate::sync::lock;
 
@@ -98,6 +98,8 @@ struct Written {
     next: usize,
     rows: IdMap<WorkspaceId, Mark>,
     hash: IdHash,
+    /// It was told that some workspaces beat too seldom for their windows.
+    has_warned: bool,
     /// The latest stamp that may have been written before a step of the database's clock, as it was last written down.
     comparable_from: Option<Timestamp>,
 }
@@ -211,6 +213,7 @@ impl Memory {
             return Ok(());
         }
         let (rows, facts): (Vec<CadenceRow>, Vec<Facts>) = rows.into_iter().unzip();
+        self.warn_of_seldom_beats(&rows);
         self.tables.save_cadences(&rows).await?;
         let now = self.state.now();
         let mut written = lock(&self.written);
@@ -218,6 +221,21 @@ impl Memory {
             written.rows.insert(row.workspace, Mark { facts, at: now });
         }
         Ok(())
+    }
+
+    /// Warns once of workspaces that beat so seldom that their window, which has an upper bound, covers less than two intervals.
+    fn warn_of_seldom_beats(&self, rows: &[CadenceRow]) {
+        let Some(row) = rows.iter().find(|row| beats_seldom(row)) else { return };
+        if std::mem::replace(&mut lock(&self.written).has_warned, true) {
+            return;
+        }
+        warn!(
+            workspace = %printable(row.workspace.as_str()),
+            interval_ms = row.mean_ms.round(),
+            recent_max = %humantime::format_duration(self.state.config.policy.recent_max),
+            "this workspace beats so seldom that DEFIB_RECENT_MAX is less than two intervals, so it looks stale while it is well: let it beat \
+             more often, or raise DEFIB_RECENT_MAX; this is told once, and `defib check` counts all of them"
+        );
     }
 
     /// The rows of the next slice of the fleet that are worth writing.
@@ -256,6 +274,12 @@ impl Memory {
         }
         rows
     }
+}
+
+/// Whether two learned intervals are longer than the window. A mean that has been rounded up is not.
+fn beats_seldom(row: &CadenceRow) -> bool {
+    let window = row.window.map_or(f32::INFINITY, |window| window.as_secs_f32() * 1_000.0);
+    row.intervals > 0 && 2.0 * row.mean_ms > window * 1.001
 }
 
 fn row(id: &WorkspaceId, portrait: &Portrait<'_>) -> CadenceRow {
@@ -301,6 +325,18 @@ mod tests {
     use defib_policy::sample::Incarnation;
 
     use super::*;
+
+    #[test]
+    fn one_that_beats_less_than_twice_within_its_window_is_told_from_the_others() {
+        let beats = |mean_ms, intervals| {
+            let learned = Some(Learned { mean_ms, deviation_ms: 0.0, intervals });
+            beats_seldom(&row(&"w".into(), &Portrait { learned, window: Duration::from_secs(4), life: None }))
+        };
+        assert_eq!(
+            [beats(1_999.0, 9), beats(2_000.5, 9), beats(2_100.0, 9), beats(9_000.0, 0)],
+            [false, false, true, false]
+        );
+    }
 
     #[test]
     fn what_hardly_changes_is_not_written_again() {

@@ -70,7 +70,40 @@ const SAVE: &str = "
            window_ms = excluded.window_ms, container_id = excluded.container_id, started_at = excluded.started_at,
            own_settings = excluded.own_settings, updated_at = now()";
 
+/// Workspaces of the fleet that beat so seldom that a window covers less than two of their intervals.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SeldomBeats {
+    /// How many there are.
+    pub workspaces: i64,
+    /// The one that beats least often.
+    pub example: WorkspaceId,
+    /// Its mean interval.
+    pub interval: Duration,
+}
+
+const SELDOM: &str = "
+    select count(*), (array_agg(c.workspace_id order by c.mean_ms desc, c.workspace_id))[1], max(c.mean_ms)
+      from defib.cadences c
+     where c.intervals > 0 and c.mean_ms * 2 > $1
+       and exists (select from defib.fleet f where f.workspace_id::text = c.workspace_id)";
+
 impl Store {
+    /// The workspaces of the fleet of which two learned intervals are longer than `window`. `None`: there are none.
+    pub async fn seldom_beats(&self, window: Duration) -> Result<Option<SeldomBeats>, StoreError> {
+        self.within_deadline(async {
+            // A mean that has been rounded up is not yet longer.
+            let longest = window.as_secs_f32() * 1_000.0 * 1.001;
+            let mut connection = self.pool.get().await?;
+            let row = connection.query_one(SELDOM, &[(&longest, Type::FLOAT4)]).await?;
+            let (example, mean): (Option<&str>, Option<f32>) = (row.try_get(1)?, row.try_get(2)?);
+            let interval = Duration::try_from_secs_f32(mean.unwrap_or_default() / 1_000.0).unwrap_or_default();
+            let workspaces = row.try_get(0)?;
+            Ok(example.map(|example| SeldomBeats { workspaces, example: example.into(), interval }))
+        })
+        .await
+        .map_err(StoreError::Cadences)
+    }
+
     /// Keeps what was learned of these workspaces. No id may be among them twice.
     pub async fn save_cadences(&self, rows: &[CadenceRow]) -> Result<(), StoreError> {
         let mut rows: Vec<&CadenceRow> = rows.iter().collect();

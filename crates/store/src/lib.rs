@@ -59,7 +59,7 @@ use defib_policy::moment::Moment;
 use tokio::sync::Semaphore;
 use tokio_postgres::types::Type;
 
-pub use crate::cadence::CadenceRow;
+pub use crate::cadence::{CadenceRow, SeldomBeats};
 pub use crate::changes::{Changes, Wanted};
 pub use crate::check_facts::{CheckFacts, FleetFacts, Privilege, RoleFact};
 pub use crate::clock::ClockHistory;

@@ -33,7 +33,7 @@ macro_rules! migrations {
 const MIGRATIONS: &[Migration] = migrations![
     1 "0001_fleet", 2 "0002_suspicions", 3 "0003_ledger", 4 "0004_verdicts", 5 "0005_replicas", 6 "0006_neighbours", 7 "0007_operators",
     8 "0008_outbox", 9 "0009_last_words", 10 "0010_clock", 11 "0011_clock_ahead",
-    12 "0012_last_words_in_the_ledger"
+    12 "0012_last_words_and_locks"
 ];
 
 /// Applied by every migration run.

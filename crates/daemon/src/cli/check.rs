@@ -61,6 +61,7 @@ pub(super) async fn run(config: &Config, strict: bool) -> anyhow::Result<Ended> 
     }
     if now.as_ref().is_some_and(|facts| facts.schema == SchemaState::Current) {
         notify::check(&mut findings, config, &store).await;
+        check_windows(&mut findings, config, &store).await;
     }
     check_files(&findings);
     check_tuning(&mut findings, config, now.as_ref());
@@ -253,6 +254,24 @@ fn check_tuning(findings: &mut Findings, config: &Config, facts: Option<&CheckFa
                 ),
             );
         }
+    }
+}
+
+/// Whoever beats less than twice within the longest window looks stale between two beats.
+async fn check_windows(findings: &mut Findings, config: &Config, store: &Store) {
+    let longest = config.policy.recent_max;
+    if let Ok(Some(seldom)) = store.seldom_beats(longest).await {
+        findings.warn(
+            "tuning",
+            &format!(
+                "{} of the workspaces beat so seldom that DEFIB_RECENT_MAX={} is less than two intervals, and they look stale while they are well; \
+                 {} beats each {}. Let them beat more often, or raise DEFIB_RECENT_MAX",
+                seldom.workspaces,
+                show::age(longest),
+                printable(seldom.example.as_str()),
+                show::age(seldom.interval)
+            ),
+        );
     }
 }
 

@@ -199,3 +199,23 @@ async fn learned_intervals_are_kept_and_the_old_ones_go() {
     assert_eq!(fixture.store.forget_cadences(Duration::from_secs(7 * 86_400), 10).await.unwrap(), 1);
     assert_eq!(fixture.store.read_cadences(10).await.unwrap(), [row("b", 11_000.0)]);
 }
+
+#[tokio::test]
+async fn those_that_beat_less_than_twice_within_the_longest_window_are_counted() {
+    let fixture = Fixture::new().await;
+    for id in ["often", "seldom", "most-seldom"] {
+        fixture.workspace(id).await;
+    }
+    fixture
+        .run(
+            "insert into defib.cadences (workspace_id, mean_ms, deviation_ms, intervals)
+             values ('often', 2000, 0, 9), ('seldom', 2100, 0, 9), ('most-seldom', 3000, 0, 9), ('gone', 9000, 0, 9), ('new', 9000, 0, 0)",
+        )
+        .await;
+    let seldom = fixture.store.seldom_beats(Duration::from_secs(4)).await.unwrap().unwrap();
+    assert_eq!(
+        (seldom.workspaces, seldom.example.as_str(), seldom.interval),
+        (2, "most-seldom", Duration::from_secs(3))
+    );
+    assert_eq!(fixture.store.seldom_beats(Duration::from_secs(6)).await.unwrap(), None);
+}

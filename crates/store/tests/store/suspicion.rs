@@ -226,3 +226,17 @@ async fn a_report_waits_for_no_transaction_of_anybody_else() {
     slow.batch_execute("commit").await.unwrap();
     assert_eq!(fixture.store.take_suspicions(10).await.unwrap().len(), 1);
 }
+
+/// `vacuum full` locks the table so that it cannot even be read. A platform reports in the middle of a transaction of its own, which must not end
+/// for that.
+#[tokio::test]
+async fn while_the_table_is_locked_a_report_is_dropped_and_its_callers_transaction_goes_on() {
+    let fixture = Fixture::new().await;
+    let (locker, platform) = (fixture.another().await, fixture.another().await);
+    locker.batch_execute("begin; lock table defib.suspicions in access exclusive mode").await.unwrap();
+    platform.batch_execute("begin; select defib.report_suspicion('w', 'p', 'r'); select 1; commit").await.unwrap();
+    locker.batch_execute("commit").await.unwrap();
+    assert_eq!(fixture.store.take_suspicions(10).await.unwrap().len(), 0);
+    platform.batch_execute("select defib.report_suspicion('w', 'p', 'r')").await.unwrap();
+    assert_eq!(fixture.store.take_suspicions(10).await.unwrap().len(), 1);
+}
