@@ -82,8 +82,9 @@ impl<'a> Look<'a> {
 
     /// A few instances.
     pub(super) async fn few(self, targets: &[Target]) -> EngineReport {
-        let (mut samples, named) = self.sort_out(targets);
+        let (mut samples, mut named) = self.sort_out(targets);
         let mut list_fault = None;
+        self.longest_unasked_first(&mut named);
         match (&self.api().get, &self.api().list) {
             (Some(get), list) => {
                 let mut found = self.each(get, named, Urgency::Urgent, self.ends_at).await;
@@ -126,7 +127,8 @@ impl<'a> Look<'a> {
         (samples, named)
     }
 
-    /// Takes samples from the list, and asks about each instance that the list leaves in doubt. Returns the fault if there was no list.
+    /// Takes samples from the list, and asks about the instances that the list leaves in doubt, as many as there are turns, beginning with
+    /// the one that was asked about longest ago. Returns the fault if there was no list.
     async fn listed(
         &self,
         list: &List,
@@ -164,6 +166,7 @@ impl<'a> Look<'a> {
             }
         }
         let get = get?;
+        self.longest_unasked_first(&mut in_doubt);
         let found = self.each(get, in_doubt, Urgency::Sweep, self.ends_at).await;
         for (index, mut sample) in found {
             let was_listed = said.iter().any(|(known, listed)| *known == index && *listed);
@@ -203,6 +206,14 @@ impl<'a> Look<'a> {
         let by = (Instant::now() + self.plane.settings.call_timeout / SWEEP_SHARE).min(self.ends_at);
         unasked.extend(self.each(get, asked, Urgency::Sweep, by).await);
         unasked
+    }
+
+    /// Puts those first that were never asked about, and then those that were asked about longest ago. There may be turns for only a part
+    /// of them. If that were the same part in each look, a few dozen instances that stay in doubt for good, or a few that never answer,
+    /// would keep all others from ever being asked about.
+    fn longest_unasked_first(&self, named: &mut [Named<'_>]) {
+        let memory = self.plane.memory();
+        named.sort_by_cached_key(|one| memory.asked_at(&one.target.workspace, one.reference));
     }
 
     fn repeat(&self, memory: &super::memory::Memory, one: &Named<'_>) -> Sample {
