@@ -20,7 +20,7 @@
 //! | a preset's text, with lines and keys | `document` |
 //! | presets, and what is said in them | `preset`, `api`, `template`, `variables` |
 //! | requests, certificates | `http`, `tls` |
-//! | turns | `rate` |
+//! | turns and pauses | `rate`, `unavailable` |
 //! | what an answer means | `answer` |
 //! | looking | `look`, `list`, `memory` |
 //! | acting | `restart`, [`platform`] |
@@ -40,6 +40,7 @@ mod rate;
 mod restart;
 mod template;
 pub(crate) mod tls;
+mod unavailable;
 mod variables;
 
 use std::path::PathBuf;
