@@ -209,17 +209,17 @@ async fn a_429_pauses_everything_for_as_long_as_it_says() {
     let server = server(Dialect::Molecule).await;
     server.set("a", "running");
     let in_ten_minutes = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(600));
-    for (status, pause) in [(429, "600"), (429, in_ten_minutes.as_str()), (503, "600")] {
+    for pause in ["600", in_ten_minutes.as_str()] {
         let query = format!("preset=molecule-core&server={}", server.address());
         let plane = plane_within(&server, &query, Duration::from_millis(500));
-        server.set_fault(Some(ApiFault::Answer(status, vec![("retry-after", pause.to_owned())], String::new())));
+        server.set_fault(Some(ApiFault::Answer(429, vec![("retry-after", pause.to_owned())], String::new())));
         assert_eq!(only(&plane.sample_some(&[instance("a")]).await), "unknown:engine_error");
         server.set_fault(None);
         let asked = server.requests().len();
         assert_eq!(only(&plane.sample_some(&[instance("a")]).await), "unknown:not_asked");
         let error = plane.restart(&call("a", RestartHow::Start)).await.unwrap_err();
         assert!(matches!(error, EngineError::NotSent { .. }) && !error.may_have_happened(), "{error:?}");
-        assert_eq!(server.requests().len(), asked, "nothing was sent after {status} with {pause}");
+        assert_eq!(server.requests().len(), asked, "nothing was sent after {pause}");
     }
 }
 

@@ -71,6 +71,8 @@ struct State {
     /// Their states by name, in the words of the dialect.
     instances: BTreeMap<String, String>,
     fault: Option<ApiFault>,
+    /// What is answered to every request about these instances, by their names.
+    instance_faults: BTreeMap<String, ApiFault>,
     /// Answers for the next restarts only.
     restart_faults: VecDeque<ApiFault>,
     /// Answers for the next reads only. `None`: the truth.
@@ -116,6 +118,7 @@ impl ScriptedControlPlane {
             dialect,
             instances: BTreeMap::new(),
             fault: None,
+            instance_faults: BTreeMap::new(),
             restart_faults: VecDeque::new(),
             read_faults: VecDeque::new(),
             page_size: 2,
@@ -172,6 +175,16 @@ impl ScriptedControlPlane {
         self.state().fault = fault;
     }
 
+    /// Every request about this instance is answered so from now on; `None`: the truth again. Requests about others and for the list are
+    /// answered as before.
+    pub fn fail_instance(&self, name: &str, fault: Option<ApiFault>) {
+        let faults = &mut self.state().instance_faults;
+        match fault {
+            Some(fault) => faults.insert(name.to_owned(), fault),
+            None => faults.remove(name),
+        };
+    }
+
     /// The next restart is answered so, and not made.
     pub fn fail_restart(&self, fault: ApiFault) {
         self.state().restart_faults.push_back(fault);
@@ -196,6 +209,13 @@ impl ScriptedControlPlane {
 
     fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
+    }
+}
+
+impl State {
+    /// The fault of the instance that this path is about. Its name is a part of the path, or a parameter of the query.
+    fn fault_of(&self, path: &str) -> Option<ApiFault> {
+        path.split(['/', '?', '&', '=']).find_map(|part| self.instance_faults.get(part)).cloned()
     }
 }
 
@@ -245,7 +265,7 @@ async fn answer(request: Request<Incoming>, state: Arc<Mutex<State>>) -> Result<
         let mut state = lock(&state);
         state.requests.push(asked.clone());
         let once = if is_read { state.read_faults.pop_front() } else { state.restart_faults.pop_front().map(Some) };
-        once.unwrap_or_else(|| state.fault.clone())
+        once.unwrap_or_else(|| state.fault_of(&asked.path).or_else(|| state.fault.clone()))
     };
     if let Some(ApiFault::Late(delay)) = fault {
         tokio::time::sleep(delay).await;

@@ -102,7 +102,7 @@ fn next(list: &List, body: &Value, items: usize, seen: usize, cursor: &str) -> N
 
 async fn read_page(look: &Look<'_>, list: &List, path: String, urgency: Urgency) -> Result<Value, NoList> {
     let answer = look.read_page(path, &list.headers, PAGE_BYTES_MAX, urgency).await;
-    let answer = answer.map_err(|NotAsked| NoList::new(Fault::NotAsked, "`rate` allowed no request in time"))?;
+    let answer = answer.map_err(|_: NotAsked| NoList::new(Fault::NotAsked, "`rate` allowed no request in time"))?;
     let answer = answer.map_err(|error| NoList::new(answer::fault_of(&error), error.to_string()))?;
     if !(200..300).contains(&answer.status) {
         let what = format!("it answered {}{}", answer.status, answer::hint(answer.status));

@@ -2,7 +2,7 @@
 //!
 //! Two kinds of trouble are distinguished. A control plane that cannot be reached, refuses our token or answers nothing but errors is
 //! *down*, and says nothing about any instance. If one instance gets an error while others get answers, only that instance is in trouble,
-//! however often that repeats.
+//! however often that repeats. A 503 for one instance is such a trouble of its own, until several instances in a row get one.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -22,6 +22,7 @@ use super::http::{self, Answer, Asking, NoAnswer};
 use super::list;
 use super::rate::Urgency;
 use super::template::Values;
+use super::unavailable::Instance;
 use crate::{Call, CallTiming, EngineReport, Reached, Target};
 
 /// How many requests run at once. More requests would not make the server faster; each answer would only take longer.
@@ -35,16 +36,28 @@ const ANSWER_BYTES_MAX: usize = 4 << 20;
 /// interval.
 const SWEEP_SHARE: u32 = 2;
 
-/// A request was not sent, because the rate or the time did not allow it.
+/// Why a request was not sent.
 #[derive(Debug)]
-pub(super) struct NotAsked;
+pub(super) enum NotAsked {
+    /// The rate, a pause of everything or the time did not allow it.
+    NoTurn,
+    /// The instance's own pause is not over.
+    Delayed,
+}
 
 /// One look.
 pub(super) struct Look<'a> {
     plane: &'a ControlPlane,
     at: Moment,
     ends_at: Instant,
-    calls: Mutex<Vec<CallTiming>>,
+    calls: Mutex<Vec<Asked>>,
+}
+
+/// A request that was sent.
+struct Asked {
+    timing: CallTiming,
+    /// The answer was a 503 for one instance.
+    is_one_unavailable: bool,
 }
 
 /// A target for which the interface has a name, so that it can be asked about.
@@ -82,8 +95,9 @@ impl<'a> Look<'a> {
 
     /// A few instances.
     pub(super) async fn few(self, targets: &[Target]) -> EngineReport {
-        let (mut samples, named) = self.sort_out(targets);
+        let (mut samples, mut named) = self.sort_out(targets);
         let mut list_fault = None;
+        self.longest_unasked_first(&mut named);
         match (&self.api().get, &self.api().list) {
             (Some(get), list) => {
                 let mut found = self.each(get, named, Urgency::Urgent, self.ends_at).await;
@@ -126,7 +140,8 @@ impl<'a> Look<'a> {
         (samples, named)
     }
 
-    /// Takes samples from the list, and asks about each instance that the list leaves in doubt. Returns the fault if there was no list.
+    /// Takes samples from the list, and asks about the instances that the list leaves in doubt, as many as there are turns, beginning with
+    /// the one that was asked about longest ago. Returns the fault if there was no list.
     async fn listed(
         &self,
         list: &List,
@@ -164,6 +179,7 @@ impl<'a> Look<'a> {
             }
         }
         let get = get?;
+        self.longest_unasked_first(&mut in_doubt);
         let found = self.each(get, in_doubt, Urgency::Sweep, self.ends_at).await;
         for (index, mut sample) in found {
             let was_listed = said.iter().any(|(known, listed)| *known == index && *listed);
@@ -205,6 +221,14 @@ impl<'a> Look<'a> {
         unasked
     }
 
+    /// Puts those first that were never asked about, and then those that were asked about longest ago. There may be turns for only a part
+    /// of them. If that were the same part in each look, a few dozen instances that stay in doubt for good, or a few that never answer,
+    /// would keep all others from ever being asked about.
+    fn longest_unasked_first(&self, named: &mut [Named<'_>]) {
+        let memory = self.plane.memory();
+        named.sort_by_cached_key(|one| memory.asked_at(&one.target.workspace, one.reference));
+    }
+
     fn repeat(&self, memory: &super::memory::Memory, one: &Named<'_>) -> Sample {
         memory.unasked(&one.target.workspace, one.reference, one.target.in_doubt, self.at)
     }
@@ -221,14 +245,15 @@ impl<'a> Look<'a> {
                     memory.note(&one.target.workspace, one.reference, &sample);
                     sample
                 }
-                Err(NotAsked) => self.repeat(&memory, &one),
+                Err(NotAsked::NoTurn) => self.repeat(&memory, &one),
+                Err(NotAsked::Delayed) => unknown(at, Fault::NotAsked),
             };
             (one.index, sample)
         });
         stream::iter(asking.collect::<Vec<_>>()).buffer_unordered(AT_ONCE).collect().await
     }
 
-    /// Asks about one instance.
+    /// Asks about one instance. Does not wait for the end of the instance's own pause, so that it takes no other's place meanwhile.
     pub(super) async fn get(
         &self,
         get: &Get,
@@ -242,7 +267,11 @@ impl<'a> Look<'a> {
             let refused = Err(NoAnswer::Unsendable("the reference cannot stand in a path".into()));
             return Ok(answer::of_get(self.api(), get, reference, &refused));
         };
-        let answer = self.ask(Call::Inspect, path, &get.headers, ANSWER_BYTES_MAX, urgency, by).await?;
+        let instance = Instance { workspace: workspace.as_str(), reference };
+        if self.plane.line.pace.delays(instance) {
+            return Err(NotAsked::Delayed);
+        }
+        let answer = self.ask(Some(instance), path, &get.headers, ANSWER_BYTES_MAX, urgency, by).await?;
         Ok(answer::of_get(self.api(), get, reference, &answer))
     }
 
@@ -254,12 +283,13 @@ impl<'a> Look<'a> {
         bytes_max: usize,
         urgency: Urgency,
     ) -> Result<Result<Answer, NoAnswer>, NotAsked> {
-        self.ask(Call::List, path, headers, bytes_max, urgency, self.ends_at).await
+        self.ask(None, path, headers, bytes_max, urgency, self.ends_at).await
     }
 
+    /// Asks about an instance, or for a page of a list.
     async fn ask(
         &self,
-        call: Call,
+        instance: Option<Instance<'_>>,
         path: String,
         headers: &Headers,
         bytes_max: usize,
@@ -267,25 +297,27 @@ impl<'a> Look<'a> {
         turn_by: Instant,
     ) -> Result<Result<Answer, NoAnswer>, NotAsked> {
         let line = &self.plane.line;
-        line.pace.turn(urgency, turn_by.min(self.ends_at)).await.map_err(|_| NotAsked)?;
+        line.pace.turn(urgency, turn_by.min(self.ends_at)).await.map_err(|_| NotAsked::NoTurn)?;
         let (begun, at) = (Instant::now(), self.plane.now());
         let by = self.ends_at.min(begun + self.plane.settings.call_timeout);
         if by <= begun {
-            return Err(NotAsked);
+            return Err(NotAsked::NoTurn);
         }
         let url = format!("{}{path}", line.api.base);
         let asking = Asking { method: Method::GET, url, headers, extra: None, body: None, bytes_max, by };
         let answer = line.client.ask(asking).await;
         let fault = match &answer {
             Ok(answer) => {
-                line.pace.note(answer.status, answer.retry_after);
+                line.pace.note(instance, answer.status, answer.retry_after);
                 self.note_clock(at, answer);
                 // Any other refusal is an answer about the instance that was asked about.
                 is_everybodys(answer.status).then_some(Fault::EngineError)
             }
             Err(error) => Some(answer::fault_of(error)),
         };
-        self.calls().push(CallTiming { call, took: begun.elapsed(), fault });
+        let call = if instance.is_some() { Call::Inspect } else { Call::List };
+        let is_one_unavailable = instance.is_some() && answer.as_ref().is_ok_and(|answer| answer.status == 503);
+        self.calls().push(Asked { timing: CallTiming { call, took: begun.elapsed(), fault }, is_one_unavailable });
         Ok(answer)
     }
 
@@ -298,9 +330,14 @@ impl<'a> Look<'a> {
 
     /// Makes the report. `list_fault` says why the list could not be read, if the samples depend on one.
     fn report(self, targets: &[Target], samples: Vec<Sample>, list_fault: Option<Fault>) -> EngineReport {
-        let calls = std::mem::take(&mut *self.calls());
+        let asked = std::mem::take(&mut *self.calls());
+        let all_are_unavailable = self.plane.line.pace.is_unavailable();
+        let of_everybody =
+            |asked: &Asked| asked.timing.fault.filter(|_| !asked.is_one_unavailable || all_are_unavailable);
+        let faults: Vec<Option<Fault>> = asked.iter().map(of_everybody).collect();
+        let calls = asked.into_iter().map(|asked| asked.timing).collect();
         let mut memory = self.plane.memory();
-        let down = list_fault.filter(|fault| *fault != Fault::NotAsked).or_else(|| down(&calls, memory.down));
+        let down = list_fault.filter(|fault| *fault != Fault::NotAsked).or_else(|| down(&faults, memory.down));
         memory.down = down;
         let reach = match down {
             Some(fault) => {
@@ -320,7 +357,7 @@ impl<'a> Look<'a> {
         EngineReport { engine, at: self.at, reach, samples, own_labels: None, calls }
     }
 
-    fn calls(&self) -> MutexGuard<'_, Vec<CallTiming>> {
+    fn calls(&self) -> MutexGuard<'_, Vec<Asked>> {
         // Nothing panics while the lock is held, so it is never poisoned. If it were, the record would still be usable.
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -331,18 +368,18 @@ const fn is_everybodys(status: u16) -> bool {
     matches!(status, 401 | 403 | 407 | 429 | 500..)
 }
 
-/// Why the control plane is down, if the calls of a look show that it is. A look without any call changes nothing.
-fn down(calls: &[CallTiming], before: Option<Fault>) -> Option<Fault> {
-    if calls.is_empty() {
+/// Why the control plane is down, if the calls of a look show that it is. There is a fault for each call that says something against the
+/// control plane, and `None` for each other one. A look without any call changes nothing.
+fn down(faults: &[Option<Fault>], before: Option<Fault>) -> Option<Fault> {
+    if faults.is_empty() {
         return before;
     }
-    if calls.iter().any(|timing| timing.fault.is_none()) {
+    if faults.contains(&None) {
         return None;
     }
-    let first = calls.iter().find_map(|timing| timing.fault);
-    let transport = calls.iter().all(|timing| matches!(timing.fault, Some(Fault::Unreachable | Fault::TimedOut)));
+    let transport = faults.iter().all(|fault| matches!(fault, Some(Fault::Unreachable | Fault::TimedOut)));
     // If only one instance is asked about, and it gets an error each time, the control plane must not count as down.
-    first.filter(|_| transport || calls.len() > 1)
+    faults.first().copied().flatten().filter(|_| transport || faults.len() > 1)
 }
 
 fn place(samples: &mut [Sample], found: Vec<(usize, Sample)>) {
@@ -373,11 +410,6 @@ pub(super) fn within(call_timeout: Duration) -> Instant {
 mod tests {
     use super::*;
 
-    fn calls(faults: &[Option<Fault>]) -> Vec<CallTiming> {
-        let call = |fault: &Option<Fault>| CallTiming { call: Call::Inspect, took: Duration::ZERO, fault: *fault };
-        faults.iter().map(call).collect()
-    }
-
     #[test]
     fn one_that_fails_alone_says_nothing_about_the_control_plane() {
         let (bad, away) = (Some(Fault::EngineError), Some(Fault::Unreachable));
@@ -392,7 +424,7 @@ mod tests {
             (&[Some(Fault::Garbled)], None, None),
             (&[away, bad], None, away),
         ] {
-            assert_eq!(down(&calls(faults), before), expected, "{faults:?}");
+            assert_eq!(down(faults, before), expected, "{faults:?}");
         }
     }
 }

@@ -10,9 +10,8 @@
 //! ```text
 //! preset + address + token ──► Api
 //!
-//!              list, page by page ──► what it leaves in doubt ──► get, 8 at once ─┐
-//! targets ──►  or, where there is no list:                                        ├─► EngineReport
-//!              those in doubt, longest unasked first ──────────► get, 8 at once ──┘
+//!              list, page by page ──► what it leaves in doubt ─┐
+//! targets ──►  or, where there is no list: those in doubt ─────┴─► longest unasked first ──► get, 8 at once ──► EngineReport
 //!              each request takes its turn: within the rate, and not before a Retry-After
 //! ```
 //!
@@ -21,7 +20,7 @@
 //! | a preset's text, with lines and keys | `document` |
 //! | presets, and what is said in them | `preset`, `api`, `template`, `variables` |
 //! | requests, certificates | `http`, `tls` |
-//! | turns | `rate` |
+//! | turns and pauses | `rate`, `unavailable` |
 //! | what an answer means | `answer` |
 //! | looking | `look`, `list`, `memory` |
 //! | acting | `restart`, [`platform`] |
@@ -41,6 +40,7 @@ mod rate;
 mod restart;
 mod template;
 pub(crate) mod tls;
+mod unavailable;
 mod variables;
 
 use std::path::PathBuf;
@@ -207,9 +207,10 @@ impl Engine for ControlPlane {
         }
     }
 
-    /// If the interface has a list, reads it and asks about each instance that it leaves in doubt. If it has none, asks about the instances
-    /// that are in doubt, as many as the rate allows in a share of the time, beginning with the one that was asked about longest ago. For
-    /// an instance that was not asked about and is not in doubt, the last look stands if it was a sign of life; see [`Target::in_doubt`].
+    /// If the interface has a list, reads it and asks about the instances that it leaves in doubt, as many as the rate allows in the time. If
+    /// it has none, asks about the instances that are in doubt, as many as the rate allows in a share of the time. Either way it begins with
+    /// the one that was asked about longest ago. For an instance that was not asked about and is not in doubt, the last look stands if it
+    /// was a sign of life; see [`Target::in_doubt`].
     async fn sample_all(&self, targets: &[Target]) -> EngineReport {
         look::Look::begin(self).whole(targets).await
     }

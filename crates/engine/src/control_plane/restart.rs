@@ -16,6 +16,7 @@ use super::http::{Asking, NoAnswer};
 use super::look::Look;
 use super::rate::{NoTurn, Urgency};
 use super::template::Values;
+use super::unavailable::Instance;
 use super::{ControlPlane, Line, answer};
 use crate::error::Cause;
 use crate::{Call, EngineError, RestartCall, RestartHow};
@@ -86,6 +87,8 @@ pub(super) async fn send(
     let key = if number == 1 { about.attempt.to_string() } else { format!("{}-{number}", about.attempt) };
     let key = HeaderValue::try_from(key).map_err(|_| StepError::Reference)?;
     let extra = restart.idempotency_header.clone().map(|header| (header, key));
+    let instance = Instance { workspace: about.workspace, reference: about.instance };
+    line.pace.end_of_delay(instance, by).await.map_err(StepError::NotSent)?;
     line.pace.turn(Urgency::Urgent, by).await.map_err(StepError::NotSent)?;
     let asking = Asking {
         method: step.method.clone(),
@@ -109,7 +112,7 @@ pub(super) async fn send(
         }
         Err(error) => return Err(StepError::NoAnswer(error)),
     };
-    line.pace.note(answer.status, answer.retry_after);
+    line.pace.note(Some(instance), answer.status, answer.retry_after);
     let status = answer.status;
     known(status).ok_or_else(|| StepError::Refused { status, words: words(line, &answer.body) })
 }
