@@ -187,6 +187,28 @@ async fn a_look_ends_in_twice_the_time_of_a_call_whatever_hangs() {
     assert!(seen(&report).iter().all(|(_, what)| what == "unknown:timed_out" || what == "unknown:not_asked"));
 }
 
+/// Behind those that hang each time, nobody would ever be asked about.
+#[tokio::test]
+async fn those_whose_inspects_hang_come_last_in_the_next_look() {
+    let server = scripted().await;
+    let ids: Vec<String> = (0..17).map(|index| format!("w{index:02}")).collect();
+    for id in &ids {
+        server.add(ScriptedContainer::exited(id.as_str(), 1).label(LABEL, id.as_str()));
+    }
+    for id in &ids[..16] {
+        server.add_fault(FaultRule::new(Call::Inspect, Fault::Hang).container(id.as_str()));
+    }
+    let targets: Vec<_> = ids.iter().map(|id| by_label(id)).collect();
+    let engine = engine_with_timeout(&server.url(), SHORT);
+    let last = async || seen(&engine.sample_all(&targets).await).pop().expect("the last of them").1;
+    assert_eq!(last().await, "unknown:not_asked", "sixteen that hang use up a look");
+    assert_eq!(last().await, "stopped");
+    let few = async || seen(&engine.sample_some(&targets).await).pop().expect("the last of them").1;
+    assert_eq!(few().await, "stopped");
+    server.clear_faults();
+    assert!(seen(&engine.sample_all(&targets).await).iter().all(|(_, what)| what == "stopped"));
+}
+
 #[tokio::test]
 async fn missing_takes_the_list_the_engines_own_word_and_its_identity() {
     let server = scripted().await;

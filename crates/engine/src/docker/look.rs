@@ -25,6 +25,7 @@
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bollard::Docker;
 use defib_policy::fleet::Kind;
@@ -44,6 +45,13 @@ use super::quick::FullList;
 use super::record::Record;
 use crate::Target;
 use crate::report::{Call, EngineReport, Reached};
+
+/// How many containers are remembered whose inspects hang. Larger: more memory for containers that are gone by now. Smaller: of a host on which
+/// everything hangs, some are asked about before their turn.
+const HUNG_MAX: usize = 1_000;
+
+/// How long one is remembered when there are so many. By then it has been asked about again, or is gone.
+const HUNG_FOR: Duration = Duration::from_secs(600);
 
 /// How many inspects run at once. More do not make an engine faster, they make each of its answers slower, and the slowest
 /// one late.
@@ -263,27 +271,33 @@ impl<'a> Look<'a> {
 
     /// The first half of [`Look::few`]: what an inspect of each can tell.
     async fn inspect_each(&self, client: &Docker, targets: &[Target]) -> Vec<Finding> {
-        let inspecting = targets.iter().enumerate().map(|(index, target)| async move {
-            let at = self.engine.now();
-            let finding = match Handle::of(target) {
-                Handle::Unaskable(fault) => Finding::Done(unknown(at, fault)),
-                Handle::None => Finding::NeedsList(None),
-                Handle::Ask(about) => match self.inspect(client, about).await {
-                    Ok(Some(record)) => {
-                        let observation = facts::observe(&record);
-                        let lives = matches!(observation, Observation::Running { .. });
-                        let sample = Sample { at, observation };
-                        if lives || !may_have_siblings(target) {
-                            Finding::Done(sample)
-                        } else {
-                            Finding::NeedsList(Some(sample))
+        let hung_at = |target: &Target| match Handle::of(target) {
+            Handle::Ask(about) => self.hung_at(about),
+            Handle::None | Handle::Unaskable(_) => None,
+        };
+        let inspecting = targets.iter().enumerate().map(|(index, target)| {
+            (hung_at(target), async move {
+                let at = self.engine.now();
+                let finding = match Handle::of(target) {
+                    Handle::Unaskable(fault) => Finding::Done(unknown(at, fault)),
+                    Handle::None => Finding::NeedsList(None),
+                    Handle::Ask(about) => match self.inspect(client, about).await {
+                        Ok(Some(record)) => {
+                            let observation = facts::observe(&record);
+                            let lives = matches!(observation, Observation::Running { .. });
+                            let sample = Sample { at, observation };
+                            if lives || !may_have_siblings(target) {
+                                Finding::Done(sample)
+                            } else {
+                                Finding::NeedsList(Some(sample))
+                            }
                         }
-                    }
-                    Ok(None) => Finding::NeedsList(None),
-                    Err(error) => Finding::Done(unknown(at, error.fault())),
-                },
-            };
-            (index, finding)
+                        Ok(None) => Finding::NeedsList(None),
+                        Err(error) => Finding::Done(unknown(at, error.fault())),
+                    },
+                };
+                (index, finding)
+            })
         });
         let mut findings = at_once(inspecting.collect()).await;
         findings.sort_unstable_by_key(|(index, _)| *index);
@@ -331,7 +345,10 @@ impl<'a> Look<'a> {
             Finding::Ask(question) => Some((index, std::mem::take(question))),
             _ => None,
         });
-        let answering = questions.map(|(index, question)| async move { (index, self.answer(client, question).await) });
+        let answering = questions.map(|(index, question)| {
+            let hung_at = self.hung_at(&question.about);
+            (hung_at, async move { (index, self.answer(client, question).await) })
+        });
         for (index, answer) in at_once(answering.collect()).await {
             findings[index] = answer;
         }
@@ -388,10 +405,34 @@ impl<'a> Look<'a> {
         }
     }
 
+    /// When the last inspect of this container was asked for, if it got no answer in time.
+    fn hung_at(&self, about: &str) -> Option<Moment> {
+        self.engine.link().hung.get(about).copied()
+    }
+
+    fn note_answer<T>(&self, about: &str, asked_at: Moment, answer: &Result<T, CallError>) {
+        let hung = &mut self.engine.link().hung;
+        match answer {
+            Err(CallError::TimedOut(_)) => {
+                if hung.len() >= HUNG_MAX {
+                    hung.retain(|_, hung_at| asked_at.since(*hung_at) < HUNG_FOR);
+                }
+                if hung.len() < HUNG_MAX || hung.contains_key(about) {
+                    hung.insert(about.into(), asked_at);
+                }
+            }
+            Err(CallError::NotAsked) => {}
+            Ok(_) | Err(CallError::Engine(_)) => _ = hung.remove(about),
+        }
+    }
+
     /// `None` when the engine, in its own words, has no such container.
     async fn inspect(&self, client: &Docker, about: &str) -> Result<Option<Record>, CallError> {
+        let asked_at = self.engine.now();
         let inspecting = client::read(client, format!("/containers/{about}/json"));
-        match self.budget.call(Call::Inspect, inspecting).await {
+        let answer = self.budget.call(Call::Inspect, inspecting).await;
+        self.note_answer(about, asked_at, &answer);
+        match answer {
             Ok(record) => Ok(Some(record).filter(|record| listing::is_of(record, about))),
             Err(error) if error.is_no_such_container() => Ok(None),
             Err(error) => Err(error),
@@ -511,11 +552,14 @@ fn read_list_after_inspect(
     }
 }
 
-/// Runs inspects, a few at a time, in no order: behind one that hangs, the others go on.
+/// Runs inspects, a few at a time: behind one that hangs, the others go on. Each comes with when it hung, if it did when it was made last. Those
+/// that hung come last, and of them those first that have waited longest; otherwise a few that hang each time would use up the time of each
+/// look, and nobody behind them would ever be asked about.
 ///
 /// Takes them in a vector, because the compiler cannot see that a stream over a mapping closure may move between threads.
-async fn at_once<T>(inspecting: Vec<impl Future<Output = T>>) -> Vec<T> {
-    stream::iter(inspecting).buffer_unordered(INSPECTS_MAX).collect().await
+async fn at_once<T>(mut inspecting: Vec<(Option<Moment>, impl Future<Output = T>)>) -> Vec<T> {
+    inspecting.sort_by_key(|(hung_at, _)| *hung_at);
+    stream::iter(inspecting.into_iter().map(|(_, asking)| asking)).buffer_unordered(INSPECTS_MAX).collect().await
 }
 
 fn removing(container_id: &str) -> Observation {

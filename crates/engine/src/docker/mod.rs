@@ -41,6 +41,7 @@ mod restart;
 mod roster;
 mod watch;
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -103,6 +104,8 @@ struct Link {
     info_asked_at: Option<Moment>,
     /// What has been heard over the event stream.
     ear: Ear,
+    /// The containers, by what they are asked about as, whose last inspect got no answer in time, and when that was asked for.
+    hung: HashMap<Box<str>, Moment>,
 }
 
 impl std::fmt::Debug for DockerEngine {
