@@ -71,7 +71,7 @@ async fn while_what_was_said_cannot_be_read_a_workspace_that_moves_stops_no_pass
     }
     house.after(POLL).await;
     house.dies("b", "on-b");
-    house.after(2 * POLL).await;
+    house.after(POLL + Duration::from_secs(2)).await;
     assert_eq!(house.restarts.of("on-b"), [1]);
     assert!(house.news.health().ready().0, "{}", house.news.health().ready().1);
 }
@@ -82,11 +82,13 @@ async fn a_daemon_that_starts_while_what_was_said_cannot_be_read_restarts_all_th
     let foundations = Foundations::lay(&["a"], &[]);
     foundations.database.add("w", "a", Duration::from_secs(3_600));
     foundations.database.verdicts_locked.store(true, Ordering::SeqCst);
+    let begun = tokio::time::Instant::now();
     let house = foundations.build().await;
-    house.after(2 * POLL).await;
+    house.after(POLL).await;
     house.dies("a", "w");
-    house.after(3 * POLL).await;
+    house.after(2 * POLL).await;
     assert_eq!(house.restarts.of("w"), [1]);
+    assert!(begun.elapsed() < 4 * POLL, "it began late: {:?}", begun.elapsed());
 }
 
 /// Whoever does not renew its lease is gone or hangs. Its engines wait for the end of the lease and not for a third of one more.
