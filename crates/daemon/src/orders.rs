@@ -371,7 +371,8 @@ fn why_not_read(order: &StandingOrder, force: bool, watched: &[String]) -> Strin
     match order.status.as_deref() {
         None => "it is not in defib.fleet, or has no status there".to_owned(),
         Some(_) if order.suspended => {
-            "it is suspended (it, or one above it, was put away), and --force does not change that: wake it through the platform".to_owned()
+            "it is suspended: its status, or that of one above it, says that it was put away. --force does not change that, because the platform \
+             (defib.mark_dead) would refuse it too. Wake it through the platform first; then `defib restart` may restart it".to_owned()
         }
         Some(status) if !force && !watched.iter().any(|watched| watched == status) => {
             let status = printable(status);
@@ -407,7 +408,7 @@ mod tests {
             (None, false, true, "not in defib.fleet", false),
             (Some("parked"), false, false, "status parked is not watched", true),
             (Some("parked"), true, false, "it is suspended", false),
-            (Some("parked"), true, true, "it is suspended", false),
+            (Some("parked"), true, true, "Wake it through the platform first", false),
             (Some("parked"), false, true, "breaks the contract", false),
             (Some("online"), false, false, "breaks the contract", false),
         ] {
