@@ -1,7 +1,7 @@
 //! `defib run`: from a checked configuration to a running loop, and back to an orderly end.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -321,13 +321,8 @@ impl Daemon {
     }
 
     fn orders(&self) -> Orders {
-        Orders {
-            state: Arc::clone(&self.state),
-            store: self.store.clone(),
-            engines: self.engines.clone(),
-            restarts: Arc::new(Arc::clone(&self.restarter)),
-            followed: Mutex::default(),
-        }
+        let restarts = Arc::new(Arc::clone(&self.restarter));
+        Orders::new(Arc::clone(&self.state), self.store.clone(), self.engines.clone(), restarts)
     }
 
     fn parts(&self) -> Parts {

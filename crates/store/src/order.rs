@@ -60,6 +60,8 @@ pub struct StandingOrder {
     pub status: Option<String>,
     /// Whether it, or one above it, is put away now.
     pub suspended: bool,
+    /// The engine that it is about: that of the storm, or the one that the workspace is on now. `None`: all of them, or it is not known.
+    pub engine: Option<EngineName>,
 }
 
 /// What came of an order so far.
@@ -79,13 +81,30 @@ pub struct OrderState {
     pub owner: Option<String>,
 }
 
+/// The rows of the fleet are read in one go, because in a platform's own view each look at one of them may read all.
 const STANDING: &str = "
+    with standing as materialized (
+        select id, kind, workspace_id, engine, force, reason, login, ordered_by, ordered_at, taken_by
+          from defib.orders where ended_at is null),
+         rows_of_them as materialized (
+        select distinct on (f.workspace_id::text)
+               f.workspace_id::text as workspace_id, f.engine::text as engine, f.status::text as status, f.suspended
+          from defib.fleet f
+         where f.workspace_id::text = any (array(select s.workspace_id from standing s where s.workspace_id is not null))
+         order by f.workspace_id::text),
+         placed as (
+        select s.*, coalesce(s.engine, r.engine) as on_engine, r.status, r.suspended,
+               row_number() over (partition by s.kind, coalesce(s.engine, r.engine), s.taken_by order by s.id) as place
+          from standing s left join rows_of_them r on r.workspace_id = s.workspace_id)
     select id, kind, workspace_id, engine, force, reason,
            case when ordered_by = login then login else ordered_by || ' (login ' || login || ')' end,
-           ordered_at, taken_by, clock_timestamp(),
-           (select f.status::text from defib.fleet f where f.workspace_id::text = o.workspace_id limit 1),
-           (select f.suspended from defib.fleet f where f.workspace_id::text = o.workspace_id limit 1)
-      from defib.orders o where ended_at is null order by id limit $1";
+           ordered_at, taken_by, clock_timestamp(), status, suspended, on_engine
+      from placed where place <= $1 order by place, id limit $2";
+
+/// The row of an order, for an update. While somebody else has locked it, it is not found, so that nobody waits for it: the order stands, and
+/// is looked at again in the next turn.
+const UNLOCKED: &str =
+    "(select u.id from defib.orders u where u.id = $1 and u.ended_at is null %and% for no key update skip locked)";
 
 /// Answers an order by its row in the ledger, once that attempt has ended.
 const SETTLE: &str = "
@@ -93,14 +112,24 @@ const SETTLE: &str = "
        set ended_at = clock_timestamp(), done = r.outcome = 'succeeded', restart_id = r.id,
            answer = case r.outcome when 'succeeded' then 'restarted (attempt ' || r.attempt || ')' else r.outcome || coalesce(': ' || r.error, '') end
       from defib.restarts r
-     where o.id = $1 and o.ended_at is null and r.workspace_id = o.workspace_id and r.verdict = 'operator'
+     where o.id = %unlocked% and r.workspace_id = o.workspace_id and r.verdict = 'operator'
        and r.evidence ->> 'order' = o.id::text and r.finished_at is not null";
+
+/// The attempt that ended an order, if it has ended itself.
+const HAS_ENDED: &str = "
+    and exists (select from defib.restarts e where e.workspace_id = u.workspace_id and e.verdict = 'operator'
+                   and e.evidence ->> 'order' = u.id::text and e.finished_at is not null)";
+
+fn unlocked(sql: &str, and: &str) -> String {
+    sql.replace("%unlocked%", &UNLOCKED.replace("%and%", and))
+}
 
 impl Store {
     /// Answers an order by what the ledger says about its restart. False when the restart has not ended yet, or when the order was answered
     /// before.
     pub async fn settle_order(&self, id: i64) -> Result<bool, StoreError> {
-        self.within_deadline(async { Ok(self.pool.get().await?.execute(SETTLE, &[(&id, Type::INT8)]).await? > 0) })
+        let sql = unlocked(SETTLE, HAS_ENDED);
+        self.within_deadline(async { Ok(self.pool.get().await?.execute(&sql, &[(&id, Type::INT8)]).await? > 0) })
             .await
             .map_err(StoreError::Orders)
     }
@@ -167,11 +196,15 @@ impl Store {
         .map_err(StoreError::Orders)
     }
 
-    /// Up to `limit` orders that nobody has ended, oldest first.
-    pub async fn standing_orders(&self, limit: i64) -> Result<Vec<StandingOrder>, StoreError> {
+    /// Orders that nobody has ended. Of those of one kind, for one engine, that the same replica has taken (or none), there are the `places`
+    /// oldest ones, so that those which stand long take no place from others. If that is more than `limit`, each engine's oldest ones come
+    /// before anybody's later ones.
+    pub async fn standing_orders(&self, places: i64, limit: i64) -> Result<Vec<StandingOrder>, StoreError> {
         self.within_deadline(async {
             let mut connection = self.pool.get().await?;
-            let rows = connection.query(STANDING, &[(&limit, Type::INT8)]).await?;
+            connection.begin_for_a_few_rows().await?;
+            let rows = connection.query(STANDING, &[(&places, Type::INT8), (&limit, Type::INT8)]).await?;
+            connection.commit().await?;
             rows.iter()
                 .map(|row| {
                     let workspace: Option<&str> = row.try_get(2)?;
@@ -189,6 +222,7 @@ impl Store {
                         taken_by: row.try_get(8)?,
                         status: row.try_get(10)?,
                         suspended: row.try_get::<_, Option<bool>>(11)?.unwrap_or(false),
+                        engine: row.try_get::<_, Option<&str>>(12)?.map(EngineName::from),
                     })
                 })
                 .collect()
@@ -197,19 +231,19 @@ impl Store {
         .map_err(StoreError::Orders)
     }
 
-    /// Takes an order for this replica. False when another replica has taken it, or when it has ended.
+    /// Takes an order for this replica. False when another replica has taken it, when it has ended, or while somebody has locked its row.
     pub async fn take_order(&self, id: i64, replica: &str) -> Result<bool, StoreError> {
         self.within_deadline(async {
             let mut connection = self.pool.get().await?;
-            let sql = "update defib.orders set taken_by = $2, taken_at = clock_timestamp()
-                        where id = $1 and ended_at is null and taken_at is null";
-            Ok(connection.execute(sql, &[(&id, Type::INT8), (&replica, Type::TEXT)]).await? > 0)
+            let sql = "update defib.orders set taken_by = $2, taken_at = clock_timestamp() where id = %unlocked%";
+            let sql = unlocked(sql, "and u.taken_at is null");
+            Ok(connection.execute(&sql, &[(&id, Type::INT8), (&replica, Type::TEXT)]).await? > 0)
         })
         .await
         .map_err(StoreError::Orders)
     }
 
-    /// Writes down what came of an order. False when that was done before.
+    /// Writes down what came of an order. False when that was done before, or while somebody has locked its row.
     pub async fn end_order(
         &self,
         id: i64,
@@ -222,14 +256,14 @@ impl Store {
             let mut connection = self.pool.get().await?;
             let sql = "update defib.orders
                           set ended_at = clock_timestamp(), done = $2, answer = $3, restart_id = coalesce($4, restart_id)
-                        where id = $1 and ended_at is null";
+                        where id = %unlocked%";
             let parameters = [
                 (&id as _, Type::INT8),
                 (&done as _, Type::BOOL),
                 (&answer as _, Type::TEXT),
                 (&restart_id as _, Type::INT8),
             ];
-            Ok(connection.execute(sql, &parameters).await? > 0)
+            Ok(connection.execute(&unlocked(sql, ""), &parameters).await? > 0)
         })
         .await
         .map_err(StoreError::Orders)

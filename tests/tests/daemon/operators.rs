@@ -342,14 +342,37 @@ async fn a_restart_by_hand_is_made_once_recorded_and_refused_where_it_must_be() 
     let unwatched = stage.defib(&["restart", "w2", "--reason", "r"]).await?.with_code(1)?.stderr;
     ensure!(unwatched.contains("its status failed is not watched"), "{unwatched}");
     stage.defib(&["restart", "w2", "--reason", "r", "--force"]).await?.with_code(0)?;
-    stage.db.set_status("w2", "paused").await?;
-    for force in [&["--force"][..], &[]] {
-        let order = [&["restart", "w2", "--reason", "r"], force].concat();
-        let refused = stage.defib(&order).await?.with_code(1)?.stderr;
-        ensure!(refused.contains("it is suspended") && !refused.contains("--force restarts"), "{refused}");
-    }
     let all = stage.db.count("select count(*) from defib.restarts where outcome = 'succeeded'").await?;
     ensure!(all == 3 && engine.restarts() == 3, "{all} in the ledger, {} on the engine", engine.restarts());
+    Ok(())
+}
+
+/// The platform's own function would veto it, and nothing is restarted against the platform's word (docs/decisions.md).
+#[tokio::test]
+async fn what_was_put_away_is_not_restarted_by_force_either_and_the_answer_says_what_to_do() -> Result<()> {
+    let engine = ScriptedEngine::start().await?;
+    let stage = Stage::new(&engine.url()).await?;
+    for id in ["w1", "w2"] {
+        engine.add(container(id));
+    }
+    stage.db.add(Workspace::new("w1")).await?;
+    stage.db.add(Workspace::new("w2").below("w1")).await?;
+    let _daemon = stage.run_as("r1").await?;
+    judged(&stage, "w1", "alive").await?;
+    stage.db.set_status("w1", "paused").await?;
+    for (id, force) in [("w1", &["--force"][..]), ("w1", &[]), ("w2", &["--force"]), ("w2", &[])] {
+        let order = [&["restart", id, "--reason", "r"], force].concat();
+        let refused = stage.defib(&order).await?.with_code(1)?.stderr;
+        for part in
+            ["it is suspended", "--force does not change that", "defib.mark_dead", "Wake it through the platform first"]
+        {
+            ensure!(refused.contains(part), "no {part:?} in {refused}");
+        }
+    }
+    ensure!(stage.db.all_restarts().await?.is_empty() && engine.restarts() == 0, "it was restarted all the same");
+
+    stage.db.set_status("w1", "online").await?;
+    stage.defib(&["restart", "w1", "--reason", "r"]).await?.with_code(0)?;
     Ok(())
 }
 

@@ -10,6 +10,7 @@ mod adapter;
 mod attempts;
 mod bookkeeping;
 mod observers;
+mod orders;
 mod reporters;
 mod running;
 mod settings;

@@ -250,7 +250,7 @@ struct RestartArgs {
     /// Why
     #[arg(long)]
     reason: String,
-    /// Restart even if a hold stands, and whatever the workspace's status is
+    /// Restart even if a hold stands or the status is not watched; what is suspended is refused even so
     #[arg(long)]
     force: bool,
     /// How long to wait for the outcome

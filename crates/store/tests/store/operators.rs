@@ -1,6 +1,7 @@
 //! What a login of role `defib_operator` can do through the functions, and what is recorded of it.
 
 use defib_policy::attempt::Outcome;
+use defib_policy::id::EngineName;
 use defib_store::{HoldScope, NewHold, NewSuspicion, Ordered, OrderedBy};
 use defib_testkit::postgres;
 
@@ -52,7 +53,7 @@ async fn an_order_is_made_once_taken_once_and_ended_once() {
     let login = operator.text("select session_user").await;
     let id = operator.store.order(&restart("w1", true), BY).await.unwrap();
     assert_eq!(operator.store.order(&restart("w1", false), BY).await.unwrap(), id, "ordered twice is ordered once");
-    let [order] = &fixture.store.standing_orders(10).await.unwrap()[..] else { panic!("not one order") };
+    let [order] = &fixture.store.standing_orders(10, 100).await.unwrap()[..] else { panic!("not one order") };
     assert_eq!((order.id, &order.what, order.reason.as_str()), (id, &restart("w1", true), "its user waits"));
     assert_eq!(order.by, format!("ada (login {login})"));
     assert_eq!(operator.store.order_state(id).await.unwrap().unwrap().owner.as_deref(), Some("replica-1"));
@@ -69,15 +70,59 @@ async fn an_order_is_made_once_taken_once_and_ended_once() {
         (state.done, state.answer.as_deref(), state.outcome.as_deref()),
         (Some(true), Some("restarted"), Some("succeeded"))
     );
-    assert!(fixture.store.standing_orders(10).await.unwrap().is_empty());
+    assert!(fixture.store.standing_orders(10, 100).await.unwrap().is_empty());
 
     let second = operator.store.order(&restart("w1", false), BY).await.unwrap();
     assert!(second > id && operator.store.withdraw_order(second).await.unwrap());
     let storm = operator.store.order(&Ordered::StormEnd { engine: Some("default".into()) }, BY).await.unwrap();
     let of_fleet = operator.store.order(&Ordered::StormEnd { engine: None }, BY).await.unwrap();
-    let standing = fixture.store.standing_orders(10).await.unwrap();
+    let standing = fixture.store.standing_orders(10, 100).await.unwrap();
     assert_eq!(standing.iter().map(|order| order.id).collect::<Vec<_>>(), [storm, of_fleet]);
     assert_eq!(operator.store.order_state(storm + 99).await.unwrap(), None);
+}
+
+/// Of each engine, kind and taker there are the oldest, and nobody's later ones come before anybody's first ones.
+#[tokio::test]
+async fn orders_that_stand_long_take_no_place_from_those_for_other_engines() {
+    let (fixture, operator) = world().await;
+    fixture
+        .run("insert into defib.workspaces (id, engine) select 'e' || n, 'elsewhere' from generate_series(1, 30) n")
+        .await;
+    fixture.run("insert into defib.workspaces (id) select 't' || n from generate_series(1, 30) n").await;
+    fixture.run("select defib.order_restart(id, 'r') from defib.workspaces where id ~ '^[et]' order by id").await;
+    fixture.run("update defib.orders set taken_by = 'gone', taken_at = now() where workspace_id like 't%'").await;
+    fixture.run("select defib.order_storm_end('elsewhere', 'r') from generate_series(1, 30)").await;
+    let first = operator.store.order(&restart("w1", false), BY).await.unwrap();
+    let second = operator.store.order(&restart("w2", false), BY).await.unwrap();
+    let storm = operator.store.order(&Ordered::StormEnd { engine: Some("default".into()) }, BY).await.unwrap();
+    let of_unknown = operator.store.order(&restart("nobody", false), BY).await.unwrap();
+
+    let standing = fixture.store.standing_orders(10, 100).await.unwrap();
+    assert_eq!(standing.len(), 3 * 10 + 4);
+    for (id, engine) in
+        [(first, Some("default")), (second, Some("default")), (storm, Some("default")), (of_unknown, None)]
+    {
+        let order = standing.iter().find(|order| order.id == id).expect("it has a place");
+        assert_eq!(order.engine.as_ref().map(EngineName::as_str), engine, "{order:?}");
+    }
+    let of_default = standing.iter().filter(|order| [first, second].contains(&order.id)).map(|order| order.id);
+    assert_eq!(of_default.collect::<Vec<_>>(), [first, second], "oldest first");
+    let few = fixture.store.standing_orders(10, 6).await.unwrap();
+    assert!([first, storm, of_unknown].iter().all(|id| few.iter().any(|order| order.id == *id)), "{few:#?}");
+}
+
+/// Whoever has locked the row, an operator at a prompt perhaps, delays that order alone.
+#[tokio::test]
+async fn nobody_waits_for_an_order_whose_row_is_locked() {
+    let (fixture, operator) = world().await;
+    let id = operator.store.order(&restart("w1", false), BY).await.unwrap();
+    fixture.run("begin; select from defib.orders for update").await;
+    assert!(!fixture.store.take_order(id, "replica-1").await.unwrap());
+    assert!(!fixture.store.end_order(id, false, "r", None).await.unwrap());
+    assert!(!fixture.store.settle_order(id).await.unwrap());
+    fixture.run("rollback").await;
+    assert!(fixture.store.take_order(id, "replica-1").await.unwrap());
+    assert!(fixture.store.end_order(id, false, "r", None).await.unwrap());
 }
 
 #[tokio::test]
