@@ -81,7 +81,8 @@ pub struct OrderState {
     pub owner: Option<String>,
 }
 
-/// The rows of the fleet are read in one go, because in a platform's own view each look at one of them may read all.
+/// The rows of the fleet are read in one go, because in a platform's own view each look at one of them may read all. While no order stands, which
+/// is nearly always, the view is not read at all.
 const STANDING: &str = "
     with standing as materialized (
         select id, kind, workspace_id, engine, force, reason, login, ordered_by, ordered_at, taken_by
@@ -90,7 +91,8 @@ const STANDING: &str = "
         select distinct on (f.workspace_id::text)
                f.workspace_id::text as workspace_id, f.engine::text as engine, f.status::text as status, f.suspended
           from defib.fleet f
-         where f.workspace_id::text = any (array(select s.workspace_id from standing s where s.workspace_id is not null))
+         where (select exists (select from standing s where s.workspace_id is not null))
+           and f.workspace_id::text = any (array(select s.workspace_id from standing s where s.workspace_id is not null))
          order by f.workspace_id::text),
          placed as (
         select s.*, coalesce(s.engine, r.engine) as on_engine, r.status, r.suspended,

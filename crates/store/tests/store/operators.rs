@@ -111,6 +111,26 @@ async fn orders_that_stand_long_take_no_place_from_those_for_other_engines() {
     assert!([first, storm, of_unknown].iter().all(|id| few.iter().any(|order| order.id == *id)), "{few:#?}");
 }
 
+/// It is asked each second, and a platform's own view may cost a read of the whole fleet.
+#[tokio::test]
+async fn while_no_order_stands_the_fleet_is_not_read_for_them() {
+    let (fixture, operator) = world().await;
+    fixture
+        .run(
+            "create function public.read_of(id text) returns text language plpgsql as $$ begin raise exception 'the view is read'; end $$;
+             create or replace view defib.fleet as
+             select public.read_of(id) as workspace_id, name, status, kind, engine, container_ref, instance_ref, false as suspended,
+                    last_heartbeat_at, last_activity_at, active_tasks, created_at, policy
+               from defib.workspaces",
+        )
+        .await;
+    assert_eq!(fixture.store.standing_orders(10, 100).await.unwrap(), []);
+    operator.store.order(&Ordered::StormEnd { engine: None }, BY).await.unwrap();
+    assert_eq!(fixture.store.standing_orders(10, 100).await.unwrap().len(), 1);
+    operator.store.order(&restart("w1", false), BY).await.unwrap();
+    fixture.store.standing_orders(10, 100).await.unwrap_err();
+}
+
 /// Whoever has locked the row, an operator at a prompt perhaps, delays that order alone.
 #[tokio::test]
 async fn nobody_waits_for_an_order_whose_row_is_locked() {
