@@ -91,10 +91,8 @@ impl Judge {
             Observation::Frozen { .. } => What::Gone,
             Observation::Unknown { .. } => What::Unknown,
             Observation::Running { .. } if beats || survives => What::Back,
-            Observation::Running { .. } | Observation::Transitional { .. } if opinion.conviction.is_none() => {
-                What::Runs
-            }
             Observation::Running { .. } => What::Runs,
+            Observation::Transitional { .. } if opinion.conviction.is_none() => What::Runs,
             _ => What::Down,
         };
         let life = sample.observation.incarnation();
@@ -190,13 +188,12 @@ impl Judge {
     }
 }
 
-/// How an attempt ended, as far as that tells anything about its scope; `None` while it is open.
+/// How an attempt ended, as far as that tells anything about its scope; `None` while it is open. One that failed says nothing about it, and what
+/// came of one that was abandoned is not known.
 fn end_of(attempt: &Attempt) -> Option<End> {
-    let outcome = attempt.outcome?;
-    Some(match outcome {
+    Some(match attempt.outcome? {
         Outcome::Succeeded => End::Made,
-        Outcome::Failed if attempt.asked => End::Failed,
-        // What came of one that was abandoned after the engine was asked is not known, so it says nothing either.
-        Outcome::Failed | Outcome::Abandoned | Outcome::Superseded | Outcome::Vetoed => End::NotAsked,
+        Outcome::Failed => End::Failed,
+        Outcome::Abandoned | Outcome::Superseded | Outcome::Vetoed => End::NotAsked,
     })
 }

@@ -80,10 +80,10 @@ fn a_restart_that_is_under_way_is_not_ordered_again() {
     assert_eq!(order(&world).expect("it has ended").attempt, 2);
 }
 
-const ENGINES: [&str; 5] = ["a", "b", "c", "d", "e"];
+pub(crate) const ENGINES: [&str; 5] = ["a", "b", "c", "d", "e"];
 
 /// Twelve workspaces on each of five engines, of which so many have just died. Four of an engine, or thirteen of the fleet, are a storm.
-fn storms(deaths: [usize; 5]) -> World {
+pub(crate) fn storms(deaths: [usize; 5]) -> World {
     let settings = Settings { storm_min: 3, storm_fraction: 0.2, ..Settings::default() };
     let mut world = World::new(settings);
     for engine in ENGINES {

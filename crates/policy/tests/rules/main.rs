@@ -9,6 +9,7 @@
 mod boots;
 mod bounds;
 mod by_operator;
+mod canaries;
 mod common;
 mod crash_loops;
 mod explanations;

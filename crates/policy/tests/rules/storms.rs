@@ -17,17 +17,17 @@ fn fleet(size: usize, beat: i64) -> World {
     fleet_with(Settings::default(), size, Some(beat))
 }
 
-fn name(n: usize) -> String {
+pub(crate) fn name(n: usize) -> String {
     format!("w{n:03}")
 }
 
-fn kill(world: &mut World, n: usize) {
+pub(crate) fn kill(world: &mut World, n: usize) {
     let stop = stopped(world.now_ms);
     world.see(&name(n), stop);
 }
 
 /// Ticks each 5 s for `span` seconds, in which those from `alive` on beat, and returns who was restarted and when.
-fn run_while_others_beat(world: &mut World, alive: std::ops::Range<usize>, span: i64) -> Vec<(i64, String)> {
+pub(crate) fn run_while_others_beat(world: &mut World, alive: std::ops::Range<usize>, span: i64) -> Vec<(i64, String)> {
     let mut restarts = Vec::new();
     for _ in 0..span / 5 {
         alive.clone().for_each(|n| world.beat(&name(n)));
@@ -38,7 +38,7 @@ fn run_while_others_beat(world: &mut World, alive: std::ops::Range<usize>, span:
 
 /// A fleet of 20 of which the first 12 died at once and have both kinds of witness now. The canaries of the first batch, drawn by lot,
 /// were let through: as many as `DEFIB_STORM_MIN` says.
-fn storm_with_canaries_out(storm_min: u32) -> (World, Vec<String>) {
+pub(crate) fn storm_with_canaries_out(storm_min: u32) -> (World, Vec<String>) {
     let mut world = fleet_with(Settings { storm_min, ..Settings::default() }, 20, Some(-1));
     world.tick();
     (0..12).for_each(|n| kill(&mut world, n));
@@ -53,7 +53,7 @@ fn storm_with_canaries_out(storm_min: u32) -> (World, Vec<String>) {
 }
 
 /// The same where the first batch is of one.
-fn storm_with_a_canary_out() -> (World, String) {
+pub(crate) fn storm_with_a_canary_out() -> (World, String) {
     let (world, mut canaries) = storm_with_canaries_out(1);
     (world, canaries.remove(0))
 }
@@ -78,6 +78,9 @@ fn in_a_storm_every_death_needs_both_kinds_of_witness() {
     let plan = world.tick();
     assert!(plan.restarts.is_empty(), "{:?}", restarted(&plan));
     assert_eq!(rule_of(&plan, "w005"), Some(Rule::StormNeedsBoth));
+    let held =
+        plan.changes.iter().find(|change| change.workspace.as_str() == "w005").map(|change| change.evidence.held);
+    assert_eq!(held, Some(Some(Held::Storm)));
     // The rest of the fleet goes on beating; the dead become stale, and the first batch of them goes.
     let mut restarts = Vec::new();
     for _ in 0..20 {
