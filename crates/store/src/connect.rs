@@ -401,11 +401,10 @@ impl Connection {
         self.batch(&format!("begin isolation level read committed; set local jit = off; {bounds}")).await
     }
 
-    /// The server's time limits of a transaction that may wait for locks for as long as our call lasts.
+    /// The server ends the transaction when it has waited so long for our next statement. A statement has the limit of our role, if that has one.
     fn bounds(&self) -> String {
-        let statement = self.statement_timeout.as_millis().max(1);
         let silence = SILENCE_MAX.min(self.statement_timeout).as_millis().max(1);
-        format!("set local statement_timeout = {statement}; set local idle_in_transaction_session_timeout = {silence}")
+        format!("set local idle_in_transaction_session_timeout = {silence}")
     }
 
     /// Begins a transaction to which the server sets no time limits.
