@@ -71,8 +71,11 @@ pub(crate) trait PlatformMarks: Send + Sync {
     /// The workspaces of which the platform must be told now that they live. With `engines`, only those on these engines.
     async fn owed_marks(&self, engines: Option<&[EngineName]>, limit: i64) -> Result<Vec<OwedMark>, StoreError>;
 
-    /// The workspaces with a mark that stands although nothing is said of them.
-    async fn standing_marks(&self, engines: Option<&[EngineName]>, limit: i64) -> Result<Vec<WorkspaceId>, StoreError>;
+    /// The marks that stand although nothing is said of their workspaces.
+    async fn standing_marks(&self, engines: Option<&[EngineName]>, limit: i64) -> Result<Vec<OwedMark>, StoreError>;
+
+    /// Takes note that such a mark is to be taken back. False if it is another one by now.
+    async fn owe_standing(&self, mark: &OwedMark) -> Result<bool, StoreError>;
 
     /// Tells the platform that a workspace lives, if it must be told. False if not.
     async fn take_back(&self, workspace: &WorkspaceId, evidence: &Value) -> Result<bool, StoreError>;
@@ -166,8 +169,12 @@ impl PlatformMarks for Store {
         self.owed_marks(engines, limit).await
     }
 
-    async fn standing_marks(&self, engines: Option<&[EngineName]>, limit: i64) -> Result<Vec<WorkspaceId>, StoreError> {
+    async fn standing_marks(&self, engines: Option<&[EngineName]>, limit: i64) -> Result<Vec<OwedMark>, StoreError> {
         self.standing_marks(engines, limit).await
+    }
+
+    async fn owe_standing(&self, mark: &OwedMark) -> Result<bool, StoreError> {
+        self.owe_standing(mark).await
     }
 
     async fn take_back(&self, workspace: &WorkspaceId, evidence: &Value) -> Result<bool, StoreError> {

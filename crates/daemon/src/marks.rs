@@ -217,11 +217,10 @@ impl Marks {
     /// too old), nobody would notice that the workspace lives again. So the marks of those that are alive, beat, and have no attempts that
     /// count are owed here.
     async fn owe_the_living(&self, engines: Option<&[EngineName]>) -> Result<(), StoreError> {
-        for workspace in self.tables.standing_marks(engines, OWED_MAX).await? {
-            let lives = self.state.judge().is_calm(&workspace);
-            if lives {
-                self.tables.owe(&workspace).await?;
-                self.add_owed(&workspace);
+        for mark in self.tables.standing_marks(engines, OWED_MAX).await? {
+            let lives = self.state.judge().is_calm(&mark.workspace);
+            if lives && self.tables.owe_standing(&mark).await? {
+                self.add_owed(&mark.workspace);
             }
         }
         Ok(())

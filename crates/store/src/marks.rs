@@ -22,7 +22,7 @@ use crate::error::{Fault, StoreError};
 use crate::ledger::{LeaseProof, holds_lease, notify};
 use crate::platform;
 
-/// A mark that is to be taken back.
+/// A mark that is to be taken back, or that stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OwedMark {
     /// The workspace that is marked.
@@ -69,10 +69,15 @@ const OWED: &str = "
 /// Whoever is alive has no row in `defib.verdicts`. A mark that has just been made is left alone, because the verdict on its workspace may not
 /// be written yet.
 const STANDING: &str = "
-    select m.workspace_id from defib.marks m
+    select m.workspace_id, m.attempt_id from defib.marks m
      where not m.owed and m.marked_at < clock_timestamp() - interval '5 seconds' and ($1::text[] is null or m.engine = any ($1))
        and not exists (select from defib.verdicts v where v.workspace_id = m.workspace_id)
      order by m.marked_at, m.workspace_id limit $2";
+
+/// Only the mark that was seen: between that look and this statement another attempt may have marked the workspace, which is dead then.
+const OWE_STANDING: &str = "
+    update defib.marks set owed = true, tries = 0, next_at = clock_timestamp()
+     where workspace_id = $1 and not owed and attempt_id is not distinct from $2";
 
 /// Ten seconds after the first failure, then twice as long each time, to ten minutes.
 const LATER: &str = "
@@ -132,16 +137,7 @@ impl Store {
     /// The marks that are to be taken back now, those that have waited longest first. With `engines`, only the marks of workspaces on
     /// these.
     pub async fn owed_marks(&self, engines: Option<&[EngineName]>, limit: i64) -> Result<Vec<OwedMark>, StoreError> {
-        self.within_deadline(async {
-            let engines: Option<Vec<&str>> = engines.map(|names| names.iter().map(EngineName::as_str).collect());
-            let mut connection = self.pool.get().await?;
-            let rows = connection.query(OWED, &[(&engines, Type::TEXT_ARRAY), (&limit, Type::INT8)]).await?;
-            rows.iter()
-                .map(|row| Ok(OwedMark { workspace: row.try_get::<_, &str>(0)?.into(), attempt_id: row.try_get(1)? }))
-                .collect()
-        })
-        .await
-        .map_err(StoreError::Marks)
+        self.read_marks(OWED, engines, limit).await
     }
 
     /// The workspaces with a mark that stands although they have no verdict but `alive`, those that were marked first first. With `engines`,
@@ -151,12 +147,34 @@ impl Store {
         &self,
         engines: Option<&[EngineName]>,
         limit: i64,
-    ) -> Result<Vec<WorkspaceId>, StoreError> {
+    ) -> Result<Vec<OwedMark>, StoreError> {
+        self.read_marks(STANDING, engines, limit).await
+    }
+
+    /// Takes note that a mark which [stands](Self::standing_marks) is to be taken back. False when another attempt has renewed it since, or when
+    /// that was noted before.
+    pub async fn owe_standing(&self, mark: &OwedMark) -> Result<bool, StoreError> {
+        self.within_deadline(async {
+            let parameters = [(&mark.workspace.as_str() as _, Type::TEXT), (&mark.attempt_id as _, Type::INT8)];
+            Ok(self.pool.get().await?.execute(OWE_STANDING, &parameters).await? > 0)
+        })
+        .await
+        .map_err(StoreError::Marks)
+    }
+
+    async fn read_marks(
+        &self,
+        sql: &str,
+        engines: Option<&[EngineName]>,
+        limit: i64,
+    ) -> Result<Vec<OwedMark>, StoreError> {
         self.within_deadline(async {
             let engines: Option<Vec<&str>> = engines.map(|names| names.iter().map(EngineName::as_str).collect());
             let mut connection = self.pool.get().await?;
-            let rows = connection.query(STANDING, &[(&engines, Type::TEXT_ARRAY), (&limit, Type::INT8)]).await?;
-            rows.iter().map(|row| Ok(row.try_get::<_, &str>(0)?.into())).collect()
+            let rows = connection.query(sql, &[(&engines, Type::TEXT_ARRAY), (&limit, Type::INT8)]).await?;
+            rows.iter()
+                .map(|row| Ok(OwedMark { workspace: row.try_get::<_, &str>(0)?.into(), attempt_id: row.try_get(1)? }))
+                .collect()
         })
         .await
         .map_err(StoreError::Marks)

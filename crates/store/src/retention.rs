@@ -106,11 +106,12 @@ impl Store {
             Ok(RetentionReport {
                 suspicions: remove(SUSPICIONS, settings.suspicions).await?,
                 events: remove(EVENTS, settings.events).await?,
-                attempts: remove(&attempts, settings.attempts).await?,
                 holds: remove(HOLDS, settings.attempts).await?,
                 orders: remove(ORDERS, settings.attempts).await?,
-                marks: remove(MARKS, settings.attempts).await?,
                 messages: remove(MESSAGES, EXPIRES_AFTER).await?,
+                // These read the platform's view. If it is broken, all others have been deleted by now.
+                attempts: remove(&attempts, settings.attempts).await?,
+                marks: remove(MARKS, settings.attempts).await?,
             })
         };
         report.await.map_err(StoreError::Retain)

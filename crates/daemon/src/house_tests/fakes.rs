@@ -280,8 +280,13 @@ impl PlatformMarks for FakeDatabase {
         Ok(())
     }
 
-    async fn standing_marks(&self, _: Option<&[EngineName]>, _: i64) -> Result<Vec<WorkspaceId>, StoreError> {
-        Ok(lock(&self.standing).clone())
+    async fn standing_marks(&self, _: Option<&[EngineName]>, _: i64) -> Result<Vec<OwedMark>, StoreError> {
+        let mark = |workspace: &WorkspaceId| OwedMark { workspace: workspace.clone(), attempt_id: None };
+        Ok(lock(&self.standing).iter().map(mark).collect())
+    }
+
+    async fn owe_standing(&self, mark: &OwedMark) -> Result<bool, StoreError> {
+        self.owe(&mark.workspace).await.map(|()| true)
     }
 
     async fn owed_marks(&self, _: Option<&[EngineName]>, _: i64) -> Result<Vec<OwedMark>, StoreError> {

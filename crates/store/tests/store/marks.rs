@@ -246,9 +246,17 @@ async fn a_mark_that_stands_on_one_of_whom_nothing_is_said_is_told() {
              values ('dead', 'a', 'dead', 'r', 'b', '{}', now())",
         )
         .await;
-    let standing =
-        async |engines: Option<&[EngineName]>, limit| fixture.store.standing_marks(engines, limit).await.unwrap();
-    assert_eq!(standing(None, 9).await, ["elsewhere".into(), "alive".into()] as [WorkspaceId; 2]);
-    assert_eq!(standing(None, 1).await, ["elsewhere".into()] as [WorkspaceId; 1]);
-    assert_eq!(standing(Some(&["a".into()]), 9).await, ["alive".into()] as [WorkspaceId; 1]);
+    let standing = async |engines: Option<&[EngineName]>, limit| {
+        let marks = fixture.store.standing_marks(engines, limit).await.unwrap();
+        marks.into_iter().map(|mark| mark.workspace.to_string()).collect::<Vec<String>>()
+    };
+    assert_eq!(standing(None, 9).await, ["elsewhere", "alive"]);
+    assert_eq!(standing(None, 1).await, ["elsewhere"]);
+    assert_eq!(standing(Some(&["a".into()]), 9).await, ["alive"]);
+    let seen = OwedMark { workspace: "alive".into(), attempt_id: None };
+    fixture.run("update defib.marks set attempt_id = 7 where workspace_id = 'alive'").await;
+    assert!(!fixture.store.owe_standing(&seen).await.unwrap(), "an attempt has marked it anew meanwhile");
+    let renewed = OwedMark { attempt_id: Some(7), ..seen };
+    assert!(fixture.store.owe_standing(&renewed).await.unwrap());
+    assert!(!fixture.store.owe_standing(&renewed).await.unwrap(), "once");
 }

@@ -125,8 +125,6 @@ async fn while_no_order_stands_the_fleet_is_not_read_for_them() {
         )
         .await;
     assert_eq!(fixture.store.standing_orders(10, 100).await.unwrap(), []);
-    operator.store.order(&Ordered::StormEnd { engine: None }, BY).await.unwrap();
-    assert_eq!(fixture.store.standing_orders(10, 100).await.unwrap().len(), 1);
     operator.store.order(&restart("w1", false), BY).await.unwrap();
     fixture.store.standing_orders(10, 100).await.unwrap_err();
 }
