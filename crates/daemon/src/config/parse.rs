@@ -400,13 +400,8 @@ fn misspelt_level(filter: &str) -> Option<&str> {
     let is_level = |word: &str| {
         LEVELS.iter().any(|level| word.eq_ignore_ascii_case(level)) || matches!(word, "0" | "1" | "2" | "3" | "4" | "5")
     };
-    let mut depth = 0_i32;
-    let is_between = |c: char| {
-        depth += i32::from(matches!(c, '[' | '{')) - i32::from(matches!(c, ']' | '}'));
-        c == ',' && depth == 0
-    };
-    let mut words = filter.split(is_between).map(str::trim).filter(|word| !word.is_empty());
-    words.find(|word| !word.contains(['=', '[', ':']) && !is_level(word))
+    let mut words = filter.split(',').map(str::trim).filter(|word| !word.is_empty());
+    words.find(|word| !word.contains(['=', '[', ']', '{', '}', ':']) && !is_level(word))
 }
 
 /// Kubernetes puts `<SERVICE>_SERVICE_HOST` and `<SERVICE>_PORT_…` into every container, and a service may be called defib.
