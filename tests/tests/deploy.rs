@@ -4,6 +4,8 @@
 //! Nobody notices when a manifest no longer fits the program: a knob is renamed, a metric is dropped, or a time-out becomes longer than the
 //! one around it. Each such dependency is one test. The schemas are in `deploy/schemas`, so nothing is fetched. (Typed structs such as
 //! k8s-openapi's would be no stricter: they skip what they do not know, and take minutes to build.)
+//!
+//! The file is long because it is the list of these dependencies.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

@@ -1,5 +1,8 @@
 //! A judge who reads and judges whom something concerns says what a judge says who reads and judges everybody with every poll: the same
 //! verdicts, the same orders and the same evidence, at the same polls, over arbitrary histories.
+//!
+//! The file is long because the world of these histories is made here, and each rule of who need not be looked at is tried in it.
+
 #![allow(missing_docs, clippy::expect_used, reason = "the names of the tests say it; helpers of tests may panic")]
 
 #[path = "rules/common.rs"]

@@ -385,26 +385,21 @@ impl Connection {
     ///
     /// The server ends it, in case it no longer hears from us: what it has locked by then are rows and tables of others.
     pub(crate) async fn begin_for_a_few_rows(&mut self) -> Result<(), Fault> {
-        self.in_transaction = true;
-        let bounds = self.bounds();
-        self.batch(&format!(
-            "begin isolation level read committed; set local jit = off; set local defib.walk = 'up'; {bounds}"
-        ))
-        .await
+        self.begin_to_read("set local defib.walk = 'up'; ").await
     }
 
-    /// A transaction that reads the whole fleet. The server would compile the plan of a large fleet, because it is costly; but each row is
-    /// only passed on, so compiling takes longer than it saves. In a transaction the setting ends with it, also behind a pooler.
+    /// A transaction that reads the whole fleet.
     pub(crate) async fn begin_for_many_rows(&mut self) -> Result<(), Fault> {
-        self.in_transaction = true;
-        let bounds = self.bounds();
-        self.batch(&format!("begin isolation level read committed; set local jit = off; {bounds}")).await
+        self.begin_to_read("").await
     }
 
-    /// The server ends the transaction when it has waited so long for our next statement. A statement has the limit of our role, if that has one.
-    fn bounds(&self) -> String {
+    /// The server would compile the plan of a large fleet, because it is costly; but each row is only passed on, so compiling takes longer than it
+    /// saves. In a transaction the setting ends with it, also behind a pooler. A statement has the limit of our role, if that has one.
+    async fn begin_to_read(&mut self, settings: &str) -> Result<(), Fault> {
         let silence = SILENCE_MAX.min(self.statement_timeout).as_millis().max(1);
-        format!("set local idle_in_transaction_session_timeout = {silence}")
+        self.in_transaction = true;
+        let timeout = format!("set local idle_in_transaction_session_timeout = {silence}");
+        self.batch(&format!("begin isolation level read committed; set local jit = off; {settings}{timeout}")).await
     }
 
     /// Begins a transaction to which the server sets no time limits.

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use defib_policy::id::ContainerId;
 use defib_policy::verdict::{Held, Rule, Verdict};
-use defib_store::{CurrentVerdict, Explanation, LastWords, StatusRow, TimelineEntry, TimelineWhat};
+use defib_store::{CurrentVerdict, Explanation, StatusRow, TimelineEntry, TimelineWhat};
 use serde_json::{Value, json};
 
+use super::last_words::last_words;
 use super::show;
 use super::standing::{Judged, Standing, Voices};
 use crate::logging::printable;
@@ -321,29 +322,6 @@ pub(crate) fn line(what: &TimelineWhat) -> String {
         }
         TimelineWhat::Released { scope, owner } => printable(&format!("operator   hold of {owner} released ({scope})")),
     }
-}
-
-/// How its container had ended, followed by the end of its log.
-fn last_words(words: &LastWords) -> String {
-    let exit = words.exit_code.map_or_else(|| "exit code not known".to_owned(), |code| format!("exit code {code}"));
-    let oom = if words.oom_killed { ", killed by the kernel for its memory" } else { "" };
-    let finished = words.finished_at.map_or_else(String::new, |at| format!(", ended at {}", show::clock(at)));
-    let log = match &words.log {
-        None => "; its log is not known".to_owned(),
-        Some(log) if log.is_empty() => "; its log is empty".to_owned(),
-        Some(_) => "; its log ends:".to_owned(),
-    };
-    let fault = words.log_fault.as_deref().map_or_else(String::new, |fault| format!(" ({})", printable(fault)));
-    let mut text = format!("last words {exit}{oom}{finished}{log}{fault}");
-    for line in words.health.iter().flat_map(|health| health.split('\n')) {
-        text.push_str("\n        ");
-        text.push_str(&printable(line));
-    }
-    for line in words.log.iter().filter(|log| !log.is_empty()).flat_map(|log| log.split('\n')) {
-        text.push_str("\n        | ");
-        text.push_str(&printable(line));
-    }
-    text
 }
 
 pub(crate) fn field<'a>(evidence: &'a Value, key: &str) -> Option<&'a str> {

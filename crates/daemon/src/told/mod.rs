@@ -6,6 +6,7 @@ pub(crate) mod explain;
 #[cfg(test)]
 pub(crate) mod golden;
 pub(crate) mod groups;
+mod last_words;
 pub(crate) mod names;
 pub(crate) mod natural;
 pub(crate) mod picture;

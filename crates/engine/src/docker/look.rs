@@ -21,11 +21,12 @@
 //! The race: a container can be removed, replaced or started between any two calls of a look. The later call wins; what was
 //! in the list and is gone at the inspect is being removed, not missing; and a sample carries the moment at which the call
 //! that decided it was begun, so that whatever happens later is newer.
+//!
+//! The file is long because the three kinds of look end in the same steps, and the race has to be read across all of them.
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use bollard::Docker;
 use defib_policy::fleet::Kind;
@@ -45,13 +46,6 @@ use super::quick::FullList;
 use super::record::Record;
 use crate::Target;
 use crate::report::{Call, EngineReport, Reached};
-
-/// How many containers are remembered whose inspects hang. Larger: more memory for containers that are gone by now. Smaller: of a host on which
-/// everything hangs, some are asked about before their turn.
-const HUNG_MAX: usize = 1_000;
-
-/// How long one is remembered when there are so many. By then it has been asked about again, or is gone.
-const HUNG_FOR: Duration = Duration::from_secs(600);
 
 /// How many inspects run at once. More do not make an engine faster, they make each of its answers slower, and the slowest
 /// one late.
@@ -272,7 +266,7 @@ impl<'a> Look<'a> {
     /// The first half of [`Look::few`]: what an inspect of each can tell.
     async fn inspect_each(&self, client: &Docker, targets: &[Target]) -> Vec<Finding> {
         let hung_at = |target: &Target| match Handle::of(target) {
-            Handle::Ask(about) => self.hung_at(about),
+            Handle::Ask(about) => self.engine.link().hung.at(about),
             Handle::None | Handle::Unaskable(_) => None,
         };
         let inspecting = targets.iter().enumerate().map(|(index, target)| {
@@ -346,7 +340,7 @@ impl<'a> Look<'a> {
             _ => None,
         });
         let answering = questions.map(|(index, question)| {
-            let hung_at = self.hung_at(&question.about);
+            let hung_at = self.engine.link().hung.at(&question.about);
             (hung_at, async move { (index, self.answer(client, question).await) })
         });
         for (index, answer) in at_once(answering.collect()).await {
@@ -405,33 +399,12 @@ impl<'a> Look<'a> {
         }
     }
 
-    /// When the last inspect of this container was asked for, if it got no answer in time.
-    fn hung_at(&self, about: &str) -> Option<Moment> {
-        self.engine.link().hung.get(about).copied()
-    }
-
-    fn note_answer<T>(&self, about: &str, asked_at: Moment, answer: &Result<T, CallError>) {
-        let hung = &mut self.engine.link().hung;
-        match answer {
-            Err(CallError::TimedOut(_)) => {
-                if hung.len() >= HUNG_MAX {
-                    hung.retain(|_, hung_at| asked_at.since(*hung_at) < HUNG_FOR);
-                }
-                if hung.len() < HUNG_MAX || hung.contains_key(about) {
-                    hung.insert(about.into(), asked_at);
-                }
-            }
-            Err(CallError::NotAsked) => {}
-            Ok(_) | Err(CallError::Engine(_)) => _ = hung.remove(about),
-        }
-    }
-
     /// `None` when the engine, in its own words, has no such container.
     async fn inspect(&self, client: &Docker, about: &str) -> Result<Option<Record>, CallError> {
         let asked_at = self.engine.now();
         let inspecting = client::read(client, format!("/containers/{about}/json"));
         let answer = self.budget.call(Call::Inspect, inspecting).await;
-        self.note_answer(about, asked_at, &answer);
+        self.engine.link().hung.note(about, asked_at, &answer);
         match answer {
             Ok(record) => Ok(Some(record).filter(|record| listing::is_of(record, about))),
             Err(error) if error.is_no_such_container() => Ok(None),

@@ -22,7 +22,7 @@
 //! | listening, and whether anything may have been missed | `watch`, `ear` |
 //! | acting | `restart` |
 //! | the end of a container's log | `last_lines` |
-//! | what went wrong, and how long a look may take | `fault`, `deadline` |
+//! | what went wrong, how long a look may take, and whose inspects hang | `fault`, `deadline`, `hung` |
 
 mod client;
 mod deadline;
@@ -30,6 +30,7 @@ mod ear;
 mod entry;
 mod facts;
 mod fault;
+mod hung;
 mod identity;
 mod last_lines;
 mod list;
@@ -41,7 +42,6 @@ mod restart;
 mod roster;
 mod watch;
 
-use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -62,6 +62,7 @@ use self::client::Agreed;
 use self::deadline::{Budget, CallError};
 use self::ear::Ear;
 use self::fault::fault_of;
+use self::hung::Hung;
 use self::identity::Info;
 use self::list::Listed;
 use crate::report::{Call, EngineReport, Reached};
@@ -104,8 +105,8 @@ struct Link {
     info_asked_at: Option<Moment>,
     /// What has been heard over the event stream.
     ear: Ear,
-    /// The containers, by what they are asked about as, whose last inspect got no answer in time, and when that was asked for.
-    hung: HashMap<Box<str>, Moment>,
+    /// The containers whose last inspect got no answer in time.
+    hung: Hung,
 }
 
 impl std::fmt::Debug for DockerEngine {
