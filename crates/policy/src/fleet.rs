@@ -74,3 +74,14 @@ pub struct FleetRead {
     /// The rows, in the order of their ids. Only watched, unsuspended ones.
     pub workspaces: Vec<Workspace>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kind_has_the_word_that_the_contract_gives_it() {
+        let words = [Kind::Container, Kind::Instance, Kind::External].map(Kind::label);
+        assert_eq!(words, ["container", "instance", "external"]);
+    }
+}

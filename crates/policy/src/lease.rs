@@ -139,6 +139,10 @@ mod tests {
         assert_eq!(turn.take_over, names(&["e1"]), "b lives, so an even spread gives it e2");
         let turn = turn_of_a(Some(&[]), &[], &["e1 gone 3!", "e2 gone 4!"]);
         assert_eq!(turn.take_over.len(), 1);
+        for (held, free) in [("e1 b 3", "e2"), ("e2 b 3", "e1")] {
+            let turn = turn_of_a(Some(&[]), &[], &[held]);
+            assert_eq!(turn, Turn { take_new: names(&[free]), ..Turn::default() }, "b has its share");
+        }
         let turn = turn_of_a(Some(&[]), &[], &["e1 b 3", "e2 b 4"]);
         assert_eq!(turn, Turn::default(), "what still lasts is not taken; its holder gives it up in its own turn");
     }

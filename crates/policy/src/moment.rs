@@ -163,7 +163,16 @@ impl<'de> Deserialize<'de> for Timestamp {
 
 #[cfg(test)]
 mod tests {
+    use serde::de::IntoDeserializer as _;
+    use serde::de::value::{Error, I64Deserializer};
+
     use super::*;
+
+    #[test]
+    fn a_timestamp_is_read_back_from_its_number() {
+        let number: I64Deserializer<Error> = (-5_i64).into_deserializer();
+        assert_eq!(Timestamp::deserialize(number), Ok(Timestamp(-5)));
+    }
 
     #[test]
     fn a_moment_keeps_its_nanoseconds_and_costs_nothing_more_where_it_may_be_absent() {
@@ -171,6 +180,7 @@ mod tests {
         for nanos in [0, 1, u64::MAX - 1] {
             assert_eq!(Moment::at_nanos(nanos).nanos(), nanos);
             assert_eq!(u64::from(Moment::from(nanos)), nanos);
+            assert_eq!(format!("{:?}", Moment::at_nanos(nanos)), format!("Moment({nanos})"));
         }
         assert_eq!(Moment::at_nanos(u64::MAX), Moment::at_nanos(u64::MAX - 1), "it saturates");
         assert_eq!(Moment::default(), Moment::ZERO);

@@ -87,6 +87,7 @@ fn what_was_learned_is_taken_up_once_and_what_is_known_better_stays() {
         (anew.window(&settings), anew.interval(&settings)),
         (quick.window(&settings), quick.interval(&settings))
     );
+    assert!(Cadence::default().recall(Learned { intervals: LEARNED_AFTER, ..learned }), "just enough intervals");
     let (mut slow, _) = beaten(&[60; 20]);
     let window = slow.window(&settings);
     assert!(!slow.recall(learned), "it has seen for itself");
@@ -263,4 +264,13 @@ fn the_first_read_of_a_beat_is_no_sighting_but_a_first_beat_is() {
     booting.observe(read(0, None, None), &settings);
     assert!(booting.observe(read(5, Some(0), Some(4)), &settings));
     assert_eq!(booting.seen_between(), Some((at(0), at(5))));
+}
+
+#[test]
+fn a_row_shows_a_new_sign_of_life_only_if_its_stamp_is_later_than_the_last_one() {
+    let (cadence, _) = beaten(&[30]);
+    for (newest, is_new) in [(None, false), (Some(29), false), (Some(30), false), (Some(31), true)] {
+        assert_eq!(cadence.is_older_than(newest.map(stamp)), is_new, "{newest:?}");
+    }
+    assert!(Cadence::default().is_older_than(Some(stamp(0))), "the first one of all");
 }

@@ -173,6 +173,8 @@ fn check_of(health: Health) -> Option<(crate::moment::Timestamp, Option<Duration
 mod tests {
     use super::*;
     use crate::moment::Timestamp;
+    use crate::plan::ByOperator;
+    use crate::restart::table;
     use crate::sample::{Exit, Fault, Transition};
 
     fn life(container: &str, started: Option<i64>) -> Incarnation {
@@ -193,6 +195,35 @@ mod tests {
 
     fn failed(checked: i64) -> Health {
         Health::Unhealthy { last_check_at: Some(Timestamp(checked)), due_within: Some(Duration::from_secs(60)) }
+    }
+
+    #[test]
+    fn what_is_held_against_it_is_what_the_order_says() {
+        let order = |remedy, rule, health, by_operator: bool| RestartOrder {
+            by_operator: by_operator.then(|| ByOperator {
+                order: 1,
+                by: "anna".to_owned(),
+                reason: "a new image".to_owned(),
+                force: false,
+            }),
+            ..table::order(remedy, rule, running(health), at(100))
+        };
+        let (start, kill) = (Remedy::Start, Remedy::KillAndStart);
+        for (order, ground) in [
+            (order(start, Rule::StoppedStale, Health::None, false), Ground::Stopped),
+            (order(Remedy::Recreate, Rule::MissingStale, Health::None, false), Ground::Missing),
+            (order(kill, Rule::RunningWedged, failed(50), false), Ground::Wedged { health: failed(50) }),
+            (order(kill, Rule::RunningWedged, Health::Healthy, false), Ground::Wedged { health: Health::Healthy }),
+            (order(kill, Rule::RunningUnhealthy, failed(50), false), Ground::Unhealthy { health: failed(50) }),
+            (order(start, Rule::StoppedStale, Health::None, true), Ground::Ordered { running: false }),
+            (order(kill, Rule::RunningWedged, Health::Healthy, true), Ground::Ordered { running: true }),
+        ] {
+            let case = Case { ground, convicted: Some(life("c", Some(5))), ordered_at: at(100) };
+            assert_eq!(Case::of(&order), case, "{order:?}");
+        }
+        let created = Observation::Transitional { incarnation: life("c", Some(5)), transition: Transition::Created };
+        let order = table::order(start, Rule::StoppedStale, created, at(100));
+        assert_eq!(Case::of(&order).ground, Ground::Transitional);
     }
 
     #[test]

@@ -135,7 +135,7 @@ fn deadlines_are_those_of_the_rules() {
     restart.answer(here(1), YES);
     let call = restart.may_leave(here(1)).unwrap();
     assert_eq!((call.how, call.deadline), (How::KillAndStart { grace: 10 * SECOND }, 40 * SECOND));
-    assert_eq!(call.mends, None);
+    assert_eq!((call.mends, restart.mends()), (None, None));
 }
 
 #[test]
@@ -269,10 +269,13 @@ fn what_a_kill_left_stopped_is_started_if_that_is_still_ours() {
         restart
     };
     let mut restart = mending(20);
+    assert_eq!(restart.mends(), Some("first"), "while it asks whether it may");
     assert_eq!(restart.answer(here(21), YES), Step::Leave);
+    assert_eq!(restart.mends(), Some("first"), "while the call waits to leave");
     // The margin counts from the second question.
     let call = restart.may_leave(here(29)).unwrap();
     assert_eq!((call.how, call.deadline, call.mends.as_deref()), (How::Start, 30 * SECOND, Some("first")));
+    assert_eq!(restart.mends(), Some("first"), "while the engine is at it");
     let second = CallFailed { kind: CallFault::Gone, why: "second".to_owned() };
     let step = restart.answer(here(30), Answer::Called { left_at: at(29), result: Err(second) });
     assert_eq!(outcome(&step), Some((Outcome::Failed, "first; and the start after it: second")));

@@ -143,6 +143,19 @@ mod tests {
         assert_eq!(drawn(&queue, 40, 40), order, "the same for everybody who knows the round");
     }
 
+    /// Replicas of different versions may run side by side, so the numbers stay the same. These were computed by another program.
+    #[test]
+    fn the_lot_is_the_same_in_each_version() {
+        for (seed, text, number) in [
+            (0, "", 0xf52a_15e9_a9b5_e89b),
+            (0, "a", 0x02c0_bdbf_4814_20f8),
+            (7, "w01", 0xef41_5439_9255_46ab),
+            (u64::MAX, "workspace", 0xf278_cac3_068b_bcb8),
+        ] {
+            assert_eq!(lot(seed, text), number, "{seed} {text}");
+        }
+    }
+
     #[test]
     fn no_more_are_drawn_than_there_is_room_for_on_each_engine_and_in_all() {
         let queue = queue(&[("a", "x", 0), ("b", "x", 0), ("c", "x", 0), ("d", "y", 5)]);
@@ -157,6 +170,10 @@ mod tests {
         let mut queue = queue(&[("a", "x", 0), ("b", "x", 0)]);
         queue.insert(&"a".into(), &"y".into(), 1);
         assert_eq!(drawn(&queue, 9, 9), ["x/b", "y/a"]);
+        queue.insert(&"a".into(), &"z".into(), 1);
+        assert_eq!(drawn(&queue, 9, 9), ["x/b", "z/a"], "it has moved, and was a canary as often as before");
+        queue.insert(&"b".into(), &"x".into(), 2);
+        assert_eq!(drawn(&queue, 9, 9), ["z/a", "x/b"], "it has not moved, and was a canary more often than before");
         queue.remove(&"b".into());
         assert_eq!(queue.places.len(), 1, "nothing is kept of an engine on which nobody waits");
         queue.remove(&"a".into());

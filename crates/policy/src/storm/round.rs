@@ -322,6 +322,9 @@ mod tests {
         let mut round = full(3);
         see(&mut round, 0, What::Down, Some(&life(1)), 5);
         assert_eq!(round.failed, 0, "still the life that was convicted");
+        see(&mut round, 2, What::Down, None, 5);
+        see(&mut round, 2, What::Down, None, 6);
+        assert_eq!(round.failed, 0, "nobody has seen it started");
         see(&mut round, 0, What::Down, Some(&life(2)), 6);
         assert_eq!((round.failed, round.room(at(6))), (1, 0), "its place is taken: it has answered");
         round.ended(&id(1), End::Made, at(10));
@@ -369,6 +372,7 @@ mod tests {
             (3, true, 0, 2, Come::Through),
             (3, true, 2, 0, Come::Failed),
             (3, true, 2, 1, Come::Failed),
+            (2, true, 1, 1, Come::Through),
             (6, false, 4, 0, Come::Open),
             (6, false, 4, 2, Come::Through),
             (6, false, 5, 0, Come::Failed),

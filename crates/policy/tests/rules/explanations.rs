@@ -42,6 +42,9 @@ fn the_sentence_names_the_container_the_heartbeat_the_misses_and_who_suspects_it
     assert_eq!(stale(&["a"]), "container runs, heartbeat stale (80 s old, window 75 s); suspected by 1 reporter");
     assert_eq!(stale(&["a", "b"]), "container runs, heartbeat stale (80 s old, window 75 s); suspected by 2 reporters");
     assert_eq!(sentence(default(), None, running(), &[]), "container runs, never sent a heartbeat");
+    let second =
+        "heartbeat stale (80 s old, window 75 s); found so in 1 look, and a stale heartbeat is the second witness";
+    assert_eq!(sentence(default(), Some(-80), stopped(-100), &[]), format!("container stopped (exit 137), {second}"));
     for (age_ms, text) in [(9_949, "9.9 s"), (9_950, "10 s"), (9_951, "10 s")] {
         let mut world = World::new(default()).with("w", Some(-1), stopped(-1));
         world.row("w").last_heartbeat_at = Some(clock_at(-age_ms));
@@ -63,6 +66,16 @@ fn the_sentence_names_the_container_the_heartbeat_the_misses_and_who_suspects_it
         (Fault::NotAsked, "engine default was not asked about it, to limit the load on it"),
     ] {
         assert_eq!(seen(unknown(fault)), text);
+    }
+}
+
+#[test]
+fn the_sentence_is_made_anew_from_the_evidence_alone() {
+    for observation in [running(), stopped(-100), Observation::Missing, unknown(Fault::TimedOut)] {
+        let mut world = World::new(Settings::default()).with("w", Some(-80), observation);
+        let evidence = world.tick().changes[0].evidence.clone();
+        assert!(!evidence.because.is_empty());
+        assert_eq!(evidence.in_words(), evidence.because);
     }
 }
 
