@@ -64,9 +64,16 @@ pub fn allowance(
 pub fn is_exhausted(attempts: &[Attempt], settings: &Settings) -> bool {
     let newest = attempts.iter().find(|attempt| attempt.counts());
     newest.is_some_and(|it| {
-        let helped = it.recovered_ago.is_some() && !is_crash_loop(attempts, settings);
+        let helped = recovered_ago(attempts).is_some() && !is_crash_loop(attempts, settings);
         !it.acknowledged && !helped && it.attempt >= settings.exhausted_after
     })
+}
+
+/// How long ago the workspace recovered from the newest attempt that counts. Somebody else may have started it first, so that a later attempt
+/// was superseded: then the recovery is told of that one, and it ends the same run.
+fn recovered_ago(attempts: &[Attempt]) -> Option<Duration> {
+    let newest = attempts.iter().position(Attempt::counts)?;
+    attempts.iter().take(newest + 1).find_map(|attempt| attempt.recovered_ago)
 }
 
 /// Whether a workspace recovers after each restart and dies again soon: the last `DEFIB_EXHAUSTED_AFTER` attempts are of one run, all of
@@ -98,7 +105,7 @@ fn given_to(attempts: &[Attempt], incarnation: Option<&Incarnation>) -> u32 {
 /// number was given by this same rule. So a run is remembered as a whole, however long its pauses were.
 fn last_of_run(attempts: &[Attempt], down_for: Duration, reset: Duration) -> Option<&Attempt> {
     let newest = attempts.iter().find(|attempt| attempt.counts())?;
-    let well_for = newest.recovered_ago.map(|recovered| recovered.saturating_sub(down_for));
+    let well_for = recovered_ago(attempts).map(|recovered| recovered.saturating_sub(down_for));
     let over = newest.acknowledged || well_for.is_some_and(|well| well >= reset);
     (!over).then_some(newest)
 }
@@ -186,6 +193,22 @@ mod tests {
     /// What the ledger allows for a workspace that went down just now.
     fn allowed(attempts: &[Attempt], incarnation: Option<&Incarnation>) -> Allowance {
         allowance(attempts, incarnation, Duration::ZERO, &Settings::default())
+    }
+
+    /// Somebody else started it before the sixth attempt could, and it has been well since.
+    #[test]
+    fn a_recovery_that_is_told_of_a_superseded_attempt_ends_the_run_as_well() {
+        let settings = Settings::default();
+        let mut attempts: Vec<Attempt> =
+            (1..=5).rev().map(|id| attempt(id, 4_000, Some(Outcome::Failed), None)).collect();
+        assert!(is_exhausted(&attempts, &settings));
+        attempts.insert(0, attempt(6, 2_000, Some(Outcome::Superseded), None));
+        assert!(is_exhausted(&attempts, &settings), "it has not recovered yet");
+        attempts[0].recovered_ago = Some(seconds(1_900));
+        assert!(!is_exhausted(&attempts, &settings));
+        assert_eq!(allowed(&attempts, None).attempt, 1, "it was well for longer than a run lasts");
+        attempts[0].recovered_ago = Some(seconds(10));
+        assert_eq!(allowed(&attempts, None).attempt, 6, "it was well for a moment");
     }
 
     #[test]

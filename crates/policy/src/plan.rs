@@ -88,6 +88,9 @@ pub struct RestartOrder {
     pub by_operator: Option<ByOperator>,
 }
 
+/// The reason of a restart that an operator ordered, in the ledger.
+pub const BY_OPERATOR: &str = "operator";
+
 /// An operator's order to restart a workspace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ByOperator {
@@ -105,7 +108,7 @@ impl RestartOrder {
     /// The reason of the restart as the ledger has it: the verdict, or `operator`.
     #[must_use]
     pub const fn asked_by(&self) -> &'static str {
-        if self.by_operator.is_some() { "operator" } else { self.verdict.label() }
+        if self.by_operator.is_some() { BY_OPERATOR } else { self.verdict.label() }
     }
 
     /// The container that was convicted.

@@ -207,7 +207,7 @@ impl Judge {
 
     /// Takes note of one row of a read.
     pub(super) fn observe_row(&mut self, workspace: &Workspace, read: &FleetRead, reading: Reading) {
-        let Self { tracks, concerns, engines, settings, pipeline, .. } = self;
+        let Self { tracks, concerns, engines, settings, pipeline, probes, fleet_storm, .. } = self;
         let Reading { previous, outage, whole } = reading;
         let id = &workspace.id;
         let track = tracks.get_or_insert(id, || Track { known_since: read.at, ..Track::default() });
@@ -245,6 +245,14 @@ impl Judge {
             if let Some(before) = track.engine.replace(workspace.engine.clone()) {
                 concerns.remove(seat.as_ref(), id);
                 leave(engines, &before, track.container_dead);
+                // No pass over the engine that it has left comes upon it again, so it must not wait for a turn there. On its new engine it is
+                // lined up by the next pass, and what was missed or under way on the old one is no evidence.
+                if let Some(engine) = engines.get_mut(before.as_str()) {
+                    engine.storm.forget(id);
+                }
+                fleet_storm.leaves(id);
+                probes.clear(id);
+                (track.missing_since, track.transition_since) = (None, None);
             } else {
                 self.watched += 1;
             }

@@ -42,6 +42,7 @@ impl Judge {
                 told,
                 since,
                 down_since: down.then_some(since),
+                known_since: since,
                 ..Track::default()
             };
             self.tracks.insert(id, track);

@@ -98,6 +98,12 @@ impl Judge {
 /// Remembers what one sample says about a workspace. Returns whether it showed a new life.
 fn note_sample(track: &mut Track, sample: &Sample, stamp: ReadStamp, offset: i64) -> bool {
     let seen = sample.observation.incarnation();
+    // A container that took the place of another one has its own transitions. The lives of one container do not: an engine that tries to start
+    // it again and again is at it for all that time.
+    let before = track.life.as_ref().map(|life| &life.incarnation.container_id);
+    if seen.is_some_and(|seen| before.is_some_and(|before| *before != seen.container_id)) {
+        track.transition_since = None;
+    }
     let new_life = seen.is_some_and(|incarnation| track.note_life(incarnation, sample.at, stamp, offset));
     match &sample.observation {
         Observation::Unknown { .. } => return false,

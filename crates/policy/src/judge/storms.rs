@@ -29,9 +29,14 @@ impl Judge {
     /// found at once, the first few must not be convicted before the storm is noticed. One that runs counts where its verdict would lead to
     /// a restart, because a health check that fails everywhere is a storm too.
     pub(super) fn counts_for_storm(&self, look: &Look<'_>, opinion: &Opinion) -> bool {
-        let known = self.tracks.get(&look.workspace.id).and_then(|track| track.verdict).map(|(verdict, _)| verdict);
+        let known = self.tracks.get(&look.workspace.id).and_then(|track| track.verdict);
         match opinion.verdict {
-            Verdict::Dead => !matches!(known, Some(Verdict::Dead | Verdict::Exhausted)),
+            // One that a storm made a suspicion of was counted when that storm began. It does not begin another one when an operator has ended
+            // that storm.
+            Verdict::Dead => !matches!(
+                known,
+                Some((Verdict::Dead | Verdict::Exhausted, _) | (Verdict::Suspect, Rule::StormNeedsBoth))
+            ),
             Verdict::Suspect => opinion.rule == Rule::StoppedOnce,
             Verdict::Unhealthy | Verdict::Wedged => {
                 let in_doubt = opinion.verdict == Verdict::Unhealthy || opinion.conviction.is_some();

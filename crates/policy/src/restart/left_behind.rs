@@ -24,6 +24,7 @@ use std::time::Duration;
 use crate::attempt::Outcome;
 use crate::id::ContainerId;
 use crate::moment::Timestamp;
+use crate::plan::BY_OPERATOR;
 use crate::sample::Observation;
 use crate::verdict::Verdict;
 
@@ -95,10 +96,11 @@ pub fn by_its_row(attempt: Row, ours: i64) -> Option<Settle> {
     (!attempt.acting).then_some(Settle::Unasked)
 }
 
-/// Whether an attempt with this verdict (its label in the ledger) kills and restarts a running container, rather than start a stopped one.
+/// Whether an attempt with this reason (a verdict's label or `operator`, as the ledger has it) kills and restarts a running container, rather
+/// than start a stopped one. What an operator ordered may be either, and is taken for the one that can do harm.
 #[must_use]
-pub fn restarts_what_runs(verdict: &str) -> bool {
-    [Verdict::Wedged, Verdict::Unhealthy].iter().any(|it| it.label() == verdict)
+pub fn restarts_what_runs(reason: &str) -> bool {
+    reason == BY_OPERATOR || [Verdict::Wedged, Verdict::Unhealthy].iter().any(|it| it.label() == reason)
 }
 
 /// An open attempt whose owner had turned to the engine.
@@ -240,10 +242,10 @@ mod tests {
     }
 
     #[test]
-    fn what_runs_is_restarted_for_two_verdicts() {
-        let restarted: Vec<&str> =
-            Verdict::ALL.iter().map(|it| it.label()).filter(|it| restarts_what_runs(it)).collect();
-        assert_eq!(restarted, ["wedged", "unhealthy"]);
+    fn what_runs_is_restarted_for_two_verdicts_and_perhaps_by_an_operator() {
+        let reasons = Verdict::ALL.iter().map(|it| it.label()).chain([BY_OPERATOR]);
+        let restarted: Vec<&str> = reasons.filter(|it| restarts_what_runs(it)).collect();
+        assert_eq!(restarted, ["wedged", "unhealthy", "operator"]);
     }
 
     #[test]

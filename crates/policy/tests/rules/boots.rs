@@ -3,7 +3,9 @@
 
 use crate::common::*;
 use defib_policy::judge::Judge;
+use defib_policy::sample::Observation;
 use defib_policy::settings::{Action, Settings};
+use defib_policy::verdict::Verdict;
 
 /// A cold boot that began a minute ago. The workspace's last heartbeat is from the life before it.
 fn boots(settings: Settings) -> World {
@@ -88,4 +90,16 @@ fn restarted_as_two_say_so(world: &mut World) -> Option<i64> {
         restarted_at = (!world.tick().restarts.is_empty()).then_some(world.now_ms);
     }
     restarted_at
+}
+
+/// A new workspace has no container yet. Meanwhile defib is deployed anew, and takes over what was recorded of it.
+#[test]
+fn one_that_was_new_before_defib_was_deployed_anew_is_still_new_after_it() {
+    let mut world = World::new(Settings::default());
+    world.add("w", None, Observation::Missing);
+    world.row("w").created_at = None;
+    let since = world.now();
+    world.judge.take_over(&"w".into(), Verdict::Suspect, since);
+    assert_eq!(world.run(25), [], "it may still be starting, although the grace of a missing container is over");
+    assert_eq!(world.run(5).len(), 1);
 }

@@ -4,7 +4,7 @@ use crate::common::*;
 use defib_policy::fleet::Kind;
 use defib_policy::pipeline::NoWitness;
 use defib_policy::plan::Plan;
-use defib_policy::sample::{Exit, Fault, Observation, Transition};
+use defib_policy::sample::{Exit, Fault, Incarnation, Observation, Transition};
 use defib_policy::settings::{Action, Settings};
 use defib_policy::verdict::{Held, Verdict, Witness};
 
@@ -299,4 +299,42 @@ fn a_third_of_the_containers_does_not_make_it_the_right_engine_and_none_of_none_
     none.wait_ms(5_000);
     none.tick();
     assert_eq!(none.verdict("b"), Some(Verdict::Unknown), "nobody was there to know it by");
+}
+
+/// The platform moves a workspace to another engine first and makes its container there afterwards.
+#[test]
+fn the_grace_of_a_missing_container_begins_anew_on_another_engine() {
+    let mut world = world().with("w", Some(-80), running()).with("v", Some(-1), running());
+    world.tick();
+    world.see("w", Observation::Missing);
+    world.on_hold.push("w".to_owned());
+    world.run(65);
+    world.on_hold.clear();
+    world.row("w").engine = "other".into();
+    world.tick();
+    world.engine = "other".into();
+    assert!(world.tick().restarts.is_empty(), "nobody has missed it there for long");
+    assert_eq!(world.run(10), []);
+    world.wait_ms(4_999);
+    assert!(world.tick().restarts.is_empty());
+    world.wait_ms(1);
+    assert_eq!(restarted(&world.tick()), ["w"]);
+}
+
+/// A slow removal is followed by the creation of another container under the same name: the platform is about to start it.
+#[test]
+fn a_container_in_the_place_of_another_one_has_its_own_time_to_come_up() {
+    let created = |container: &str| Observation::Transitional {
+        incarnation: Incarnation { container_id: container.into(), started_at: None },
+        transition: Transition::Created,
+    };
+    let mut world = world().with("w", Some(-80), running());
+    world.tick();
+    world.see("w", transition(Transition::Removing));
+    assert_eq!(world.run(120), [], "it is being removed");
+    world.see("w", created("another"));
+    let began = world.now_ms + 5_000;
+    let restarts = world.run(60);
+    let settle = 30_000;
+    assert_eq!(restarts.first(), Some(&(began + settle + 5_000, "w".to_owned())));
 }

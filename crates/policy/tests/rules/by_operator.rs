@@ -124,3 +124,25 @@ fn a_storm_ends_where_it_is_and_the_fleets_ends_with_the_last_engines() {
         assert_eq!(world.judge.end_storm(None), StormEnded::None, "{deaths:?}: there is none any more");
     }
 }
+
+/// Those who lacked a witness in a storm are counted in it. When it is ended, they are restarted, and do not begin it anew.
+#[test]
+fn a_storm_that_was_ended_does_not_begin_again_with_the_same_dead() {
+    let mut world = World::new(Settings::default());
+    (0..20).for_each(|n| world.add(&format!("w{n}"), Some(-1), running()));
+    world.tick();
+    (0..12).for_each(|n| world.see(&format!("w{n}"), stopped(0)));
+    let beat = |world: &mut World| (12..20).for_each(|n| world.beat(&format!("w{n}")));
+    for _ in 0..5 {
+        beat(&mut world);
+        world.wait_ms(5_000);
+        assert!(world.tick().restarts.is_empty(), "their heartbeats are fresh");
+    }
+    assert!(world.judge.is_storm(None));
+    world.judge.end_storm(None);
+    beat(&mut world);
+    world.wait_ms(5_000);
+    let plan = world.tick();
+    assert!(!world.judge.is_storm(None) && !world.judge.is_storm(Some(&world.engine)));
+    assert_eq!(plan.restarts.len(), 12, "{:?}", restarted(&plan));
+}

@@ -314,6 +314,38 @@ fn a_storm_of_one_engine_is_held_back_and_turned_though_the_fleet_has_none() {
     assert!(!world.judge.is_storm(Some(&"default".into())), "and it ended");
 }
 
+/// The platform evacuates an engine on which many have died. Those that it moves are judged on another engine from then on, and must not keep
+/// the turns of those that have stayed.
+#[test]
+fn those_that_move_away_in_a_storm_wait_there_no_longer_and_it_ends() {
+    let mut world = fleet(100, -1);
+    (10..100).for_each(|n| world.row(&name(n)).engine = "other".into());
+    world.tick();
+    (0..6).for_each(|n| kill(&mut world, n));
+    for _ in 0..2 {
+        (6..100).for_each(|n| world.beat(&name(n)));
+        world.wait_ms(5_000);
+        assert!(world.tick().restarts.is_empty(), "each of them lacks a witness");
+    }
+    assert!(world.judge.is_storm(Some(&"default".into())));
+    world.run(70); // they are stale then, and the first batch is about to go
+    (0..4).for_each(|n| world.row(&name(n)).engine = "other".into());
+    let mut restarted = Vec::new();
+    for _ in 0..60 {
+        (6..100).for_each(|n| world.beat(&name(n)));
+        world.wait_ms(5_000);
+        let plan = world.tick();
+        for order in &plan.restarts {
+            world.see(order.workspace.as_str(), running_since(world.now_ms));
+            world.beat(order.workspace.as_str());
+            restarted.push(order.workspace.to_string());
+        }
+    }
+    restarted.sort();
+    assert_eq!(restarted, [name(4), name(5)]);
+    assert!(!world.judge.is_storm(Some(&"default".into())), "it has ended");
+}
+
 #[test]
 fn a_storm_of_the_fleet_is_held_back_and_turned_though_no_engine_has_one() {
     let mut world = fleet(10, -1);
