@@ -9,7 +9,7 @@ use defib_policy::id::EngineName;
 use defib_policy::restart::End;
 use defib_policy::restart::left_behind::{self, Asked, Row, Settle};
 use defib_store::{OpenAttempt, Store, StoreError};
-use futures_util::{StreamExt as _, TryStreamExt as _, future, stream};
+use futures_util::{StreamExt as _, future, stream};
 use tracing::warn;
 
 use crate::logging::printable;
@@ -34,13 +34,23 @@ impl LeftBehind {
     /// workspaces that no engine has, those on engines that no replica is configured for. Engines are asked side by side, so one that hangs
     /// delays none of the others.
     pub(crate) async fn settle_all(&self) -> Result<(), StoreError> {
+        let ours = self.settle_ours().await;
         let speaks_for_the_fleet = self.state.ownership().fleet(self.state.now()).is_some();
-        if speaks_for_the_fleet {
-            for attempt in self.store.attempts_without_owner().await? {
-                let settle = left_behind::without_an_owner(attempt.overdue_by, attempt.elsewhere);
-                self.settle(&attempt, settle).await?;
-            }
+        let ownerless = if speaks_for_the_fleet { self.settle_ownerless().await } else { Ok(()) };
+        ours.and(ownerless)
+    }
+
+    /// A row that cannot be written leaves all others to be settled.
+    async fn settle_ownerless(&self) -> Result<(), StoreError> {
+        let mut result = Ok(());
+        for attempt in self.store.attempts_without_owner().await? {
+            let settle = left_behind::without_an_owner(attempt.overdue_by, attempt.elsewhere);
+            result = result.and(self.settle(&attempt, settle).await);
         }
+        result
+    }
+
+    async fn settle_ours(&self) -> Result<(), StoreError> {
         // This is asked before the rows are read. If a row then shows a later epoch, another process has taken the engine over from us
         // since.
         let owned = self.state.ownership().owned(self.state.now());
@@ -71,8 +81,8 @@ impl LeftBehind {
             };
             self.settle(&attempt, settle).await
         });
-        // Containers that could not be looked at in time are left to the next pass.
-        let all = settling.buffer_unordered(LOOKS_MAX).try_collect::<()>();
+        // Containers that could not be looked at in time are left to the next pass. A row that cannot be written keeps no other one open.
+        let all = settling.buffer_unordered(LOOKS_MAX).fold(Ok(()), async |before, settled| before.and(settled));
         tokio::time::timeout(2 * self.state.config.engine_timeout, all).await.unwrap_or(Ok(()))
     }
 

@@ -51,6 +51,9 @@ const POLLS_PER_LOOK: u32 = 6;
 
 /// The delay after the first failure of an errand; it doubles with each, up to [`RETRY_MAX`].
 const RETRY_FIRST: Duration = Duration::from_secs(10);
+/// The delay of an errand whose function was not called, because calls for other workspaces had not ended. Larger: it is told later. Smaller:
+/// more waiting in vain.
+const RETRY_BUSY: Duration = Duration::from_secs(1);
 /// The longest delay. Larger: a workspace stays marked for longer after its function works again. Smaller: more failing calls.
 const RETRY_MAX: Duration = Duration::from_secs(600);
 
@@ -105,6 +108,8 @@ enum Run {
     Done,
     /// Not yet: it is to be run again.
     Again,
+    /// Its function was not called, because calls for other workspaces had not ended. It has not failed.
+    Busy,
 }
 
 impl Marks {
@@ -180,7 +185,7 @@ impl Marks {
             polls = (polls + 1) % POLLS_PER_LOOK;
             let fleet = self.state.fleet();
             lock(&self.told_lost).retain(|id| fleet.has(id));
-            // Nobody need be told any more that somebody who has left the fleet is lost.
+            // The platform need not be told any more of a lost workspace that has left the fleet.
             if self.state.fleet_known() {
                 lock(&self.errands).retain(|id, errand| {
                     errand.under_way || fleet.has(id) || !matches!(errand.what, What::Lost { .. })
@@ -193,6 +198,11 @@ impl Marks {
                 let (ownership, now) = (self.state.ownership(), self.state.now());
                 (ownership.owned(now), ownership.fleet(now).is_some())
             };
+            // Whoever has the lease now tells the platform of those that no engine has, and takes their marks back. What this replica has told
+            // before may not be so any more when the lease comes back to it.
+            if !whole_fleet {
+                lock(&self.told_lost).clear();
+            }
             let engines: Vec<EngineName> = owned.into_keys().collect();
             if engines.is_empty() {
                 continue;
@@ -283,6 +293,7 @@ impl Marks {
         }
         match run {
             Run::Done => _ = errands.remove(workspace),
+            Run::Busy => errand.due = now + RETRY_BUSY,
             Run::Again => {
                 let doublings = errand.failures.min(10);
                 errand.failures += 1;
@@ -354,6 +365,9 @@ impl Marks {
     }
 
     fn failed(&self, workspace: &WorkspaceId, error: &StoreError) -> Run {
+        if error.is_function_busy() {
+            return Run::Busy;
+        }
         match error.function() {
             Some(function) => self.news.adapter_failed(function, workspace, error),
             None => self.news.recorded("marks", Some(error)),

@@ -297,6 +297,10 @@ impl Orders {
         if is_being_taken || self.restarts.in_flight().contains(workspace) {
             return Ok(());
         }
+        // An earlier process of this name has claimed it, or its outcome could not be written yet. Whoever settles that row answers the order.
+        if self.ask(self.store.order_is_under_way(order.id)).await? {
+            return Ok(());
+        }
         // Perhaps it ended between the two looks.
         if !self.ask(self.store.settle_order(order.id)).await? {
             let why =

@@ -142,10 +142,10 @@ impl Fault {
         match self {
             Self::Connect(_) | Self::Certificate { .. } | Self::ConnectTimeout(_) => "connect",
             Self::ReadOnly => "read_only",
-            Self::Busy => "busy",
+            Self::Busy | Self::FunctionBusy { .. } => "busy",
             Self::Timeout(_) => "timeout",
             Self::Unexpected(_) | Self::TooMany { .. } => "contract",
-            Self::Function { .. } | Self::FunctionBusy { .. } => "function",
+            Self::Function { .. } => "function",
             Self::Query(error) => query_kind(error),
         }
     }
@@ -328,6 +328,14 @@ impl StoreError {
     #[must_use]
     pub fn is_unavailable(&self) -> bool {
         matches!(self.kind(), "connect" | "timeout" | "busy" | "connection" | "resources" | "read_only")
+            && !self.is_function_busy()
+    }
+
+    /// Whether a function of the platform was not called, because earlier calls for other workspaces have not ended. That says nothing about
+    /// the workspace, nor about the database.
+    #[must_use]
+    pub fn is_function_busy(&self) -> bool {
+        matches!(self.fault(), Some(Fault::FunctionBusy { .. }))
     }
 
     /// Which function of the platform failed: it raised, stayed blocked or took too long. That concerns the workspace that it was called
@@ -335,7 +343,7 @@ impl StoreError {
     #[must_use]
     pub fn function(&self) -> Option<&'static str> {
         match self.fault()? {
-            Fault::Function { function, .. } | Fault::FunctionBusy { function } => Some(function),
+            Fault::Function { function, .. } => Some(function),
             _ => None,
         }
     }

@@ -123,6 +123,10 @@ const HAS_ENDED: &str = "
     and exists (select from defib.restarts e where e.workspace_id = u.workspace_id and e.verdict = 'operator'
                    and e.evidence ->> 'order' = u.id::text and e.finished_at is not null)";
 
+const UNDER_WAY: &str = "
+    select exists (select from defib.restarts r join defib.orders o on o.workspace_id = r.workspace_id
+                    where o.id = $1 and r.verdict = 'operator' and r.evidence ->> 'order' = o.id::text and r.finished_at is null)";
+
 fn unlocked(sql: &str, and: &str) -> String {
     sql.replace("%unlocked%", &UNLOCKED.replace("%and%", and))
 }
@@ -135,6 +139,17 @@ impl Store {
         self.within_deadline(async { Ok(self.pool.get().await?.execute(&sql, &[(&id, Type::INT8)]).await? > 0) })
             .await
             .map_err(StoreError::Orders)
+    }
+
+    /// Whether the restart that an order asks for was claimed and has not ended.
+    pub async fn order_is_under_way(&self, id: i64) -> Result<bool, StoreError> {
+        self.within_deadline(async {
+            let mut connection = self.pool.get().await?;
+            let row = connection.query_one(UNDER_WAY, &[(&id, Type::INT8)]).await?;
+            Ok(row.try_get(0)?)
+        })
+        .await
+        .map_err(StoreError::Orders)
     }
 
     /// Orders something, and returns the id of the order. If the restart of this workspace is ordered already, that is the id of the

@@ -82,6 +82,8 @@ pub(super) struct FakeDatabase {
     pub(super) calls: Mutex<Vec<String>>,
     /// The workspaces for which the functions of the platform raise an error.
     pub(super) raises: Mutex<BTreeSet<WorkspaceId>>,
+    /// Calls for workspaces of others have not ended, so no function of the platform is called.
+    pub(super) busy: AtomicBool,
     engines: Vec<EngineName>,
 }
 
@@ -157,8 +159,15 @@ impl FakeDatabase {
     }
 
     fn call(&self, function: &'static str, id: &WorkspaceId) -> Result<(), StoreFault> {
+        if self.busy.load(Ordering::SeqCst) {
+            return Err(StoreFault::FunctionBusy { function });
+        }
         lock(&self.calls).push(format!("{function} {id}"));
-        if lock(&self.raises).contains(id) { Err(StoreFault::FunctionBusy { function }) } else { Ok(()) }
+        if lock(&self.raises).contains(id) {
+            let source = "no=option".parse::<tokio_postgres::Config>().expect_err("there is no such option");
+            return Err(StoreFault::Function { function, source });
+        }
+        Ok(())
     }
 }
 
@@ -525,6 +534,7 @@ impl Foundations {
             recovered: Mutex::default(),
             calls: Mutex::default(),
             raises: Mutex::default(),
+            busy: AtomicBool::default(),
             engines: names.clone(),
         });
         let engine = |name: EngineName| {

@@ -168,6 +168,24 @@ async fn a_function_that_raises_for_one_workspace_concerns_that_workspace_alone(
     assert!(lock(&house.database.owed).is_empty(), "once it works, the mark is taken back");
 }
 
+/// The functions hang for workspaces of others, so this one's is not called for a while. That is no failure of this workspace.
+#[tokio::test(start_paused = true)]
+async fn a_function_that_is_not_called_because_others_hang_has_not_failed() {
+    let house = house(&[]).await;
+    house.database.add("waits", "a", Duration::ZERO);
+    house.database.ended_attempt("waits", 1);
+    house.database.busy.store(true, Ordering::SeqCst);
+    for _ in 0..12 {
+        house.after(POLL).await;
+        house.database.beat("waits");
+    }
+    assert!(lock(&house.database.owed).contains("waits"), "it has recovered, and its mark is owed");
+    house.database.busy.store(false, Ordering::SeqCst);
+    house.after(Duration::from_millis(1_100)).await;
+    assert_eq!(house.database.calls_for("waits"), 1, "it has waited for its turn, and not for a delay that grew");
+    assert_eq!(house.metric("defib_adapter_errors_total"), 0.0);
+}
+
 /// Before engines had events of their own, six short outages of an engine with forty workspaces made 480 events.
 #[tokio::test(start_paused = true)]
 async fn an_engine_that_goes_away_and_comes_back_is_two_events_and_none_of_its_workspaces() {

@@ -84,8 +84,9 @@ impl Ledger for StoreLedger {
             Ok(Claimed::Taken) => ClaimAnswer::Taken,
             Ok(Claimed::Held { reason }) => ClaimAnswer::Held { reason },
             Ok(Claimed::NotOwner) => ClaimAnswer::NotOwner,
-            // `StoreError::function` says the same, and which function; a claim calls only `mark_dead`.
-            Err(error) if error.kind() == "function" => ClaimAnswer::FunctionFailed { why: database_fault(&error) },
+            // A claim calls only `mark_dead`. If it was not called at all, because calls for others have not ended, that is not this workspace's
+            // failure: it is claimed anew with the next pass.
+            Err(error) if error.function().is_some() => ClaimAnswer::FunctionFailed { why: database_fault(&error) },
             Err(error) => return Answer::Nothing(database_fault(&error)),
         })
     }

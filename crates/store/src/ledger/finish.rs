@@ -60,8 +60,17 @@ const TELL_RECOVERED: &str = "
 
 /// The platform is told by `Store::take_back`, after this transaction: if the platform's function raises, the recovery must be in the
 /// ledger all the same.
+/// The mark is left alone if a later attempt is open or has asked the engine, because the workspace has died again.
 const OWE: &str = "
-    update defib.marks set owed = true, tries = 0, next_at = clock_timestamp() where workspace_id = $1 and not owed";
+    update defib.marks set owed = true, tries = 0, next_at = clock_timestamp()
+     where workspace_id = $1 and not owed
+       and not exists (select from defib.restarts later where later.workspace_id = $1 and later.id > $2
+                          and (later.finished_at is null or later.acting_at is not null))";
+
+/// The same for an external workspace, whose mark no attempt has made.
+const OWE_EXTERNAL: &str = "
+    update defib.marks set owed = true, tries = 0, next_at = clock_timestamp()
+     where workspace_id = $1 and not owed and attempt_id is null";
 
 impl Store {
     /// Ends attempt `id` and notifies `defib_events`. False when it had ended already, because another replica has settled it.
@@ -110,7 +119,7 @@ impl Store {
                         &[(&id, Type::INT8), (&of, Type::TEXT)],
                     )
                     .await?;
-                connection.execute(OWE, &[(&of, Type::TEXT)]).await?;
+                connection.execute(OWE, &[(&of, Type::TEXT), (&id, Type::INT8)]).await?;
                 notify(&mut connection, "recovered", of).await?;
                 connection.query(TELL_RECOVERED, &[(&id, Type::INT8)]).await?;
             }
@@ -126,7 +135,7 @@ impl Store {
     pub async fn owe(&self, workspace: &WorkspaceId) -> Result<bool, StoreError> {
         self.within_deadline(async {
             let mut connection = self.pool.get().await?;
-            Ok(connection.execute(OWE, &[(&workspace.as_str(), Type::TEXT)]).await? > 0)
+            Ok(connection.execute(OWE_EXTERNAL, &[(&workspace.as_str(), Type::TEXT)]).await? > 0)
         })
         .await
         .map_err(StoreError::Marks)

@@ -64,6 +64,24 @@ async fn after_the_engine_was_asked_only_a_recovery_takes_the_mark_back() {
     assert_eq!(status(&fixture).await, "online");
 }
 
+/// The recovery is noticed, but recorded only after the workspace has died again and a later attempt has marked it anew.
+#[tokio::test]
+async fn a_late_recovery_leaves_the_mark_of_a_later_attempt_alone() {
+    let fixture = Fixture::new().await;
+    fixture.workspace("w").await;
+    let first = fixture.grant("w", 1, 1).await;
+    assert_eq!(fixture.may_act(first).await, MayAct::Yes);
+    assert!(fixture.store.finish(first, Outcome::Succeeded, None).await.unwrap());
+    let second = fixture.grant("w", 1, 2).await;
+    assert!(fixture.store.recovered(first, &"w".into()).await.unwrap());
+    assert_eq!(owed(&fixture).await, [], "it is dead");
+    assert!(!fixture.store.owe(&"w".into()).await.unwrap(), "nor is it an external one that is back");
+    assert_eq!(fixture.may_act(second).await, MayAct::Yes);
+    assert!(fixture.store.finish(second, Outcome::Succeeded, None).await.unwrap());
+    assert!(fixture.store.recovered(second, &"w".into()).await.unwrap());
+    assert_eq!(owed(&fixture).await, [OwedMark { workspace: "w".into(), attempt_id: Some(second) }]);
+}
+
 #[tokio::test]
 async fn a_status_that_the_platform_wrote_itself_is_not_taken_back() {
     let fixture = Fixture::new().await;

@@ -129,6 +129,34 @@ async fn while_no_order_stands_the_fleet_is_not_read_for_them() {
     fixture.store.standing_orders(10, 100).await.unwrap_err();
 }
 
+/// A daemon that comes back under its own name finds an order that it has taken, and does not know any more what came of it.
+#[tokio::test]
+async fn an_order_is_under_way_while_its_attempt_is_open() {
+    let (fixture, operator) = world().await;
+    let id = operator.store.order(&restart("w1", false), BY).await.unwrap();
+    let under_way = async || fixture.store.order_is_under_way(id).await.unwrap();
+    assert!(!under_way().await, "nothing is claimed");
+    for (verdict, order) in [("dead", id), ("operator", id + 1)] {
+        fixture
+            .run(&format!(
+                "insert into defib.restarts (workspace_id, engine, attempt, verdict, evidence, finished_at, outcome)
+                 values ('w1', 'default', {order}, '{verdict}', '{{\"order\": {order}}}', now(), 'failed')"
+            ))
+            .await;
+        assert!(!under_way().await, "{verdict}");
+    }
+    fixture
+        .run(&format!(
+            "insert into defib.restarts (workspace_id, engine, attempt, verdict, evidence)
+             values ('w1', 'default', 9, 'operator', '{{\"order\": {id}}}')"
+        ))
+        .await;
+    assert!(under_way().await);
+    fixture.run("update defib.restarts set finished_at = now(), outcome = 'succeeded' where attempt = 9").await;
+    assert!(!under_way().await);
+    assert!(fixture.store.settle_order(id).await.unwrap());
+}
+
 /// Whoever has locked the row, an operator at a prompt perhaps, delays that order alone.
 #[tokio::test]
 async fn nobody_waits_for_an_order_whose_row_is_locked() {
