@@ -45,8 +45,8 @@ const LEASE_CHANNEL: &str = "defib_lease";
 /// How many turns at the leases are taken within one `DEFIB_LEASE_TTL`. Two of them may fail before a lease is lost.
 const TURNS_PER_TTL: u32 = 3;
 
-/// How long after the end of another replica's lease the turn is taken that finds it ended. Larger: a take-over is later by so much. Smaller:
-/// the turn may be a moment too early, and the next one is the one that takes over.
+/// How long after the end of another replica's lease we take the turn that may take it over. Larger: a take-over is later by that much.
+/// Smaller: the turn may come a moment too early, and only the next turn takes over.
 const AFTER_ITS_END: Duration = Duration::from_millis(20);
 
 /// For how many poll intervals or spacings a suspicion limits further looks at its workspace. After that it is forgotten.

@@ -146,7 +146,7 @@ impl Evictor {
             };
             let worked = join_all(next.into_iter().map(one)).await;
             if worked.contains(&true) {
-                // It may still refuse some keys, as where one of its shards is down. The other restarts need not do without their deletion.
+                // The cache may still refuse some keys, as while one of its shards is down. Other restarts still try their own deletion.
                 self.away.store(false, Ordering::Relaxed);
             }
             if worked.contains(&false) {

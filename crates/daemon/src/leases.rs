@@ -22,9 +22,9 @@ use crate::sync::lock;
 /// How long the end of a clean stop may wait for the database. Others take over by themselves when the lease ends.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How long a turn may wait for what other replicas have said of the workspaces that become ours, and a read of the fleet for what they have said
-/// of those that moved. Larger: a lock on `defib.verdicts` keeps the dead of such an engine dead for longer, or delays each pass by more. Smaller:
-/// on a slow database, some changes are told twice.
+/// How long a turn waits to read what other replicas have said of workspaces that become ours, and a read of the fleet to read it of
+/// workspaces that have moved. Larger: a lock on `defib.verdicts` keeps the dead of such an engine dead for longer, or delays each pass by
+/// more. Smaller: on a slow database, some changes are told twice.
 const SAID_MAX: Duration = Duration::from_secs(1);
 
 /// What a turn has come to.
@@ -113,7 +113,7 @@ impl Leases {
         if change.gained.is_empty() {
             return Ok(TurnTaken { gained: lapsed && speaks, others_end_in });
         }
-        // Restarts come before history. What was said there before only keeps us from saying it again.
+        // Restarts matter more than history. What is read here only keeps us from recording the same change again.
         let recorded = self.said_before().await.unwrap_or_else(|why| {
             warn!(
                 why,

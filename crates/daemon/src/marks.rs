@@ -207,8 +207,8 @@ impl Marks {
             if engines.is_empty() {
                 continue;
             }
-            // The replica that owns what no engine has also takes back the marks on engines that nobody is configured for. If another
-            // replica takes one of them back at the same moment, that does no harm, because a mark is taken back once.
+            // The replica that speaks for the workspaces on no engine also takes back the marks on engines that no replica is configured
+            // for. If another replica takes one of them back at the same moment, that does no harm, because a mark is taken back once.
             let engines = (!whole_fleet).then_some(engines.as_slice());
             let due = self.tables.owed_marks(engines, OWED_MAX).await;
             self.news.recorded("marks", due.as_ref().err());
@@ -223,9 +223,9 @@ impl Marks {
         }
     }
 
-    /// A mark is owed when an attempt has brought its workspace back. If that attempt no longer counts (an operator has acknowledged it, or it is
-    /// too old), nobody would notice that the workspace lives again. So the marks of those that are alive, beat, and have no attempts that
-    /// count are owed here.
+    /// A mark becomes owed when an attempt is seen to have brought its workspace back. If that attempt no longer counts (an operator has
+    /// acknowledged it, or it is too old), nobody would notice that. So this notes as owed the standing marks of workspaces that are alive,
+    /// beat, and have no attempts that count.
     async fn owe_the_living(&self, engines: Option<&[EngineName]>) -> Result<(), StoreError> {
         for mark in self.tables.standing_marks(engines, OWED_MAX).await? {
             let lives = self.state.judge().is_calm(&mark.workspace);

@@ -251,7 +251,7 @@ impl Memory {
             }
             (fleet.slice(begin, SLICE).into_iter().flatten(), written.hash.clone())
         };
-        // Nearly all of them are as they were written. So no more is taken from the judge at first than tells that.
+        // Nearly all rows are as they were written, so at first only what shows that is taken from the judge.
         let mut looks: Vec<(&WorkspaceId, Facts)> = {
             let judge = self.state.judge();
             ids.filter_map(|id| Some((id, Facts::of(&judge.portrait(id)?, &hash)))).collect()

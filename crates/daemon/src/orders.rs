@@ -36,13 +36,13 @@ use crate::sync::lock;
 /// How often orders are looked for. It is often, because a person waits for the answer.
 const TURN: Duration = Duration::from_secs(1);
 
-/// How many orders of one kind, for one engine, that the same replica has taken (or none), are looked at in one turn.
+/// How many orders are looked at in one turn for each kind, engine and replica that took them (or none).
 const PLACES: i64 = 20;
 
 /// How many orders are looked at in one turn at all.
 const ORDERS_MAX: i64 = 1_000;
 
-/// How many connections orders may use at once. They are connections for the reads that decisions rest on, and most of those must be left.
+/// How many connections orders may use at once. They come from the pool of the reads that decisions rest on, which needs most of them.
 const CONNECTIONS: usize = 2;
 
 /// After this time what was read of orders is no longer acted upon.
@@ -82,11 +82,11 @@ struct Lane {
 /// What is done for an order in one turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Work {
-    /// A restart is taken and ordered, which waits for the engine.
+    /// A restart is taken and handed to the restarter, after a look that waits for the engine.
     Take,
-    /// It is answered what came of a restart that was taken.
+    /// The result of a restart that was taken is given as the answer.
     Answer,
-    /// It is answered what came of the end of a storm.
+    /// The result of the end of a storm is given as the answer.
     AnswerStormEnd,
 }
 
@@ -191,7 +191,7 @@ impl Orders {
                 for order in &orders {
                     let dealt = this.deal_with(order).await;
                     if dealt && read_at.elapsed() >= OLD_AFTER {
-                        return; // The next turn reads the others anew. One that fails must not keep them from it.
+                        return; // The next turn reads the rest anew. After a failure we go on: the failed order would come first again.
                     }
                 }
             });
@@ -199,8 +199,9 @@ impl Orders {
         Ok(())
     }
 
-    /// Whether there may be something for this replica to do for an order. What nobody has taken is void after a time, and any replica says so.
-    /// Of what was taken, the owner of the engine says it, because a restart may wait longer than that for its place.
+    /// Whether there may be something for this replica to do for an order. An order that nobody has taken is void after a time, and any
+    /// replica may declare it void. An order that was taken is left to the owner of the engine, because a restart may wait for longer than
+    /// that for its place.
     fn concerns_us(&self, order: &StandingOrder) -> bool {
         let is_nobodys = order.taken_by.is_none() && order.age >= VOID_AFTER;
         let waits_for_others = matches!(order.what, Ordered::StormEnd { .. }) && order.age < EVERYBODYS_TURN;
@@ -208,7 +209,7 @@ impl Orders {
         is_nobodys || !waits_for_others && (is_taken_by_us || self.is_ours(order.engine.as_ref()))
     }
 
-    /// Does what there is to do for an order now. False if that failed, which is told, and leaves the order as it stands.
+    /// Does what there is to do for an order now. False if that failed: the failure is logged, and the order stands.
     async fn deal_with(&self, order: &StandingOrder) -> bool {
         let dealt = match &order.what {
             Ordered::Restart { workspace, force } => self.restart(order, workspace, *force).await,

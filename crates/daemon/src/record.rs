@@ -9,8 +9,8 @@
 //!           └──► history ───────────► defib.events        another task: bounded, best effort
 //! ```
 //!
-//! An engine that gives no answer is one event of the engine, and none of its workspaces. For a workspace that was alive before and after,
-//! nothing is written. One that died meanwhile gets one event, from its verdict before to its verdict after.
+//! An engine that gives no answer is one event of the engine, and no event of its workspaces. For a workspace that was alive before and
+//! after, nothing is written. One that died meanwhile gets one event, from its verdict before to its verdict after.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex};

@@ -36,8 +36,8 @@ pub(crate) struct Seen {
     slow_after: std::time::Duration,
 }
 
-/// Where each workspace's sample is in a report. They are paired by id: nothing but speed depends on the order of a report. Mostly it is
-/// that of the ids, and it is gone through in that order.
+/// Where each workspace's sample is in a report. Samples are paired by id, so the order of a report affects speed alone. Mostly it is the
+/// order of the ids, and the samples are asked for in that order.
 #[derive(Default)]
 struct Places {
     /// Only of a report that is not in the order of the ids.

@@ -87,9 +87,9 @@ fn is_crash_loop(attempts: &[Attempt], settings: &Settings) -> bool {
         && last[0].recovered_ago.is_some_and(|ago| ago < settings.backoff_reset)
 }
 
-/// The highest number that an attempt of this very life has. That need not be the newest attempt: around an acknowledgement, an attempt
-/// that was judged before it may be claimed after one that was judged after it. The ledger gives each number once for a life, so going by
-/// the newest attempt would ask again and again for a number that is taken.
+/// The highest number that an attempt of this very life has. The newest attempt need not have it: an attempt that was judged before an
+/// acknowledgement may be claimed after an attempt that was judged after it. The ledger gives each number once for a life, so going by the
+/// newest attempt would ask again and again for a number that is taken.
 fn given_to(attempts: &[Attempt], incarnation: Option<&Incarnation>) -> u32 {
     let Some(Incarnation { container_id, started_at: Some(started_at) }) = incarnation else { return 0 };
     let same = attempts.iter().filter(|attempt| {

@@ -1,7 +1,7 @@
 //! How often a workspace beats, learned from the moments at which its heartbeat advances.
 //!
-//! Every fixed window is wrong for some workspaces. One of 15 s kills half of a fleet that beats each 30 s, and one of 10 min leaves a
-//! workspace dead for minutes that beats each second. So each workspace has its own mean and mean deviation, by the estimator that TCP uses
+//! Every fixed window is wrong for some workspaces. One of 15 s kills half of a fleet that beats each 30 s. With one of 10 min, a workspace
+//! that beats each second stays dead for minutes. So each workspace has its own mean and mean deviation, by the estimator that TCP uses
 //! for its retransmission timer (Jacobson, "Congestion Avoidance and Control", 1988; gains 1/8 and 1/4). A single long gap, as a busy agent
 //! makes one, is clipped to the present window before it is learned: it widens the window and does not capture it.
 //!
@@ -168,8 +168,8 @@ impl Cadence {
         newest.is_some_and(|newest| newest.0 > self.stamp)
     }
 
-    /// The read that saw it advance last, if one did. Until a window after this moment it is fresh, whatever the clocks do, and without
-    /// another beat no longer.
+    /// The read that last saw it advance, if one did. It is fresh for one window from this moment, whatever the clocks do, and not for
+    /// longer unless another beat comes.
     #[must_use]
     pub fn sighted_at(&self) -> Option<Moment> {
         (self.seen && self.has_lived()).then_some(self.seen_at)

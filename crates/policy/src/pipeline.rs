@@ -317,4 +317,15 @@ mod tests {
         pipeline.weigh(at(65), 1, 10);
         assert_eq!(pipeline.usable_for(at(70)).0, Duration::from_secs(10), "only the end of the outage counts");
     }
+
+    #[test]
+    fn a_read_that_was_overtaken_tells_no_step_and_one_of_the_same_moment_does() {
+        let clock = |seconds: i64| Timestamp(seconds * 1_000_000);
+        for (second, theirs, stepped) in [(90, 90, false), (100, 90, true), (100, 100, false), (110, 110, false)] {
+            let mut pipeline = Pipeline::default();
+            pipeline.observe_clock(at(100), clock(100));
+            pipeline.observe_clock(at(second), clock(theirs));
+            assert_eq!(pipeline.comparable_from().is_some(), stepped, "{second} {theirs}");
+        }
+    }
 }

@@ -292,4 +292,17 @@ mod tests {
         map.clear(&id);
         assert!(map.is_empty() && map.by_last_miss.is_empty());
     }
+
+    #[test]
+    fn other_bounds_hold_for_the_entries_that_are_there() {
+        let mut map = map();
+        for id in ["a", "b", "c"] {
+            map.miss(&id.into(), None, Doubt::Dead, at(0), RULES);
+        }
+        let mut map = map.bounded(Duration::from_secs(10), 3);
+        map.miss(&"d".into(), None, Doubt::Dead, at(1_000), RULES);
+        assert_eq!((map.len(), map.evicted), (3, 1), "there is room for three");
+        map.prune(at(10_500));
+        assert_eq!(map.len(), 1, "those before are older than ten seconds");
+    }
 }

@@ -15,7 +15,7 @@ use crate::moment::{Moment, Timestamp};
 /// their ids.
 const OVERLAP: Duration = Duration::from_secs(2);
 
-/// If the database's clock differs by this much from what our own clock lets expect, it has stepped between two reads. Larger: stamps from
+/// If the database's clock differs by this much from what our own clock predicts, it has stepped between two reads. Larger: stamps from
 /// before and after a step are compared with each other. Smaller: a slow read looks like a step, and costs a read of all rows.
 const STEP_MIN: Duration = Duration::from_secs(1);
 

@@ -254,4 +254,9 @@ mod tests {
         let slow = Settings { backoff_max: Duration::from_secs(2_000), ..Settings::default() };
         assert_eq!(slow.attempts_horizon(), Duration::from_secs(600 + 2 * 2_000));
     }
+
+    #[test]
+    fn a_mode_has_the_word_of_its_knob() {
+        assert_eq!([Mode::Enforce, Mode::Observe].map(Mode::label), ["enforce", "observe"]);
+    }
 }

@@ -196,10 +196,10 @@ impl Track {
         said == Some(Verdict::Lost) || found == Some(Verdict::Lost)
     }
 
-    /// Whether its silence may mean that it hangs: it has beaten in this life, which is of this `age`, or had the longest start-up time to.
+    /// Whether its silence may mean that it hangs: it has beaten in this life, or the `age` of this life exceeds the longest start-up time.
     ///
-    /// A boot that was under way when we came is a boot like any other, once its start is known. Until then it may have been running for
-    /// ever, and nobody is restarted whose start is not known.
+    /// A boot that was under way when this process started counts as a boot once its start is known. Until then the workspace may have been
+    /// running for long, and a workspace whose start is not known is not restarted.
     pub(crate) fn may_hang(&self, age: Duration, pipeline: &Pipeline) -> bool {
         let Some(life) = &self.life else { return true };
         let has_beaten = match life.stamped {
@@ -212,7 +212,7 @@ impl Track {
         has_beaten || !life.is_surely_young() || age > STARTUP_MAX
     }
 
-    /// Whether its heartbeats have settled everything that the first ones of a life settle: a pass has nothing more to learn from the next.
+    /// Whether the first heartbeats of this life have told all that they can tell, so that a pass learns nothing more from the next one.
     pub(crate) fn has_settled_in(&self) -> bool {
         self.external
             || self.life.as_ref().is_some_and(|life| {
@@ -456,5 +456,44 @@ mod tests {
             assert_eq!(track.may_hang(STARTUP_MAX, &clock_is_steady), may_hang, "{beat_ms} ms after the start");
             assert!(track.beat_is_current(0), "it is fresh all the same");
         }
+    }
+
+    #[test]
+    fn it_is_lost_if_it_was_found_so_here_or_by_the_owner_before() {
+        let (lost, alive) = (Verdict::Lost, Verdict::Alive);
+        for (told, found, is_lost) in [
+            (None, None, false),
+            (Some(lost), None, true),
+            (None, Some(lost), true),
+            (Some(lost), Some(alive), true),
+            (Some(alive), Some(lost), true),
+            (Some(alive), Some(alive), false),
+        ] {
+            let track = Track {
+                told: told.map(|told| (told, Rule::ExternalLost, None)),
+                verdict: found.map(|found| (found, Rule::ExternalLost)),
+                ..Track::default()
+            };
+            assert_eq!(track.is_lost(), is_lost, "{told:?} {found:?}");
+        }
+    }
+
+    #[test]
+    fn it_has_settled_in_when_a_beat_of_its_life_is_surely_stamped_or_can_never_be() {
+        for (has_beaten, stamped, started, settled) in [
+            (false, Stamped::Seen, Some(5), false),
+            (false, Stamped::Never, None, false),
+            (true, Stamped::Never, Some(5), false),
+            (true, Stamped::Found(at(0)), Some(5), false),
+            (true, Stamped::Seen, Some(5), true),
+            (true, Stamped::Seen, None, true),
+            (true, Stamped::Never, None, true),
+        ] {
+            let life = Life { incarnation: life("c", started), seen_at: at(0), found: true, has_beaten, stamped };
+            let track = Track { life: Some(life), ..Track::default() };
+            assert_eq!(track.has_settled_in(), settled, "{has_beaten} {stamped:?} {started:?}");
+        }
+        assert!(!Track::default().has_settled_in());
+        assert!(Track { external: true, ..Track::default() }.has_settled_in());
     }
 }

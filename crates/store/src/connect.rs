@@ -351,8 +351,8 @@ impl Connection {
         self.answered(answer)
     }
 
-    /// Begins a transaction that the server itself ends, in case it no longer hears from us: at the deadline of our call, or when it has
-    /// waited for a lock for half a second.
+    /// Begins a transaction that the server ends by itself if it no longer hears from us: at the deadline of our call, or when the
+    /// transaction has waited for a lock for three quarters of a second.
     ///
     /// The lock time-out is below `deadlock_timeout` (1 s). If we and the platform take locks in opposite orders, we give up before the
     /// server looks for a transaction to abort, which could have been the platform's.
@@ -383,7 +383,7 @@ impl Connection {
     /// A transaction that reads a few rows of the fleet: the shipped view then walks up from each of them to see whether an ancestor is parked,
     /// instead of walking down every parked tree. A platform's own view may ignore it.
     ///
-    /// The server ends it, in case it no longer hears from us: what it has locked by then are rows and tables of others.
+    /// The server ends it if it no longer hears from us, because the transaction holds locks on tables of others.
     pub(crate) async fn begin_for_a_few_rows(&mut self) -> Result<(), Fault> {
         self.begin_to_read("set local defib.walk = 'up'; ").await
     }
@@ -393,8 +393,8 @@ impl Connection {
         self.begin_to_read("").await
     }
 
-    /// The server would compile the plan of a large fleet, because it is costly; but each row is only passed on, so compiling takes longer than it
-    /// saves. In a transaction the setting ends with it, also behind a pooler. A statement has the limit of our role, if that has one.
+    /// `jit` is off, because the server would compile the plan for a large fleet although each row is only passed on: compiling takes
+    /// longer than it saves. The settings end with the transaction, also behind a pooler. A statement has the time-out of our role, if any.
     async fn begin_to_read(&mut self, settings: &str) -> Result<(), Fault> {
         let silence = SILENCE_MAX.min(self.statement_timeout).as_millis().max(1);
         self.in_transaction = true;

@@ -2,7 +2,8 @@
 //!
 //! An adapter is written once, by somebody who reads the contract for the first time, and its functions are first called in earnest when a
 //! workspace has died. So `check` tries it before that: it compares the view column by column, and the functions with the catalogue. Then
-//! it calls `mark_dead` with questions to which only a veto is the right answer, each in a transaction that is rolled back.
+//! it calls `mark_dead` with questions to which only a veto is the right answer, and with one to which it should agree, each in a
+//! transaction that is rolled back.
 //!
 //! A trial locks the row that it is about for a few milliseconds, as a claim does. It waits for that lock for a fifth of a second at most.
 //! If somebody else holds the row, the trial has no result, and nothing is reported.

@@ -49,7 +49,7 @@ const WRITE: &str = "
            marked_at = case when m.owed then excluded.marked_at else m.marked_at end,
            owed = false, tries = 0, next_at = excluded.next_at";
 
-/// For an external workspace that is still lost, nothing.
+/// Leaves the mark of an external workspace that is still lost as it is.
 const UNLESS_IT_STANDS: &str = " where m.owed or m.attempt_id is not null";
 
 /// A message to the webhook about an external workspace, which is on no engine.
@@ -74,7 +74,7 @@ const STANDING: &str = "
        and not exists (select from defib.verdicts v where v.workspace_id = m.workspace_id)
      order by m.marked_at, m.workspace_id limit $2";
 
-/// Only the mark that was seen: between that look and this statement another attempt may have marked the workspace, which is dead then.
+/// Changes only the mark that was seen. If another attempt has marked the workspace since then, it is dead, and that mark must stand.
 const OWE_STANDING: &str = "
     update defib.marks set owed = true, tries = 0, next_at = clock_timestamp()
      where workspace_id = $1 and not owed and attempt_id is not distinct from $2";
@@ -140,9 +140,9 @@ impl Store {
         self.read_marks(OWED, engines, limit).await
     }
 
-    /// The workspaces with a mark that stands although they have no verdict but `alive`, those that were marked first first. With `engines`,
-    /// only workspaces on these. Such a mark is left where the attempt that made it no longer counts: an operator has acknowledged it, or it
-    /// is too old to be read.
+    /// The marks that stand although no verdict but `alive` is on record for their workspaces, the oldest first. With `engines`, only those
+    /// of workspaces on these. Such a mark stays behind when the attempt that made it no longer counts, because an operator has
+    /// acknowledged that attempt or it is too old to be read.
     pub async fn standing_marks(
         &self,
         engines: Option<&[EngineName]>,

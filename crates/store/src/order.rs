@@ -84,7 +84,7 @@ pub struct OrderState {
 /// Whether any order stands. It is asked each second, and the answer is nearly always no.
 const ANY_STANDS: &str = "select exists (select from defib.orders where ended_at is null)";
 
-/// The rows of the fleet are read in one go, because in a platform's own view each look at one of them may read all.
+/// The rows of the fleet are read in one go, because in a platform's own view the read of a single row may go through all rows.
 const STANDING: &str = "
     with standing as materialized (
         select id, kind, workspace_id, engine, force, reason, login, ordered_by, ordered_at, taken_by
@@ -118,7 +118,7 @@ const SETTLE: &str = "
      where o.id = %unlocked% and r.workspace_id = o.workspace_id and r.verdict = 'operator'
        and r.evidence ->> 'order' = o.id::text and r.finished_at is not null";
 
-/// The attempt that ended an order, if it has ended itself.
+/// Only an order whose attempt has ended.
 const HAS_ENDED: &str = "
     and exists (select from defib.restarts e where e.workspace_id = u.workspace_id and e.verdict = 'operator'
                    and e.evidence ->> 'order' = u.id::text and e.finished_at is not null)";
@@ -214,9 +214,9 @@ impl Store {
         .map_err(StoreError::Orders)
     }
 
-    /// Orders that nobody has ended. Of those of one kind, for one engine, that the same replica has taken (or none), there are the `places`
-    /// oldest ones, so that those which stand long take no place from others. If that is more than `limit`, each engine's oldest ones come
-    /// before anybody's later ones.
+    /// Orders that have not ended. For each kind, engine and replica that took them (or none), these are the `places` oldest, so that
+    /// orders which stand for long take no places from others. If there are more than `limit`, the oldest of every engine come before the
+    /// later ones of any engine.
     pub async fn standing_orders(&self, places: i64, limit: i64) -> Result<Vec<StandingOrder>, StoreError> {
         self.within_deadline(async {
             let mut connection = self.pool.get().await?;

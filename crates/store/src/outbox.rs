@@ -198,7 +198,8 @@ const DELIVERED: &str = "
        set failures = 0, paused_until = null, answer = $3, answered_at = clock_timestamp(), delivered_at = clock_timestamp()
       from gone";
 
-/// From a second, twice as long with each attempt, to five minutes, and each time by up to a half less; or what the receiver asks for.
+/// The pause is a second, doubles with each attempt up to five minutes, and is shortened at random by up to a half. If the receiver asks
+/// for a longer pause, that one counts.
 const PAUSE: &str = "
     greatest(least(interval '1 second' * 2 ^ least(%tries%, 10), interval '5 minutes') * (0.5 + random() / 2),
              least(%asked% * interval '1 microsecond', interval '1 day'))";

@@ -57,8 +57,8 @@ const EVENTS: &str = "
         select id from (select id, at from defib.events order by id limit $2) oldest
          where at < now() - $1 * interval '1 microsecond'))";
 
-/// While the run of a workspace goes on, its newest attempts are the reason for its back-off, and for `exhausted`. When it has left the fleet,
-/// they are the reason for nothing.
+/// While the run of a workspace goes on, its newest attempts are kept, because the back-off and `exhausted` rest on them. Once the
+/// workspace has left the fleet, nothing rests on them.
 const ATTEMPTS: &str = "
     delete from defib.restarts where id = any (array(
         select r.id from defib.restarts r
@@ -87,7 +87,8 @@ const MARKS: &str = "
            and not exists (select from defib.fleet f where f.workspace_id::text = m.workspace_id)
          limit $2))";
 
-/// What nobody sends any more, because no daemon has a webhook. Where one has, the daemon that sends gives messages up, and counts them.
+/// Messages that nobody sends any more, because no daemon has a webhook. While a daemon has one, that daemon gives up old messages itself,
+/// and counts them.
 const MESSAGES: &str = "
     delete from defib.outbox where id = any (array(
         select id from defib.outbox

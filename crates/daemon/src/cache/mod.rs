@@ -1,6 +1,6 @@
 //! The platform's cache in Redis: which keys belong to a workspace, and how they are deleted.
 //!
-//! The problem: a platform keeps in Redis the address of a workspace, and that it lives. While a dead workspace boots, such keys send
+//! The problem: a platform keeps in Redis the address of a workspace and a sign that it lives. While a dead workspace boots, such keys send
 //! callers to an address at which nobody answers. And if one of the keys expires meanwhile, some platforms take the boot for a death and
 //! begin it anew. So the keys are deleted before the restart is asked for. The module `eviction` decides when that happens, and what
 //! follows when Redis is away.

@@ -289,7 +289,7 @@ impl Config {
         }
     }
 
-    /// Reads of the fleet are made with polls, so there are not more of one kind than of all.
+    /// The fleet is read with polls, so all rows cannot be read more often than it is polled.
     fn resyncs_too_often(&self) -> Option<String> {
         (self.resync_interval < self.policy.poll_interval).then(|| {
             format!(

@@ -1,6 +1,6 @@
 //! The status page: the fleet for people with a browser, read-only, drawn by the server from what [`crate::told`] says.
 //!
-//! There are five places: fleet, workspace, restarts, holds, engines. Each is complete without script, because search, filters and paging
+//! The places are the fleet, workspaces, restarts, holds and engines. Each is complete without script, because search, filters and paging
 //! are links and GET forms. One small script replaces what has changed when the server announces a new picture. Nothing is loaded from
 //! other servers, and all text from outside is escaped.
 
@@ -266,7 +266,7 @@ async fn not_found(uri: Uri, headers: HeaderMap) -> Response {
     missing(
         &Links::of(&headers),
         "There is nothing here",
-        "The page has five places, above; /metrics, /healthz, /readyz and /api/v1 are beside it.",
+        "The navigation above leads to the places of the page; /metrics, /healthz, /readyz and /api/v1 are beside it.",
     )
 }
 

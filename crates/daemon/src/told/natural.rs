@@ -8,8 +8,8 @@ use std::cmp::Ordering;
 /// Sorts as people do, `w2` before `w10`. Names that differ only in leading zeros are sorted as texts.
 pub(crate) fn natural(left: &str, right: &str) -> Ordering {
     let (a, b) = (left.as_bytes(), right.as_bytes());
-    // What both begin with decides nothing, except for the number in whose middle they begin to differ, or the last byte of a text: whether
-    // a text goes on is known only from it.
+    // The beginning that both share decides nothing, so it is skipped, but for two things: the digits of a number within which the names
+    // begin to differ, and otherwise the last shared byte, which shows whether a text goes on.
     let common = alike(a, b);
     let digits = a[..common].iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
     let begin = common - if digits == 0 { common.min(1) } else { digits };
@@ -90,9 +90,9 @@ fn order<T>(items: &[T], id: impl Fn(&T) -> &str) -> Vec<u32> {
     order.into_iter().map(|(_, place)| place).collect()
 }
 
-/// Writes bytes that compare as the name does in natural order. A text is followed by a zero, which no text of the database has, so that the
-/// shorter of two comes first. A number is written as the first digit there is, which keeps its place among the texts, then how many digits
-/// it has, and then the digits.
+/// Writes bytes that compare as the name does in natural order. A text is followed by a zero byte, which no text of the database has, so
+/// that the shorter of two comes first. A number is written as the digit 0, which keeps its place among the texts, then the number of its
+/// digits, and then the digits.
 fn write_key(name: &str, key: &mut Vec<u8>) {
     let mut rest = name.as_bytes();
     while let Some(first) = rest.first() {

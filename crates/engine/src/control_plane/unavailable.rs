@@ -1,4 +1,4 @@
-//! Which instances are answered for by 503, and whether the whole control plane is unavailable.
+//! For which instances the control plane answers 503, and whether it is unavailable as a whole.
 //!
 //! The problem: a 503 does not say whom it is about. A gateway answers it for one machine whose host it cannot reach, and for every request
 //! while the interface behind it is overloaded. If each 503 with a `Retry-After` were taken for the second, one broken machine would keep
@@ -7,9 +7,9 @@
 //! The rule: a 503 for one instance is about that instance, and nothing about it is sent until its `Retry-After` is over. The whole control
 //! plane is unavailable if [`INSTANCES_IN_A_ROW`] instances get a 503 with no other answer in between.
 //!
-//! An instance counts only if its trouble began in this row. Where there is a list, the broken ones may be the only ones that are asked
-//! about by themselves, so a few of them are a row after each reading of the list. That others were answered since the trouble began has
-//! shown whose trouble it is.
+//! An instance counts only if its trouble began in this row. Where there is a list, the broken instances may be the only ones that are
+//! asked about one by one, so a few of them form a row after each reading of the list. If others got answers since the trouble of an
+//! instance began, that trouble is its own.
 
 use std::collections::HashMap;
 use std::time::Duration;

@@ -7,14 +7,14 @@ use defib_policy::moment::Moment;
 
 use super::deadline::CallError;
 
-/// How many containers are remembered whose inspects hang. Larger: more memory for containers that are gone by now. Smaller: of a host on which
-/// everything hangs, some are asked about before their turn.
+/// How many containers with hanging inspects are remembered. Larger: more memory for containers that are gone by now. Smaller: on a host
+/// where everything hangs, some containers are asked about before their turn.
 const HUNG_MAX: usize = 1_000;
 
-/// How long one is remembered when there are so many. By then it has been asked about again, or is gone.
+/// When there are that many, those that hung longer ago than this are forgotten. By then they were asked about again, or are gone.
 const HUNG_FOR: Duration = Duration::from_secs(600);
 
-/// By what they are asked about as, when the last inspect was asked for that got no answer in time.
+/// By the name or id that was asked for: when the last inspect was sent that got no answer in time.
 #[derive(Debug, Default)]
 pub(super) struct Hung(HashMap<Box<str>, Moment>);
 

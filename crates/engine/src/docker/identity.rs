@@ -2,7 +2,8 @@
 //!
 //! That a container is missing from an engine proves something only if it is the engine that had the container. dockerd makes an id for itself
 //! once and keeps it. podman's service answers a new random id each time it is asked, so that it would seem to be another engine at every
-//! look. What is the same as long as its containers are the same ones is the directory that it keeps them in, on a host of this name.
+//! look. So podman is known by the directory that holds its containers and by the name of its host, which stay the same as long as the
+//! containers do.
 
 use bollard::Docker;
 use defib_policy::sample::Fault;

@@ -4,10 +4,10 @@
 //! tick. The client library would collect it whole and decode all of it. Here each entry is decoded as soon as it has arrived, and the fields
 //! that nobody uses are dropped, so that only the entry that is arriving is in memory as text.
 //!
-//! **Turns.** The full lists of a hundred engines, asked for in the same moment, would all be in memory at once, each of them half decoded. So
-//! few of them are decoded at a time, and the bytes of the others wait where they are. Nobody waits for an engine that hangs: a turn is taken
-//! when bytes of an answer are there, it is given back when the next ones keep it waiting, and a list that has waited for too long, all of its turns
-//! together, goes on without one.
+//! **Turns.** The full lists of a hundred engines, asked for in the same moment, would all be in memory at once, half decoded. So only a
+//! few are decoded at a time, and the bytes of the others are not read meanwhile. No list waits for an engine that hangs: a list takes a
+//! turn when its bytes have arrived, and gives it back when the next bytes do not come. A list that has waited for too long in total goes
+//! on without a turn.
 //!
 //! The client library still makes the connection, sets the deadline for the head of the answer, and turns an error that the engine answers
 //! into its own error type. So a list that fails is treated like any other call that fails. The caller bounds the whole, body included.
@@ -38,8 +38,8 @@ const AT_ONCE: usize = 8;
 /// Whose turn it is to decode a full list.
 static TURNS: Semaphore = Semaphore::const_new(AT_ONCE);
 
-/// How long one full list may wait for others, all of its turns together, as a part of the time that the call may take. Larger: more lists are decoded at once only when
-/// the machine is slower. Smaller: many engines that send slowly, at the same time, make all lists be decoded at once.
+/// One full list may wait for all of its turns together as long as its call may take, divided by this. A longer wait: only on a slower
+/// machine are more lists decoded at once. A shorter wait: if many engines send slowly at the same time, all lists are decoded at once.
 const WAIT_MAX_PARTS: u32 = 10;
 
 /// How long a list keeps its turn while no bytes of it arrive.

@@ -200,8 +200,8 @@ impl<'a> Look<'a> {
         }
     }
 
-    /// Asks for a full list, and for `/info` beside it when that is due. A list that has come keeps its turn for a moment only while `/info`
-    /// has not.
+    /// Asks for a full list, and for `/info` beside it when that is due. If the list comes first, it keeps its turn for a moment, and then
+    /// waits for `/info` without it.
     async fn list_beside_info(&self, client: &Docker) -> Result<Listed, CallError> {
         let mut info = std::pin::pin!(self.engine.refresh_info(client, &self.budget));
         let mut listing = std::pin::pin!(self.list(client, WantedList::Complete));
@@ -525,9 +525,9 @@ fn read_list_after_inspect(
     }
 }
 
-/// Runs inspects, a few at a time: behind one that hangs, the others go on. Each comes with when it hung, if it did when it was made last. Those
-/// that hung come last, and of them those first that have waited longest; otherwise a few that hang each time would use up the time of each
-/// look, and nobody behind them would ever be asked about.
+/// Runs inspects, a few at a time, so that the others go on while one hangs. Each comes with the time of its last try, if that try hung.
+/// Those that hung are made last, the one that hung longest ago first. Otherwise a few that hang each time would use up the time of each
+/// look, and the containers behind them would never be asked about.
 ///
 /// Takes them in a vector, because the compiler cannot see that a stream over a mapping closure may move between threads.
 async fn at_once<T>(mut inspecting: Vec<(Option<Moment>, impl Future<Output = T>)>) -> Vec<T> {

@@ -93,7 +93,7 @@ struct Link {
     is_podman: bool,
     /// The engine was away since the last report that said so.
     outage: bool,
-    /// Why the last look that heard anything of the engine as such did not reach it; `None` where it did, and before the first.
+    /// Why the engine was not reached by the last look that could tell. `None`: that look reached it, or there was none yet.
     down: Option<Fault>,
     /// The identity as last heard, also from before an outage: the engine that answers afterwards is compared with it.
     identity: Option<String>,

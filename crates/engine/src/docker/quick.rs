@@ -2,19 +2,19 @@
 //! there are health checks.
 //!
 //! A full list costs the engine a tenth of a millisecond for each container, and most of them run and ran at the last list. Those
-//! that do not run are few, and an engine finds them by its own status filter at a quarter of the cost. If a quick list shows exactly those
-//! who did not run at the last full list (a [`Roster`]), then whoever ran and is not in the quick list runs.
+//! that do not run are few, and an engine finds them by its own status filter at a quarter of the cost. If a quick list shows exactly the
+//! containers that did not run at the last full list (kept as a [`Roster`]), then every container that ran at that list still runs.
 //!
 //! A quick list is believed only while nothing else can have happened. A full list is asked for instead:
 //!
 //! - when the caller wants one ([`sample_all`](crate::Engine::sample_all));
-//! - when the event stream was not open all the time since before the last full list was asked for, or has gone deaf (`ear`);
+//! - when the event stream has not been open without a break since before the last full list was asked for, or has gone deaf (`ear`);
 //! - when an event told of any container that matters, unless it was about its health;
-//! - when the quick list shows somebody who is new in it, in another state, or not in it any more;
-//! - when somebody is asked about whom the roster does not know: a new row, another reference, another container, or no container that
+//! - when a container is new in the quick list, has another state there, or is missing from it;
+//! - when a workspace is asked about that the roster does not know: a new row, another reference, another container, or no container that
 //!   carries the label of the workspace. A name that no container has is asked for by an inspect, as after a full list;
-//! - when somebody is in doubt who seems to run, and was not in doubt at the last full list: whose heartbeats have stopped may have lost the
-//!   container while the event stream was deaf;
+//! - when a workspace seems to run and has come into doubt since the last full list: if its heartbeats have stopped, its container may have
+//!   gone while the event stream was deaf;
 //! - when another engine answers, or this one was away;
 //! - when the last full list is older than `full_list_every`, or was not complete.
 //!
@@ -48,10 +48,10 @@ const NOT_RUNNING: [&[&str]; 2] = [
     &["created", "initialized", "paused", "stopped", "exited", "removing", "unknown"],
 ];
 
-/// A container that is starting and one that is unhealthy: the others of those that run are well, or have no health check.
+/// The states of a health check that are asked for. Every other container that runs is well, or has no health check.
 const NOT_HEALTHY: [&str; 2] = ["starting", "unhealthy"];
 
-/// Which engine's words for states an engine is asked by.
+/// Whose words for states an engine is asked with: Docker's or podman's.
 #[derive(Debug, Default)]
 pub(super) struct Words {
     /// How many of [`NOT_RUNNING`] were refused, beginning with those of the engine's own kind.

@@ -1,14 +1,14 @@
 //! Whom a pass concerns: the cost of a pass follows what is in trouble, and not the size of the fleet.
 //!
-//! Most workspaces run, beat, and are `alive` in each pass. Of such a one it is known beforehand until when no pass can say anything new:
-//! while its heartbeat is fresh, whatever else happens in the fleet, the verdict stays `alive`. It is *calm* until then, and passes leave it
-//! out, unless its engine shows something else than the container that ran, or its row has changed in more than its stamps.
+//! Most workspaces run, beat, and are `alive` in each pass. While the heartbeat of such a workspace is fresh, its verdict stays `alive`,
+//! whatever else happens in the fleet. Until the heartbeat leaves its window the workspace is *calm*, and passes leave it out, unless its
+//! engine shows something other than the container that ran, or its row has changed in more than its stamps.
 //! Everybody else is *restless*, and every pass looks at them: whoever has another verdict, was never judged, has attempts in the ledger, or
 //! has begun a life that has not settled in. A canary of a storm is restless until it is `alive`, which ends its part in the storm.
 //!
-//! A deadline is never too late. It is the moment at which the heartbeat that was seen last leaves the window, unstretched by the local
-//! health multiplier; a beat that arrives meanwhile moves it only when it has come. So whoever falls silent is restless at least one poll
-//! before a pass over everybody would say that, and a read brings the row by its id before anything is said of it.
+//! A deadline is never too late. It is the moment at which the last heartbeat that was seen leaves its window, without the local health
+//! multiplier. A heartbeat that arrives meanwhile moves the deadline only when the deadline has come. So a workspace that falls silent
+//! becomes restless at least one poll before a pass over everybody would call it silent, and before that its row is read by its id.
 
 use std::collections::HashMap;
 
@@ -28,8 +28,8 @@ use crate::settings::Settings;
 use crate::track::Track;
 use crate::verdict::Verdict;
 
-/// Reads of all rows for which one is read with every poll after its stamp came too late for a read of what is new. Larger: one that is
-/// late once costs more reads. Smaller: one whose stamps are often late is read late now and then.
+/// A workspace whose stamp came too late for a read of the changes is read with every poll until this many reads of all rows have passed.
+/// Larger: one late stamp costs more reads. Smaller: a workspace whose stamps are often late is read late now and then.
 const STRAY_READS: u8 = 2;
 
 /// Who is restless, and when each of the others will be.
@@ -37,7 +37,7 @@ const STRAY_READS: u8 = 2;
 pub(super) struct Concerns {
     /// By the engine whose passes judge them; `None`: no engine has them.
     restless: HashMap<Option<EngineName>, IdSet<WorkspaceId>>,
-    /// Those of the calm ones. Entries that no longer hold are passed over when their moment comes.
+    /// The deadlines of calm workspaces. An entry that no longer holds is skipped when its moment comes.
     deadlines: Deadlines,
 }
 
@@ -74,8 +74,8 @@ impl Track {
         self.engine.as_ref().filter(|_| !self.external)
     }
 
-    /// From when on it may be silent, unless another beat comes: when the last one that was seen to come leaves the window. `None`: none
-    /// was seen to come, and it may be silent already.
+    /// When it becomes silent if no further heartbeat arrives: the moment at which the last one that was seen to arrive leaves the window.
+    /// `None`: no heartbeat was seen to arrive, so it may be silent already.
     fn silent_from(&self, settings: &Settings) -> Option<Moment> {
         self.cadence.sighted_at().map(|seen| seen + self.cadence.window(settings))
     }
@@ -86,7 +86,8 @@ impl Track {
 }
 
 impl Judge {
-    /// Whom the next read of the fleet must bring by id: whoever is restless, or would say something new before the read after it.
+    /// The workspaces that the next read of the fleet must bring by their ids: the restless ones, and those that would become restless
+    /// before the read after it.
     pub fn call(&mut self, now: Moment) -> Vec<WorkspaceId> {
         let horizon = now + self.settings.poll_interval;
         for (at, id) in self.concerns.deadlines.take_due(horizon) {
@@ -111,7 +112,8 @@ impl Judge {
         ids
     }
 
-    /// Whether a pass must look at one of whom its engine showed this; `None`: nothing, because it was not asked, or has none.
+    /// Whether a pass must look at this workspace, for which its engine showed `sample`. `None`: the engine was not asked about it, or it
+    /// has no engine.
     #[must_use]
     pub fn concerns(&self, id: &WorkspaceId, sample: Option<&Sample>) -> bool {
         let Some(track) = self.tracks.get(id).filter(|track| track.is_calm()) else { return true };
@@ -134,7 +136,8 @@ impl Judge {
         self.tracks.get(id).is_some_and(Track::is_calm)
     }
 
-    /// Whether a pass over an engine that says this must look at everybody there, because it may be another engine, or the right one again.
+    /// Whether a pass over this engine must look at all workspaces there, because by this evidence it may be another engine than before, or
+    /// the right one again.
     #[must_use]
     pub fn must_see_all(&self, engine: &EngineName, evidence: &EngineEvidence) -> bool {
         let Some(known) = self.engines.get(engine.as_str()) else { return true };
@@ -151,7 +154,7 @@ impl Judge {
         }
     }
 
-    /// Lets one rest of whom a look has just said that it is alive, if nothing but its silence can say anything else. Its heartbeat is fresh,
+    /// Makes a workspace calm that a look has just found alive, if only its silence could change that verdict. Its heartbeat is fresh,
     /// because the window in which it was seen to beat ends after the next poll.
     pub(super) fn rest(&mut self, now: Moment, look: &Look<'_>, opinion: &Opinion) {
         let id = &look.workspace.id;
@@ -190,7 +193,7 @@ impl Judge {
         }
         self.pipeline.note_floor(Some(floor));
         let departed: Vec<Departed> = gone.iter().filter_map(|id| self.forget(id)).collect();
-        // Whoever is calm is not stale, and whoever is not calm was read now.
+        // A calm workspace is not stale, and every other one was read just now.
         let restless = self.concerns.restless.values().flatten().filter_map(|id| self.tracks.get(id));
         let stale = restless.filter(|track| self.is_silent(track, read)).count();
         self.pipeline.weigh(read.at, stale, self.watched);
@@ -198,7 +201,7 @@ impl Judge {
         departed
     }
 
-    /// Whether one is silent whose silence is not explained by its container.
+    /// Whether a workspace is silent and its container is not known to be down, which would explain the silence.
     pub(super) fn is_silent(&self, track: &Track, read: &FleetRead) -> bool {
         let age = track.cadence.age(read.at, read.at, read.database_now);
         let window = self.health.stretch(track.cadence.window(&self.settings));
@@ -226,8 +229,8 @@ impl Judge {
             heartbeat: workspace.last_heartbeat_at,
             activity: workspace.last_activity_at,
         };
-        // The reads of changes since this row was last read would have brought a later stamp. This one may have been written at any time
-        // since then, and other beats may have come and gone meanwhile: so the gap before it teaches nothing.
+        // Had this stamp been written in time, an earlier read of the changes would have brought it. So it was written late, at any time
+        // since the row was last read, and other beats may have come and gone meanwhile: the gap before it teaches no interval.
         let newest = workspace.last_heartbeat_at.max(workspace.last_activity_at);
         let is_late = track.cadence.is_older_than(newest)
             && pipeline.floor().is_some_and(|floor| newest <= Some(floor))

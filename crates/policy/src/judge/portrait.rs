@@ -44,8 +44,8 @@ impl Judge {
         fleet.or(own).map(|storm| (storm, is_fleet))
     }
 
-    /// Adopts what other processes have noticed of steps of the database's clock: stamps up to `comparable_from` may be from before one.
-    /// `None` when there was none lately. Until this was called, no heartbeat proves anything of a boot but one that was seen to come in.
+    /// Adopts what other processes have noticed of steps of the database's clock: stamps up to `comparable_from` may be from before a step.
+    /// `None`: there was no step lately. Until this is called, only a heartbeat that was seen to arrive proves that a boot is over.
     pub fn recall_steps(&mut self, comparable_from: Option<Timestamp>) {
         self.pipeline.recall_steps(comparable_from);
     }

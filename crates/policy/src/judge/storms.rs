@@ -193,8 +193,8 @@ impl Judge {
     }
 }
 
-/// How an attempt ended, as far as that tells anything about its scope; `None` while it is open. One that failed says nothing about it, and what
-/// came of one that was abandoned is not known.
+/// How an attempt ended, as far as that tells anything about its scope; `None` while it is open. An attempt that failed says nothing about
+/// the scope, and what came of an abandoned one is not known.
 fn end_of(attempt: &Attempt) -> Option<End> {
     Some(match attempt.outcome? {
         Outcome::Succeeded => End::Made,

@@ -120,8 +120,8 @@ pub struct Asked<'a> {
 
 /// What a look at the container tells of an attempt. Both starts are on the engine's clock, so that no skew matters.
 ///
-/// Of a container that was removed the start need not be known: a list does not tell it. But another container that has come to life in its
-/// place was made since, because the convicted one was the last that there was.
+/// The start of the convicted life may be unknown, because a list does not tell it. But if another container has come to life in its place,
+/// that one was made since the claim, because the convicted container was the last that there was.
 #[must_use]
 pub fn by_its_container(seen: &Observation, asked: Asked<'_>) -> Settle {
     let unknown = matches!(seen, Observation::Unknown { .. });

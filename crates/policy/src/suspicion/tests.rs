@@ -294,3 +294,40 @@ fn the_log_is_bounded() {
     log.clear(&"w0".into());
     assert_eq!((log.accused.len(), log.logins["a"].names["a"].accuses), (WORKSPACES_MAX - 1, WORKSPACES_MAX - 1));
 }
+
+#[test]
+fn a_name_is_known_from_its_second_workspace_on_until_its_word_stands_against_none() {
+    let mut name = Name::default();
+    name.rises();
+    assert!(!name.known);
+    name.falls();
+    assert!(!name.known);
+    name.rises();
+    name.rises();
+    assert!(name.known);
+    name.falls();
+    assert!(name.known, "its word stands against one");
+    name.falls();
+    assert!(!name.known);
+}
+
+#[test]
+fn only_a_login_with_several_names_gives_places_to_others() {
+    let (mut accusations, mut logins) = (Vec::new(), HashMap::new());
+    for (login, name) in [("one", "a"), ("two", "b"), ("three", "c")] {
+        accusations.push(Accusation {
+            login: login.into(),
+            name: Some(name.into()),
+            first: at(0),
+            last: at(1),
+            refuted: false,
+        });
+    }
+    make_room(&mut accusations, &mut logins);
+    assert!(accusations.iter().all(|it| it.name.is_some()), "{accusations:?}");
+    accusations.push(Accusation { name: Some("d".into()), ..accusations[1].clone() });
+    make_room(&mut accusations, &mut logins);
+    let mut left: Vec<(&str, bool)> = accusations.iter().map(|it| (&*it.login, it.name.is_some())).collect();
+    left.sort_unstable();
+    assert_eq!(left, [("one", true), ("three", true), ("two", false)]);
+}

@@ -131,4 +131,10 @@ mod tests {
             assert!(Held::ALL.contains(&held), "{label}");
         }
     }
+
+    #[test]
+    fn two_holds_end_only_with_another_configuration() {
+        let beyond: Vec<Held> = Held::ALL.into_iter().filter(|held| held.is_beyond_defib()).collect();
+        assert_eq!(beyond, [Held::CannotRecreate, Held::CannotRestart]);
+    }
 }

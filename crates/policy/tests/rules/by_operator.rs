@@ -46,7 +46,8 @@ fn a_restart_is_ordered_by_what_its_engine_can_do() {
         (Observation::Missing, Abilities { recreates: true, ..NOTHING }, Remedy::Recreate),
     ] {
         let ordered = order(&world(seen.clone(), able)).expect("it can be made");
-        assert_eq!((ordered.remedy, ordered.attempt), (remedy, 1));
+        assert_eq!((ordered.remedy, ordered.attempt, ordered.asked_by()), (remedy, 1, "operator"));
+        assert_eq!(RestartOrder { by_operator: None, ..ordered.clone() }.asked_by(), ordered.verdict.label());
         assert_eq!(
             ordered.incarnation,
             Some(life(if matches!(seen, Observation::Missing) { -3_600_000 } else { started(&seen) }))
