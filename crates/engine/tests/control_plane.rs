@@ -336,6 +336,27 @@ async fn a_restart_in_two_steps_waits_between_them() {
     assert_eq!(server.get("a").as_deref(), Some("running"));
 }
 
+/// The instance was stopped by the first step, so nobody may say that nothing was touched.
+#[tokio::test]
+async fn a_second_step_that_is_not_wanted_counts_as_one_whose_answer_was_lost() {
+    let server = server(Dialect::Coder).await;
+    server.set("a", "running");
+    let plane = plane(&server, "preset=coder");
+    let call = call("a", KILL);
+    let refuse_the_second = async {
+        defib_testkit::eventually(Duration::from_secs(20), "the first step is accepted", async || {
+            if server.restarts().is_empty() { Err("no request".to_owned()) } else { Ok(()) }
+        })
+        .await
+        .unwrap();
+        server.fail_restart(ApiFault::status(409));
+    };
+    let (ended, ()) = tokio::join!(plane.restart(&call), refuse_the_second);
+    let error = ended.unwrap_err();
+    assert!(error.may_have_happened(), "{error:?}");
+    assert!(format!("{error:?}").contains("step 2, after others that were accepted: it answered 409"), "{error:?}");
+}
+
 #[tokio::test]
 async fn the_platforms_restart_is_asked_once_with_its_own_token() {
     let server = server(Dialect::Molecule).await;

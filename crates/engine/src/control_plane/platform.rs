@@ -9,7 +9,7 @@ use defib_policy::id::EngineName;
 use tokio::time::Instant;
 
 use super::preset::Purpose;
-use super::restart::{About, StepEnd, error, send};
+use super::restart::{About, send, step_end};
 use super::{Line, PresetError};
 use crate::engine::{RestartCall, RestartHow};
 use crate::error::EngineError;
@@ -89,16 +89,8 @@ impl PlatformRestart {
             attempt: call.attempt,
         };
         for (number, step) in (1..).zip(steps) {
-            match send(&self.line, restart, step, number, about, begun + call.deadline).await {
-                Ok(StepEnd::Accepted) => {}
-                Ok(StepEnd::Superseded(status)) => {
-                    let container = call.container_id.clone();
-                    return Err(EngineError::Superseded { engine: engine.clone(), container, status });
-                }
-                Err(failed) => {
-                    return Err(error(call, engine, &failed, begun.elapsed(), "the platform's own restart: "));
-                }
-            }
+            let end = send(&self.line, restart, step, number, about, begun + call.deadline).await;
+            step_end(call, engine, number, end, begun.elapsed(), "the platform's own restart: ")?;
         }
         Ok(())
     }

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use defib_policy::fleet::Kind;
+use defib_policy::id::EngineName;
 use defib_policy::sample::Fault;
 use hyper::header::HeaderValue;
 use tokio::time::{Instant, sleep};
@@ -132,13 +133,7 @@ fn words(line: &Line, body: &[u8]) -> String {
 }
 
 /// The failure of a step as an error of the engine. Its text begins with `who`, which is empty if the engine itself was asked.
-pub(super) fn error(
-    call: &RestartCall,
-    engine: &defib_policy::id::EngineName,
-    failed: &StepError,
-    by: Duration,
-    who: &str,
-) -> EngineError {
+fn error(call: &RestartCall, engine: &EngineName, failed: &StepError, by: Duration, who: &str) -> EngineError {
     let engine = engine.clone();
     let asked = if call.how == RestartHow::Start { Call::Start } else { Call::Restart };
     let source = || Cause::from(format!("{who}{failed}"));
@@ -171,6 +166,38 @@ pub(super) fn error(
     }
 }
 
+/// What one step of a restart comes to: `Ok` if it was accepted. `who` is as in [`error`].
+///
+/// A first step that is not wanted or was not sent has touched nothing. After it, the instance may have been stopped by the steps before. So the
+/// same answer to a later step counts as one that was lost: the instance is looked at, and started if it was left stopped.
+///
+/// # Errors
+/// The step was not accepted.
+pub(super) fn step_end(
+    call: &RestartCall,
+    engine: &EngineName,
+    number: usize,
+    end: Result<StepEnd, StepError>,
+    by: Duration,
+    who: &str,
+) -> Result<(), EngineError> {
+    let half_done = |what: String| EngineError::Restart {
+        engine: engine.clone(),
+        container: call.container_id.clone(),
+        fault: Fault::TimedOut,
+        source: Cause::from(format!("{who}step {number}, after others that were accepted: {what}")),
+    };
+    match end {
+        Ok(StepEnd::Accepted) => Ok(()),
+        Ok(StepEnd::Superseded(status)) if number > 1 => Err(half_done(format!("it answered {status}"))),
+        Ok(StepEnd::Superseded(status)) => {
+            Err(EngineError::Superseded { engine: engine.clone(), container: call.container_id.clone(), status })
+        }
+        Err(failed @ StepError::NotSent(_)) if number > 1 => Err(half_done(failed.to_string())),
+        Err(failed) => Err(error(call, engine, &failed, by, who)),
+    }
+}
+
 /// Restarts an instance.
 pub(super) async fn restart(plane: &ControlPlane, call: &RestartCall) -> Result<(), EngineError> {
     let engine = &plane.settings.name;
@@ -197,14 +224,8 @@ pub(super) async fn restart(plane: &ControlPlane, call: &RestartCall) -> Result<
         attempt: call.attempt,
     };
     for (number, step) in (1..).zip(steps) {
-        match send(&plane.line, restart, step, number, about, by).await {
-            Ok(StepEnd::Accepted) => {}
-            Ok(StepEnd::Superseded(status)) => {
-                let container = call.container_id.clone();
-                return Err(EngineError::Superseded { engine: engine.clone(), container, status });
-            }
-            Err(failed) => return Err(error(call, engine, &failed, begun.elapsed(), "")),
-        }
+        let end = send(&plane.line, restart, step, number, about, by).await;
+        step_end(call, engine, number, end, begun.elapsed(), "")?;
         if let Some(state) = step.until.filter(|_| number < steps.len()) {
             wait_for(plane, call, state, by).await?;
         }
