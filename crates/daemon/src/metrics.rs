@@ -311,7 +311,11 @@ pub(crate) const HELP: [Declared; 37] = [
         &[],
         "Calls to the judge that are missing from the recording, because the disk was full, failed or was too slow",
     ),
-    declared("defib_last_tick_timestamp_seconds", &[], "Unix time of the last pass over the whole fleet"),
+    declared(
+        "defib_last_tick_timestamp_seconds",
+        &[],
+        "Unix time of the last pass over the whole fleet that could read it",
+    ),
     declared("defib_build_info", &["version"], "1, with the version as a label"),
 ];
 
@@ -465,7 +469,7 @@ impl Metrics {
     pub(crate) fn tick(&self, scope: PassScope, result: PassResult, took: Duration) {
         self.ticks.with_label_values(&[scope.label(), result.label()]).inc();
         self.tick_duration.with_label_values(&[scope.label()]).observe(took.as_secs_f64());
-        if scope == PassScope::Fleet {
+        if scope == PassScope::Fleet && result != PassResult::DatabaseError {
             let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
             self.last_tick.set(now.as_secs_f64());
         }

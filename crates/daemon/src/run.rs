@@ -373,7 +373,7 @@ impl Daemon {
                     }
                     let _ = sd_notify::notify(&states);
                 }
-                Err(error) => return Err(Refused(database_fault(&error)).into()),
+                Err(error) => return Err(Refused(format!("{}{}", database_fault(&error), remedy(&error))).into()),
             }
             tokio::time::sleep(SCHEMA_RETRY).await;
         }
@@ -385,6 +385,13 @@ impl Daemon {
             let report = self.store.migrate().await?;
             if !report.applied.is_empty() {
                 info!(from = report.from, to = report.to, "schema migrated");
+            }
+            if !report.roles_missing.is_empty() {
+                warn!(
+                    roles = report.roles_missing.join(", "),
+                    "these roles do not exist, and this login may not create roles: have somebody with CREATEROLE run `create role <name> \
+                     nologin` for each, and then run `defib migrate`, which grants them their rights"
+                );
             }
         }
         let mut refusal = match self.store.schema_state().await? {
@@ -424,6 +431,19 @@ impl Daemon {
                 Ok(None)
             }
         }
+    }
+}
+
+/// What to do about an error that ends the start.
+fn remedy(error: &StoreError) -> &'static str {
+    match error {
+        StoreError::Migrate(_) if error.kind() == "permission" => {
+            ": have the owner of the schema, or a login that may create schemas in this database, run `defib migrate`"
+        }
+        error if error.kind() == "permission" => {
+            ": grant this login what the daemon needs, as in `grant defib_daemon to <login>`"
+        }
+        _ => "",
     }
 }
 

@@ -30,6 +30,25 @@ async fn instances_on_an_engine_for_containers_or_without_a_name_are_found() -> 
     .await
 }
 
+/// `kind` is container where nobody says otherwise, so this is what a forgotten `instance` looks like.
+#[tokio::test]
+async fn containers_on_a_control_plane_and_names_that_no_engine_takes_are_found() -> Result<()> {
+    let (stage, _engine) = stage().await?;
+    let stage = stage.engine("cloud", "cp+http://127.0.0.1:1?preset=generic").knob("ENGINE_TOKEN_CLOUD", "t");
+    stage
+        .db
+        .execute("insert into defib.workspaces (id, engine, container_ref) values ('vm', 'cloud', null), ('odd', 'default', 'a/b?c')")
+        .await?;
+    says(
+        &stage,
+        &[
+            "FAIL  fleet: 1 watched workspaces (vm) are of kind container, which is the default, on engine cloud, which is a control plane",
+            "FAIL  engine default: 1 of its 2 watched workspaces cannot be told to run or not (odd; the first because of",
+        ],
+    )
+    .await
+}
+
 #[tokio::test]
 async fn a_container_of_several_workspaces_is_found() -> Result<()> {
     let (stage, _engine) = stage().await?;

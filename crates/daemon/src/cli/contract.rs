@@ -270,6 +270,9 @@ fn check_engines(findings: &mut Findings, config: &Config, workspaces: &[Workspa
             (Some(url), true) if !matches!(url, EngineUrl::ControlPlane(_)) => findings.fail("fleet", &format!(
                 "{count} watched instances ({some}) are on engine {name}, which has containers: it would find none of theirs and call them missing. Give them the engine of their control plane in defib.fleet"
             )),
+            (Some(EngineUrl::ControlPlane(_)), false) => findings.fail("fleet", &format!(
+                "{count} watched workspaces ({some}) are of kind container, which is the default, on engine {name}, which is a control plane and has instances: nobody can see them, and they stay unknown. Give them kind instance and an instance_ref, or the engine of their containers, in defib.fleet"
+            )),
             _ => {}
         }
     }

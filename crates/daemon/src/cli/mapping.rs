@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use defib_engine::{Engine, EngineCheck, Target};
 use defib_policy::fleet::{Kind, Workspace};
 use defib_policy::id::EngineName;
-use defib_policy::sample::Observation;
+use defib_policy::sample::{Fault, Observation};
 use defib_store::StatusRow;
 
 use super::findings::{Findings, brief, count, some};
@@ -33,6 +33,8 @@ struct Seen<'a> {
     /// The platform makes a removed container of it again, because defib asks it to.
     recreates: bool,
     judged: usize,
+    /// Of how many it could not be told whether they run.
+    unseen: usize,
     by_label: usize,
     missing: Vec<&'a Workspace>,
 }
@@ -113,9 +115,31 @@ async fn ask<'a>(
         .copied()
         .filter(|workspace| matches!(samples.get(&workspace.id), Some(Observation::Missing)))
         .collect();
+    let unseen: Vec<(&Workspace, Fault)> = workspaces
+        .iter()
+        .filter_map(|workspace| match samples.get(&workspace.id) {
+            Some(Observation::Unknown { fault }) => Some((*workspace, *fault)),
+            Some(_) => None,
+            None => Some((*workspace, Fault::NotAsked)),
+        })
+        .collect();
+    // Rows of the wrong kind are told of with the fleet.
+    let mut told = unseen.iter().filter(|(_, fault)| *fault != Fault::WrongKind).peekable();
+    if let Some((_, fault)) = told.peek().copied() {
+        let (ids, fault) = (told.map(|(workspace, _)| workspace.id.as_str()).collect::<Vec<_>>(), *fault);
+        findings.fail(
+            &what,
+            &format!(
+                "{} of its {} cannot be told to run or not ({}; the first because of {fault}), and stay unknown while that is so",
+                ids.len(),
+                count(workspaces.len(), "watched workspace"),
+                some(ids.iter().copied())
+            ),
+        );
+    }
     let by_label = workspaces.iter().filter(|workspace| workspace.container_ref.is_none()).count();
     let recreates = engine.abilities().recreates;
-    Some(Seen { name, found, recreates, judged: workspaces.len(), by_label, missing })
+    Some(Seen { name, found, recreates, judged: workspaces.len(), unseen: unseen.len(), by_label, missing })
 }
 
 /// How the answers of a control plane about some of its instances are understood.
@@ -139,7 +163,7 @@ async fn explain(findings: &mut Findings, what: &str, engine: &dyn Engine, insta
 
 fn tell_missing(findings: &mut Findings, config: &Config, seen: &Seen<'_>, elsewhere: &HashMap<&str, &EngineName>) {
     let what = format!("engine {}", seen.name);
-    if seen.judged > 0 && seen.missing.is_empty() {
+    if seen.judged > 0 && seen.missing.is_empty() && seen.unseen == 0 {
         return findings
             .well(&what, &format!("each of its {} has a container", count(seen.judged, "watched workspace")));
     }
@@ -193,7 +217,7 @@ fn tell_missing(findings: &mut Findings, config: &Config, seen: &Seen<'_>, elsew
         &what,
         &format!(
             "{} of its {} have no container ({}): they are dead, and stay so, because only the platform can make a container again. Recreate them, \
-             correct container_ref or the label {label}, or give them a status that is not watched",
+             set DEFIB_PLATFORM_URL to the platform's own restart, correct container_ref or the label {label}, or give them a status that is not watched",
             seen.missing.len(),
             count(seen.judged, "watched workspace"),
             some(seen.missing.iter().map(|workspace| workspace.id.as_str()))

@@ -378,6 +378,12 @@ fn remedy(error: &StoreError) -> &'static str {
     match error {
         StoreError::NewerSchema { .. } => ": a newer defib was here, so start a newer defib",
         error if error.kind() == "schema" => ": run `defib migrate` first, and then `defib check`",
+        StoreError::Migrate(_) if error.kind() == "permission" => {
+            ": migrate as the owner of the schema defib, or as a login that may create schemas in this database"
+        }
+        error if error.kind() == "connect" => {
+            ": is DEFIB_DATABASE_URL right, and does the server run? `defib check` says more"
+        }
         error if error.kind() == "permission" => {
             ": this login lacks the role for it. defib_operator may hold, release, ack, suspect and restart; defib_viewer may read (status, explain); grant it, \
              as in `grant defib_viewer to <login>`"

@@ -43,13 +43,13 @@ impl<'a> Reader<'a> {
             })
             .collect();
         let in_kubernetes = self.variable("KUBERNETES_SERVICE_HOST").is_some();
-        for (name, _) in self.environment {
+        for (name, value) in self.environment {
             let name = name.to_string_lossy();
             // Tokens of control planes are checked against the engines, by `engine_tokens`.
             if !name.starts_with("DEFIB_")
                 || name.starts_with(ENGINE_TOKEN)
                 || known.contains(name.as_ref())
-                || (in_kubernetes && is_service_link(&name))
+                || (in_kubernetes && is_service_link(&name, &value.to_string_lossy()))
             {
                 continue;
             }
@@ -404,10 +404,13 @@ fn misspelt_level(filter: &str) -> Option<&str> {
     words.find(|word| !word.contains(['=', '[', ']', '{', '}', ':']) && !is_level(word))
 }
 
-/// Kubernetes puts `<SERVICE>_SERVICE_HOST` and `<SERVICE>_PORT_…` into every container, and a service may be called defib.
-fn is_service_link(name: &str) -> bool {
+/// Kubernetes puts `<SERVICE>_SERVICE_HOST`, `<SERVICE>_PORT=tcp://…` and `<SERVICE>_PORT_<number>_…` into every container, and a service may be called
+/// defib.
+fn is_service_link(name: &str, value: &str) -> bool {
+    let has_scheme = ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme));
+    let of_a_port = |(_, rest): (&str, &str)| rest.starts_with(|first: char| first.is_ascii_digit());
     name.ends_with("_SERVICE_HOST")
         || name.contains("_SERVICE_PORT")
-        || name.ends_with("_PORT")
-        || name.contains("_PORT_")
+        || (name.ends_with("_PORT") && has_scheme)
+        || name.split_once("_PORT_").is_some_and(of_a_port)
 }

@@ -132,6 +132,10 @@ fn kubernetes_service_links_are_not_misspelt_knobs() {
     assert!(configured(&[], &[&[DATABASE][..], &links].concat()).is_err());
     let there = [&[DATABASE, ("KUBERNETES_SERVICE_HOST", "10.0.0.1")][..], &links].concat();
     assert!(configured(&[], &there).is_ok());
+    for misspelt in [("DEFIB_LISTEN_PORT", "9000"), ("DEFIB_PORT_RANGE", "1")] {
+        let faults = configured(&[], &[&there[..], &[misspelt]].concat()).expect_err("no link of a service");
+        assert!(faults.concat().contains(misspelt.0), "{faults:?}");
+    }
 }
 
 #[test]
