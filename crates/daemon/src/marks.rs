@@ -4,7 +4,8 @@
 //! Somebody else wrote these functions. They may raise an error, wait for a lock, or hang, for one workspace or for all. So no pass calls
 //! them: the pass leaves an errand here, and tasks of this module run the errands. If an errand fails, only its workspace is affected. It
 //! is tried again with a growing delay, in a separate lane, so that errands that always fail delay none of the others. The failure is
-//! counted and logged once, and does not count as an outage of the database.
+//! counted and logged once, and does not count as an outage of the database. That an attempt has brought its workspace back is written down in a
+//! lane of its own, which calls no function.
 //!
 //! ```text
 //! recovery proved ─► ledger: recovered ─► owed ─┐
@@ -35,7 +36,8 @@ use crate::news::News;
 use crate::state::State;
 use crate::sync::lock;
 
-/// How many errands that have not failed are run side by side. Those that have failed have one more lane.
+/// How many errands that have not failed are run side by side. Those that have failed have one more lane, and so have recoveries that are only
+/// written down: they wait for no function of the platform.
 const LANES: usize = 2;
 
 /// How many errands may wait. One that is dropped is found again: a recovery by the next pass, and a mark that has to be taken back by the
@@ -68,7 +70,7 @@ pub(crate) struct Marks {
     errands: Mutex<HashMap<WorkspaceId, Errand>>,
     /// The external workspaces of which the platform knows that they are lost.
     told_lost: Mutex<HashSet<WorkspaceId>>,
-    wake: [Notify; 2],
+    wake: [Notify; 3],
 }
 
 /// Which errands a lane runs.
@@ -78,6 +80,8 @@ enum Lane {
     Fresh = 0,
     /// Errands that have failed.
     Failed = 1,
+    /// Recoveries that the ledger does not have yet.
+    Ledger = 2,
 }
 
 /// Something to tell the platform.
@@ -90,17 +94,27 @@ struct Errand {
     under_way: bool,
 }
 
+impl Errand {
+    fn lane(&self) -> Lane {
+        match &self.what {
+            What::Recovered { .. } => Lane::Ledger,
+            _ if self.failures > 0 => Lane::Failed,
+            _ => Lane::Fresh,
+        }
+    }
+}
+
 /// What the platform is told.
 #[derive(Clone, Debug)]
 enum What {
-    /// An attempt brought it back.
+    /// An attempt brought it back, which has to be written down before the mark is taken back.
     Recovered { attempt: i64, evidence: Arc<Evidence> },
     /// It has no container, and is lost.
     Lost { evidence: Arc<Evidence> },
     /// It has no container, was lost, and beats again.
     Back { evidence: Arc<Evidence> },
-    /// The table says that the platform must be told that it lives.
-    Owed,
+    /// The platform must be told that it lives: the table says so, or a recovery by this evidence was written down.
+    Owed { evidence: Option<Arc<Evidence>> },
 }
 
 /// How an errand ended.
@@ -110,6 +124,8 @@ enum Run {
     Again,
     /// Its function was not called, because calls for other workspaces had not ended. It has not failed.
     Busy,
+    /// It is followed by this.
+    Then(What),
 }
 
 impl Marks {
@@ -121,7 +137,7 @@ impl Marks {
             news,
             errands: Mutex::default(),
             told_lost: Mutex::default(),
-            wake: [Notify::new(), Notify::new()],
+            wake: [Notify::new(), Notify::new(), Notify::new()],
         }
     }
 
@@ -152,6 +168,7 @@ impl Marks {
             () = stop.cancelled() => {}
             _ = fresh => {}
             () = self.lane(Lane::Failed) => {}
+            () = self.lane(Lane::Ledger) => {}
             () = self.read_owed() => {}
         }
     }
@@ -171,9 +188,11 @@ impl Marks {
         // Another errand for the same workspace replaces the one before: what it would tell is no longer true.
         let number = known.map_or(0, |errand| errand.number + 1);
         let under_way = known.is_some_and(|errand| errand.under_way);
-        errands.insert(workspace.clone(), Errand { what, number, failures: 0, due: now, under_way });
+        let errand = Errand { what, number, failures: 0, due: now, under_way };
+        let lane = errand.lane();
+        errands.insert(workspace.clone(), errand);
         drop(errands);
-        self.wake[Lane::Fresh as usize].notify_one();
+        self.wake[lane as usize].notify_one();
     }
 
     async fn read_owed(&self) {
@@ -240,7 +259,7 @@ impl Marks {
     fn add_owed(&self, workspace: &WorkspaceId) {
         let waits = lock(&self.errands).contains_key(workspace);
         if !waits {
-            self.add(workspace, What::Owed);
+            self.add(workspace, What::Owed { evidence: None });
         }
     }
 
@@ -250,7 +269,7 @@ impl Marks {
             match self.next(lane) {
                 Ok((workspace, what, number)) => {
                     let run = self.run_errand(&workspace, &what).await;
-                    self.ended(&workspace, number, &run);
+                    self.ended(&workspace, number, run);
                 }
                 Err(next_due) => {
                     let wait = next_due.map_or(Duration::from_secs(3_600), |due| due - self.state.now());
@@ -267,7 +286,7 @@ impl Marks {
     fn next(&self, lane: Lane) -> Result<(WorkspaceId, What, u64), Option<Moment>> {
         let now = self.state.now();
         let mut errands = lock(&self.errands);
-        let of_lane = |errand: &Errand| !errand.under_way && (errand.failures > 0) == (lane == Lane::Failed);
+        let of_lane = |errand: &Errand| !errand.under_way && errand.lane() == lane;
         let first = errands
             .iter()
             .filter(|(_, errand)| of_lane(errand))
@@ -282,30 +301,34 @@ impl Marks {
         Ok((id, errand.what.clone(), errand.number))
     }
 
-    fn ended(&self, workspace: &WorkspaceId, number: u64, run: &Run) {
+    fn ended(&self, workspace: &WorkspaceId, number: u64, run: Run) {
         let now = self.state.now();
         let mut errands = lock(&self.errands);
         let Some(errand) = errands.get_mut(workspace) else { return };
         errand.under_way = false;
         if errand.number != number {
-            self.wake[Lane::Fresh as usize].notify_one(); // replaced while it was run: what replaced it is due now
+            self.wake[errand.lane() as usize].notify_one(); // replaced while it was run: what replaced it is due now
             return;
         }
         match run {
             Run::Done => _ = errands.remove(workspace),
             Run::Busy => errand.due = now + RETRY_BUSY,
+            Run::Then(what) => {
+                (errand.what, errand.failures, errand.due) = (what, 0, now);
+                self.wake[errand.lane() as usize].notify_one();
+            }
             Run::Again => {
                 let doublings = errand.failures.min(10);
                 errand.failures += 1;
                 errand.due = now + (RETRY_FIRST * 2_u32.pow(doublings)).min(RETRY_MAX);
-                self.wake[Lane::Failed as usize].notify_one();
+                self.wake[errand.lane() as usize].notify_one();
             }
         }
     }
 
     async fn run_errand(&self, workspace: &WorkspaceId, what: &What) -> Run {
         let done = match what {
-            What::Recovered { attempt, evidence } => self.tell_recovered(workspace, *attempt, evidence).await,
+            What::Recovered { attempt, evidence } => return self.record_recovery(workspace, *attempt, evidence).await,
             What::Lost { evidence } => return self.tell_lost(workspace, evidence).await,
             What::Back { evidence } => {
                 lock(&self.told_lost).remove(workspace);
@@ -314,7 +337,8 @@ impl Marks {
                     Err(error) => Err(error),
                 }
             }
-            What::Owed => {
+            What::Owed { evidence: Some(evidence) } => self.take_back(workspace, &as_json(evidence)).await,
+            What::Owed { evidence: None } => {
                 let evidence = serde_json::json!({ "because": "it lives, or nothing was done after it was marked" });
                 self.take_back(workspace, &evidence).await
             }
@@ -325,16 +349,17 @@ impl Marks {
         }
     }
 
-    async fn tell_recovered(
-        &self,
-        workspace: &WorkspaceId,
-        attempt: i64,
-        evidence: &Evidence,
-    ) -> Result<(), StoreError> {
-        if self.tables.recovered(attempt, workspace).await? {
-            self.news.recovered(workspace, &evidence.because);
+    /// Writes a recovery down. The functions of other workspaces may hang, so this waits for none of them.
+    async fn record_recovery(&self, workspace: &WorkspaceId, attempt: i64, evidence: &Arc<Evidence>) -> Run {
+        match self.tables.recovered(attempt, workspace).await {
+            Ok(first) => {
+                if first {
+                    self.news.recovered(workspace, &evidence.because);
+                }
+                Run::Then(What::Owed { evidence: Some(Arc::clone(evidence)) })
+            }
+            Err(error) => self.failed(workspace, &error),
         }
-        self.take_back(workspace, &as_json(evidence)).await
     }
 
     async fn take_back(&self, workspace: &WorkspaceId, evidence: &Value) -> Result<(), StoreError> {
@@ -383,7 +408,7 @@ impl What {
             (Self::Recovered { attempt, .. }, Self::Recovered { attempt: other, .. }) => attempt == other,
             (Self::Lost { .. }, Self::Lost { .. })
             | (Self::Back { .. }, Self::Back { .. })
-            | (Self::Owed, Self::Owed) => true,
+            | (Self::Owed { .. }, Self::Owed { .. }) => true,
             _ => false,
         }
     }

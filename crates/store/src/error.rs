@@ -138,7 +138,7 @@ impl Fault {
         matches!(self, Self::Query(_)) && self.kind() == "query"
     }
 
-    fn kind(&self) -> &'static str {
+    pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Connect(_) | Self::Certificate { .. } | Self::ConnectTimeout(_) => "connect",
             Self::ReadOnly => "read_only",

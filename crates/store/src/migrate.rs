@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_postgres::types::Type;
 
 use crate::connect::Connection;
@@ -46,6 +47,12 @@ pub const SCHEMA_VERSION: i32 = MIGRATIONS[MIGRATIONS.len() - 1].version;
 /// How long a migration may take. It may have to wait for another one, and a new index of a large table takes minutes. This is longer than
 /// any deployment waits.
 const MIGRATE_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// How long a migration waits for the lock of a table. Larger: daemons that read the table wait for as long. Smaller: on a busy database the lock is
+/// not got between two others.
+const LOCK_WAIT: Duration = Duration::from_secs(1);
+/// How long the others have the tables for themselves before it waits again. Larger: a migration takes longer. Smaller: they wait more often.
+const LOCK_PAUSE: Duration = Duration::from_secs(1);
 
 /// The key of the advisory lock. It may be any number that nothing else of the platform locks; this one spells "defib" and the subject.
 const LOCK: &str = "select pg_advisory_xact_lock(1684366946, 0)";
@@ -108,17 +115,33 @@ impl Store {
     /// # Errors
     /// [`StoreError::Migrate`], after which nothing has changed; [`StoreError::NewerSchema`] when a newer defib has migrated the schema.
     pub async fn migrate(&self) -> Result<MigrateReport, StoreError> {
-        let report = within(MIGRATE_TIMEOUT, self.migrate_in_one_transaction()).await.map_err(StoreError::Migrate)?;
+        let report = within(MIGRATE_TIMEOUT, self.migrate_between_others()).await.map_err(StoreError::Migrate)?;
         if report.from > SCHEMA_VERSION {
             return Err(StoreError::NewerSchema { have: report.from, want: SCHEMA_VERSION });
         }
         Ok(report)
     }
 
+    /// Migrates beside whatever else uses the tables. If somebody reads one of them for long, all later reads of it wait behind a migration that
+    /// waits for its lock, those of every daemon among them. So the migration waits for a moment only, lets the others go first, and begins
+    /// anew.
+    async fn migrate_between_others(&self) -> Result<MigrateReport, Fault> {
+        let began = Instant::now();
+        loop {
+            match self.migrate_in_one_transaction().await {
+                Err(fault) if fault.kind() == "lock" && began.elapsed() + LOCK_WAIT + LOCK_PAUSE < MIGRATE_TIMEOUT => {
+                    tokio::time::sleep(LOCK_PAUSE).await;
+                }
+                ended => return ended,
+            }
+        }
+    }
+
     async fn migrate_in_one_transaction(&self) -> Result<MigrateReport, Fault> {
         let mut connection = self.pool.get().await?;
         connection.begin_unbounded().await?;
         connection.query(LOCK, &[]).await?;
+        connection.batch(&format!("set local lock_timeout = {}", LOCK_WAIT.as_millis())).await?;
         let from = version(&mut connection).await?;
         let mut report =
             MigrateReport { from, to: from.max(SCHEMA_VERSION), applied: Vec::new(), roles_missing: Vec::new() };

@@ -178,6 +178,8 @@ pub enum TimelineWhat {
     Acknowledged {
         /// The row.
         id: i64,
+        /// The person and the login; `None`: written by an earlier version.
+        by: Option<String>,
     },
     /// Somebody suspected it.
     Suspected {
@@ -227,6 +229,8 @@ pub enum TimelineWhat {
         scope: String,
         /// Whose it was.
         owner: String,
+        /// The person and the login; `None`: written by an earlier version.
+        by: Option<String>,
     },
 }
 
@@ -253,7 +257,8 @@ const EVENTS: &str = "
     (select at, verdict_from, verdict_to, evidence, engine from defib.events where engine = $3 order by id desc limit $2)";
 const ATTEMPTS: &str = "
     select r.id, r.attempt, r.container_id, r.verdict, r.claimed_by, r.evidence, r.claimed_at, r.finished_at, r.outcome, r.error,
-           r.recovered_at, r.acknowledged_at, w.taken_at, w.exit_code, w.oom_killed, w.finished_at, w.log, w.log_fault, w.health
+           r.recovered_at, r.acknowledged_at, w.taken_at, w.exit_code, w.oom_killed, w.finished_at, w.log, w.log_fault, w.health,
+           r.acknowledged_by
       from defib.restarts r left join defib.last_words w on w.attempt_id = r.id
      where r.workspace_id = $1 order by r.id desc limit $2";
 const SUSPICIONS: &str = "
@@ -264,7 +269,7 @@ const ORDERS: &str = "
            ended_at, done, answer
       from defib.orders where workspace_id = $1 order by id desc limit $2";
 const HOLDS: &str = "
-    select created_at, scope, owner, reason, expires_at, released_at from defib.holds
+    select created_at, scope, owner, reason, expires_at, released_at, released_by from defib.holds
      where scope = 'fleet' or (scope, target) in (('workspace', $1), ('engine', $3)) order by id desc limit $2";
 
 impl Store {
@@ -452,7 +457,7 @@ fn attempt_entries(row: &Row) -> Result<Vec<TimelineEntry>, Fault> {
         entries.push(TimelineEntry { at, what: TimelineWhat::Recovered { id } });
     }
     if let Some(at) = optional_timestamp(row, 11)? {
-        entries.push(TimelineEntry { at, what: TimelineWhat::Acknowledged { id } });
+        entries.push(TimelineEntry { at, what: TimelineWhat::Acknowledged { id, by: row.try_get(19)? } });
     }
     Ok(entries)
 }
@@ -461,7 +466,8 @@ fn hold_entries(row: &Row) -> Result<Vec<TimelineEntry>, Fault> {
     let (scope, owner): (String, String) = (row.try_get(1)?, row.try_get(2)?);
     let mut entries = Vec::new();
     if let Some(at) = optional_timestamp(row, 5)? {
-        entries.push(TimelineEntry { at, what: TimelineWhat::Released { scope: scope.clone(), owner: owner.clone() } });
+        let what = TimelineWhat::Released { scope: scope.clone(), owner: owner.clone(), by: row.try_get(6)? };
+        entries.push(TimelineEntry { at, what });
     }
     let what = TimelineWhat::Held { scope, owner, reason: row.try_get(3)?, expires_at: optional_timestamp(row, 4)? };
     entries.push(TimelineEntry { at: timestamp(row, 0)?, what });

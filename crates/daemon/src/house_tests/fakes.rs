@@ -84,6 +84,8 @@ pub(super) struct FakeDatabase {
     pub(super) raises: Mutex<BTreeSet<WorkspaceId>>,
     /// Calls for workspaces of others have not ended, so no function of the platform is called.
     pub(super) busy: AtomicBool,
+    /// Each call of `mark_recovered` hangs until its time-out.
+    pub(super) hangs: AtomicBool,
     engines: Vec<EngineName>,
 }
 
@@ -164,11 +166,16 @@ impl FakeDatabase {
         }
         lock(&self.calls).push(format!("{function} {id}"));
         if lock(&self.raises).contains(id) {
-            let source = "no=option".parse::<tokio_postgres::Config>().expect_err("there is no such option");
-            return Err(StoreFault::Function { function, source });
+            return Err(raised(function));
         }
         Ok(())
     }
+}
+
+/// The error of a function of the platform that raised, blocked or hung.
+fn raised(function: &'static str) -> StoreFault {
+    let source = "no=option".parse::<tokio_postgres::Config>().expect_err("there is no such option");
+    StoreFault::Function { function, source }
 }
 
 #[async_trait]
@@ -306,6 +313,10 @@ impl PlatformMarks for FakeDatabase {
     async fn take_back(&self, workspace: &WorkspaceId, _: &Value) -> Result<bool, StoreError> {
         if !lock(&self.owed).contains(workspace) {
             return Ok(false);
+        }
+        if self.hangs.load(Ordering::SeqCst) {
+            tokio::time::sleep(Duration::from_secs(2)).await; // as long as a function may take
+            return Err(StoreError::TakeBack(raised("mark_recovered")));
         }
         self.call("mark_recovered", workspace).map_err(StoreError::TakeBack)?;
         lock(&self.standing).retain(|standing| standing != workspace);
@@ -535,6 +546,7 @@ impl Foundations {
             calls: Mutex::default(),
             raises: Mutex::default(),
             busy: AtomicBool::default(),
+            hangs: AtomicBool::default(),
             engines: names.clone(),
         });
         let engine = |name: EngineName| {

@@ -186,6 +186,25 @@ async fn a_function_that_is_not_called_because_others_hang_has_not_failed() {
     assert_eq!(house.metric("defib_adapter_errors_total"), 0.0);
 }
 
+/// The functions hang for three hundred workspaces of one tenant. The recovery of another one is in the ledger at once all the same.
+#[tokio::test(start_paused = true)]
+async fn a_recovery_is_written_down_while_the_functions_of_others_hang() {
+    let house = house(&[]).await;
+    for n in 0..300 {
+        let id = format!("tenant{n}");
+        house.database.add(&id, "a", Duration::ZERO);
+        lock(&house.database.owed).insert(id.as_str().into());
+    }
+    house.database.hangs.store(true, Ordering::SeqCst);
+    house.after(2 * POLL).await;
+    house.database.add("other", "a", Duration::ZERO);
+    house.database.ended_attempt("other", 1);
+    house.after(POLL).await;
+    house.database.beat("other");
+    house.after(2 * POLL).await;
+    assert!(lock(&house.database.recovered).contains(&"other".into()), "its recovery waits for nobody's function");
+}
+
 /// Before engines had events of their own, six short outages of an engine with forty workspaces made 480 events.
 #[tokio::test(start_paused = true)]
 async fn an_engine_that_goes_away_and_comes_back_is_two_events_and_none_of_its_workspaces() {

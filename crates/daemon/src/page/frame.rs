@@ -121,7 +121,23 @@ impl Frame<'_> {
                         " by " (text(&hold.owner)) ": " (text(&hold.reason))
                     }
                 }
+                @let (engines, workspaces) = (held(picture, "engine"), held(picture, "workspace"));
+                @if engines + workspaces > 0 && self.place != Place::Holds {
+                    p.notice {
+                        (parts::mark("frozen")) b { "Restarts are held" } " on "
+                        @if engines > 0 { (parts::count(engines, "engine", "engines")) }
+                        @if engines > 0 && workspaces > 0 { " and " }
+                        @if workspaces > 0 { (parts::count(workspaces, "workspace", "workspaces")) }
+                        ": " a href=(self.links.to("/holds")) { "who, why and for how long" } "."
+                    }
+                }
             }
         }
     }
+}
+
+/// How many engines, or how many workspaces, have holds of their own.
+fn held(picture: &FleetPicture, scope: &str) -> u64 {
+    let targets = picture.holds.iter().map(|hold| hold.scope.parts()).filter(|(of, _)| *of == scope);
+    targets.collect::<std::collections::BTreeSet<_>>().len() as u64
 }

@@ -263,7 +263,9 @@ fn ends(held: &str, current: &CurrentVerdict, explanation: &Explanation) -> Stri
         "second_witness" => "when a second witness agrees; `defib restart` restarts it now".to_owned(),
         "queued" => "when one of those that are being restarted there has ended".to_owned(),
         "start_unknown" => "with the next look at its container".to_owned(),
-        "cannot_recreate" => "when a container with its name or label exists again".to_owned(),
+        "cannot_recreate" => {
+            "when a container with its name or label exists again, or with a defib that has the platform's own restart (DEFIB_PLATFORM_URL)".to_owned()
+        }
         "cannot_restart" => "when it lives again, or with a defib that was started with one of these settings".to_owned(),
         _ => in_time,
     }
@@ -299,7 +301,10 @@ pub(crate) fn line(what: &TimelineWhat) -> String {
             printable(&format!("restart    {outcome}{error}"))
         }
         TimelineWhat::Recovered { .. } => "restart    recovered: a heartbeat newer than the restart".to_owned(),
-        TimelineWhat::Acknowledged { .. } => "operator   acknowledged; its attempts no longer count".to_owned(),
+        TimelineWhat::Acknowledged { by, .. } => {
+            let by = by.as_deref().map_or_else(String::new, |by| format!(" by {by}"));
+            printable(&format!("operator   acknowledged{by}; its attempts no longer count"))
+        }
         TimelineWhat::Suspected { reporter, reason, http_status, detail, taken, finding } => {
             let status = http_status.map_or_else(String::new, |status| format!(" (HTTP {status})"));
             let detail = detail.as_deref().map_or_else(String::new, |detail| format!(": {detail}"));
@@ -320,7 +325,10 @@ pub(crate) fn line(what: &TimelineWhat) -> String {
         TimelineWhat::Held { scope, owner, reason, .. } => {
             printable(&format!("operator   {owner} held restarts ({scope}): {reason}"))
         }
-        TimelineWhat::Released { scope, owner } => printable(&format!("operator   hold of {owner} released ({scope})")),
+        TimelineWhat::Released { scope, owner, by } => {
+            let by = by.as_deref().map_or_else(String::new, |by| format!(" by {by}"));
+            printable(&format!("operator   hold of {owner} released{by} ({scope})"))
+        }
     }
 }
 
@@ -350,7 +358,7 @@ pub(crate) fn as_json(explanation: &Explanation, voices: &Voices) -> Value {
                 json!({ "what": "finished", "attempt_id": id, "outcome": outcome, "error": error })
             }
             TimelineWhat::Recovered { id } => json!({ "what": "recovered", "attempt_id": id }),
-            TimelineWhat::Acknowledged { id } => json!({ "what": "acknowledged", "attempt_id": id }),
+            TimelineWhat::Acknowledged { id, by } => json!({ "what": "acknowledged", "attempt_id": id, "by": by }),
             TimelineWhat::Suspected { reporter, reason, http_status, detail, taken, finding } => json!({
                 "what": "suspected", "reporter": reporter, "reason": reason, "http_status": http_status, "detail": detail,
                 "taken_after_seconds": taken.as_ref().map(|(_, after)| after.as_secs_f64()), "finding": finding
@@ -362,7 +370,9 @@ pub(crate) fn as_json(explanation: &Explanation, voices: &Voices) -> Value {
             TimelineWhat::Held { scope, owner, reason, expires_at } => json!({
                 "what": "held", "scope": scope, "owner": owner, "reason": reason, "expires_at": expires_at
             }),
-            TimelineWhat::Released { scope, owner } => json!({ "what": "released", "scope": scope, "owner": owner }),
+            TimelineWhat::Released { scope, owner, by } => {
+                json!({ "what": "released", "scope": scope, "owner": owner, "by": by })
+            }
         };
         if let Some(object) = what.as_object_mut() {
             object.insert("at".to_owned(), json!(entry.at));

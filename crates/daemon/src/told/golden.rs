@@ -240,7 +240,7 @@ pub(crate) fn explanation(row: StatusRow) -> Explanation {
                 },
             ),
             at(199, TimelineWhat::Answered { done: false, answer: "the engine refused: no such image".to_owned() }),
-            at(100, TimelineWhat::Acknowledged { id: 7 }),
+            at(100, TimelineWhat::Acknowledged { id: 7, by: Some("ben (login ben_of_ops)".to_owned()) }),
         ],
         workspace: Some(row),
     }

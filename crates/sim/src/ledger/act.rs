@@ -97,7 +97,10 @@ impl Ledger {
             }
         }
         self.note_runs(of);
-        self.owe(of);
+        // A later attempt that is open or has asked the engine says that the workspace died again.
+        if !self.rows_of(of).any(|row| row.id > id && (row.finished_at.is_none() || row.acting_at.is_some())) {
+            self.owe(of);
+        }
         true
     }
 

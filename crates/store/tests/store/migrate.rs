@@ -4,7 +4,7 @@ use defib_store::{SCHEMA_VERSION, SchemaState, StoreError};
 use defib_testkit::{PrivatePostgres, postgres};
 use tokio::task::JoinSet;
 
-use crate::fixture::{Fixture, shown, store};
+use crate::fixture::{Fixture, SOON, shown, store};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_replicas_of_two_databases_migrate_at_once() {
@@ -102,6 +102,28 @@ async fn without_the_right_to_create_roles_the_rest_is_done_and_rights_follow_la
     let granted =
         client.query_one("select has_table_privilege('defib_viewer', 'defib.fleet', 'SELECT')", &[]).await.unwrap();
     assert!(granted.get::<_, bool>(0));
+}
+
+/// A dump reads the ledger for minutes, and a migration wants the table for itself. Daemons go on reading it all the while.
+#[tokio::test]
+async fn a_migration_that_waits_for_a_table_makes_nobody_else_wait() {
+    let fixture = Fixture::new().await;
+    fixture.back_to_version_5().await;
+    let dump = fixture.another().await;
+    dump.batch_execute("begin; select from defib.restarts").await.unwrap();
+    let store = fixture.store.clone();
+    let migrating = tokio::spawn(async move { store.migrate().await });
+    defib_testkit::eventually(SOON, "the migration waits", async || {
+        let waiting = "select count(*) from pg_locks where not granted and relation = 'defib.restarts'::regclass";
+        if fixture.text(waiting).await == "0" { Err("nobody waits".to_owned()) } else { Ok(()) }
+    })
+    .await
+    .unwrap();
+    let read = fixture.text("select count(*) from defib.restarts");
+    assert_eq!(tokio::time::timeout(SOON, read).await.expect("the read is answered while the dump goes on"), "0");
+    assert!(!migrating.is_finished());
+    dump.batch_execute("commit").await.unwrap();
+    assert_eq!(migrating.await.unwrap().unwrap().to, SCHEMA_VERSION);
 }
 
 #[tokio::test]
