@@ -342,17 +342,8 @@ async fn a_second_step_that_is_not_wanted_counts_as_one_whose_answer_was_lost() 
     let server = server(Dialect::Coder).await;
     server.set("a", "running");
     let plane = plane(&server, "preset=coder");
-    let call = call("a", KILL);
-    let refuse_the_second = async {
-        defib_testkit::eventually(Duration::from_secs(20), "the first step is accepted", async || {
-            if server.restarts().is_empty() { Err("no request".to_owned()) } else { Ok(()) }
-        })
-        .await
-        .unwrap();
-        server.fail_restart(ApiFault::status(409));
-    };
-    let (ended, ()) = tokio::join!(plane.restart(&call), refuse_the_second);
-    let error = ended.unwrap_err();
+    server.script_restarts([None, Some(ApiFault::status(409))]);
+    let error = plane.restart(&call("a", KILL)).await.unwrap_err();
     assert!(error.may_have_happened(), "{error:?}");
     assert!(format!("{error:?}").contains("step 2, after others that were accepted: it answered 409"), "{error:?}");
 }

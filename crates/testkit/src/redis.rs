@@ -60,7 +60,9 @@ impl PrivateRedis {
 
     /// Starts a cluster with one node, which has all slots.
     pub async fn cluster() -> Result<Self> {
-        let server = Self::new(None, &["--cluster-enabled", "yes"])?.started().await?;
+        // Without this it takes the port that is 10,000 higher than the other one, which somebody may have.
+        let bus_port = free_port()?.to_string();
+        let server = Self::new(None, &["--cluster-enabled", "yes", "--cluster-port", &bus_port])?.started().await?;
         server.command(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]).await?;
         eventually(DEADLINE, "the cluster is complete", async || match server.command(&["CLUSTER", "INFO"]).await {
             Ok(Some(info)) if info.contains("cluster_state:ok") => Ok(()),

@@ -73,8 +73,8 @@ struct State {
     fault: Option<ApiFault>,
     /// What is answered to every request about these instances, by their names.
     instance_faults: BTreeMap<String, ApiFault>,
-    /// Answers for the next restarts only.
-    restart_faults: VecDeque<ApiFault>,
+    /// Answers for the next restarts only. `None`: they are made.
+    restart_faults: VecDeque<Option<ApiFault>>,
     /// Answers for the next reads only. `None`: the truth.
     read_faults: VecDeque<Option<ApiFault>>,
     page_size: usize,
@@ -187,7 +187,12 @@ impl ScriptedControlPlane {
 
     /// The next restart is answered so, and not made.
     pub fn fail_restart(&self, fault: ApiFault) {
-        self.state().restart_faults.push_back(fault);
+        self.script_restarts([Some(fault)]);
+    }
+
+    /// The next restarts are answered so, one after the other. `None`: they are made.
+    pub fn script_restarts(&self, answers: impl IntoIterator<Item = Option<ApiFault>>) {
+        self.state().restart_faults.extend(answers);
     }
 
     /// The next reads are answered so, one after the other. `None`: the truth.
@@ -264,7 +269,7 @@ async fn answer(request: Request<Incoming>, state: Arc<Mutex<State>>) -> Result<
     let fault = {
         let mut state = lock(&state);
         state.requests.push(asked.clone());
-        let once = if is_read { state.read_faults.pop_front() } else { state.restart_faults.pop_front().map(Some) };
+        let once = if is_read { state.read_faults.pop_front() } else { state.restart_faults.pop_front() };
         once.unwrap_or_else(|| state.fault_of(&asked.path).or_else(|| state.fault.clone()))
     };
     if let Some(ApiFault::Late(delay)) = fault {
