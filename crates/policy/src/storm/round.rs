@@ -360,6 +360,16 @@ mod tests {
         queued.sees(&id(0), seen, at(50));
         queued.give_up_on_the_late(at(110));
         assert_eq!(queued.room(at(110)), 0, "it waits for a permit");
+        let mut idle = full(1);
+        see(&mut idle, 0, What::Down, Some(&life(1)), 50);
+        idle.give_up_on_the_late(at(61));
+        assert_eq!(idle.room(at(61)), 1, "nobody is at work on it");
+        let mut started = full(1);
+        started.ended(&id(0), End::Made, at(20));
+        let seen = Seen { what: What::Runs, life: Some(&life(2)), at: at(50), in_flight: true, attempt: None };
+        started.sees(&id(0), seen, at(50));
+        started.give_up_on_the_late(at(81));
+        assert_eq!(started.come(), Come::Failed, "its span is counted from its start");
     }
 
     /// (size, first batch, failed, back) and what the round has come to.

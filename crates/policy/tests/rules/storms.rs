@@ -504,3 +504,44 @@ fn a_storm_of_the_fleet_is_not_ended_by_an_engine_on_which_nobody_died() {
         assert!(world.judge.is_storm(None), "at {}", world.now_ms);
     }
 }
+
+/// Which of twelve dead are the canaries of a storm of `engine` alone, in a fleet that has none.
+fn canaries_on(engine: &str) -> Vec<String> {
+    let mut world = fleet(120, -1);
+    (0..120).for_each(|n| world.row(&name(n)).engine = if n < 20 { engine } else { "others" }.into());
+    world.engine = engine.into();
+    world.tick();
+    (0..12).for_each(|n| kill(&mut world, n));
+    for _ in 0..40 {
+        let canaries = at_once(run_while_others_beat(&mut world, 12..120, 5));
+        if !canaries.is_empty() {
+            assert!(!world.judge.is_storm(None));
+            return canaries;
+        }
+    }
+    panic!("no canary after {} s", world.now_ms / 1_000);
+}
+
+#[test]
+fn each_engine_has_a_draw_of_its_own() {
+    assert_ne!(canaries_on("a"), canaries_on("b"));
+    assert_eq!(canaries_on("a"), canaries_on("a"));
+}
+
+/// An earlier attempt is still open, so it does not stand in line. What keeps it from another restart is the storm all the same.
+#[test]
+fn one_that_lacks_a_witness_is_held_by_the_storm_although_it_does_not_stand_in_line() {
+    let mut world = fleet(20, -1);
+    world.attempts.insert(name(0), vec![attempt(1, 5, None)]);
+    world.tick();
+    (0..12).for_each(|n| kill(&mut world, n));
+    let mut held = None;
+    for _ in 0..5 {
+        (12..20).for_each(|n| world.beat(&name(n)));
+        world.wait_ms(5_000);
+        let plan = world.tick();
+        let of_it = plan.changes.iter().rfind(|change| change.workspace.as_str() == name(0));
+        held = of_it.map_or(held, |change| Some((change.evidence.rule, change.evidence.held)));
+    }
+    assert_eq!(held, Some((Rule::StormNeedsBoth, Some(Held::Storm))));
+}
