@@ -74,7 +74,8 @@ impl Frame<'_> {
                     }
                     (parts::shapes())
                     div #live data-live="" {
-                        (self.notices())
+                        // In an element of their own, so that a notice that comes or goes moves nothing that a reader is typing in.
+                        div { (self.notices()) }
                         main #main tabindex="-1" { (body) }
                         footer {
                             @if let Some(at) = self.at { span { "As of " (when(at, at)) } }
